@@ -1,0 +1,89 @@
+"""The data set as columns: one array a property, whatever the source was, so that a million rows stay small."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.runtime.labels import Labels
+
+Modality = Literal["image", "text"]
+Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "test")
+UNLABELLED = -1
+
+
+class Samples(Protocol):
+    """The raw inputs by position."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, row: int) -> str:
+        """What a person calls this row: a path relative to the data, or ``FILE:LINE``; unique."""
+
+    def read(self, row: int) -> bytes | str:
+        """The raw input: an image file's bytes, or a text. Raises OSError when it cannot be read."""
+
+    def select(self, rows: NDArray[np.intp]) -> Samples:
+        """The same samples, restricted to these rows in this order."""
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """An entry of the source that is not a sample, and why (hidden, junk, not an image, no label)."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Something the reader worked out by itself, such as the label column; shown to the person."""
+
+    what: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled samples with their parts.
+
+    ``label``: int32 (rows,), an index into ``labels`` or ``UNLABELLED``. ``part``: int8 (rows,), an index into
+    ``PARTS``. ``group``: int32 (rows,) codes, or None. ``given``: the parts that came with the data or the
+    request instead of being drawn from it.
+    """
+
+    source: str
+    modality: Modality
+    labels: Labels
+    samples: Samples
+    label: NDArray[np.int32]
+    part: NDArray[np.int8]
+    group: NDArray[np.int32] | None = None
+    given: frozenset[Part] = frozenset()
+    ignored: tuple[Ignored, ...] = ()
+    inferred: tuple[Inference, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def rows(self, *parts: Part) -> NDArray[np.intp]:
+        """Positions of the rows in these parts, ascending."""
+        wanted = [PARTS.index(part) for part in parts]
+        return np.flatnonzero(np.isin(self.part, wanted))
+
+    def select(self, rows: Sequence[int] | NDArray[np.intp]) -> Dataset:
+        """The same data set, restricted to these rows in this order."""
+        keep = np.asarray(rows, dtype=np.intp)
+        return replace(
+            self,
+            samples=self.samples.select(keep),
+            label=self.label[keep],
+            part=self.part[keep],
+            group=None if self.group is None else self.group[keep],
+        )

@@ -1,0 +1,40 @@
+"""What can go wrong, as a person should read it.
+
+    UnfreezeError            the work failed: exit status 1
+    └── RequestError         the request was wrong: exit status 2
+        └── DataError        the request was wrong because of the data it names
+
+A message is one or two sentences: what, which value or file, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnfreezeError(Exception):
+    """The work failed for a reason that the message names."""
+
+    exit_status = 1
+
+
+class RequestError(UnfreezeError):
+    """The request was wrong: an argument, a file or a combination of them."""
+
+    exit_status = 2
+
+
+class DataError(RequestError):
+    """The data named in the request cannot be used as they are."""
+
+
+def did_you_mean(word: str, known: Iterable[str], *, most: int = 2) -> str:
+    """A sentence that names the closest known words, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=most, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
+
+
+def missing_extra(extra: str, purpose: str) -> RequestError:
+    """The error for a package of an extra that is not installed; names the exact install line."""
+    return RequestError(f"{purpose} needs the extra '{extra}'. Install it with: pip install 'unfreeze[{extra}]'")

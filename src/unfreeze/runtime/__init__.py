@@ -1,0 +1,1 @@
+"""Decoding, preprocessing and labels: what predicting needs, without torch."""
