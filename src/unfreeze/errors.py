@@ -37,4 +37,6 @@ def did_you_mean(word: str, known: Iterable[str], *, most: int = 2) -> str:
 
 def missing_extra(extra: str, purpose: str) -> RequestError:
     """The error for a package of an extra that is not installed; names the exact install line."""
-    return RequestError(f"{purpose} needs the extra '{extra}'. Install it with: pip install 'unfreeze[{extra}]'")
+    return RequestError(
+        f"{purpose} needs the extra '{extra}'. Install it with: pip install 'unfreeze[{extra}]'"
+    )

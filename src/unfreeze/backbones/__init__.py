@@ -1,0 +1,17 @@
+"""Pretrained networks behind one contract; see ``unfreeze.contracts.Backbone``.
+
+Importing this package loads neither torch, timm nor transformers: each function imports what it needs.
+"""
+
+from unfreeze.backbones.catalog import BackboneEntry, default_backbone, list_backbones
+from unfreeze.backbones.names import load_backbone, rebuild
+from unfreeze.backbones.staging import stage_parameters
+
+__all__ = [
+    "BackboneEntry",
+    "default_backbone",
+    "list_backbones",
+    "load_backbone",
+    "rebuild",
+    "stage_parameters",
+]

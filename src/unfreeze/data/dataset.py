@@ -1,4 +1,4 @@
-"""The data set as columns: one array a property, whatever the source was, so that a million rows stay small."""
+"""The data set as columns: one array a property, whatever the source, so that a million rows stay small."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, row: int) -> str:
-        """What a person calls this row: a path relative to the data, or ``FILE:LINE``; unique."""
+        """What a person calls this row, unique: a path relative to the data, or ``FILE:ROW`` (from 1)."""
 
     def read(self, row: int) -> bytes | str:
         """The raw input: an image file's bytes, or a text. Raises OSError when it cannot be read."""
@@ -53,9 +53,9 @@ class Inference:
 class Dataset:
     """Labelled samples with their parts.
 
-    ``label``: int32 (rows,), an index into ``labels`` or ``UNLABELLED``. ``part``: int8 (rows,), an index into
-    ``PARTS``. ``group``: int32 (rows,) codes, or None. ``given``: the parts that came with the data or the
-    request instead of being drawn from it.
+    ``label``: int32 (rows,), an index into ``labels`` or ``UNLABELLED``. ``part``: int8 (rows,), an index
+    into ``PARTS``. ``group``: int32 (rows,) codes (-1: none), or None. ``given``: the parts that came with
+    the data or the request instead of being drawn from it.
     """
 
     source: str

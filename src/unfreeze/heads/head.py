@@ -18,10 +18,10 @@ HeadKind = Literal["linear", "mlp"]
 class Head:
     """A fitted head as plain arrays.
 
-    ``boundaries``: the boundaries of the backbone whose summaries it reads, joined in this order (one entry, the
-    last boundary, for a head on the pooled feature). ``tensors``, float32: ``weight`` (classes, width) and ``bias``
-    (classes,) when linear; ``hidden.weight`` (256, width), ``hidden.bias``, ``weight``, ``bias`` when mlp.
-    Standardisation is folded into the first layer, so it reads raw features.
+    ``boundaries``: the boundaries of the backbone whose summaries it reads, joined in this order (one
+    entry, the last boundary, for a head on the pooled feature). ``tensors``, float32: ``weight`` (classes,
+    width) and ``bias`` (classes,) when linear; ``hidden.weight`` (256, width), ``hidden.bias``, ``weight``,
+    ``bias`` when mlp. Standardisation is folded into the first layer, so it reads raw features.
     """
 
     kind: HeadKind

@@ -1,0 +1,6 @@
+"""``python -m unfreeze``."""
+
+from unfreeze.cli.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What both adapters share: who owns which tensor, the hash of the weights, the check of a cut at loading."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from unfreeze.contracts import Backbone, Stage, State
+from unfreeze.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Two orders of summation of the same float32 network differ by about 1e-6 of its outputs; a wrong cut was
+# seen to differ by 5e-3. The tolerance stands between.
+RELATIVE_TOLERANCE = 1e-5
+
+
+def assign_tensors(module: nn.Module, owners: Sequence[tuple[str, tuple[str, ...]]]) -> tuple[Stage, ...]:
+    """One stage for each (name, prefixes) of ``owners``; what no prefix claims belongs to the first stage.
+
+    A prefix claims the tensor of that very name and everything below it (``layer1`` claims
+    ``layer1.0.weight`` but not ``layer10.weight``).
+    """
+    owned: list[list[str]] = [[] for _ in owners]
+    claims = {prefix: index for index, (_, prefixes) in enumerate(owners) for prefix in prefixes}
+    for tensor in module.state_dict():
+        parts = tensor.split(".")
+        heads = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        owned[next((claims[head] for head in heads if head in claims), 0)].append(tensor)
+    return tuple(Stage(name, tuple(tensors)) for (name, _), tensors in zip(owners, owned, strict=True))
+
+
+def stage_parameters(backbone: Backbone, index: int) -> dict[str, nn.Parameter]:
+    """The parameters that stage ``index`` owns, by name, in the library's order (buffers are left out)."""
+    owned = set(backbone.stages[index].tensors)
+    return {name: value for name, value in backbone.module.named_parameters() if name in owned}
+
+
+def hash_weights(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over the names, types, shapes and bytes of all tensors, in the order of their names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy tensors into a module; RequestError names the first whose name or shape does not match."""
+    own = module.state_dict()
+    missing = [name for name in own if name not in tensors]
+    extra = [name for name in tensors if name not in own]
+    if missing or extra:
+        which = f"has no tensor {missing[0]!r}" if missing else f"holds an unknown tensor {extra[0]!r}"
+        raise RequestError(
+            f"{source} {which} ({len(missing)} missing, {len(extra)} unknown): it holds another architecture."
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise RequestError(
+                f"{source}: {name} has the shape {tuple(tensor.shape)}, the architecture needs "
+                f"{tuple(own[name].shape)}: it holds another size of it."
+            )
+    module.load_state_dict(dict(tensors))
+
+
+def cut_is_exact(backbone: Backbone, sample: State, wanted: Tensor) -> bool:
+    """Whether the staged run of a raw batch gives ``wanted`` (batch, dim), in one go and resumed in between.
+
+    A cut that raises is not exact either: a network of this library with other insides.
+    """
+    import torch
+
+    depth = len(backbone.stages)
+    scale = float(wanted.abs().max())
+    try:
+        with torch.no_grad():
+            full = backbone.run(sample).h
+            if full.shape != wanted.shape or not _close(full, wanted, scale):
+                return False
+            for boundary in sorted({1, depth // 2, depth - 1} - {0, depth}):
+                middle = backbone.run(sample, 0, boundary)
+                if not _close(backbone.run(middle, boundary).h, full, scale):
+                    return False
+    except (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _close(got: Tensor, wanted: Tensor, scale: float) -> bool:
+    return float((got - wanted).abs().max()) <= RELATIVE_TOLERANCE * max(scale, 1e-6)

@@ -1,0 +1,52 @@
+"""The classifier: a backbone and a head as one function from raw batches to logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from unfreeze.contracts import Backbone, State
+from unfreeze.heads.head import Head
+from unfreeze.runtime.labels import Labels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Below ``probability`` the classifier abstains.
+
+    At or above it the answers on the rows that set it were right with ``precision`` (a lower 95 % bound), for the
+    share ``coverage`` of the rows.
+    """
+
+    probability: float
+    precision: float
+    coverage: float
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """What a run ships. ``temperature`` divides the logits before the softmax."""
+
+    backbone: Backbone
+    head: Head
+    labels: Labels
+    temperature: float = 1.0
+    threshold: Threshold | None = None
+
+    def logits(self, batch: State) -> Tensor:
+        """Raw logits (batch, classes) in fp32 through PyTorch; no gradients."""
+        import torch
+
+        summaries = []
+        state, done = batch, 0
+        with torch.inference_mode():
+            for boundary in sorted(self.head.boundaries):
+                state = self.backbone.run(state, done, boundary)
+                done = boundary
+                summaries.append((boundary, self.backbone.summary(state, boundary).float()))
+            by_boundary = dict(summaries)
+            joined = torch.cat([by_boundary[boundary] for boundary in self.head.boundaries], dim=1)
+            return torch.from_numpy(self.head.logits(joined.cpu().numpy()))

@@ -1,0 +1,41 @@
+"""``unfreeze evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unfreeze.cli.train import COLUMNS, DATA_HELP
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    data: Annotated[str, typer.Argument(help=DATA_HELP + " All of its labelled rows are scored.")],
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    text_column: Annotated[str | None, typer.Option(help="Column with the text.", rich_help_panel=COLUMNS)] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column with the image.", rich_help_panel=COLUMNS)] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column with the label.", rich_help_panel=COLUMNS)] = None,
+    part: Annotated[str | None, typer.Option(help="Only this part of data that come in parts: train, val or test.")] = None,
+) -> None:
+    """Score a trained run on labelled DATA."""
+    from unfreeze.cli.console import TerminalProgress, make_console, print_json
+    from unfreeze.progress import Silent
+    from unfreeze.run import evaluate_run
+
+    evaluation = evaluate_run(
+        run,
+        data,
+        text_column=text_column,
+        image_column=image_column,
+        label_column=label_column,
+        part=part,
+        progress=Silent() if json_output else TerminalProgress(),
+    )
+    if json_output:
+        print_json(evaluation.to_dict())
+    else:
+        from unfreeze.report.terminal import print_scores
+
+        print_scores(evaluation.to_dict(), make_console())

@@ -1,0 +1,41 @@
+"""``unfreeze predict``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders, globs, tables, or - for lines on standard input.")],
+    output: Annotated[Path | None, typer.Option(help="Write rows to this .csv, .tsv, .jsonl or .parquet file.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="How many classes a row names.")] = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    column: Annotated[str | None, typer.Option(help="Column of a table that holds the text or image.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows in a batch.")] = 32,
+) -> None:
+    """Predict the class of files, texts or table rows with a trained run.
+
+    Examples: [bold]unfreeze predict runs/photos new/*.jpg[/bold];
+    [bold]echo "Win a prize" | unfreeze predict runs/mails -[/bold]
+    """
+    from unfreeze.cli.console import print_json
+    from unfreeze.model import load
+    from unfreeze.runtime.predictions import check_output, write_predictions, write_rows
+
+    if output is not None:
+        check_output(output)
+    model = load(run)
+    lines = [line.rstrip("\n") for line in sys.stdin] if "-" in inputs else None
+    rows = model.iterate(model.open_inputs(inputs, lines=lines, column=column), top_k=top_k, batch_size=batch_size)
+    if output is not None:
+        count = write_predictions(rows, output, top_k=top_k)
+        typer.echo(f"{count:,} rows written to {output}", err=True)
+    elif json_output:
+        print_json({"predictions": [row.to_row(top_k) for row in rows]})
+    else:
+        write_rows((row.to_row(top_k) for row in rows), sys.stdout)

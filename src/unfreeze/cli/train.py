@@ -1,0 +1,172 @@
+"""``unfreeze train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DATA_HELP = "A folder of class folders, a folder with train/ val/ test/, a CSV/TSV/JSONL/Parquet file, or a hub data set id."
+COLUMNS = "Columns of a table"
+MODEL = "Model"
+MEASURE = "Splitting and measuring"
+MACHINE = "Machine"
+
+
+def train(
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    output_dir: Annotated[
+        Path | None, typer.Option(help="The run folder to make. [default: runs/NAME]")
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="A name from `unfreeze backbones`, timm:NAME@FILE, hf-hub:ID, a Hugging Face id or folder."
+        ),
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="How much of the backbone to thaw: feature-extraction.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides the split and every order. [default: 0]")] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with settings; flags win over it. A run's config.yaml works."),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="linear (solved to convergence) or mlp (the classic two-layer head).", rich_help_panel=MODEL
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the square that images are resized to. [default: the backbone's]",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            help="squash, crop or pad images to the square. [default: squash]", rich_help_panel=MODEL
+        ),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Longest text in tokens; the rest is cut. [default: 256 or the model's own limit]",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            help="native, mean, cls or last, for texts. [default: the model's own]", rich_help_panel=MODEL
+        ),
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column with the text.", rich_help_panel=COLUMNS)
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="Column with the image path or bytes.", rich_help_panel=COLUMNS)
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column with the label.", rich_help_panel=COLUMNS)
+    ] = None,
+    group_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows of one group stay in one part (patient, scene, author).", rich_help_panel=COLUMNS
+        ),
+    ] = None,
+    stratify_column: Annotated[
+        str | None, typer.Option(help="Balance this column over the parts too.", rich_help_panel=COLUMNS)
+    ] = None,
+    val: Annotated[
+        str | None,
+        typer.Option(
+            help="Validation data, or a share of the rows. [default: 0.15]", rich_help_panel=MEASURE
+        ),
+    ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(help="Test data, or a share of the rows. [default: 0.15]", rich_help_panel=MEASURE),
+    ] = None,
+    precision_target: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of answers that must be right; less certain ones abstain. [default: 0.95]",
+            rich_help_panel=MEASURE,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Rows in a batch. [default: 32]", rich_help_panel=MACHINE)
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, on or off: keep features on disk for the next run.", rich_help_panel=MACHINE
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=MACHINE)
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32 or bf16 for the frozen pass.", rich_help_panel=MACHINE)
+    ] = None,
+) -> None:
+    """Train a classifier on DATA, measure it honestly, and leave a run folder that predicts.
+
+    Examples: [bold]unfreeze train photos/[/bold]; [bold]unfreeze train mails.parquet --label-column label[/bold]
+    """
+    from unfreeze.cli.console import TerminalProgress, make_console, print_json
+    from unfreeze.config import TrainRequest, read_config
+    from unfreeze.progress import Silent
+
+    request = TrainRequest(
+        data=data,
+        output_dir=output_dir,
+        backbone=backbone,
+        strategy=strategy,
+        head=head,
+        batch_size=batch_size,
+        image_size=image_size,
+        fit=fit,
+        max_length=max_length,
+        pooling=pooling,
+        store=store,
+        val=share_or_data(val),
+        test=share_or_data(test),
+        text_column=text_column,
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+        stratify_column=stratify_column,
+        precision_target=precision_target,
+        seed=seed,
+        device=device,
+        precision=precision,
+    )
+    if config is not None:
+        request = request.filled_from(read_config(config), source=f"--config {config}")
+    from unfreeze.run import train as run_train
+
+    run = run_train(request, progress=Silent() if json_output else TerminalProgress())
+    if json_output:
+        print_json(run.to_dict())
+    else:
+        run.print(make_console())
+
+
+def share_or_data(value: str | None) -> float | str | None:
+    """A number where the text is one, else the text: ``0.2`` is a share, ``photos/val`` is data."""
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return value

@@ -1,0 +1,158 @@
+"""What was asked for, and what it became: a request with gaps, then resolved values with their origin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from unfreeze.errors import RequestError, did_you_mean
+
+Origin = Literal["default", "data", "probe", "trial", "user"]
+
+STRATEGIES = ("feature-extraction",)
+CHOICES: dict[str, tuple[str, ...]] = {
+    "strategy": STRATEGIES,
+    "head": ("linear", "mlp"),
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "precision": ("auto", "fp32", "bf16"),
+    "store": ("auto", "on", "off"),
+    "fit": ("squash", "crop", "pad"),
+    "pooling": ("native", "mean", "cls", "last"),
+}
+# The smallest value that makes sense; the largest guards against a typing error, not against ambition.
+RANGES: dict[str, tuple[float, float]] = {
+    "batch_size": (1, 65_536),
+    "image_size": (16, 4_096),
+    "max_length": (4, 131_072),
+    "seed": (0, 2**32 - 1),
+    "precision_target": (0.5, 0.9999),
+}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """One setting as the run used it, where it came from, and why."""
+
+    name: str
+    value: object
+    origin: Origin
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """Everything that `train` can be told; None means that it was not said."""
+
+    data: Any
+    output_dir: Path | None = None
+    backbone: str | None = None
+    strategy: str | None = None
+    head: str | None = None
+    batch_size: int | None = None
+    image_size: int | None = None
+    fit: str | None = None
+    max_length: int | None = None
+    pooling: str | None = None
+    store: str | None = None
+    val: Any = None
+    test: Any = None
+    text_column: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    group_column: str | None = None
+    stratify_column: str | None = None
+    precision_target: float | None = None
+    seed: int | None = None
+    device: str | None = None
+    precision: str | None = None
+
+    def check(self) -> None:
+        """Raise one RequestError that names every value out of its range, or return."""
+        problems = list(self._problems())
+        if problems:
+            raise RequestError("\n".join(problems))
+
+    def _problems(self) -> Iterator[str]:
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                yield f"{flag(name)} {value!r} is unknown: choose {', '.join(known)}.{did_you_mean(value, known)}"
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                yield f"{flag(name)} {value} is out of range: give a value from {low:g} to {high:g}."
+        for name in ("val", "test"):
+            value = getattr(self, name)
+            if isinstance(value, float) and not 0 < value < 1:
+                yield f"{flag(name)} {value:g} is no share: give a number between 0 and 1, or a data set."
+
+    def given(self) -> dict[str, object]:
+        """The settings that were said, by name, without the data."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name != "data" and getattr(self, field.name) is not None
+        }
+
+    def filled_from(self, values: Mapping[str, object], *, source: str) -> TrainRequest:
+        """This request with its gaps filled from a configuration file; what was said stays.
+
+        Raises RequestError for a name that is no setting.
+        """
+        known = {field.name for field in fields(self)} - {"data"}
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise RequestError(
+                f"{source} has unknown settings: {', '.join(map(repr, unknown))}.{did_you_mean(unknown[0], known)}"
+            )
+        given = self.given()
+        new = {name: value for name, value in values.items() if name not in given}
+        if isinstance(new.get("output_dir"), str):
+            new["output_dir"] = Path(str(new["output_dir"]))
+        return replace(self, **new)  # type: ignore[arg-type]
+
+
+def flag(name: str) -> str:
+    """How a setting is spelled on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def read_config(path: Path) -> dict[str, object]:
+    """The settings of a YAML file: plain ``name: value`` pairs, or a run's own ``config.yaml``.
+
+    Raises RequestError when it cannot be read or is no mapping.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RequestError(f"--config {path} does not exist.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise RequestError(
+            f"--config {path} is not readable as YAML: {str(problem).splitlines()[0]}."
+        ) from None
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise RequestError(f"--config {path} must hold 'name: value' pairs.")
+    settings: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and {"value", "origin"} <= value.keys():
+            # A run's own file lists every resolved value; only what its user said is a setting again.
+            if value["origin"] == "user":
+                settings[name] = value["value"]
+        else:
+            settings[name] = value
+    return settings
+
+
+def write_config(resolved: tuple[Resolved, ...]) -> str:
+    """The text of ``config.yaml``: every resolved value with its origin and reason."""
+    import yaml
+
+    values = {
+        entry.name: {"value": entry.value, "origin": entry.origin, "reason": entry.reason}
+        for entry in resolved
+    }
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)

@@ -1,0 +1,145 @@
+"""Inputs to predict on: raw, without labels, from a command line or from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unfreeze.data.columns import content_column
+from unfreeze.data.dataset import UNLABELLED, Dataset, Modality, Samples
+from unfreeze.data.memory import picture_problem
+from unfreeze.data.rows import IMAGE_SUFFIXES, IgnoredLog
+from unfreeze.data.samples import ColumnSamples, FileSamples, ListSamples, join_samples, strings
+from unfreeze.data.tables import TABLE_SUFFIXES, is_bytes_type, open_table
+from unfreeze.errors import DataError, RequestError
+from unfreeze.runtime.labels import Labels
+
+STANDARD_INPUT = "-"
+
+
+def unlabelled(samples: Samples, *, modality: Modality, labels: Labels) -> Dataset:
+    """The samples as a data set whose rows have no label and count as test."""
+    return Dataset(
+        source="inputs",
+        modality=modality,
+        labels=labels,
+        samples=samples,
+        label=np.full(len(samples), UNLABELLED, dtype=np.int32),
+        part=np.full(len(samples), 2, dtype=np.int8),
+    )
+
+
+def open_items(inputs: Any, *, modality: Modality) -> Samples:
+    """Inputs given in Python: one, or a sequence of, paths, PIL images or arrays (image), strings (text).
+
+    Raises DataError for an empty sequence or an input of the wrong kind.
+    """
+    single = isinstance(inputs, str | Path | np.ndarray) or hasattr(inputs, "convert")
+    items = [inputs] if single else list(inputs)
+    if not items:
+        raise DataError("There are no inputs to predict on.")
+    if modality == "text":
+        wrong = next((item for item in items if not isinstance(item, str)), None)
+        if wrong is not None:
+            raise DataError(
+                f"This model reads texts, and an input is a {type(wrong).__name__}: give strings."
+            )
+        return ListSamples(tuple(items), np.arange(len(items)))
+    if all(isinstance(item, str | Path) for item in items):
+        return _files([str(item) for item in items])
+    for position, item in enumerate(items):
+        if problem := picture_problem(item, position):
+            raise DataError(problem)
+    return ListSamples(tuple(items), np.arange(len(items)))
+
+
+def open_inputs(
+    inputs: Sequence[str], *, modality: Modality, lines: Sequence[str] | None, column: str | None
+) -> Samples:
+    """Inputs named on a command line: files, folders, globs, tables, and ``-`` for ``lines``.
+
+    Lines are texts for a text model, paths of files for an image model. A named file that does not exist becomes a
+    row with an error later when there are others; a name that gives nothing at all raises RequestError.
+    """
+    sources: list[Samples] = []
+    files: list[str] = []
+    for name in inputs:
+        if name == STANDARD_INPUT:
+            given = [line for line in (lines or ()) if line.strip()]
+            if modality == "text":
+                sources.append(ListSamples(tuple(given), np.arange(len(given))))
+            else:
+                files += given
+            continue
+        path = Path(name)
+        if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
+            sources.append(_table(path, modality=modality, column=column))
+        elif path.is_dir():
+            files += _walk(path, modality)
+        elif any(mark in name for mark in "*?[") and not path.exists():
+            files += _glob(name)
+        else:
+            files.append(name)
+    if files:
+        _check_kind(files, modality)
+        sources.append(_files(files, modality))
+    sources = [source for source in sources if len(source)]
+    if not sources:
+        raise RequestError(f"{', '.join(inputs)}: no {modality} inputs were found there.")
+    return sources[0] if len(sources) == 1 else join_samples(tuple(sources), ("",) * len(sources))
+
+
+def _files(paths: list[str], modality: Modality = "image") -> Samples:
+    return FileSamples(Path(), strings(paths), modality, np.arange(len(paths)))
+
+
+def _check_kind(files: list[str], modality: Modality) -> None:
+    """Refuse a request that is wholly of the other kind; single wrong files become rows with an error."""
+    images = [Path(name).suffix.lower() in IMAGE_SUFFIXES for name in files]
+    if modality == "text" and any(images):
+        raise RequestError(
+            f"This run reads texts, and {files[images.index(True)]} is an image. Give .txt files, tables, or - for lines."
+        )
+    if modality == "image" and not any(images) and all(Path(name).suffix.lower() == ".txt" for name in files):
+        raise RequestError(
+            f"This run reads images, and {files[0]} is a text file. Give image files or folders."
+        )
+    if len(files) == 1 and not Path(files[0]).exists():
+        raise RequestError(f"{files[0]} does not exist. Give files, folders, globs, tables, or - for lines.")
+
+
+def _walk(folder: Path, modality: Modality) -> list[str]:
+    wanted = IMAGE_SUFFIXES if modality == "image" else {".txt"}
+    return sorted(
+        str(path)
+        for path in folder.rglob("*")
+        if path.suffix.lower() in wanted
+        and path.is_file()
+        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+    )
+
+
+def _glob(pattern: str) -> list[str]:
+    from glob import glob
+
+    return sorted(name for name in glob(pattern, recursive=True) if Path(name).is_file())  # noqa: PTH207 - Path.glob takes no absolute patterns
+
+
+def _table(path: Path, *, modality: Modality, column: str | None) -> Samples:
+    table = open_table(path)
+    name = content_column(table, modality=modality, asked=column)
+    kind = table.head.schema.field(name).type
+    if modality == "text" and is_bytes_type(kind):
+        raise RequestError(f"{path}: the column {name!r} holds bytes, and this run reads texts.")
+    log = IgnoredLog()
+    if is_bytes_type(kind) and table.images is not None:
+        return table.images(name, np.arange(table.rows()))
+    read = table.read([name], log)
+    values = read.table.column(name)
+    rows = np.arange(len(values))
+    if modality == "image" and not is_bytes_type(kind):
+        return FileSamples(path.parent, values, "image", rows)
+    return ColumnSamples(table.name, values, read.lines, rows, table.folder)

@@ -1,0 +1,299 @@
+"""One call from a source to a data set with parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.data.dataset import PARTS, Dataset, Inference, Part
+from unfreeze.data.folder import read_folder
+from unfreeze.data.hub import is_hub_id, read_hub
+from unfreeze.data.memory import read_pair
+from unfreeze.data.rows import NOT_GIVEN, Columns, Rows, listed
+from unfreeze.data.samples import join_samples
+from unfreeze.data.split import Pool, draw_parts, hash_order
+from unfreeze.data.table import read_table_file
+from unfreeze.errors import DataError, RequestError, did_you_mean
+from unfreeze.runtime.labels import Labels
+
+Source = str | Path | tuple[Sequence[Any], Sequence[Any]]
+# Shares of train, val and test.
+FRACTIONS = (0.70, 0.15, 0.15)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A kind of source: whether it is one, and how its rows are read."""
+
+    name: str
+    accepts: Callable[[Any], bool]
+    read: Callable[[Any, Columns], Rows]
+
+
+READERS = (
+    Reader("pair", lambda source: isinstance(source, tuple), read_pair),
+    Reader("folder", lambda source: Path(source).is_dir(), lambda s, columns: read_folder(Path(s), columns)),
+    Reader("table", lambda source: Path(source).is_file(), lambda s, c: read_table_file(Path(s), c)),
+    Reader("hub", lambda source: isinstance(source, str) and is_hub_id(source), read_hub),
+)
+
+
+def load_dataset(
+    source: Source,
+    *,
+    text_column: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    stratify_column: str | None = None,
+    val: float | Source | None = None,
+    test: float | Source | None = None,
+    seed: int = 0,
+    fractions: tuple[float, float, float] = FRACTIONS,
+    labels: Labels | None = None,
+) -> Dataset:
+    """The labelled data set with train, val and test parts.
+
+    Parts that the source or ``val`` and ``test`` (data of their own) give are kept; the others are drawn from
+    the rest, stratified by class (and ``stratify_column``), whole groups when ``group_column`` is named.
+    ``fractions``, and ``val`` and ``test`` as numbers, are shares of the rows that are drawn from. ``labels``
+    fixes the classes and their order; otherwise they are those of train, sorted.
+    Raises RequestError and DataError.
+    """
+    columns = Columns(text_column, image_column, label_column, group_column, stratify_column)
+    shares = _shares(fractions, val, test)
+    rows = _read(source, columns)
+    given = _given(rows)
+    extra: dict[Part, Rows] = {}
+    asked: dict[Part, float | Source | None] = {"val": val, "test": test}
+    for part, value in asked.items():
+        if value is None:
+            continue
+        if part in given:
+            raise RequestError(
+                f"{rows.source} has a {part} part of its own, and --{part} asks for another: leave one out."
+            )
+        if not isinstance(value, int | float):
+            extra[part] = _read_part(value, columns, part)
+    if given and "train" not in given:
+        raise DataError(f"{rows.source} has {' and '.join(sorted(given))} rows but no train part.")
+    missing = {part: share for part, share in shares.items() if part not in given and part not in extra}
+    train = _names(rows, _in_train(rows))
+    _check_classes(rows, extra, train, labels)
+    order = labels or Labels.of(train)
+    drawn, notes = _draw(rows, missing, seed)
+    whole = _joined(rows, extra)
+    return Dataset(
+        source=rows.source,
+        modality=rows.modality,
+        labels=order,
+        samples=whole.samples,
+        label=_relabelled(whole, order),
+        part=np.concatenate([drawn, whole.part[len(rows) :]]),
+        group=whole.group,
+        given=frozenset(given | set(extra)),
+        ignored=whole.ignored,
+        inferred=(*whole.inferred, *notes),
+    )
+
+
+def load_whole(
+    source: Source,
+    *,
+    text_column: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    labels: Labels | None = None,
+) -> Dataset:
+    """All labelled rows of a source; rows without a part of their own count as test, and nothing is drawn.
+
+    ``labels`` are those of the classifier to be scored: a class it does not know raises DataError.
+    """
+    rows = _read(source, Columns(text_column, image_column, label_column))
+    known = labels or Labels.of(rows.names)
+    unknown = sorted(set(rows.names) - set(known))
+    if unknown:
+        raise DataError(
+            f"{rows.source} has the classes {listed(unknown)}, which the classifier does not know: "
+            f"its classes are {listed(known.names)}.{did_you_mean(unknown[0], known)}"
+        )
+    return Dataset(
+        source=rows.source,
+        modality=rows.modality,
+        labels=known,
+        samples=rows.samples,
+        label=_relabelled(rows, known),
+        part=np.where(rows.part == NOT_GIVEN, PARTS.index("test"), rows.part).astype(np.int8),
+        given=frozenset(_given(rows)),
+        ignored=rows.ignored,
+        inferred=rows.inferred,
+    )
+
+
+def _shares(
+    fractions: tuple[float, float, float], val: float | Source | None, test: float | Source | None
+) -> dict[Part, float]:
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] <= 0:
+        raise RequestError(
+            f"The fractions {fractions} must be three shares (train, val, test) that sum to 1."
+        )
+    shares: dict[Part, float] = {"val": fractions[1], "test": fractions[2]}
+    asked: dict[Part, float | Source | None] = {"val": val, "test": test}
+    for part, value in asked.items():
+        if isinstance(value, int | float):
+            if not 0 < value < 1:
+                raise RequestError(
+                    f"--{part} {value:g} is no share: give a number between 0 and 1, or a data set."
+                )
+            shares[part] = float(value)
+    if sum(shares.values()) >= 1:
+        raise RequestError(
+            f"--val {shares['val']:g} and --test {shares['test']:g} leave nothing to train on: "
+            "their sum must stay below 1."
+        )
+    return shares
+
+
+def _read(source: Any, columns: Columns) -> Rows:
+    if not isinstance(source, str | Path | tuple):
+        raise RequestError(
+            f"A {type(source).__name__} is no data set: give a path, a hub id, or a pair (inputs, labels)."
+        )
+    for reader in READERS:
+        if reader.accepts(source):
+            return reader.read(source, columns)
+    path = Path(str(source))
+    if path.exists() or path.is_symlink():
+        raise DataError(f"{source} is neither a folder nor a file.")
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise DataError(f"{source} does not exist.{did_you_mean(path.name, beside)}")
+
+
+def _read_part(source: Any, columns: Columns, part: Part) -> Rows:
+    """The rows of ``--val`` or ``--test`` data: their part of that name if they have parts, else all."""
+    # A table's columns say nothing about a folder, and grouping and balancing are matters of drawing.
+    is_table = not isinstance(source, tuple) and not Path(source).is_dir()
+    rows = _read(source, replace(columns, group=None, stratify=None) if is_table else Columns())
+    given = _given(rows)
+    if given and part not in given:
+        raise DataError(
+            f"--{part} {rows.source} comes in parts ({', '.join(sorted(given))}), but has no {part} part."
+        )
+    keep = np.flatnonzero(rows.part == PARTS.index(part)) if given else np.arange(len(rows))
+    note = Inference(f"{part} part", f"{len(keep):,} rows", f"from {rows.source}")
+    return replace(
+        rows,
+        samples=rows.samples.select(keep),
+        code=rows.code[keep],
+        part=np.full(len(keep), PARTS.index(part), dtype=np.int8),
+        inferred=(note,),
+    )
+
+
+def _given(rows: Rows) -> set[Part]:
+    return {PARTS[number] for number in np.unique(rows.part) if number != NOT_GIVEN}
+
+
+def _in_train(rows: Rows) -> NDArray[np.bool_]:
+    """Rows that are train or that parts are drawn from."""
+    return np.asarray((rows.part == NOT_GIVEN) | (rows.part == PARTS.index("train")))
+
+
+def _names(rows: Rows, where: NDArray[np.bool_]) -> list[str]:
+    return sorted(rows.names[code] for code in np.unique(rows.code[where]))
+
+
+def _check_classes(rows: Rows, extra: Mapping[Part, Rows], train: list[str], labels: Labels | None) -> None:
+    if len(train) < 2:
+        found = f"has one class only ({listed(train)})" if train else "has no labelled row to train on"
+        raise DataError(
+            f"{rows.source} {found}: a classifier needs two. Put each class into a folder of its own, "
+            "or name the label column of a table."
+        )
+    held_out = {part: set(_names(rows, rows.part == PARTS.index(part))) for part in PARTS[1:]}
+    for part, more in extra.items():
+        if more.modality != rows.modality:
+            raise DataError(
+                f"--{part} {more.source} holds {more.modality}s, but {rows.source} {rows.modality}s."
+            )
+        held_out[part] = set(more.names)
+    for part, names in held_out.items():
+        unknown = sorted(names - set(train))
+        if unknown:
+            raise DataError(
+                f"The {part} part has the classes {listed(unknown)}, but train does not: "
+                f"a class can only be learned from train.{did_you_mean(unknown[0], train)}"
+            )
+    if labels is not None and (unknown := sorted(set(train) - set(labels))):
+        raise DataError(
+            f"{rows.source} has the classes {listed(unknown)}, which are not among the given labels."
+        )
+
+
+def _draw(
+    rows: Rows, missing: Mapping[Part, float], seed: int
+) -> tuple[NDArray[np.int8], tuple[Inference, ...]]:
+    pool = np.flatnonzero(_in_train(rows))
+    present = tuple(_names(rows, _in_train(rows)))
+    ranks = np.array([present.index(name) if name in present else -1 for name in rows.names], dtype=np.int32)
+    drawn = draw_parts(
+        Pool(
+            source=rows.source,
+            names=present,
+            label=ranks[rows.code[pool]],
+            order=hash_order(rows.identity, seed)[pool],
+            group=None if rows.group is None else rows.group[pool],
+            stratum=None if rows.stratum is None else rows.stratum[pool],
+        ),
+        missing,
+    )
+    part = rows.part.copy()
+    part[pool] = drawn
+    names = [name for name, share in missing.items() if share > 0]
+    if not names:
+        return part, ()
+    shares = ", ".join(f"{name} {missing[name]:.0%}" for name in names)
+    drawn_from = "train" if _given(rows) else "all rows"
+    notes = [Inference("split", shares, f"drawn from {drawn_from} by class, seed {seed}")]
+    lacking = [
+        name
+        for code, name in enumerate(present)
+        if "val" in names and not np.any(drawn[ranks[rows.code[pool]] == code] == PARTS.index("val"))
+    ]
+    if lacking:
+        notes.append(Inference("val part", f"without {listed(lacking)}", "too few rows of these classes"))
+    return part, tuple(notes)
+
+
+def _joined(rows: Rows, extra: Mapping[Part, Rows]) -> Rows:
+    if not extra:
+        return rows
+    everything = [rows, *extra.values()]
+    names = tuple(dict.fromkeys(name for more in everything for name in more.names))
+    index = {name: code for code, name in enumerate(names)}
+    codes = [np.array([index[name] for name in more.names], dtype=np.int32)[more.code] for more in everything]
+    return replace(
+        rows,
+        samples=join_samples(
+            tuple(more.samples for more in everything), ("", *(f"{part}:" for part in extra))
+        ),
+        names=names,
+        code=np.concatenate(codes),
+        part=np.concatenate([more.part for more in everything]),
+        group=None
+        if rows.group is None
+        else np.concatenate([rows.group, np.full(sum(map(len, extra.values())), -1, dtype=np.int32)]),
+        ignored=tuple(entry for more in everything for entry in more.ignored),
+        inferred=tuple(entry for more in everything for entry in more.inferred),
+    )
+
+
+def _relabelled(rows: Rows, order: Labels) -> NDArray[np.int32]:
+    return np.array([order.index(name) if name in order else -1 for name in rows.names], dtype=np.int32)[
+        rows.code
+    ]

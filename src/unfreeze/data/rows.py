@@ -1,0 +1,134 @@
+"""What every reader gives back: rows with class names, before labels are ordered and parts are drawn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.data.dataset import Ignored, Inference, Modality, Part, Samples
+
+NOT_GIVEN = -1
+# Entries listed one by one for each reason; a million rows without a label must not become a million entries.
+MOST_LISTED = 1_000
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".png",
+        ".apng",
+        ".gif",
+        ".webp",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+    }
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".ico", ".tga"}
+)
+TEXT_SUFFIXES = frozenset({".txt"})
+PART_NAMES: dict[str, Part] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns a request names; None means: work it out (content, label) or do without."""
+
+    text: str | None = None
+    image: str | None = None
+    label: str | None = None
+    group: str | None = None
+    stratify: str | None = None
+
+    def flags(self) -> dict[str, str]:
+        """The named columns by the flag that named them."""
+        return {
+            f"--{name}-column": value
+            for name in ("text", "image", "label", "group", "stratify")
+            if (value := getattr(self, name)) is not None
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Labelled samples as a reader found them.
+
+    ``code``: int32 (rows,), an index into ``names`` (the classes that occur, in no order that matters).
+    ``part``: int8 (rows,), an index into ``PARTS`` or ``NOT_GIVEN``. ``identity``: an Arrow array of strings
+    (rows,) that stay the same when the source's rows change places: paths or texts. ``group`` and
+    ``stratum``: int32 codes (rows,).
+    """
+
+    source: str
+    modality: Modality
+    samples: Samples
+    names: tuple[str, ...]
+    code: NDArray[np.int32]
+    part: NDArray[np.int8]
+    identity: Any
+    group: NDArray[np.int32] | None = None
+    stratum: NDArray[np.int32] | None = None
+    ignored: tuple[Ignored, ...] = ()
+    inferred: tuple[Inference, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+
+class IgnoredLog:
+    """Collects what was ignored; beyond ``MOST_LISTED`` entries a reason it only counts."""
+
+    def __init__(self) -> None:
+        self._entries: list[Ignored] = []
+        self._counts: Counter[str] = Counter()
+
+    def add(self, name: str, reason: str) -> None:
+        """Note one entry."""
+        self._counts[reason] += 1
+        if self._counts[reason] <= MOST_LISTED:
+            self._entries.append(Ignored(name, reason))
+
+    def add_many(self, reason: str, count: int) -> None:
+        """Note entries that are counted and not named."""
+        self._counts[reason] += count
+
+    def wants(self, reason: str) -> bool:
+        """Whether the next entry with this reason would still be listed."""
+        return self._counts[reason] < MOST_LISTED
+
+    def entries(self) -> tuple[Ignored, ...]:
+        """The listed entries, then one line a reason for those beyond the limit."""
+        listed = Counter(entry.reason for entry in self._entries)
+        rest = (
+            Ignored(f"{count - listed[reason]:,} {'more' if listed[reason] else 'rows'}", reason)
+            for reason, count in self._counts.items()
+            if count > listed[reason]
+        )
+        return (*self._entries, *rest)
+
+
+def suffix_of(name: str) -> str:
+    """The file name's last extension, lower case, with its dot; empty when there is none."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > max(name.rfind("/"), name.rfind("\\")) else ""
+
+
+def listed(names: list[str] | tuple[str, ...], *, most: int = 8) -> str:
+    """The names for a sentence: quoted, joined by commas, cut after ``most``."""
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

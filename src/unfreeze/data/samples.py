@@ -1,0 +1,239 @@
+"""The raw inputs of a data set, one class for each place where they can lie."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from unfreeze.data.dataset import Modality, Samples
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Row groups of a Parquet file kept in memory, counted in decoded bytes: a few of the usual 100 MB groups.
+CACHE_BYTES = 512 * 2**20
+# What TIFF is needed for: PNG has no such pixels.
+TIFF_MODES = ("CMYK", "YCbCr", "LAB", "F", "I")
+
+
+@dataclass(frozen=True, eq=False)
+class FileSamples:
+    """Files, by path; ``paths`` (string array) are relative to ``root`` or absolute.
+
+    ``lines`` holds the table rows that named them, when paths repeat and cannot serve as names.
+    """
+
+    root: Path
+    paths: Any
+    modality: Modality
+    rows: NDArray[np.intp]
+    lines: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, row: int) -> str:
+        """The path as the data write it."""
+        path = self._path(row)
+        return path if self.lines is None else f"{path} (row {self.lines[self.rows[row]]})"
+
+    def read(self, row: int) -> bytes | str:
+        """The file's bytes, or its text as UTF-8 (a byte-order mark is dropped, bad bytes are replaced)."""
+        content = (self.root / self._path(row)).read_bytes()
+        return content if self.modality == "image" else content.decode("utf-8-sig", errors="replace")
+
+    def select(self, rows: NDArray[np.intp]) -> FileSamples:
+        """These rows in this order; the paths are shared."""
+        return replace(self, rows=self.rows[rows])
+
+    def _path(self, row: int) -> str:
+        return str(self.paths[int(self.rows[row])].as_py())
+
+
+@dataclass(frozen=True, eq=False)
+class ColumnSamples:
+    """Texts or image bytes in an Arrow column; ``lines`` are the row numbers in the table, from 1."""
+
+    table: str
+    column: Any
+    lines: NDArray[np.int64]
+    rows: NDArray[np.intp]
+    folder: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, row: int) -> str:
+        """``TABLE:ROW``."""
+        return f"{self.table}:{self.lines[self.rows[row]]}"
+
+    def read(self, row: int) -> bytes | str:
+        """The text, or the image's bytes; raises OSError for an empty cell."""
+        return cell_content(self.column[int(self.rows[row])].as_py(), self.folder)
+
+    def select(self, rows: NDArray[np.intp]) -> ColumnSamples:
+        """These rows in this order; the column is shared."""
+        return replace(self, rows=self.rows[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class ParquetSamples:
+    """Image bytes inside a Parquet file, read by row group on demand, so that memory is bounded."""
+
+    path: Path
+    column: str
+    rows: NDArray[np.intp]
+    groups: RowGroups
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, row: int) -> str:
+        """``FILE:ROW``."""
+        return f"{self.path.name}:{self.rows[row] + 1}"
+
+    def read(self, row: int) -> bytes | str:
+        """The image's bytes; raises OSError for an empty cell."""
+        return cell_content(self.groups.cell(int(self.rows[row])), self.path.parent)
+
+    def select(self, rows: NDArray[np.intp]) -> ParquetSamples:
+        """These rows in this order; the file and its cache are shared."""
+        return replace(self, rows=self.rows[rows])
+
+
+class RowGroups:
+    """One column of a Parquet file by row, through a cache of its last used row groups."""
+
+    def __init__(self, path: Path, column: str, *, cache_bytes: int = CACHE_BYTES) -> None:
+        from pyarrow import parquet
+
+        self._column = column
+        self._cache_bytes = cache_bytes
+        # Threads share one file handle and one cache; decoding, the long part, happens outside the lock.
+        self._lock = threading.Lock()
+        self._file = parquet.ParquetFile(path)
+        counts = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._cached: OrderedDict[int, Any] = OrderedDict()
+
+    def cell(self, row: int) -> Any:
+        """The value in this row of the file, as a Python object."""
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        with self._lock:
+            column = self._cached.pop(group, None)
+            if column is None:
+                column = self._file.read_row_group(group, columns=[self._column]).column(0)
+                held = column.nbytes + sum(other.nbytes for other in self._cached.values())
+                while self._cached and held > self._cache_bytes:
+                    held -= self._cached.popitem(last=False)[1].nbytes
+            self._cached[group] = column
+        return column[row - int(self._starts[group])].as_py()
+
+
+@dataclass(frozen=True, eq=False)
+class ListSamples:
+    """Texts, PIL images or uint8 arrays (height, width[, channels]) that are in memory already."""
+
+    items: tuple[Any, ...]
+    rows: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, row: int) -> str:
+        """``item N``, counted from 1."""
+        return f"item {self.rows[row] + 1}"
+
+    def read(self, row: int) -> bytes | str:
+        """The text, or the picture as the bytes of a lossless image file."""
+        item = self.items[int(self.rows[row])]
+        return item if isinstance(item, str) else encode_losslessly(item)
+
+    def select(self, rows: NDArray[np.intp]) -> ListSamples:
+        """These rows in this order; the items are shared."""
+        return replace(self, rows=self.rows[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedSamples:
+    """Several sources as one; a row's name carries its source's prefix, so that names stay unique."""
+
+    sources: tuple[Samples, ...]
+    prefixes: tuple[str, ...]
+    source_of: NDArray[np.int8] = field(repr=False)
+    row_of: NDArray[np.intp] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+    def name(self, row: int) -> str:
+        """The name in its source, after the prefix."""
+        source = int(self.source_of[row])
+        return self.prefixes[source] + self.sources[source].name(int(self.row_of[row]))
+
+    def read(self, row: int) -> bytes | str:
+        """The raw input from its source."""
+        return self.sources[int(self.source_of[row])].read(int(self.row_of[row]))
+
+    def select(self, rows: NDArray[np.intp]) -> JoinedSamples:
+        """These rows in this order; the sources are shared."""
+        return replace(self, source_of=self.source_of[rows], row_of=self.row_of[rows])
+
+
+def join_samples(sources: tuple[Samples, ...], prefixes: tuple[str, ...]) -> JoinedSamples:
+    """All rows of the sources, one source after the other."""
+    lengths = [len(source) for source in sources]
+    return JoinedSamples(
+        sources=sources,
+        prefixes=prefixes,
+        source_of=np.repeat(np.arange(len(sources), dtype=np.int8), lengths),
+        row_of=np.concatenate([np.arange(length, dtype=np.intp) for length in lengths]),
+    )
+
+
+def strings(values: list[str]) -> Any:
+    """The strings as one Arrow array."""
+    return pa.array(values, type=pa.large_string())
+
+
+def cell_content(value: Any, folder: Path | None) -> bytes | str:
+    """What a table cell holds: a text, bytes, or the ``{bytes, path}`` of hub data sets.
+
+    Raises OSError for an empty cell.
+    """
+    if isinstance(value, dict):
+        if value.get("bytes") is None and value.get("path"):
+            return ((folder or Path()) / str(value["path"])).read_bytes()
+        value = value.get("bytes")
+    if value is None:
+        raise OSError("the cell is empty")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value
+    raise OSError(f"the cell holds {type(value).__name__}, not text or image bytes")
+
+
+def encode_losslessly(picture: Image | NDArray[np.uint8]) -> bytes:
+    """The picture as an image file without loss: PNG, or TIFF for pixels that PNG cannot hold."""
+    from PIL import Image, ImageOps
+
+    if isinstance(picture, np.ndarray):
+        image = Image.fromarray(picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture)
+    else:
+        # Rotated here, since the new file carries no EXIF.
+        image = ImageOps.exif_transpose(picture)
+    buffer = BytesIO()
+    if image.mode in TIFF_MODES:
+        image.save(buffer, format="TIFF")
+    else:
+        image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,157 @@
+"""The rows of an opened table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from unfreeze.data.columns import ChosenColumns, choose_columns, is_string, label_strings
+from unfreeze.data.dataset import PARTS, Samples
+from unfreeze.data.rows import NOT_GIVEN, PART_NAMES, Columns, IgnoredLog, Rows
+from unfreeze.data.samples import ColumnSamples, FileSamples
+from unfreeze.data.tables import Read, Table, is_bytes_type, open_table
+from unfreeze.errors import DataError, RequestError
+
+
+def read_table_file(path: Path, columns: Columns) -> Rows:
+    """The rows of a table file. Raises RequestError or DataError when it is no data set."""
+    return table_rows(open_table(path), columns, source=str(path))
+
+
+def table_rows(table: Table, asked: Columns, *, source: str) -> Rows:
+    """The rows of an opened table that have a label and content; the others are listed as ignored."""
+    chosen = choose_columns(table, asked)
+    content_type = table.head.schema.field(chosen.content).type
+    lazy = is_bytes_type(content_type) and table.images is not None
+    if chosen.modality == "text" and is_bytes_type(content_type):
+        raise RequestError(
+            f"{table.name}: the text column {chosen.content!r} holds bytes. Name an image column instead."
+        )
+    log = IgnoredLog()
+    wanted = [chosen.label, chosen.split, chosen.group, chosen.stratify, None if lazy else chosen.content]
+    read = table.read(list(dict.fromkeys(name for name in wanted if name is not None)), log)
+    what = f"{table.name}: the label column {chosen.label!r}"
+    labels = label_strings(read.table.column(chosen.label), table.class_names.get(chosen.label), what=what)
+    content = None if lazy else _content(read.table.column(chosen.content))
+    keep = _complete(table, chosen, read, labels, content, log)
+    codes = labels.filter(pa.array(keep)).combine_chunks().dictionary_encode()
+    if isinstance(codes, pa.ChunkedArray):
+        codes = codes.combine_chunks()
+    names = tuple(codes.dictionary.to_pylist()) if len(codes) else ()
+    _check_identifier(table, chosen, len(names), len(codes))
+    kept = np.flatnonzero(keep)
+    samples, identity = _samples(table, chosen, read, content, kept)
+    return Rows(
+        source=source,
+        modality=chosen.modality,
+        samples=samples,
+        names=names,
+        code=np.asarray(codes.indices, dtype=np.int32),
+        part=_parts(table, chosen, read, kept),
+        identity=identity,
+        group=_codes(read, chosen.group, kept),
+        stratum=_codes(read, chosen.stratify, kept),
+        ignored=log.entries(),
+        inferred=chosen.inferred,
+    )
+
+
+def _content(column: Any) -> Any:
+    """Texts and paths as large strings; bytes as they are."""
+    if is_bytes_type(column.type):
+        return column
+    return column.cast(pa.large_string())
+
+
+def _complete(
+    table: Table, chosen: ChosenColumns, read: Read, labels: Any, content: Any, log: IgnoredLog
+) -> NDArray[np.bool_]:
+    """Which rows have everything; the others go to the log."""
+    has_label = np.asarray(labels.is_valid())
+    full = np.ones(len(labels), dtype=bool)
+    if content is not None and is_string(content.type):
+        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(content), ""), True)
+        full = ~np.asarray(blank)
+    checks = {"no label": ~has_label, f"empty {chosen.content!r}": has_label & ~full}
+    if chosen.group is not None:
+        group_missing = np.asarray(read.table.column(chosen.group).is_null())
+        checks[f"no {chosen.group!r}"] = has_label & full & group_missing
+        full &= ~group_missing
+    for reason, missing in checks.items():
+        rows = np.flatnonzero(missing)
+        for done, row in enumerate(rows):
+            if not log.wants(reason):
+                log.add_many(reason, len(rows) - done)
+                break
+            log.add(f"{table.name}:{read.lines[row]}", reason)
+    return np.asarray(has_label & full)
+
+
+def _check_identifier(table: Table, chosen: ChosenColumns, classes: int, rows: int) -> None:
+    if rows == 0:
+        raise DataError(
+            f"{table.name} has no row with both a label ({chosen.label!r}) and {chosen.content!r}."
+        )
+    if (rows > 2 and classes == rows) or (rows >= 20 and classes > rows / 2):
+        raise DataError(
+            f"{table.name}: the label column {chosen.label!r} has {classes:,} different values in {rows:,} "
+            "rows, like an identifier. Name the column of the classes with --label-column."
+        )
+
+
+def _samples(
+    table: Table, chosen: ChosenColumns, read: Read, content: Any, kept: NDArray[np.intp]
+) -> tuple[Samples, Any]:
+    everything = np.arange(len(kept), dtype=np.intp)
+    if content is None:
+        assert table.images is not None
+        return table.images(chosen.content, kept), _row_numbers(kept)
+    if is_bytes_type(content.type):
+        samples = ColumnSamples(table.name, content, read.lines, kept, table.folder)
+        return samples, _row_numbers(kept)
+    if len(kept) < len(content):
+        content = content.take(pa.array(kept))
+    lines = read.lines[kept]
+    if chosen.modality == "text":
+        return ColumnSamples(table.name, content, lines, everything), content
+    unique = len(pc.unique(content)) == len(content)
+    root = table.folder or Path()
+    return FileSamples(root, content, "image", everything, None if unique else lines), content
+
+
+def _row_numbers(kept: NDArray[np.intp]) -> Any:
+    return pa.array(kept).cast(pa.large_string())
+
+
+def _parts(table: Table, chosen: ChosenColumns, read: Read, kept: NDArray[np.intp]) -> NDArray[np.int8]:
+    if chosen.split is None:
+        return np.full(len(kept), NOT_GIVEN, dtype=np.int8)
+    column = read.table.column(chosen.split).cast(pa.large_string()).take(pa.array(kept))
+    values = pc.fill_null(pc.utf8_lower(pc.utf8_trim_whitespace(column)), "")
+    encoded = values.combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    numbers = []
+    for value in encoded.dictionary.to_pylist():
+        if value not in PART_NAMES:
+            raise DataError(
+                f"{table.name}: the split column {chosen.split!r} holds {value!r}, which names no part: "
+                f"use train, val or test."
+            )
+        numbers.append(PARTS.index(PART_NAMES[value]))
+    return np.asarray(np.array(numbers, dtype=np.int8)[np.asarray(encoded.indices)])
+
+
+def _codes(read: Read, name: str | None, kept: NDArray[np.intp]) -> NDArray[np.int32] | None:
+    if name is None:
+        return None
+    values = read.table.column(name).take(pa.array(kept)).combine_chunks()
+    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode("encode")
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    return np.asarray(encoded.indices, dtype=np.int32)

@@ -1,0 +1,256 @@
+"""Table files, opened by columns: CSV, TSV, JSONL and Parquet behind one record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from unfreeze.data.rows import IgnoredLog, suffix_of
+from unfreeze.data.samples import ParquetSamples, RowGroups
+from unfreeze.errors import DataError
+
+# Rows that the columns are judged by.
+HEAD_ROWS = 1_000
+# A CSV row must fit into a block; 16 MB is far above any text a classifier reads.
+CSV_BLOCK_BYTES = 16 * 2**20
+JSON_BATCH_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Read:
+    """Columns of a table: an Arrow table and the row numbers (rows,) that its file counts from 1."""
+
+    table: Any
+    lines: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """An opened table.
+
+    ``head`` holds its first rows; columns of image bytes are null there and only have a type. ``read`` gives
+    whole columns. ``class_names`` names the integers of a label column, by column. ``images`` opens a column
+    of image bytes for given positions without reading it; None means that ``read`` may be used.
+    """
+
+    name: str
+    folder: Path | None
+    head: Any
+    read: Callable[[Sequence[str], IgnoredLog], Read]
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    images: Callable[[str, NDArray[np.intp]], ParquetSamples] | None = None
+    count: int | None = None
+
+    def rows(self) -> int:
+        """Number of rows; read from the file unless its header says it."""
+        if self.count is not None:
+            return self.count
+        return len(self.read(self.head.column_names[:1], IgnoredLog()).table)
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """A kind of table file: the extensions it is known by, and how it is opened."""
+
+    suffixes: tuple[str, ...]
+    open: Callable[[Path], Table]
+
+
+def open_table(path: Path) -> Table:
+    """The opened table file. Raises DataError when its extension is unknown or its content is damaged."""
+    suffix = suffix_of(path.name)
+    for known in FORMATS:
+        if suffix in known.suffixes:
+            with _readable(path):
+                table = known.open(path)
+            if not table.head.num_columns or not len(table.head):
+                raise DataError(f"{path} has no rows.")
+            return table
+    endings = ", ".join(TABLE_SUFFIXES)
+    raise DataError(f"{path} is neither a folder nor a table: its name must end in one of {endings}.")
+
+
+def is_bytes_type(kind: Any) -> bool:
+    """Whether an Arrow type holds file contents: binary, or the ``{bytes, path}`` of hub data sets."""
+    if pa.types.is_struct(kind):
+        return "bytes" in {kind.field(position).name for position in range(kind.num_fields)}
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def hub_class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:
+    """Names of the integers of label columns, as hub data sets note them in the schema."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            column: tuple(feature["names"])
+            for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        text = str(error).splitlines()[0]
+        hint = " Save it as UTF-8." if "UTF8" in text or "UTF-8" in text else ""
+        raise DataError(f"{path} cannot be read: {text.rstrip('.')}.{hint}") from None
+
+
+def _open_csv(path: Path) -> Table:
+    from pyarrow import csv
+
+    delimiter = _delimiter(path)
+
+    def batches(columns: Sequence[str] | None, log: IgnoredLog) -> Any:
+        def skip(row: Any) -> str:
+            where = f"{path.name}:{row.number}" if row.number else path.name
+            log.add(where, f"{row.actual_columns} cells where {row.expected_columns} are expected")
+            return "skip"
+
+        # All columns are read as text: "01" stays "01", and no label changes its spelling by its neighbours.
+        types = None if columns is None else dict.fromkeys(columns, pa.large_string())
+        return csv.open_csv(
+            path,
+            read_options=csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
+            parse_options=csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip
+            ),
+            convert_options=csv.ConvertOptions(column_types=types, include_columns=columns),
+        )
+
+    def read(columns: Sequence[str], log: IgnoredLog) -> Read:
+        with _readable(path), batches(columns, log) as reader:
+            table = pa.Table.from_batches(list(reader), schema=reader.schema)
+        return Read(table, np.arange(1, len(table) + 1))
+
+    with batches(None, IgnoredLog()) as reader:
+        names = reader.schema.names
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(f"{path} has more than one column called {repeated[0]!r}: rename one of them.")
+    with batches(names, IgnoredLog()) as reader:
+        first = next(iter(reader), None)
+        batches_read = [] if first is None else [first]
+        head = pa.Table.from_batches(batches_read, schema=reader.schema).slice(0, HEAD_ROWS)
+    return Table(name=path.name, folder=path.parent, head=head, read=read)
+
+
+def _delimiter(path: Path) -> str:
+    if suffix_of(path.name) == ".tsv":
+        return "\t"
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline()
+    # Spreadsheets of many countries write semicolons.
+    return max(",;\t", key=lambda mark: (header.count(mark), mark == ","))
+
+
+def _open_jsonl(path: Path) -> Table:
+    def read(columns: Sequence[str], log: IgnoredLog) -> Read:
+        schema = pa.schema([(name, pa.large_string()) for name in columns])
+        batches, lines = [], []
+        values: list[dict[str, str | None]] = []
+        with _readable(path):
+            for line, record in _json_records(path, log):
+                lines.append(line)
+                values.append({name: _json_cell(record.get(name)) for name in columns})
+                if len(values) == JSON_BATCH_ROWS:
+                    batches.append(pa.RecordBatch.from_pylist(values, schema=schema))
+                    values = []
+        batches.append(pa.RecordBatch.from_pylist(values, schema=schema))
+        return Read(pa.Table.from_batches(batches, schema=schema), np.array(lines, dtype=np.int64))
+
+    first: list[dict[str, object]] = []
+    for _, record in _json_records(path, IgnoredLog()):
+        first.append(record)
+        if len(first) == HEAD_ROWS:
+            break
+    names = list(dict.fromkeys(name for record in first for name in record))
+    head = pa.table(
+        {
+            name: pa.array([_json_cell(record.get(name)) for record in first], type=pa.large_string())
+            for name in names
+        }
+    )
+    return Table(name=path.name, folder=path.parent, head=head, read=read)
+
+
+def _json_records(path: Path, log: IgnoredLog) -> Iterator[tuple[int, dict[str, object]]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line.decode("utf-8-sig"))
+            except ValueError:
+                record = None
+            if isinstance(record, dict):
+                yield number, record
+            else:
+                log.add(f"{path.name}:{number}", "not a JSON object")
+
+
+def _json_cell(value: object) -> str | None:
+    """The value as a cell of text, spelled as in the other formats: true, 1, 0.5."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value.encode("utf-8", errors="replace").decode("utf-8")
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return json.dumps(value)
+
+
+def _open_parquet(path: Path) -> Table:
+    from pyarrow import parquet
+
+    file = parquet.ParquetFile(path)
+    schema = file.schema_arrow
+    light = [name for name in schema.names if not is_bytes_type(schema.field(name).type)]
+    rows = min(HEAD_ROWS, file.metadata.num_rows)
+    batch = next(file.iter_batches(batch_size=HEAD_ROWS, columns=light), None) if light else None
+    head = pa.table(
+        {
+            name: batch.column(name)
+            if batch is not None and name in light
+            else pa.nulls(rows, type=schema.field(name).type)
+            for name in schema.names
+        }
+    )
+
+    def read(columns: Sequence[str], log: IgnoredLog) -> Read:
+        with _readable(path):
+            table = parquet.ParquetFile(path).read(columns=list(columns))
+        return Read(table, np.arange(1, file.metadata.num_rows + 1))
+
+    def images(column: str, rows: NDArray[np.intp]) -> ParquetSamples:
+        return ParquetSamples(path, column, rows, RowGroups(path, column))
+
+    return Table(
+        name=path.name,
+        folder=path.parent,
+        head=head,
+        read=read,
+        class_names=hub_class_names(schema.metadata),
+        images=images,
+        count=file.metadata.num_rows,
+    )
+
+
+FORMATS = (
+    TableFormat((".csv", ".tsv"), _open_csv),
+    TableFormat((".jsonl", ".ndjson"), _open_jsonl),
+    TableFormat((".parquet",), _open_parquet),
+)
+TABLE_SUFFIXES = tuple(suffix for known in FORMATS for suffix in known.suffixes)

@@ -1,0 +1,141 @@
+"""Checkpoints: written beside, made durable, then named; the newest one that verifies is taken.
+
+A checkpoint is a folder with ``tensors.safetensors`` and, written last, ``manifest.json`` with its hash. Nothing is
+unpickled, and a folder without a matching manifest is no checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unfreeze.errors import RequestError, UnfreezeError, did_you_mean
+from unfreeze.runtime.files import file_hash, sync_folder, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TENSORS = "tensors.safetensors"
+MANIFEST = "manifest.json"
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where training stands: the next step to run is ``step`` of ``epoch`` of ``phase`` (all counted from 0).
+
+    ``done`` counts optimizer steps of this phase.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    done: int = 0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: where it stands, its tensors, and the numbers that go with them."""
+
+    position: Position
+    tensors: Mapping[str, Tensor]
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder.
+
+    ``identity`` says what the run is made of (data, backbone, plan, ...); a checkpoint of another identity is
+    refused by name of the field that differs.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._identity = dict(identity)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint; the one before stays until this one is whole. Raises UnfreezeError when the disk is full."""
+        from safetensors.torch import save
+
+        place = checkpoint.position
+        name = f"{place.phase:02d}-{place.epoch:04d}-{place.step:06d}"
+        partial = self._folder / f".{name}.{os.getpid()}.partial"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in checkpoint.tensors.items()}
+            write_atomically(partial / TENSORS, save(tensors))
+            manifest = {
+                "identity": self._identity,
+                "position": asdict(place),
+                "numbers": dict(checkpoint.numbers),
+                "hash": file_hash(partial / TENSORS),
+            }
+            write_atomically(partial / MANIFEST, json.dumps(manifest))
+            target = self._folder / name
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            sync_folder(self._folder)
+        except OSError as problem:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UnfreezeError(
+                f"The checkpoint in {self._folder} could not be written ({problem.strerror or problem}). "
+                "The one before it is whole: free some space and continue with --resume."
+            ) from None
+        self._drop_old(keep=name)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that verifies, or None. Raises RequestError when it belongs to another run."""
+        from safetensors.torch import load_file
+
+        for folder in sorted(self._whole_folders(), reverse=True):
+            manifest = self._manifest(folder)
+            if manifest is None or file_hash(folder / TENSORS) != manifest["hash"]:
+                continue
+            self._check_identity(manifest["identity"])
+            return Checkpoint(
+                position=Position(**manifest["position"]),
+                tensors=load_file(folder / TENSORS),
+                numbers=manifest["numbers"],
+            )
+        return None
+
+    def clear(self) -> None:
+        """Remove all checkpoints of a run that is finished."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _whole_folders(self) -> list[Path]:
+        if not self._folder.is_dir():
+            return []
+        return [path for path in self._folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+
+    def _manifest(self, folder: Path) -> dict[str, Any] | None:
+        try:
+            values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        wanted = {"identity", "position", "numbers", "hash"}
+        whole = isinstance(values, dict) and wanted <= values.keys() and (folder / TENSORS).is_file()
+        return values if whole else None
+
+    def _check_identity(self, found: Mapping[str, str]) -> None:
+        for name, value in self._identity.items():
+            if found.get(name) != value:
+                raise RequestError(
+                    f"--resume: the checkpoint was made with another {name} ({found.get(name)!r}, now {value!r})."
+                    f"{did_you_mean(str(found.get(name)), [value])} Repeat the first command, or choose another --output-dir."
+                )
+
+    def _drop_old(self, *, keep: str) -> None:
+        """Keep the newest two; a position written again after a resume counts as newest."""
+        names = sorted(path.name for path in self._whole_folders() if path.name <= keep)
+        for name in names[:-KEPT]:
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+        for path in self._folder.glob(".*.partial"):
+            shutil.rmtree(path, ignore_errors=True)

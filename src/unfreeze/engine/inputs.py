@@ -1,0 +1,123 @@
+"""Raw training inputs, decoded or tokenised once: batches at boundary 0 for any rows and any round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.contracts import State
+from unfreeze.data.augment import Name as AugmentName
+from unfreeze.data.augment import augment
+from unfreeze.data.chance import order, uniforms
+
+if TYPE_CHECKING:
+    import torch
+
+# Texts of similar length share a batch: windows of this many batches are sorted by length, as in fairseq and others.
+WINDOW_BATCHES = 32
+# Padding to a multiple keeps the number of different shapes small.
+LENGTH_MULTIPLE = 8
+# Separates the chance that drops tokens from the chance that orders rows.
+_TOKEN_ROUND = 1 << 32
+
+
+class Inputs(Protocol):
+    """The rows of one part, ready to be batched."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: NDArray[np.intp], round_: int | None) -> State:
+        """The raw batch of these rows; varied by augmentation in a round, plain when it is None."""
+
+    def batches(self, seed: int, epoch: int, batch_size: int) -> list[NDArray[np.intp]]:
+        """The rows of every batch of an epoch: a function of seed and epoch, each row once."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageInputs:
+    """Decoded squares, uint8 (rows, height, width, 3), in memory or mapped; ``keys`` (rows,) identify contents."""
+
+    squares: NDArray[np.uint8]
+    keys: NDArray[np.uint64]
+    augment: AugmentName
+    seed: int
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.squares)
+
+    def batch(self, rows: NDArray[np.intp], round_: int | None) -> State:
+        """See ``Inputs``; the variation is computed on the device."""
+        import torch
+
+        pixels = torch.from_numpy(np.ascontiguousarray(self.squares[rows])).to(self.device, non_blocking=True)
+        if round_ is None:
+            return State(pixels)
+        return State(augment(pixels, self.augment, seed=self.seed, round_=round_, keys=self.keys[rows]))
+
+    def batches(self, seed: int, epoch: int, batch_size: int) -> list[NDArray[np.intp]]:
+        """See ``Inputs``."""
+        return cut(order(seed, epoch, len(self)), batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class TextInputs:
+    """Token ids, one array a row; ``token_dropout`` is the share of inner tokens left out in a round."""
+
+    ids: Sequence[NDArray[np.int64]]
+    keys: NDArray[np.uint64]
+    pad_id: int
+    seed: int
+    device: torch.device
+    token_dropout: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, rows: NDArray[np.intp], round_: int | None) -> State:
+        """See ``Inputs``; padded on the right to the longest row, rounded up."""
+        import torch
+
+        chosen = [self.ids[row] for row in rows]
+        if round_ is not None and self.token_dropout:
+            chosen = [self._thinned(row, ids, round_) for row, ids in zip(rows, chosen, strict=True)]
+        longest = max(len(ids) for ids in chosen)
+        width = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        h = np.full((len(chosen), width), self.pad_id, dtype=np.int64)
+        mask = np.zeros((len(chosen), width), dtype=bool)
+        for position, ids in enumerate(chosen):
+            h[position, : len(ids)] = ids
+            mask[position, : len(ids)] = True
+        return State(torch.from_numpy(h).to(self.device), torch.from_numpy(mask).to(self.device))
+
+    def batches(self, seed: int, epoch: int, batch_size: int) -> list[NDArray[np.intp]]:
+        """See ``Inputs``; rows of similar length stand together."""
+        lengths = np.array([len(ids) for ids in self.ids])
+        shuffled = order(seed, epoch, len(self))
+        window = batch_size * WINDOW_BATCHES
+        parts: list[NDArray[np.intp]] = []
+        for start in range(0, len(shuffled), window):
+            rows = shuffled[start : start + window]
+            parts += cut(rows[np.argsort(lengths[rows], kind="stable")], batch_size)
+        return [parts[index] for index in order(seed + 1, epoch, len(parts))]
+
+    def _thinned(self, row: int, ids: NDArray[np.int64], round_: int) -> NDArray[np.int64]:
+        """The ids with some inner tokens left out; the first and the last, which are special, stay."""
+        chance = uniforms(self.seed, round_ + _TOKEN_ROUND, self.keys[row : row + 1], len(ids))[0]
+        keep = chance >= self.token_dropout
+        keep[0] = keep[-1] = True
+        thinned: NDArray[np.int64] = ids[keep]
+        return thinned
+
+
+def cut(rows: NDArray[np.intp], batch_size: int) -> list[NDArray[np.intp]]:
+    """Consecutive batches; a last batch of one row joins the one before, since batch statistics need two."""
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        last = parts.pop()
+        parts[-1] = np.concatenate([parts[-1], last])
+    return parts

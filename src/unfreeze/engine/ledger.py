@@ -1,0 +1,125 @@
+"""The ledger: what a phase declared trainable, what the optimizer held, what really changed, and proof of the rest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from unfreeze.contracts import Backbone
+from unfreeze.engine.trainable import HEAD, Group, stage_of_parameters
+from unfreeze.plan import Phase
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GroupRecord:
+    """A group of the optimizer: its peak rate, weight decay, and size."""
+
+    name: str
+    rate: float
+    weight_decay: float
+    tensors: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class PhaseRecord:
+    """A phase in the ledger.
+
+    ``change``: relative change of each stage's trainable weights, ‖Δw‖/‖w‖, by stage name (``head`` too).
+    ``frozen_before`` and ``frozen_after``: a hash over all frozen weights and norm statistics; equal when they did
+    not change.
+    """
+
+    phase: str
+    declared: tuple[str, ...]
+    groups: tuple[GroupRecord, ...]
+    change: Mapping[str, float]
+    frozen_before: str
+    frozen_after: str
+
+    @property
+    def frozen_unchanged(self) -> bool:
+        """Whether everything declared frozen is bit-identical to what it was."""
+        return self.frozen_before == self.frozen_after
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable form."""
+        return asdict(self) | {"frozen_unchanged": self.frozen_unchanged}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PhaseRecord:
+        """The record that ``to_dict`` wrote."""
+        given = {key: value for key, value in values.items() if key != "frozen_unchanged"}
+        given["groups"] = tuple(GroupRecord(**group) for group in given["groups"])
+        given["declared"] = tuple(given["declared"])
+        return cls(**given)
+
+
+def fingerprint_frozen(backbone: Backbone, groups: Sequence[Group], phase: Phase) -> str:
+    """A hash over every tensor of the backbone that the phase must not change."""
+    trained = {name for group in groups for name, _ in group.parameters}
+    if phase.norm == "train":
+        thawed = {thaw.stage for thaw in phase.thaw}
+        owner = stage_of_parameters(backbone)
+        buffers = {name for name, _ in backbone.module.named_buffers()}
+        trained |= {name for name in buffers if owner.get(name) in thawed}
+    digest = hashlib.sha256()
+    for name, tensor in sorted(backbone.module.state_dict().items()):
+        if name not in trained:
+            digest.update(name.encode())
+            digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(_bytes()).numpy()))
+    return digest.hexdigest()
+
+
+def record_phase(
+    backbone: Backbone,
+    phase: Phase,
+    groups: Sequence[Group],
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    frozen_before: str,
+) -> PhaseRecord:
+    """The record of a phase that has ended."""
+    owner = stage_of_parameters(backbone)
+    moved: dict[str, list[float]] = {}
+    for name, tensor in after.items():
+        if not tensor.is_floating_point():
+            continue
+        stage = (
+            HEAD if name.startswith(f"{HEAD}.") and name not in owner else backbone.stages[owner[name]].name
+        )
+        sums = moved.setdefault(stage, [0.0, 0.0])
+        sums[0] += float((tensor.detach() - before[name]).double().square().sum())
+        sums[1] += float(before[name].double().square().sum())
+    return PhaseRecord(
+        phase=phase.name,
+        declared=tuple(f"{backbone.stages[thaw.stage].name}: {thaw.what}" for thaw in phase.thaw),
+        groups=tuple(
+            GroupRecord(
+                name=group.name,
+                rate=group.rate,
+                weight_decay=group.weight_decay,
+                tensors=len(group.parameters),
+                parameters=sum(parameter.numel() for _, parameter in group.parameters),
+            )
+            for group in groups
+        ),
+        # A graft starts at zero, where a relative change has no meaning: its absolute norm is given then.
+        change={
+            stage: (change**0.5) / (size**0.5) if size > 0 else change**0.5
+            for stage, (change, size) in moved.items()
+        },
+        frozen_before=frozen_before,
+        frozen_after=fingerprint_frozen(backbone, groups, phase),
+    )
+
+
+def _bytes() -> Any:
+    import torch
+
+    return torch.uint8

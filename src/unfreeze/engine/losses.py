@@ -1,0 +1,67 @@
+"""What a step minimises, and what an epoch is judged by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.data.chance import uniforms
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MIXUP_ROUND = 1 << 33
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Mixup of a batch (Zhang et al. 2017): each row keeps ``share`` of itself and takes the rest of its partner."""
+
+    share: float
+    partner: NDArray[np.intp]
+
+
+def draw_mix(alpha: float, *, seed: int, step: int, rows: int) -> Mix | None:
+    """The mix of a step, from Beta(alpha, alpha); a function of seed and step."""
+    if alpha <= 0:
+        return None
+    from scipy.stats import beta
+
+    chance = uniforms(seed, step + _MIXUP_ROUND, np.arange(rows + 1, dtype=np.uint64), 1)[:, 0]
+    share = float(beta.ppf(chance[0], alpha, alpha))
+    return Mix(share=max(share, 1 - share), partner=np.argsort(chance[1:], kind="stable"))
+
+
+def cross_entropy(
+    logits: Tensor, y: Tensor, *, weight: Tensor | None, smoothing: float, mix: Mix | None = None
+) -> Tensor:
+    """Summed weighted cross-entropy of a batch; the caller divides by ``batch_weight``."""
+    from torch.nn import functional
+
+    def summed(target: Tensor) -> Tensor:
+        return functional.cross_entropy(
+            logits.float(), target, weight=weight, label_smoothing=smoothing, reduction="sum"
+        )
+
+    if mix is None:
+        return summed(y)
+    import torch
+
+    partner = torch.from_numpy(mix.partner).to(y.device)
+    return mix.share * summed(y) + (1 - mix.share) * summed(y[partner])
+
+
+def batch_weight(y: Tensor, weight: Tensor | None) -> float | Tensor:
+    """What a summed loss is divided by, so that micro-batches add up to the mean over the whole batch."""
+    return float(len(y)) if weight is None else weight[y].sum()
+
+
+def log_loss_and_accuracy(logits: NDArray[np.float32], y: NDArray[np.integer]) -> tuple[float, float]:
+    """Mean negative log-likelihood in nats, and the share of right answers."""
+    wide = logits.astype(np.float64)
+    shifted = wide - wide.max(axis=1, keepdims=True)
+    likelihood = shifted[np.arange(len(y)), y] - np.log(np.exp(shifted).sum(axis=1))
+    return float(-likelihood.mean()), float((wide.argmax(axis=1) == y).mean())

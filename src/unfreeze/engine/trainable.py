@@ -1,0 +1,157 @@
+"""What a phase trains: which parameters, in which group, at which rate, and which modules are in training mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from unfreeze.contracts import Backbone
+from unfreeze.errors import UnfreezeError
+from unfreeze.plan import Phase
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Names that a graft adds below the module it wraps; the wrapped layer itself moves to `base_layer`, as in PEFT.
+GRAFT_MARKS = ("lora_A", "lora_B", "lora_magnitude_vector", "adapter")
+BASE = "base_layer"
+HEAD = "head"
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Parameters that share a rate and a weight decay; ``stage`` is None for the head."""
+
+    name: str
+    stage: int | None
+    rate: float
+    weight_decay: float
+    parameters: tuple[tuple[str, nn.Parameter], ...]
+
+
+def select(backbone: Backbone, head: nn.Module, phase: Phase) -> tuple[Group, ...]:
+    """The groups of a phase: every trainable parameter in exactly one; all others stop requiring gradients.
+
+    Raises UnfreezeError when the phase thaws something that has no parameters.
+    """
+    owner = stage_of_parameters(backbone)
+    for _, parameter in backbone.module.named_parameters():
+        parameter.requires_grad_(False)
+    norms = set(_norm_parameters(backbone.module))
+    groups: list[Group] = []
+    taken: set[str] = set()
+    for thaw in phase.thaw:
+        chosen = []
+        for name, parameter in backbone.module.named_parameters():
+            if owner[name] == thaw.stage and name not in taken and _matches(name, thaw.what, norms):
+                chosen.append((name, parameter))
+                taken.add(name)
+        if not chosen:
+            raise UnfreezeError(
+                f"Phase {phase.name!r} thaws the {thaw.what} of stage {thaw.stage} "
+                f"({backbone.stages[thaw.stage].name}), which has none."
+            )
+        groups += _split_by_decay(
+            f"{backbone.stages[thaw.stage].name}.{thaw.what}",
+            thaw.stage,
+            thaw.rate,
+            phase.weight_decay,
+            chosen,
+        )
+    for name, parameter in backbone.module.named_parameters():
+        parameter.requires_grad_(name in taken)
+    head_parameters = list(head.named_parameters())
+    for _, parameter in head_parameters:
+        parameter.requires_grad_(phase.head_rate is not None)
+    if phase.head_rate is not None:
+        named = [(f"{HEAD}.{name}", parameter) for name, parameter in head_parameters]
+        groups += _split_by_decay(HEAD, None, phase.head_rate, phase.weight_decay, named)
+    return tuple(groups)
+
+
+def stage_of_parameters(backbone: Backbone) -> dict[str, int]:
+    """The stage of each parameter and buffer by its present name, grafts included."""
+    owner = {name: index for index, stage in enumerate(backbone.stages) for name in stage.tensors}
+    by_module = {name.rpartition(".")[0]: index for name, index in owner.items()}
+    found = {}
+    for name in backbone.module.state_dict(keep_vars=True):
+        found[name] = owner[name] if name in owner else by_module[_wrapped_module(name)]
+    for name, _ in backbone.module.named_parameters():
+        if name not in found:
+            found[name] = owner[name] if name in owner else by_module[_wrapped_module(name)]
+    return found
+
+
+def set_modes(backbone: Backbone, head: nn.Module, phase: Phase) -> None:
+    """Put thawed stages and the head into training mode, everything else into evaluation mode.
+
+    Normalisation layers with running statistics train only where the phase says so and the stage is thawed.
+    """
+    thawed = {thaw.stage for thaw in phase.thaw}
+    owner = stage_of_parameters(backbone)
+    _set_mode(backbone.module, "", owner, thawed, inherited=False, norm=phase.norm == "train")
+    head.train(phase.head_rate is not None)
+
+
+def _set_mode(
+    module: nn.Module, path: str, owner: dict[str, int], thawed: set[int], *, inherited: bool, norm: bool
+) -> None:
+    prefix = f"{path}." if path else ""
+    stages = {index for name, index in owner.items() if name.startswith(prefix)}
+    # A module without tensors, such as dropout, follows the module it stands in.
+    training = stages <= thawed if stages else inherited
+    module.training = training and (norm or not _has_statistics(module))
+    for name, child in module.named_children():
+        _set_mode(child, f"{prefix}{name}", owner, thawed, inherited=training, norm=norm)
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    return getattr(module, "running_mean", None) is not None
+
+
+def _norm_parameters(module: nn.Module) -> Iterator[str]:
+    for path, child in module.named_modules():
+        # Norm layers are told by their class name: libraries bring their own (RmsNorm, LayerNorm2d, BatchNormAct2d).
+        if "norm" in type(child).__name__.lower():
+            for name, _ in child.named_parameters(recurse=False):
+                yield f"{path}.{name}" if path else name
+
+
+def _matches(name: str, what: str, norms: set[str]) -> bool:
+    grafted = is_graft(name)
+    if what == "graft":
+        return grafted
+    if grafted:
+        return False
+    if what == "norm":
+        return name in norms
+    if what == "bias":
+        return name.endswith("bias")
+    return True
+
+
+def is_graft(name: str) -> bool:
+    """Whether a parameter was added by a graft."""
+    return any(mark in GRAFT_MARKS for mark in name.split("."))
+
+
+def _wrapped_module(name: str) -> str:
+    """The path, in the ungrafted network, of the module that a grafted tensor belongs to."""
+    parts = name.split(".")
+    cut = next(index for index, part in enumerate(parts) if part == BASE or part in GRAFT_MARKS)
+    return ".".join(parts[:cut])
+
+
+def _split_by_decay(
+    name: str, stage: int | None, rate: float, weight_decay: float, chosen: Sequence[tuple[str, nn.Parameter]]
+) -> list[Group]:
+    """Two groups at most: weight decay is for matrices, not for biases, norms and other vectors."""
+    decayed = tuple(item for item in chosen if item[1].ndim > 1)
+    plain = tuple(item for item in chosen if item[1].ndim <= 1)
+    groups = []
+    if decayed:
+        groups.append(Group(name, stage, rate, weight_decay, decayed))
+    if plain:
+        groups.append(Group(f"{name} (no decay)", stage, rate, 0.0, plain))
+    return groups

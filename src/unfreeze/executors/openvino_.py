@@ -1,0 +1,110 @@
+"""Stages run by OpenVINO on a processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import torch
+from numpy.typing import NDArray
+
+from unfreeze.contracts import Backbone, Passed, State
+from unfreeze.errors import RequestError
+from unfreeze.executors.conversion import convert_cached
+from unfreeze.executors.processor import available_cores
+
+# Requests that run side by side, a core each where there are few; more streams than this only cost memory.
+MOST_STREAMS = 8
+# Requests in flight for each stream: enough that none waits, few enough that their outputs stay small.
+REQUESTS_PER_STREAM = 4
+
+Array = NDArray[Any]
+
+
+class OpenVinoExecutor:
+    """A compiled model fed piece by piece: the rows of a batch run side by side, one stream a core."""
+
+    def __init__(
+        self, compiled: ov.CompiledModel, *, precision: str, modality: str, outputs: int, state_mask: bool
+    ) -> None:
+        self.name = f"openvino-{precision}"
+        self.precision = precision
+        self._modality = modality
+        self._outputs = outputs
+        self._keep_state = len(compiled.outputs) > outputs
+        self._state_mask = state_mask
+        count = REQUESTS_PER_STREAM * int(compiled.get_property("NUM_STREAMS"))
+        self._requests = [compiled.create_infer_request() for _ in range(count)]
+
+    def __call__(self, batch: State) -> Passed:
+        """The summaries, and the state when it was asked for, on the CPU in float32."""
+        pieces = self._pieces(batch)
+        results: list[list[Array]] = []
+        for start in range(0, len(pieces), len(self._requests)):
+            running = list(zip(self._requests, pieces[start:], strict=False))
+            for request, piece in running:
+                request.start_async(piece, share_inputs=True)
+            for request, _ in running:
+                request.wait()
+                # The request's own memory is written again by its next piece.
+                results.append([tensor.data.copy() for tensor in request.output_tensors])
+        joined = [torch.from_numpy(np.concatenate(parts)) for parts in zip(*results, strict=True)]
+        mask = batch.mask if self._state_mask else None
+        state = State(joined[-1], mask) if self._keep_state else None
+        return Passed(tuple(joined[: self._outputs]), state)
+
+    def _pieces(self, batch: State) -> list[list[Array]]:
+        h = batch.h.numpy()
+        if self._modality == "image":
+            if h.dtype != np.uint8:
+                raise TypeError(f"{self.name} reads uint8 images, not {h.dtype}")
+            return [[h[row : row + 1]] for row in range(len(h))]
+        mask = np.ones(h.shape, dtype=np.bool_) if batch.mask is None else batch.mask.numpy()
+        if self._keep_state:
+            return [[h[row : row + 1], mask[row : row + 1]] for row in range(len(h))]
+        # Alone, a text needs no padding: a summary does not depend on it.
+        lengths = np.maximum(mask.sum(axis=1), 1)
+        return [
+            [h[row : row + 1, :length], mask[row : row + 1, :length]] for row, length in enumerate(lengths)
+        ]
+
+
+def build_openvino(
+    backbone: Backbone,
+    *,
+    precision: str,
+    boundaries: tuple[int, ...],
+    stop: int,
+    keep_state: bool,
+    cache_dir: Path | None,
+    threads: int | None,
+) -> OpenVinoExecutor:
+    """The compiled stages below ``stop``; raises RequestError when this processor lacks ``precision``."""
+    core = ov.Core()
+    if precision == "bf16" and "BF16" not in _capabilities(core):
+        raise RequestError("The executor openvino-bf16 cannot run here: this processor has no bfloat16.")
+    model = convert_cached(backbone, boundaries, stop, keep_state=keep_state, cache_dir=cache_dir)
+    cores = threads or available_cores()
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
+        # Said as well, since the two hints overrule each other by rules that changed between versions.
+        "EXECUTION_MODE_HINT": "ACCURACY" if precision == "fp32" else "PERFORMANCE",
+        "NUM_STREAMS": min(cores, MOST_STREAMS),
+        "INFERENCE_NUM_THREADS": cores,
+    }
+    compiled = core.compile_model(model, "CPU", settings)
+    return OpenVinoExecutor(
+        compiled,
+        precision=precision,
+        modality=backbone.modality,
+        outputs=len(boundaries),
+        state_mask=stop < len(backbone.stages),
+    )
+
+
+def _capabilities(core: ov.Core) -> Sequence[str]:
+    found: Sequence[str] = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return found

@@ -1,0 +1,36 @@
+"""What this machine's processor can do and how much of it this process may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Instructions that multiply bfloat16 numbers natively: x86 AVX-512 and AMX, and 64-bit Arm.
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies bfloat16 natively; False where the system does not tell."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    flags: set[str] = set()
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            flags.update(value.split())
+    return bool(flags & BF16_FLAGS)
+
+
+def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores this process may use, at least 1: its affinity, no more than its control group's quota."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    try:
+        allowed, period = quota.read_text(encoding="ascii").split()
+        if allowed != "max":
+            cores = min(cores, max(1, int(allowed) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, cores)

@@ -1,0 +1,107 @@
+"""The matrix that all folds and penalties share: standardised once, with a spectrum for the solver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unfreeze.errors import UnfreezeError
+
+# A feature whose spread is below this share of its mean is rounding noise of float32, not information.
+CONSTANT = 1e-6
+SPECTRUM_ROWS = 4096
+SPECTRUM_RANK = 384
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """Features (rows, width) standardised over all rows, with a column of ones at the end.
+
+    ``mean`` and ``inverse`` (one over the standard deviation, 0 for a constant feature), float64 (width,),
+    belong to all rows; folds correct them with their own. ``vectors`` (width, rank), ``values`` (rank,) and
+    ``rest`` sum up the covariance: the leading eigenvectors, their eigenvalues and the mean of the others.
+    They only precondition the solver; the solution does not depend on them.
+    """
+
+    rows: Tensor
+    mean: NDArray[np.float64]
+    inverse: NDArray[np.float64]
+    vectors: Tensor
+    values: Tensor
+    rest: float
+
+    @property
+    def width(self) -> int:
+        """Number of features, without the column of ones."""
+        return int(self.rows.shape[1]) - 1
+
+
+def make_design(blocks: list[NDArray[np.float32]], *, name: str) -> Design:
+    """The design of one or more feature blocks (rows, width) joined; ``name`` is for messages.
+
+    Raises UnfreezeError when a feature is not a finite number.
+    """
+    length = len(blocks[0])
+    width = sum(block.shape[1] for block in blocks)
+    joined = np.ones((length, width + 1), dtype=np.float32)
+    mean, inverse = np.empty(width), np.empty(width)
+    start = 0
+    for block in blocks:
+        stop = start + block.shape[1]
+        mean[start:stop], inverse[start:stop] = _moments(block, name=name)
+        np.subtract(block, mean[start:stop].astype(np.float32), out=joined[:, start:stop])
+        joined[:, start:stop] *= inverse[start:stop].astype(np.float32)
+        start = stop
+    rows = torch.from_numpy(joined)
+    vectors, values, rest = _spectrum(rows[:, :-1])
+    return Design(rows=rows, mean=mean, inverse=inverse, vectors=vectors, values=values, rest=rest)
+
+
+def _moments(block: NDArray[np.float32], *, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and one over the standard deviation (0 for a constant feature), float64 (width,)."""
+    mean = block.mean(axis=0, dtype=np.float64)
+    if not np.isfinite(mean).all():
+        raise UnfreezeError(
+            f"The features of {name} hold values that are not finite numbers. "
+            "Run again in fp32, or leave out the inputs that produce them."
+        )
+    total = np.zeros(block.shape[1])
+    for start in range(0, len(block), SPECTRUM_ROWS):
+        centred = block[start : start + SPECTRUM_ROWS] - mean
+        total += np.einsum("ij,ij->j", centred, centred)
+    deviation = np.sqrt(total / len(block))
+    constant = deviation <= CONSTANT * np.abs(mean)
+    return mean, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))
+
+
+def _spectrum(rows: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Leading eigenvectors and eigenvalues of the covariance, and the mean of the remaining eigenvalues.
+
+    Small matrices are decomposed exactly; larger ones by one pass of randomised subspace iteration
+    (Halko, Martinsson, Tropp 2011), on at most ``SPECTRUM_ROWS`` evenly spaced rows.
+    """
+    sample = rows[:: -(-len(rows) // SPECTRUM_ROWS)]
+    length, width = sample.shape
+    trace = float(sample.square().sum()) / length
+    rank = min(length, width, SPECTRUM_RANK)
+    if width <= 2 * SPECTRUM_RANK:
+        values, vectors = torch.linalg.eigh(sample.T @ sample / length)
+        values, vectors = values[-rank:], vectors[:, -rank:]
+    elif length <= 2 * SPECTRUM_RANK:
+        values, left = torch.linalg.eigh(sample @ sample.T / length)
+        values, left = values[-rank:].clamp(min=1e-12), left[:, -rank:]
+        vectors = sample.T @ left / (values * length).sqrt()
+    else:
+        noise = torch.Generator().manual_seed(0)
+        basis = sample.T @ (sample @ torch.randn(width, rank, generator=noise))
+        basis = torch.linalg.qr(basis).Q
+        reduced = sample @ basis
+        values, inner = torch.linalg.eigh(reduced.T @ reduced / length)
+        vectors = basis @ inner
+    values = values.clamp(min=0.0)
+    rest = max(trace - float(values.sum()), 0.0) / max(width - rank, 1)
+    return vectors.contiguous(), values, rest

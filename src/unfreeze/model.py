@@ -1,0 +1,146 @@
+"""A trained classifier that predicts: what ``unfreeze.load`` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.bundle.classifier import Classifier
+from unfreeze.bundle.folder import load as load_folder
+from unfreeze.data.dataset import Dataset, Samples, unlabelled
+from unfreeze.data.inputs import open_inputs, open_items
+from unfreeze.engine.frozen_pass import compute_features
+from unfreeze.errors import RequestError
+from unfreeze.executors import available_executors, build_executor
+from unfreeze.runtime.predictions import Prediction
+
+# Rows that are read, run and answered together: bounds memory, and is far above any batch.
+CHUNK_ROWS = 2048
+# Compiling another executor takes seconds; below this many rows plain PyTorch has finished by then.
+COMPILE_ROWS = 500
+
+
+def load(path: str | Path) -> Model:
+    """The model of a run folder, after checking that it is whole and still gives its golden answers.
+
+    Raises RequestError when the folder is no finished run, was changed, or was made by a newer version.
+    """
+    return Model(load_folder(Path(path)).classifier)
+
+
+class Model:
+    """Predicts classes of raw inputs: image files, PIL images, arrays, or strings."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names; column i of every array of probabilities belongs to name i."""
+        return self.classifier.labels.names
+
+    def predict(self, inputs: Any, *, top_k: int = 1, batch_size: int = 32) -> list[Prediction]:
+        """One prediction for each input, in order; an input that cannot be read has an ``error`` and no label.
+
+        ``inputs``: one input or a sequence of them. For an image model a string or a path names a file.
+        """
+        return list(self.iterate(self._samples(inputs), top_k=top_k, batch_size=batch_size))
+
+    def predict_proba(self, inputs: Any, *, batch_size: int = 32) -> NDArray[np.float64]:
+        """Calibrated probabilities (inputs, classes). Raises RequestError when an input cannot be read."""
+        samples = self._samples(inputs)
+        probabilities, errors = self.probabilities(samples, batch_size=batch_size)
+        if errors:
+            row, reason = next(iter(errors.items()))
+            raise RequestError(f"{samples.name(row)} cannot be read: {reason}.")
+        return probabilities
+
+    def features(self, inputs: Any, *, batch_size: int = 32) -> NDArray[np.float32]:
+        """What the head reads, float32 (inputs, width). Raises RequestError when an input cannot be read."""
+        samples = self._samples(inputs)
+        features, errors = self._features(samples, batch_size=batch_size)
+        if errors:
+            row, reason = next(iter(errors.items()))
+            raise RequestError(f"{samples.name(row)} cannot be read: {reason}.")
+        return features
+
+    def iterate(self, samples: Samples, *, top_k: int = 1, batch_size: int = 32) -> Iterator[Prediction]:
+        """Predictions in order, a chunk at a time, so that memory does not grow with the number of inputs."""
+        for start in range(0, len(samples), CHUNK_ROWS):
+            rows = np.arange(start, min(start + CHUNK_ROWS, len(samples)))
+            chunk = samples.select(rows)
+            probabilities, errors = self.probabilities(
+                chunk, batch_size=batch_size, expected_rows=len(samples)
+            )
+            for row in range(len(chunk)):
+                if row in errors:
+                    yield Prediction(chunk.name(row), None, None, False, errors[row], ())
+                else:
+                    yield self._answer(chunk.name(row), probabilities[row], top_k)
+
+    def probabilities(
+        self, samples: Samples, *, batch_size: int = 32, expected_rows: int | None = None
+    ) -> tuple[NDArray[np.float64], dict[int, str]]:
+        """Calibrated probabilities (rows, classes), NaN for unreadable rows, and why those cannot be read."""
+        features, errors = self._features(samples, batch_size=batch_size, expected_rows=expected_rows)
+        logits = self.classifier.head.logits(features).astype(np.float64) / self.classifier.temperature
+        return softmax(logits), errors
+
+    def open_inputs(
+        self, inputs: Sequence[str], *, lines: Sequence[str] | None = None, column: str | None = None
+    ) -> Samples:
+        """The inputs of a command line (files, folders, globs, tables, ``-``) as samples; see ``data.inputs``."""
+        return open_inputs(inputs, modality=self.classifier.backbone.modality, lines=lines, column=column)
+
+    def _samples(self, inputs: Any) -> Samples:
+        return open_items(inputs, modality=self.classifier.backbone.modality)
+
+    def _features(
+        self, samples: Samples, *, batch_size: int, expected_rows: int | None = None
+    ) -> tuple[NDArray[np.float32], dict[int, str]]:
+        backbone, boundaries = self.classifier.backbone, self.classifier.head.boundaries
+        dataset = unlabelled(samples, modality=backbone.modality, labels=self.classifier.labels)
+        executor = self._executor(expected_rows or len(samples))
+        passed = compute_features(
+            dataset,
+            backbone,
+            executor=executor,
+            rows=np.arange(len(dataset)),
+            boundaries=tuple(sorted(boundaries)),
+            batch_size=batch_size,
+        )
+        joined = np.concatenate([passed.arrays[boundary] for boundary in boundaries], axis=1)
+        features = np.full((len(dataset), joined.shape[1]), np.nan, dtype=np.float32)
+        features[passed.rows] = joined
+        return features, {bad.row: bad.reason for bad in passed.quarantined}
+
+    def _executor(self, rows: int) -> Any:
+        boundaries = tuple(sorted(self.classifier.head.boundaries))
+        name = "torch-fp32"
+        if rows >= COMPILE_ROWS and "openvino-fp32" in available_executors("cpu"):
+            name = "openvino-fp32"
+        return build_executor(name, self.classifier.backbone, boundaries=boundaries)
+
+    def _answer(self, name: str, probabilities: NDArray[np.float64], top_k: int) -> Prediction:
+        order = np.argsort(-probabilities, kind="stable")[:top_k]
+        top = tuple((self.labels[i], float(probabilities[i])) for i in order)
+        threshold = self.classifier.threshold
+        return Prediction(
+            input=name,
+            label=top[0][0],
+            probability=top[0][1],
+            abstain=threshold is not None and top[0][1] < threshold.probability,
+            error=None,
+            top=top,
+        )
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities (rows, classes) of logits, computed without overflow."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    result: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
+    return result

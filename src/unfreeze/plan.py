@@ -1,0 +1,129 @@
+"""A plan: which stages thaw when, at which rates. Strategies return one; the engine runs any of them.
+
+The frozen boundary is derived from what is thawed, never given: everything below the first thawed stage has an
+output that cannot change during the phase, so it is computed once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+What = Literal["weights", "norm", "bias", "graft"]
+NormPolicy = Literal["freeze", "train"]
+Schedule = Literal["cosine", "constant"]
+AugmentName = Literal["none", "light", "strong", "dihedral"]
+LoraTargets = Literal["attention", "linear"] | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Thaw:
+    """What becomes trainable in one stage, and its peak learning rate.
+
+    ``weights``: every parameter of the stage; ``norm``: scale and shift of its normalisation layers; ``bias``: its
+    biases; ``graft``: what the plan's graft added to it.
+    """
+
+    stage: int
+    what: What
+    rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of training with one set of trainable parameters.
+
+    ``head_rate``: the head's peak rate, or None to keep it as it is. ``warmup``: share of the phase's steps with a
+    linearly rising rate. ``norm``: whether normalisation statistics of thawed stages are updated. ``patience``:
+    epochs without a better validation log-loss before the phase ends early, or None.
+    """
+
+    name: str
+    epochs: int
+    thaw: tuple[Thaw, ...] = ()
+    head_rate: float | None = 1e-3
+    warmup: float = 0.1
+    schedule: Schedule = "cosine"
+    weight_decay: float = 0.01
+    norm: NormPolicy = "freeze"
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"phase {self.name!r} has {self.epochs} epochs: it needs at least one")
+        if not self.thaw and self.head_rate is None:
+            raise ValueError(f"phase {self.name!r} trains nothing")
+        if len({(thaw.stage, thaw.what) for thaw in self.thaw}) != len(self.thaw):
+            raise ValueError(f"phase {self.name!r} names a stage twice for the same parameters")
+
+    def boundary(self, stages: int) -> int:
+        """The first boundary whose output can change: the lowest thawed stage, or ``stages`` for the head alone."""
+        return min((thaw.stage for thaw in self.thaw), default=stages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters (Hu et al. 2021) on linear layers.
+
+    ``targets``: attention projections, all linear layers, or patterns of module names. ``blocks``: only the top
+    so many blocks, which leaves a frozen prefix below them; None for all.
+    """
+
+    rank: int = 8
+    alpha: float = 32.0
+    dropout: float = 0.05
+    targets: LoraTargets = "linear"
+    blocks: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapters:
+    """Bottleneck adapters (Houlsby et al. 2019): x + up(GELU(down(x))) after every transformer block."""
+
+    reduction: int = 16
+
+
+Graft = Lora | Adapters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A whole training: where the weights start, what is grafted on, and the phases in order.
+
+    ``start``: the pretrained weights, random ones, or the folder of another run. ``ema``: decay of the averaged
+    weights a step, or None. ``interpolate``: choose a mix of start and trained weights on validation (WiSE-FT,
+    Wortsman et al. 2022). ``pull``: strength of the L2 pull to the starting weights (L2-SP, Li et al. 2018).
+    ``views``: augmented views kept for each sample when a frozen prefix is stored. ``fit_head``: start from the
+    fitted probe rather than from zero.
+    """
+
+    strategy: str
+    phases: tuple[Phase, ...]
+    start: Literal["pretrained", "random"] | Path = "pretrained"
+    graft: Graft | None = None
+    batch_size: int = 32
+    augment: AugmentName = "none"
+    views: int = 8
+    dropout: float = 0.0
+    token_dropout: float = 0.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    clip: float = 1.0
+    ema: float | None = None
+    interpolate: bool = False
+    pull: float = 0.0
+    fit_head: bool = True
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ValueError("a plan needs at least one phase")
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) != len(names):
+            raise ValueError(f"phase names repeat: {', '.join(names)}")
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases together."""
+        return sum(phase.epochs for phase in self.phases)

@@ -1,0 +1,254 @@
+"""Numbers as text, and the plain sentences that say what the numbers mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from unfreeze.report.content import Baseline, Chip, Estimate, Metrics, ReportData, ThawPoint
+
+KINDS = {"image": "images", "text": "texts"}
+# Control characters and lone surrogates (from undecodable file names) cannot stand in a page or a text file.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+FEW_TEST_ROWS = 100
+HIGH_ECE = 0.05
+
+
+def printable(text: str) -> str:
+    """The text with a replacement character for everything that is no character of a text."""
+    return UNPRINTABLE.sub("\ufffd", text)
+
+
+def percent(share: float, *, decimals: int = 1) -> str:
+    """A share in 0..1 as ``85.1 %``."""
+    return f"{share * 100:.{decimals}f} %"
+
+
+def interval(estimate: Estimate) -> str:
+    """The bounds as ``81.5–88.6`` (in percent), or an empty text where none are known."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"{estimate.low * 100:.1f}–{estimate.high * 100:.1f}"
+
+
+def with_interval(estimate: Estimate) -> str:
+    """The number and its bounds, such as ``85.1 % (81.5–88.6)``."""
+    bounds = interval(estimate)
+    return f"{percent(estimate.value)} ({bounds})" if bounds else percent(estimate.value)
+
+
+def number(value: float) -> str:
+    """A count or amount with thousands separated."""
+    return f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: ``0.42 s``, ``12.3 s``, ``3 min 05 s``, ``2 h 04 min``."""
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def parameters_text(count: int) -> str:
+    """A number of parameters: ``3.4 million`` or ``12,800``."""
+    if count >= 1_000_000:
+        return f"{count / 1e6:.1f} million"
+    return number(count)
+
+
+def setting_text(value: object) -> str:
+    """A resolved value as a person writes it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(setting_text(entry) for entry in value) or "none"
+    return str(value)
+
+
+def strategy_text(name: str) -> str:
+    """A strategy's name in running text."""
+    return name.replace("-", " ")
+
+
+def title(data: ReportData) -> str:
+    """What was trained on what, as a heading."""
+    return f"{data.backbone.name} on {data.data.name}"
+
+
+def lead(data: ReportData) -> str:
+    """What was trained on what, in one sentence."""
+    kind, classes = KINDS[data.modality], len(data.data.labels)
+    return (
+        f"A classifier of {classes} classes, trained by {strategy_text(data.strategy)} from the pretrained "
+        f"{data.backbone.name} on {number(data.data.rows)} labelled {kind} ({data.created})."
+    )
+
+
+def verdict(data: ReportData) -> str:
+    """The result in one sentence: accuracy, its interval, and what the most frequent class would give."""
+    accuracy = data.test.accuracy
+    said = f"{percent(accuracy.value)} of {number(data.test.n)} held-out {KINDS[data.modality]} are right"
+    if bounds := interval(accuracy):
+        said += f" (95 % interval {bounds})"
+    majority = _find(data.baselines, "majority")
+    if majority is None:
+        return said + "."
+    return f"{said}; always answering '{majority.name}' would give {percent(majority.accuracy.value)}."
+
+
+def baseline_name(baseline: Baseline) -> str:
+    """What a baseline is called beside the result."""
+    names = {
+        "chance": "chance",
+        "majority": f"always '{baseline.name}'",
+        "tfidf": "TF-IDF + logistic regression",
+        "probe": "probe (the floor)",
+    }
+    return names.get(baseline.kind, baseline.name)
+
+
+def comparisons(data: ReportData) -> list[str]:
+    """Sentences on baselines that the run does not clearly beat; empty when it beats all of them."""
+    run = data.test.accuracy
+    said = []
+    for baseline in data.baselines:
+        gap = baseline.difference or Estimate(run.value - baseline.accuracy.value)
+        # Without a paired interval, the run's own must lie above the baseline.
+        low = (
+            gap.low
+            if gap.low is not None
+            else (run.low if run.low is not None else run.value) - baseline.accuracy.value
+        )
+        if baseline.kind == "published" or low > 0:
+            continue
+        name = baseline_name(baseline)
+        name = name[0].upper() + name[1:]
+        points = f"{abs(gap.value) * 100:.1f} points"
+        if gap.value < 0 and gap.high is not None and gap.high < 0:
+            bounds = (
+                f"95 % interval {-gap.high * 100:.1f}–{-gap.low * 100:.1f}" if gap.low is not None else ""
+            )
+            advice = " For these texts it is the better classifier." if baseline.kind == "tfidf" else ""
+            said.append(f"{name} is better by {points} ({bounds}) on the same rows.{advice}")
+        elif gap.value < 0:
+            said.append(f"{name} is ahead by {points} on the same rows, which is within chance.")
+        else:
+            said.append(f"{name} is only {points} behind on the same rows, which is within chance.")
+    return said
+
+
+def status_chips(data: ReportData) -> list[Chip]:
+    """The state of the run in a few words each, its own chips last."""
+    chips = [
+        Chip(f"{KINDS[data.modality]}, {len(data.data.labels)} classes"),
+        Chip(strategy_text(data.strategy)),
+    ]
+    majority = _find(data.baselines, "majority")
+    low = data.test.accuracy.low if data.test.accuracy.low is not None else data.test.accuracy.value
+    if majority is not None:
+        better = low > majority.accuracy.value
+        chips.append(
+            Chip("beats the majority", "good") if better else Chip("no better than the majority", "warn")
+        )
+    tfidf = _find(data.baselines, "tfidf")
+    if tfidf is not None and tfidf.accuracy.value > data.test.accuracy.value:
+        chips.append(Chip("TF-IDF does better", "warn"))
+    ece = data.calibration.ece_after
+    chips.append(
+        Chip("calibrated", "good") if ece <= HIGH_ECE else Chip(f"calibration error {percent(ece)}", "warn")
+    )
+    if data.threshold is not None:
+        chips.append(Chip(f"abstains below {percent(data.threshold.probability, decimals=0)}"))
+    if data.test.n < FEW_TEST_ROWS:
+        chips.append(Chip(f"only {data.test.n} test rows", "warn"))
+    if warned := len(data.data.warnings):
+        chips.append(Chip(f"{warned} warning{'s' if warned > 1 else ''} on the data", "warn"))
+    return [*chips, *data.chips]
+
+
+def read_thaw_curve(points: Sequence[ThawPoint], joined: ThawPoint | None = None) -> str:
+    """What the curve says: where accuracy stops rising, what the last stages add, if joined depths help."""
+    if len(points) < 2:
+        return ""
+    best = max(points, key=lambda point: point.accuracy.value)
+    last = points[-1]
+    # The first stage from which on every stage is as good as the best one, as far as the interval can tell.
+    short = [index for index, point in enumerate(points) if point.accuracy.value < _low(best.accuracy)]
+    reached = points[min(short[-1] + 1, len(points) - 1) if short else 0]
+    gap = best.accuracy.value - last.accuracy.value
+    if best is last:
+        said = f"Accuracy is highest at the last stage ({percent(last.accuracy.value)})"
+        if reached is last:
+            said += " and still rising there: these data use the pretrained features to the top."
+        else:
+            said += f", but from '{reached.name}' on the difference lies within the interval."
+    elif last.accuracy.value < _low(best.accuracy):
+        said = (
+            f"Accuracy peaks at '{best.name}' ({percent(best.accuracy.value)}) and falls by {gap * 100:.1f} "
+            "points to the last stage: the stages above it are specialised for the pretraining task, and "
+            "thawing has most to win there."
+        )
+    else:
+        said = (
+            f"Accuracy is highest at '{best.name}' ({percent(best.accuracy.value)}); the last stage is "
+            f"{gap * 100:.1f} points below it, which is within the interval."
+        )
+    first = points[0]
+    said += f" The first stage, '{first.name}', gives {percent(first.accuracy.value)}."
+    if joined is not None:
+        change = (joined.accuracy.value - last.accuracy.value) * 100
+        said += f" Several depths joined give {percent(joined.accuracy.value)}"
+        said += f" ({change:+.1f} points to the last stage)."
+    return said.replace("+0.0 points", "0.0 points").replace("-0.0 points", "0.0 points")
+
+
+def threshold_text(data: ReportData) -> str:
+    """What the abstain threshold does, or why there is none."""
+    threshold = data.threshold
+    if threshold is None:
+        return data.threshold_note or "No abstain threshold is set: every row gets an answer."
+    return (
+        f"Below a probability of {percent(threshold.probability)} the classifier abstains, so that at least "
+        f"{percent(threshold.precision)} of its answers are right; {percent(threshold.coverage)} of the rows "
+        "get an answer."
+    )
+
+
+def calibration_text(data: ReportData) -> str:
+    """What the temperature is, where it comes from, and what it did to the calibration error on test."""
+    entry = data.calibration
+    return (
+        f"Temperature {entry.temperature:.3f}, fitted on {number(entry.rows)} rows ({entry.fitted_on}), "
+        f"moves the calibration error on test from {percent(entry.ece_before)} to {percent(entry.ece_after)}."
+    )
+
+
+def score_rows(metrics: Metrics) -> dict[str, str]:
+    """The numbers of a part, by the name of the score."""
+    rows = {
+        "accuracy": with_interval(metrics.accuracy),
+        "balanced accuracy": with_interval(metrics.balanced_accuracy),
+        "macro F1": with_interval(metrics.macro_f1),
+    }
+    rows |= {f"top-{k} accuracy": percent(share) for k, share in metrics.top_k if k > 1}
+    if metrics.roc_auc is not None:
+        rows["ROC AUC"] = f"{metrics.roc_auc:.3f}"
+    return rows | {"log-loss (nats)": f"{metrics.log_loss:.3f}", "calibration error": percent(metrics.ece)}
+
+
+def _find(baselines: Sequence[Baseline], kind: str) -> Baseline | None:
+    return next((baseline for baseline in baselines if baseline.kind == kind), None)
+
+
+def _low(estimate: Estimate) -> float:
+    return estimate.low if estimate.low is not None else estimate.value

@@ -1,0 +1,239 @@
+"""From the bytes of an image file to uint8 RGB, the same in training, prediction and serving."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from unfreeze.runtime.preprocess import ImagePreprocess
+
+# Pillow's own limit for a warning, 2**30 bytes of RGB over 4 and 3: beyond it a file is taken for an attack.
+MOST_PIXELS = 178_956_970 // 2
+# Formats decoded by Pillow and its bundled codecs alone. Left out: those that start other programs (EPS) or
+# read other files, and those that photographs are never stored in. JPEG includes the stereo MPO of cameras.
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "GIF",
+    "WEBP",
+    "BMP",
+    "DIB",
+    "TIFF",
+    "PPM",
+    "AVIF",
+    "JPEG2000",
+    "ICO",
+    "TGA",
+)
+ROTATED_BY_A_QUARTER = (5, 6, 7, 8)
+ORIENTATION_TAG = 0x0112
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+Box = tuple[float, float, float, float]
+
+
+class BadImage(ValueError):  # noqa: N818 - it names the file's state, as Quarantined does
+    """The bytes are no image that can be used; the message is a short reason."""
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A row whose input cannot be used: its name, and why. It is counted, never replaced by another row."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What an image file holds: pixels as displayed (after EXIF rotation), Pillow's mode, its format."""
+
+    width: int
+    height: int
+    mode: str
+    format: str
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """``box``: the part of the source that is kept; ``size``: its (width, height) in the result."""
+
+    box: Box
+    size: tuple[int, int]
+
+
+def decode_image(data: bytes, preprocess: ImagePreprocess) -> NDArray[np.uint8]:
+    """The image as uint8 RGB (height, width, 3) at the size that ``preprocess`` names.
+
+    EXIF rotation is applied, transparency is laid over white, animations give their first frame, values wider
+    than 8 bits are scaled down (see ``to_rgb``). Safe to call from many threads. Raises BadImage.
+    """
+    image = _open(data)
+    try:
+        if preprocess.draft and image.format in ("JPEG", "MPO"):
+            image.draft(None, _needed_size(image, preprocess))
+        rgb = to_rgb(ImageOps.exif_transpose(image))
+        return _fitted(rgb, preprocess)
+    except Exception as error:  # Pillow's codecs raise nearly any type on damaged bytes
+        raise BadImage(_reason(error)) from error
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """The whole picture at its own size in mode RGB, upright, for showing it. Raises BadImage."""
+    image = _open(data)
+    try:
+        return to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # see decode_image
+        raise BadImage(_reason(error)) from error
+
+
+def inspect_image(data: bytes) -> ImageInfo:
+    """Size, mode and format from the header alone. Raises BadImage."""
+    return _info(_open(data))
+
+
+def verify_image(data: bytes) -> ImageInfo:
+    """Size, mode and format, after decoding every pixel of the first frame. Raises BadImage."""
+    image = _open(data)
+    info = _info(image)
+    try:
+        image.load()
+    except Exception as error:  # see decode_image
+        raise BadImage(_reason(error)) from error
+    return info
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image in mode RGB.
+
+    16-bit grey is divided by 257, so that its whole range maps to 0..255. Grey of 32 bits or floats: 0..1
+    (floats) and 0..65535 (integers) are taken as full ranges, floats in 0..255 stay, anything else is
+    stretched from its own minimum to its maximum. Transparent pixels are laid over white.
+    Raises ValueError for modes without a conversion.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8_bits(image)).convert("RGB")
+    if image.mode in ("La", "RGBa"):
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
+    values = np.asarray(image, dtype=np.float64)
+    floats = image.mode == "F"
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    full_ranges = (1.0, 255.0) if floats else (65535.0,)
+    full = next((limit for limit in full_ranges if low >= 0 and high <= limit), None)
+    if full is None:
+        values = (values - low) / (high - low or 1.0)
+        full = 1.0
+    return np.asarray(np.rint(values * (255.0 / full)), dtype=np.uint8)
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise BadImage("the file is empty")
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise BadImage("its content is not an image in a known format") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadImage(f"more than {MOST_PIXELS:,} pixels: taken for a decompression bomb") from None
+    except Exception as error:  # see decode_image
+        raise BadImage(_reason(error)) from error
+    # Pillow only warns up to twice the limit, and a warning filter would be shared by all threads.
+    if image.width * image.height > MOST_PIXELS:
+        raise BadImage(
+            f"{image.width:,} x {image.height:,} pixels are more than {MOST_PIXELS:,}: "
+            "taken for a decompression bomb"
+        )
+    return image
+
+
+def _info(image: Image.Image) -> ImageInfo:
+    width, height = _displayed_size(image)
+    return ImageInfo(width=width, height=height, mode=image.mode, format=image.format or "unknown")
+
+
+def _displayed_size(image: Image.Image) -> tuple[int, int]:
+    try:
+        quarter = image.getexif().get(ORIENTATION_TAG) in ROTATED_BY_A_QUARTER
+    except Exception:  # damaged EXIF must not cost a picture that decodes
+        quarter = False
+    return (image.height, image.width) if quarter else (image.width, image.height)
+
+
+def _needed_size(image: Image.Image, preprocess: ImagePreprocess) -> tuple[int, int]:
+    """Smallest (width, height) in the file's own orientation from which the resize still only shrinks."""
+    width, height = _displayed_size(image)
+    wide, high = _resized_size(width, height, preprocess)
+    return (wide, high) if (width, height) == image.size else (high, wide)
+
+
+def _resized_size(width: int, height: int, preprocess: ImagePreprocess) -> tuple[int, int]:
+    """Size (width, height) of the whole picture after the resize, before a crop or padding."""
+    wide, high = preprocess.width, preprocess.height
+    if preprocess.fit == "squash":
+        return wide, high
+    if preprocess.fit == "pad":
+        scale = min(wide / width, high / height)
+        return max(1, round(width * scale)), max(1, round(height * scale))
+    # As timm does: the side is rounded down after dividing by the crop share; the longer side follows,
+    # rounded down for squares (torchvision's Resize), to the nearest for other shapes (ResizeKeepRatio).
+    wide, high = math.floor(wide / preprocess.crop_fraction), math.floor(high / preprocess.crop_fraction)
+    if wide == high:
+        if width <= height:
+            return wide, wide * height // width
+        return wide * width // height, wide
+    scale = max(wide / width, high / height)
+    return max(preprocess.width, round(width * scale)), max(preprocess.height, round(height * scale))
+
+
+def _fitted(image: Image.Image, preprocess: ImagePreprocess) -> NDArray[np.uint8]:
+    resample = RESAMPLING[preprocess.interpolation]
+    size = (preprocess.width, preprocess.height)
+    resized = _resized_size(image.width, image.height, preprocess)
+    if preprocess.fit == "crop":
+        geometry = _centre(image.size, resized, size)
+    else:
+        geometry = _Geometry(box=(0.0, 0.0, float(image.width), float(image.height)), size=resized)
+    done = image.resize(geometry.size, resample=resample, box=geometry.box)
+    if geometry.size != size:
+        mean = tuple(round(value * 255) for value in preprocess.mean)
+        canvas = Image.new("RGB", size, mean)
+        canvas.paste(done, ((size[0] - done.width) // 2, (size[1] - done.height) // 2))
+        done = canvas
+    return np.array(done, dtype=np.uint8)
+
+
+def _centre(source: tuple[int, int], resized: tuple[int, int], size: tuple[int, int]) -> _Geometry:
+    """The central window of ``size`` in the picture after its resize, as a box of the source.
+
+    Resizing the box gives the pixels of cropping the resized picture (but for rounding between Pillow's two
+    passes, whose order it chooses by size), and a strip of 10 x 100,000 pixels never becomes one of billions.
+    """
+    left, top = (round((whole - part) / 2) for whole, part in zip(resized, size, strict=True))
+    across, down = (before / after for before, after in zip(source, resized, strict=True))
+    box = (left * across, top * down, (left + size[0]) * across, (top + size[1]) * down)
+    return _Geometry(box=(box[0], box[1], min(box[2], source[0]), min(box[3], source[1])), size=size)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"cannot be decoded: {text[0] if text else type(error).__name__}"

@@ -1,0 +1,156 @@
+"""Rows of predictions: the record, and the files they are written to."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from unfreeze.errors import RequestError
+
+FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one input.
+
+    ``label`` is the most probable class and ``probability`` its calibrated probability; both are None when the input
+    could not be read, and ``error`` says why. ``abstain`` is true below the run's threshold. ``top`` holds the most
+    probable classes in falling order.
+    """
+
+    input: str
+    label: str | None
+    probability: float | None
+    abstain: bool
+    error: str | None
+    top: tuple[tuple[str, float], ...]
+
+    def to_row(self, top_k: int) -> dict[str, object]:
+        """One flat row; the columns depend on ``top_k`` only."""
+        row: dict[str, object] = {
+            "input": self.input,
+            "label": self.label,
+            "probability": self.probability,
+            "abstain": self.abstain,
+            "error": self.error,
+        }
+        if top_k > 1:
+            for rank in range(top_k):
+                name, probability = self.top[rank] if rank < len(self.top) else (None, None)
+                row[f"top{rank + 1}_label"] = name
+                row[f"top{rank + 1}_probability"] = probability
+        return row
+
+
+def write_predictions(predictions: Iterable[Prediction], path: Path, *, top_k: int) -> int:
+    """Write rows to a CSV, TSV, JSONL or Parquet file as they come; returns how many.
+
+    Raises RequestError for another ending or an unwritable place.
+    """
+    check_output(path)
+    rows = (prediction.to_row(top_k) for prediction in predictions)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        count = (
+            _write_parquet(rows, temporary)
+            if path.suffix.lower() == ".parquet"
+            else _write_text(rows, temporary, path)
+        )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def check_output(path: Path) -> None:
+    """Raise RequestError when predictions cannot be written to ``path``."""
+    if path.suffix.lower() not in FORMATS:
+        raise RequestError(f"--output {path} has an unknown ending: use one of {', '.join(FORMATS)}.")
+    if not path.parent.is_dir():
+        raise RequestError(f"--output {path}: the folder {path.parent} does not exist.")
+
+
+def write_rows(rows: Iterable[dict[str, object]], file: TextIO, *, delimiter: str = ",") -> int:
+    """Write rows with equal keys as CSV; returns how many. Cells that a spreadsheet would run as formulas are defused."""
+    writer = None
+    count = 0
+    for row in rows:
+        if writer is None:
+            writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+            writer.writerow(row)
+        writer.writerow([_cell(value) for value in row.values()])
+        count += 1
+    return count
+
+
+def _cell(value: object) -> object:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") and not _is_number(value):
+        # A spreadsheet reads such a cell as a formula; a leading apostrophe makes it text.
+        return "'" + value
+    return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _write_text(rows: Iterator[dict[str, object]], temporary: Path, path: Path) -> int:
+    ending = path.suffix.lower()
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        if ending == ".jsonl":
+            count = 0
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+            return count
+        return write_rows(rows, file, delimiter="\t" if ending == ".tsv" else ",")
+
+
+def _write_parquet(rows: Iterator[dict[str, object]], temporary: Path) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def kind(name: str) -> pa.DataType:
+        if name.endswith("probability"):
+            return pa.float64()
+        return pa.bool_() if name == "abstain" else pa.string()
+
+    count = 0
+    writer = None
+    chunk: list[dict[str, object]] = []
+
+    def flush() -> None:
+        nonlocal writer, chunk
+        if writer is None:
+            schema = pa.schema([(name, kind(name)) for name in chunk[0]])
+            writer = pq.ParquetWriter(temporary, schema)
+        writer.write_table(pa.Table.from_pylist(chunk, schema=writer.schema))
+        chunk = []
+
+    try:
+        for row in rows:
+            chunk.append(row)
+            count += 1
+            if len(chunk) == 10_000:
+                flush()
+        if chunk:
+            flush()
+    finally:
+        if writer is not None:
+            writer.close()
+    return count

@@ -1,0 +1,81 @@
+"""From texts to token ids, with the tokenizer that belongs to the backbone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from unfreeze.errors import RequestError
+from unfreeze.runtime.preprocess import TextPreprocess
+
+
+class TextEncoder:
+    """Encodes texts as ``preprocess`` says.
+
+    Raises RequestError when ``tokenizer_json`` is not the file whose hash ``preprocess`` holds.
+    """
+
+    def __init__(self, preprocess: TextPreprocess, tokenizer_json: bytes) -> None:
+        found = hashlib.sha256(tokenizer_json).hexdigest()
+        if found != preprocess.tokenizer_hash:
+            raise RequestError(
+                f"tokenizer.json has the hash {found[:12]}, but {preprocess.tokenizer_hash[:12]} was "
+                "recorded: it was changed or belongs to another model. Restore it from where the model came."
+            )
+        self._preprocess = preprocess
+        self._tokenizer = Tokenizer.from_str(tokenizer_json.decode("utf-8"))
+        # A file may carry its author's settings; length and padding are decided by ``preprocess`` alone.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        probe = self._tokenizer.encode("a")
+        added = self._tokenizer.num_special_tokens_to_add(False)
+        self._before = _leading_ones(probe.special_tokens_mask)
+        self._after = added - self._before
+        if preprocess.max_length <= added:
+            raise RequestError(
+                f"A maximum length of {preprocess.max_length} leaves no room beside {added} special tokens: "
+                f"give at least {added + 1}."
+            )
+
+    @property
+    def max_length(self) -> int:
+        """Longest result of ``encode`` in tokens, special ones included."""
+        return self._preprocess.max_length
+
+    def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Token ids of each text with its special tokens, int64 (tokens,), at most ``max_length`` long.
+
+        "head" keeps the beginning of the content; "head+tail" keeps its beginning and its end, half each
+        (the odd one goes to the beginning). A text without any token becomes one pad token, so that no row
+        is empty.
+        """
+        return [self._cut(encoding) for encoding in self._encode(texts)]
+
+    def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Number of tokens of each whole text, special tokens included, int64 (texts,)."""
+        return np.array([len(encoding) for encoding in self._encode(texts)], dtype=np.int64)
+
+    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
+        # Lone surrogates have no UTF-8 form and would fail inside the tokenizer.
+        clean = [text.encode("utf-8", errors="replace").decode("utf-8") for text in texts]
+        encodings: list[Encoding] = self._tokenizer.encode_batch_fast(clean)
+        return encodings
+
+    def _cut(self, encoding: Encoding) -> NDArray[np.int64]:
+        ids = np.array(encoding.ids or [self._preprocess.pad_id], dtype=np.int64)
+        excess = len(ids) - self._preprocess.max_length
+        if excess <= 0:
+            return ids
+        content = len(ids) - self._before - self._after
+        keep = content - excess
+        first = keep if self._preprocess.truncation == "head" else (keep + 1) // 2
+        start = self._before + first
+        return np.concatenate([ids[:start], ids[start + excess :]])
+
+
+def _leading_ones(mask: list[int]) -> int:
+    return next((position for position, bit in enumerate(mask) if not bit), len(mask))

@@ -1,0 +1,61 @@
+"""The parts that strategies share: thawing a run of stages, and the plan-wide settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from unfreeze.contracts import Backbone
+from unfreeze.plan import Phase, Plan, Thaw, What
+from unfreeze.strategies.settings import (
+    HEAD_FACTOR,
+    NORM,
+    StrategySettings,
+    augment_for,
+    backbone_rate,
+    epochs_for,
+    stages_with_parameters,
+)
+
+# A decay of 0.01 is what BERT fine-tuning and PyTorch's AdamW use.
+WEIGHT_DECAY = 0.01
+# Averaging over about the last thousand steps; shorter runs are corrected at their start.
+VIEWS = 8
+
+
+def thaw_from(backbone: Backbone, first: int, rate: float, *, what: What = "weights") -> tuple[Thaw, ...]:
+    """All stages from ``first`` on that have parameters, at one rate."""
+    return tuple(Thaw(stage, what, rate) for stage in stages_with_parameters(backbone, first))
+
+
+def one_phase(
+    backbone: Backbone, settings: StrategySettings, *, strategy: str, first: int, rate: float | None = None
+) -> Plan:
+    """A plan of one phase that trains the head and all stages from ``first`` on at one rate."""
+    peak = backbone_rate(backbone, settings) if rate is None else rate
+    phase = Phase(
+        name=strategy,
+        epochs=epochs_for(backbone, settings),
+        thaw=thaw_from(backbone, first, peak),
+        head_rate=peak * HEAD_FACTOR,
+        norm=settings.norm or NORM,
+        weight_decay=WEIGHT_DECAY,
+        patience=settings.patience,
+    )
+    return finish(Plan(strategy=strategy, phases=(phase,)), backbone, settings)
+
+
+def finish(plan: Plan, backbone: Backbone, settings: StrategySettings) -> Plan:
+    """The plan with the settings that hold for all its phases."""
+    return replace(
+        plan,
+        start=settings.start or plan.start,
+        batch_size=settings.batch_size or plan.batch_size,
+        augment=augment_for(backbone, settings),
+        views=settings.views or VIEWS,
+        label_smoothing=settings.label_smoothing or 0.0,
+        mixup=settings.mixup or 0.0,
+        token_dropout=settings.token_dropout or 0.0,
+        ema=settings.ema,
+        pull=settings.pull or 0.0,
+        interpolate=bool(settings.interpolate),
+    )

@@ -1,0 +1,13 @@
+"""``full``: every stage at one rate, the head ten times faster."""
+
+from __future__ import annotations
+
+from unfreeze.contracts import Backbone
+from unfreeze.plan import Plan
+from unfreeze.strategies.common import one_phase
+from unfreeze.strategies.settings import StrategySettings
+
+
+def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
+    """The plan; see the module."""
+    return one_phase(backbone, settings, strategy="full", first=0)

@@ -1,0 +1,54 @@
+"""``gradual``: the head, then the last stage, then the last third, then everything, each phase at a lower rate."""
+
+from __future__ import annotations
+
+from unfreeze.contracts import Backbone
+from unfreeze.plan import Phase, Plan
+from unfreeze.strategies.common import WEIGHT_DECAY, finish, thaw_from
+from unfreeze.strategies.settings import HEAD_FACTOR, NORM, StrategySettings, backbone_rate, epochs_for
+
+# With fewer rows than this the last phase, which thaws everything, is left out: the last third is enough to overfit.
+ROWS_FOR_ALL = 400
+# Shares of the epochs, in order: last stage, last third, all.
+SHARES = (0.25, 0.25, 0.5)
+
+
+def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
+    """The plan; each boundary lies nearer to the input than the one before, and each phase may end early."""
+    peak = backbone_rate(backbone, settings)
+    stages = len(backbone.stages)
+    # Pooling stages often have no parameters; the last stage means the last block and what stands above it.
+    bounds = [stages - 2, max(0, stages - 1 - max(1, (stages - 1) // 3)), 0]
+    rates = [3 * peak, 2 * peak, peak]
+    total = epochs_for(backbone, settings)
+    wanted = 3 if settings.rows >= ROWS_FOR_ALL else 2
+    names = ("last-stage", "last-third", "all")
+    phases = [
+        Phase(
+            name="head",
+            epochs=max(1, round(total * 0.1)),
+            head_rate=peak * HEAD_FACTOR,
+            weight_decay=WEIGHT_DECAY,
+            norm=settings.norm or NORM,
+            patience=2,
+        )
+    ]
+    seen: set[int] = set()
+    for name, first, rate, share in list(zip(names, bounds, rates, SHARES, strict=True))[:wanted]:
+        if first in seen:
+            continue
+        seen.add(first)
+        phases.append(
+            Phase(
+                name=name,
+                epochs=max(1, round(total * share)),
+                thaw=thaw_from(backbone, first, rate),
+                head_rate=rate * HEAD_FACTOR,
+                weight_decay=WEIGHT_DECAY,
+                norm=settings.norm or NORM,
+                patience=settings.patience
+                if settings.patience is not None
+                else max(3, round(total * share / 2)),
+            )
+        )
+    return finish(Plan(strategy="gradual", phases=tuple(phases)), backbone, settings)

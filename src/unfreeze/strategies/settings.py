@@ -1,0 +1,113 @@
+"""What strategies build their plans from: the shape of the backbone, the size of the data, what the user said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from unfreeze.contracts import Backbone
+from unfreeze.errors import RequestError
+from unfreeze.plan import AugmentName, LoraTargets, NormPolicy, Schedule
+
+# Peak rates of the backbone for AdamW, measured in bench/strategies.py or published:
+# convolutional networks 3e-4 (1e-3 and above destroyed pretrained features on one of three tasks), vision
+# transformers 2e-5 (DINOv2), text encoders 5e-5 (upper end of Devlin et al. 2018; 2e-4 lost a point on MiniLM).
+BACKBONE_RATE: Mapping[str, float] = {
+    "resnet": 3e-4, "efficientnet": 3e-4, "convnext": 5e-5, "vit": 2e-5, "swin": 2e-5,
+    "encoder": 5e-5, "decoder": 2e-5, "opaque": 5e-5,
+}  # fmt: skip
+# The head starts fitted; it moves ten times as fast as the backbone (the classic guide's ratio).
+HEAD_FACTOR = 10.0
+# Layer-wise decay a stage: 0.65 to 0.75 for vision transformers (BEiT, MAE), 0.8 to 0.9 for BERT-like encoders
+# (ELECTRA). Convolutional networks have few, thick stages.
+LAYER_DECAY: Mapping[str, float] = {
+    "vit": 0.75, "swin": 0.75, "encoder": 0.85, "decoder": 0.85, "convnext": 0.8, "resnet": 0.7, "efficientnet": 0.8,
+    "opaque": 1.0,
+}  # fmt: skip
+TRANSFORMERS = frozenset({"vit", "encoder", "decoder"})
+# Few samples need more passes: at least this many optimizer steps (Zhang et al. 2020, few-sample BERT), within bounds.
+LEAST_STEPS = 900
+EPOCHS_IMAGE, EPOCHS_TEXT, MOST_EPOCHS = 15, 5, 40
+# Norm statistics stay those of pretraining: 88.9 % against 86.3 % on 2,000 images (EfficientNet-Lite0).
+NORM: NormPolicy = "freeze"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategySettings:
+    """Everything a strategy may look at; None means that the user said nothing."""
+
+    rows: int
+    classes: int
+    epochs: int | None = None
+    rate: float | None = None
+    batch_size: int | None = None
+    freeze: int | None = None
+    layer_decay: float | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    lora_dropout: float | None = None
+    targets: LoraTargets | None = None
+    lora_blocks: int | None = None
+    reduction: int | None = None
+    norm: NormPolicy | None = None
+    augment: AugmentName | None = None
+    views: int | None = None
+    pull: float | None = None
+    label_smoothing: float | None = None
+    mixup: float | None = None
+    token_dropout: float | None = None
+    schedule: Schedule | None = None
+    ema: float | None = None
+    interpolate: bool | None = None
+    patience: int | None = None
+    classic: bool = False
+    start: Path | None = None
+
+
+def backbone_rate(backbone: Backbone, settings: StrategySettings) -> float:
+    """The peak rate of the backbone: what was said, or the family's."""
+    return settings.rate if settings.rate is not None else BACKBONE_RATE[backbone.family]
+
+
+def epochs_for(backbone: Backbone, settings: StrategySettings) -> int:
+    """Epochs: what was said, or enough for ``LEAST_STEPS`` steps between the usual number and ``MOST_EPOCHS``."""
+    if settings.epochs is not None:
+        return settings.epochs
+    usual = EPOCHS_TEXT if backbone.modality == "text" else EPOCHS_IMAGE
+    steps_per_epoch = max(1, math.ceil(settings.rows / (settings.batch_size or 32)))
+    return max(usual, min(MOST_EPOCHS, math.ceil(LEAST_STEPS / steps_per_epoch)))
+
+
+def augment_for(backbone: Backbone, settings: StrategySettings) -> AugmentName:
+    """The augmentation: what was said, or crops and mirror images for images and none for texts."""
+    if settings.augment is not None:
+        return settings.augment
+    return "none" if backbone.modality == "text" else "light"
+
+
+def pooling_stage(backbone: Backbone) -> int:
+    """The last stage, which pools; it is trained with the blocks above the boundary when it has parameters."""
+    return len(backbone.stages) - 1
+
+
+def stages_with_parameters(backbone: Backbone, first: int) -> list[int]:
+    """The stages from ``first`` on that have parameters to train."""
+    trainable = {name for name, _ in backbone.module.named_parameters()}
+    return [
+        index
+        for index, stage in enumerate(backbone.stages)
+        if index >= first and any(name in trainable for name in stage.tensors)
+    ]
+
+
+def check_freeze(backbone: Backbone, freeze: int) -> None:
+    """Raise RequestError when there are not that many stages to freeze and one more to train."""
+    trainable = stages_with_parameters(backbone, 0)
+    if not 0 <= freeze <= trainable[-1]:
+        names = ", ".join(f"{index} {stage.name}" for index, stage in enumerate(backbone.stages))
+        raise RequestError(
+            f"--freeze {freeze} is out of range for {backbone.name}: it can keep 0 to {trainable[-1]} stages frozen. "
+            f"Its stages from the input: {names}."
+        )

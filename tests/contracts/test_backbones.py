@@ -1,0 +1,428 @@
+"""The laws of a backbone, over the whole table, with tiny networks of random weights."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from unfreeze.backbones import rebuild, stage_parameters
+from unfreeze.contracts import Backbone, State
+from unfreeze.runtime.preprocess import TextPreprocess
+
+TOLERANCE = 2e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A tiny network. ``shared``: tables that stage 0 owns and later stages read."""
+
+    name: str
+    family: str
+    stages: int
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    size: int = 64
+    shared: bool = False
+
+
+TINY_TOKENS = {"depth": 3, "embed_dim": 48, "num_heads": 3}
+IMAGES = (
+    Case("vit_tiny_patch16_224", "vit", 5, {**TINY_TOKENS, "img_size": [32, 32]}, 32),
+    Case("vit_small_patch14_dinov2", "vit", 5, {**TINY_TOKENS, "img_size": [28, 28]}, 28),
+    Case("vit_small_patch14_reg4_dinov2", "vit", 5, {**TINY_TOKENS, "img_size": [28, 28]}, 28),
+    Case("vit_base_patch16_siglip_224", "vit", 5, {**TINY_TOKENS, "img_size": [32, 32]}, 32),
+    Case("deit3_small_patch16_224", "vit", 5, {**TINY_TOKENS, "img_size": [32, 32]}, 32),
+    Case("deit_tiny_distilled_patch16_224", "vit", 5, {**TINY_TOKENS, "img_size": [32, 32]}, 32),
+    Case("eva02_tiny_patch14_224", "vit", 5, {**TINY_TOKENS, "img_size": [28, 28]}, 28),
+    Case("vit_small_patch16_dinov3", "vit", 5, {**TINY_TOKENS, "img_size": [32, 32]}, 32),
+    Case(
+        "vit_small_patch16_rope_mixed_224", "vit", 5, {**TINY_TOKENS, "img_size": [32, 32]}, 32, shared=True
+    ),
+    Case("beit_base_patch16_224", "vit", 5, {**TINY_TOKENS, "img_size": [32, 32]}, 32),
+    Case(
+        "beit_base_patch16_224",
+        "vit",
+        5,
+        {**TINY_TOKENS, "img_size": [32, 32], "use_rel_pos_bias": False, "use_shared_rel_pos_bias": True},
+        32,
+        shared=True,
+    ),
+    Case("test_resnet", "resnet", 6),
+    Case("test_efficientnet", "efficientnet", 7),
+    Case("mobilenetv3_small_050", "efficientnet", 8),
+    Case("mobilenetv2_035", "efficientnet", 9),
+    Case("tf_efficientnet_lite0", "efficientnet", 9),
+    Case("test_convnext", "convnext", 6),
+    Case("convnextv2_atto", "convnext", 6, {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]}),
+    Case(
+        "swin_tiny_patch4_window7_224",
+        "swin",
+        6,
+        {
+            "depths": [1, 1, 2, 1],
+            "embed_dim": 24,
+            "num_heads": [1, 2, 3, 4],
+            "img_size": [64, 64],
+            "window_size": 4,
+        },
+    ),
+    Case(
+        "swinv2_tiny_window8_256",
+        "swin",
+        6,
+        {
+            "depths": [1, 1, 2, 1],
+            "embed_dim": 24,
+            "num_heads": [1, 2, 3, 4],
+            "img_size": [64, 64],
+            "window_size": 4,
+        },
+    ),
+    Case("ghostnet_050", "opaque", 1),
+)
+
+TINY_BERT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 60,
+}
+TINY_DECODER = {**TINY_BERT, "num_key_value_heads": 1, "head_dim": 16, "pad_token_id": 0}
+DEBERTA = {
+    **TINY_BERT,
+    "relative_attention": True,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+TEXTS = (
+    Case("bert", "encoder", 5, TINY_BERT),
+    Case("roberta", "encoder", 5, {**TINY_BERT, "max_position_embeddings": 40}),
+    Case("xlm-roberta", "encoder", 5, {**TINY_BERT, "max_position_embeddings": 40}),
+    Case("electra", "encoder", 5, {**TINY_BERT, "embedding_size": 16}),
+    Case(
+        "distilbert",
+        "encoder",
+        5,
+        {"dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 48, "vocab_size": 60},
+    ),
+    Case("mpnet", "encoder", 5, {**TINY_BERT, "max_position_embeddings": 40}, shared=True),
+    Case("deberta-v2", "encoder", 5, DEBERTA, shared=True),
+    Case("deberta-v2", "encoder", 5, {**DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu"}, shared=True),
+    Case("modernbert", "encoder", 5, {**TINY_BERT, "local_attention": 4, "pad_token_id": 0}),
+    Case("llama", "decoder", 5, TINY_DECODER),
+    Case("qwen3", "decoder", 5, TINY_DECODER),
+    Case(
+        "qwen3",
+        "decoder",
+        5,
+        {**TINY_DECODER, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+    ),
+    Case("gemma3_text", "decoder", 5, {**TINY_DECODER, "sliding_window": 3}),
+    Case(
+        "gpt2", "decoder", 5, {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 40, "vocab_size": 60}
+    ),
+    Case("albert", "opaque", 1, {**TINY_BERT, "embedding_size": 16}),
+    Case(
+        "t5",
+        "opaque",
+        1,
+        {"d_model": 32, "num_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 48, "vocab_size": 60},
+    ),
+)
+CASES = (*IMAGES, *TEXTS)
+
+
+def case_name(case: Case) -> str:
+    twins = [other for other in CASES if other.name == case.name]
+    return case.name if len(twins) == 1 else f"{case.name}-{twins.index(case)}"
+
+
+def scramble(tensors: Any, seed: int = 0) -> None:
+    """Random values, so that no table of zeros, small layer scale or fresh statistic hides a wrong cut."""
+    generator = torch.Generator().manual_seed(seed)
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            noise = torch.randn(tensor.shape, generator=generator)
+            # Vectors are scales, shifts and variances: those stay positive.
+            tensor.data.copy_((tensor + 0.2 * noise).abs() if tensor.ndim <= 1 else tensor + 0.1 * noise)
+
+
+def build_image(case: Case) -> Backbone:
+    from unfreeze.backbones.timm_ import assemble
+    from unfreeze.backbones.timm_loading import create_timm
+
+    torch.manual_seed(0)
+    module = create_timm(case.name, case.arguments)
+    scramble(module.state_dict().values())
+    return assemble(module, case.name, architecture=case.name, arguments=case.arguments, image_size=case.size)
+
+
+def build_text(case: Case) -> Backbone:
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+
+    from unfreeze.backbones import hf, hf_loading
+
+    torch.manual_seed(0)
+    with hf_loading.quiet_transformers():
+        config = AutoConfig.for_model(case.name, **case.arguments)
+        factory = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+        model_class = type(factory.from_config(config))
+        module = model_class(config, **hf_loading.pooler_argument(model_class, config, native=False))
+    scramble(module.state_dict().values())
+    causal = hf.is_causal(module, config)
+    return hf_loading.assemble(
+        module,
+        case.name,
+        config=config,
+        pooling="last" if causal else "mean",
+        causal=causal,
+        preprocess=TextPreprocess(max_length=32, pad_id=1, tokenizer_hash="none"),
+        tokenizer=b"{}",
+    )
+
+
+@cache
+def build(case: Case) -> Backbone:
+    return build_text(case) if case in TEXTS else build_image(case)
+
+
+def batch(case: Case) -> State:
+    """Three samples; the texts have different lengths."""
+    generator = torch.Generator().manual_seed(1)
+    if case in IMAGES:
+        shape = (3, case.size, case.size, 3)
+        return State(torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8))
+    ids = torch.randint(3, 60, (3, 9), generator=generator)
+    mask = torch.arange(9) < torch.tensor([[9], [5], [2]])
+    return State(torch.where(mask, ids, 1), mask)
+
+
+def gap(a: torch.Tensor, b: torch.Tensor) -> float:
+    assert a.shape == b.shape
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-6))
+
+
+def real(state: State) -> torch.Tensor:
+    """What of a state counts: padded places of a text may hold anything."""
+    if state.mask is None or state.h.ndim < 3:
+        return state.h
+    return state.h * state.mask.unsqueeze(-1)
+
+
+@contextmanager
+def scrambled(backbone: Backbone, stages: range) -> Iterator[None]:
+    """The backbone with other weights in some stages."""
+    own = backbone.module.state_dict()
+    names = [name for index in stages for name in backbone.stages[index].tensors]
+    kept = {name: own[name].clone() for name in names}
+    scramble([own[name] for name in names], seed=2)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            own[name].copy_(value)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks this small wait for threads longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=CASES, ids=case_name)
+def case(request: pytest.FixtureRequest) -> Case:
+    chosen: Case = request.param
+    return chosen
+
+
+@torch.no_grad()
+def test_it_meets_the_protocol_and_is_cut_where_its_family_says(case: Case) -> None:
+    backbone = build(case)
+    assert isinstance(backbone, Backbone)
+    assert (backbone.family, len(backbone.stages)) == (case.family, case.stages)
+    assert bool(backbone.notes) == (case.family == "opaque")
+    assert not backbone.module.training
+    assert backbone.modality == ("text" if case in TEXTS else "image")
+
+
+def test_every_tensor_belongs_to_exactly_one_stage(case: Case) -> None:
+    backbone = build(case)
+    owned = [name for stage in backbone.stages for name in stage.tensors]
+    assert sorted(owned) == sorted(backbone.module.state_dict())
+    counted = sum(len(stage_parameters(backbone, index)) for index in range(len(backbone.stages)))
+    assert counted == len(dict(backbone.module.named_parameters()))
+
+
+@torch.no_grad()
+def test_running_in_two_parts_gives_what_running_at_once_gives(case: Case) -> None:
+    backbone, x = build(case), batch(case)
+    whole = backbone.run(x).h
+    assert whole.shape == (3, backbone.dim)
+    assert whole.dtype == torch.float32
+    assert float(whole.std()) > 1e-3
+    for k in range(len(backbone.stages) + 1):
+        assert gap(backbone.run(backbone.run(x, 0, k), k).h, whole) <= TOLERANCE, k
+
+
+@torch.no_grad()
+def test_stage_by_stage_passes_the_same_states_as_a_long_run(case: Case) -> None:
+    backbone, x = build(case), batch(case)
+    state = x
+    for k in range(len(backbone.stages)):
+        state = backbone.run(state, k, k + 1)
+        assert gap(real(state), real(backbone.run(x, 0, k + 1))) <= TOLERANCE, k
+
+
+@torch.no_grad()
+def test_the_full_run_is_the_librarys_own_forward(case: Case) -> None:
+    backbone, x = build(case), batch(case)
+    if case in IMAGES:
+        preprocess: Any = backbone.preprocess
+        pixels = (x.h.permute(0, 3, 1, 2).double() / 255).float()
+        mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (preprocess.mean, preprocess.std))
+        assert gap(backbone.run(x).h, backbone.module((pixels - mean) / std)) <= TOLERANCE
+        return
+    assert x.mask is not None
+    for row, length in enumerate(x.mask.sum(dim=1).tolist()):
+        hidden = backbone.module(input_ids=x.h[row : row + 1, :length]).last_hidden_state[0]
+        wanted = hidden[-1] if case.family == "decoder" else hidden.mean(dim=0)
+        assert gap(backbone.run(x).h[row], wanted) <= 1e-4, "padding changed the result"
+
+
+@torch.no_grad()
+def test_the_weights_of_later_stages_do_not_reach_earlier_boundaries(case: Case) -> None:
+    backbone, x = build(case), batch(case)
+    depth = len(backbone.stages)
+    for k in range(1, depth):
+        before = real(backbone.run(x, 0, k))
+        with scrambled(backbone, range(k, depth)):
+            assert gap(real(backbone.run(x, 0, k)), before) == 0.0, k
+            assert gap(backbone.run(x).h, backbone.run(backbone.run(x, 0, k), k).h) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_the_weights_of_earlier_stages_do_not_reach_what_is_resumed(case: Case) -> None:
+    backbone, x = build(case), batch(case)
+    first = 1 if case.shared else 0
+    for k in range(1, len(backbone.stages)):
+        middle = backbone.run(x, 0, k)
+        after = backbone.run(middle, k).h
+        with scrambled(backbone, range(first, k)):
+            assert gap(backbone.run(middle, k).h, after) == 0.0, k
+
+
+@torch.no_grad()
+def test_summaries_are_one_vector_a_sample_and_end_with_the_pooled_feature(case: Case) -> None:
+    backbone, x = build(case), batch(case)
+    depth = len(backbone.stages)
+    for boundary in range(1, depth + 1):
+        state = backbone.run(x, 0, boundary)
+        summary = backbone.summary(state, boundary)
+        assert summary.shape[0] == 3
+        assert summary.ndim == 2
+        assert summary.dtype == torch.float32
+        if boundary == depth:
+            assert torch.equal(summary, backbone.run(x).h)
+        elif state.mask is not None:
+            assert gap(summary[2], state.h[2, :2].mean(dim=0)) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_it_is_rebuilt_from_its_recipe_and_tensors(case: Case) -> None:
+    backbone, x = build(case), batch(case)
+    recipe = json.loads(json.dumps(dict(backbone.recipe)))
+    tensors = {name: value.clone() for name, value in backbone.module.state_dict().items()}
+    again = rebuild(recipe, tensors, backbone.assets)
+    assert torch.equal(again.run(x).h, backbone.run(x).h)
+    assert again.weights_hash == backbone.weights_hash
+    for name in ("name", "family", "dim", "preprocess", "stages", "notes", "modality"):
+        assert getattr(again, name) == getattr(backbone, name), name
+
+
+def test_a_copy_trains_alone_and_gradients_stop_at_the_stored_state(case: Case) -> None:
+    backbone, x = build(case), batch(case)
+    twin = copy.deepcopy(backbone)
+    k = len(twin.stages) // 2
+    with torch.no_grad():
+        before = backbone.run(x).h
+        middle = twin.run(x, 0, k)
+    twin.run(middle, k).h.square().sum().backward()
+    touched = {name for name, value in twin.module.named_parameters() if value.grad is not None}
+    wanted = {name for index in range(k, len(twin.stages)) for name in stage_parameters(twin, index)}
+    shared = set(stage_parameters(twin, 0)) if case.shared else set()
+    assert touched
+    assert touched <= wanted | shared
+    for value in twin.module.parameters():
+        value.data.add_(1.0)
+    with torch.no_grad():
+        assert torch.equal(backbone.run(x).h, before)
+
+
+@torch.no_grad()
+def test_bf16_autocast_gives_float32_features_near_the_exact_ones(case: Case) -> None:
+    backbone, x = build(case), batch(case)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        feature = backbone.run(x).h
+    assert feature.dtype == torch.float32
+    likeness = torch.cosine_similarity(feature.flatten(), backbone.run(x).h.flatten(), dim=0)
+    assert float(likeness) > 0.9
+
+
+@pytest.mark.parametrize("wanted", [(2, 1), (0, 99), (-1, 2)])
+def test_a_way_that_does_not_exist_is_refused(wanted: tuple[int, int]) -> None:
+    for case in (IMAGES[0], TEXTS[0]):
+        with pytest.raises(ValueError, match="no way from boundary"):
+            build(case).run(batch(case), *wanted)
+
+
+class Runs(torch.nn.Module):
+    """What an executor traces: a prefix and its summary."""
+
+    def __init__(self, backbone: Backbone, stop: int) -> None:
+        super().__init__()
+        self.module = backbone.module
+        self._run: Callable[[State], torch.Tensor] = lambda state: backbone.summary(
+            backbone.run(state, 0, stop), stop
+        )
+
+    def forward(self, h: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return self._run(State(h, mask))
+
+
+@pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning",
+    "ignore:.*torch.jit.trace.*:FutureWarning",
+    "ignore:.*is_gradient_checkpointing.*:FutureWarning",
+)
+@pytest.mark.parametrize("case", [IMAGES[0], IMAGES[6], IMAGES[12], IMAGES[-3], TEXTS[0]], ids=case_name)
+@torch.no_grad()
+def test_a_traced_prefix_gives_the_same_summary_for_another_batch_size(case: Case) -> None:
+    backbone, x = build(case), batch(case)
+    stop = len(backbone.stages) - 1
+    given = (x.h,) if x.mask is None else (x.h, x.mask)
+    traced = torch.jit.trace(Runs(backbone, stop), given, check_trace=False)
+    wanted = backbone.summary(backbone.run(x, 0, stop), stop)
+    assert gap(traced(*(value[:2] for value in given)), wanted[:2]) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_an_exported_run_gives_the_same_feature() -> None:
+    case = IMAGES[0]
+    backbone, x = build(case), batch(case)
+    program = torch.export.export(Runs(backbone, len(backbone.stages)), (x.h,))
+    assert gap(program.module()(x.h), backbone.run(x).h) <= TOLERANCE

@@ -1,0 +1,176 @@
+"""Folders: class folders and part folders become rows; what is no sample is listed, never a class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from unfreeze.data.load import load_dataset
+from unfreeze.errors import DataError, RequestError
+
+
+def parts_of(data):
+    return {part: sorted(data.samples.name(int(row)) for row in data.rows(part)) for part in data.given}
+
+
+def ignored(data):
+    return {entry.name: entry.reason for entry in data.ignored}
+
+
+def test_class_folders_become_sorted_labels(class_folders):
+    data = load_dataset(class_folders({"dog": 10, "cat": 10, "ant": 10}))
+    assert data.labels.names == ("ant", "cat", "dog")
+    assert data.modality == "image"
+    assert len(data) == 30
+    for row in range(30):
+        assert data.samples.name(row).startswith(data.labels.names[data.label[row]] + "/")
+    assert data.given == frozenset()
+
+
+def test_files_inside_subfolders_of_a_class_belong_to_it(class_folders):
+    data = load_dataset(class_folders({"cat": 4, "cat/2024/may": 4, "dog": 8}))
+    assert data.labels.names == ("cat", "dog")
+    assert np.bincount(data.label).tolist() == [8, 8]
+    assert "cat/2024/may/000.png" in {data.samples.name(row) for row in range(16)}
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "Valid"])
+def test_part_folders_are_kept_and_labels_match_by_name(class_folders, name):
+    # The validation part lacks "bee": indices must not shift.
+    root = class_folders(
+        {"train/ant": 3, "train/bee": 3, "train/cat": 3, f"{name}/ant": 1, f"{name}/cat": 2, "test/bee": 1}
+    )
+    data = load_dataset(root)
+    assert data.given == {"train", "val", "test"}
+    assert [len(data.rows(part)) for part in ("train", "val", "test")] == [9, 3, 1]
+    for row in range(len(data)):
+        assert data.samples.name(row).split("/")[1] == data.labels.names[data.label[row]]
+
+
+def test_only_train_and_val_given_draws_test_from_train(class_folders):
+    root = class_folders({"train/a": 20, "train/b": 20, "val/a": 2, "val/b": 2})
+    data = load_dataset(root)
+    assert data.given == {"train", "val"}
+    assert len(data.rows("val")) == 4
+    assert len(data.rows("test")) == 6
+    assert all(data.samples.name(int(row)).startswith("train/") for row in data.rows("test"))
+    split = next(entry for entry in data.inferred if entry.what == "split")
+    assert split.value == "test 15%"
+    assert "train" in split.reason
+
+
+def test_only_train_and_test_given_draws_val_from_train(class_folders):
+    root = class_folders({"train/a": 20, "train/b": 20, "test/a": 2, "test/b": 2})
+    data = load_dataset(root)
+    assert len(data.rows("test")) == 4
+    assert len(data.rows("val")) == 6
+    assert all(data.samples.name(int(row)).startswith("train/") for row in data.rows("val"))
+
+
+def test_unlabelled_test_folder_is_ignored_and_test_is_drawn(class_folders):
+    root = class_folders({"train/a": 10, "train/b": 10, "test": 3})
+    data = load_dataset(root)
+    assert ignored(data)["test"] == "has no class folders"
+    assert len(data) == 20
+    assert len(data.rows("test")) > 0
+
+
+def test_a_class_may_be_called_train(class_folders):
+    data = load_dataset(class_folders({"train/2019": 5, "train/2020": 5, "bus": 10}))
+    assert data.labels.names == ("bus", "train")
+
+
+def test_a_class_that_train_lacks_is_an_error(class_folders):
+    root = class_folders({"train/cat": 3, "train/dog": 3, "val/cat": 1, "val/dogs": 1})
+    with pytest.raises(DataError, match=r"val part has the classes 'dogs'.*Did you mean 'dog'"):
+        load_dataset(root)
+
+
+def test_hidden_and_junk_entries_are_listed_and_are_no_classes(class_folders, picture):
+    root = class_folders({"cat": 8, "dog": 8, ".ipynb_checkpoints": 1, "__MACOSX": 1, "empty": 0, "notes": 0})
+    (root / "cat" / "Thumbs.db").write_bytes(b"x")
+    (root / "cat" / "._000.png").write_bytes(b"x")
+    (root / "cat" / "read me").write_bytes(b"x")
+    (root / "notes" / "a.pdf").write_bytes(b"x")
+    (root / "labels.csv").write_text("x")
+    (root / "dog" / "UPPER.PNG").write_bytes(picture(99))
+    data = load_dataset(root)
+    assert data.labels.names == ("cat", "dog")
+    assert len(data) == 17
+    assert ignored(data) == {
+        ".ipynb_checkpoints": "hidden",
+        "__MACOSX": "written by an operating system, not data",
+        "cat/Thumbs.db": "written by an operating system, not data",
+        "cat/._000.png": "hidden",
+        "cat/read me": "not an image or text file (no extension)",
+        "notes/a.pdf": "not an image or text file (.pdf)",
+        "labels.csv": "not inside a class folder",
+        "empty": "a folder without image files",
+        "notes": "a folder without image files",
+    }
+
+
+def test_links_to_folders_are_followed_once_and_loops_end(class_folders):
+    root = class_folders({"cat": 4, "dog": 4})
+    (root / "cat" / "loop").symlink_to(root / "cat", target_is_directory=True)
+    (root / "dog" / "up").symlink_to(root, target_is_directory=True)
+    (root / "dog" / "self.png").symlink_to(root / "dog" / "self.png")
+    data = load_dataset(root)
+    assert [data.samples.name(row) for row in range(8)] == [
+        f"{name}/{number:03}.png" for name in ("cat", "dog") for number in range(4)
+    ]
+    assert len(data) == 9
+    assert ignored(data) == dict.fromkeys(["cat/loop", "dog/up"], "a link to a folder that is read already")
+    with pytest.raises(OSError, match="links"):
+        data.samples.read(8)
+
+
+def test_text_folders_are_texts_and_empty_ones_are_ignored(class_folders):
+    root = class_folders({"ham": 8, "spam": 8}, content="mail")
+    (root / "ham" / "blank.txt").write_text("")
+    data = load_dataset(root)
+    assert data.modality == "text"
+    assert len(data) == 16
+    assert str(data.samples.read(0)).startswith("mail ")
+    assert ignored(data) == {"ham/blank.txt": "an empty text"}
+
+
+def test_a_missing_file_is_no_crash_at_loading(class_folders):
+    root = class_folders({"cat": 8, "dog": 8})
+    (root / "cat" / "gone.jpg").symlink_to(root / "nowhere.jpg")
+    data = load_dataset(root)
+    assert len(data) == 17
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({}, "is empty. Put the files of each class"),
+        ({"cat": 5}, r"has one class only \('cat'\): a classifier needs two"),
+        ({"cat": 5, "dog": 1}, "the class 'dog' has 1 row"),
+        ({"cat": 5, "dog": 2}, "the class 'dog' has 2 row.*at least 3"),
+        ({"": 3}, "has no class folders, only 3 loose file"),
+        ({"cat": 0, "dog": 0}, "has no image or .txt file in its folders 'cat', 'dog'"),
+    ],
+)
+def test_folders_that_are_no_data_set_are_named_errors(class_folders, counts, message):
+    with pytest.raises(DataError, match=message):
+        load_dataset(class_folders(counts))
+
+
+def test_a_missing_folder_suggests_its_neighbour(class_folders, tmp_path):
+    class_folders({"cat": 3, "dog": 3})
+    with pytest.raises(DataError, match=r"photo does not exist\. Did you mean 'photos'"):
+        load_dataset(tmp_path / "photo")
+
+
+def test_columns_of_a_folder_are_a_wrong_request(class_folders):
+    with pytest.raises(RequestError, match="--label-column kind names a column"):
+        load_dataset(class_folders({"cat": 3, "dog": 3}), label_column="kind")
+
+
+def test_a_folder_of_tables_names_one(class_folders):
+    root = class_folders({})
+    (root / "data.csv").write_text("text,label\na,b\n")
+    with pytest.raises(DataError, match=r"name one, such as .*data\.csv"):
+        load_dataset(root)

@@ -1,0 +1,315 @@
+"""Tables: the same rows in every format; columns are worked out, or the question is put clearly."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from unfreeze.data.columns import content_column
+from unfreeze.data.load import load_dataset
+from unfreeze.data.samples import RowGroups
+from unfreeze.data.tables import open_table
+from unfreeze.errors import DataError, RequestError
+
+TEXTS = [f'a mail, number {n}\nwith "two" lines' for n in range(40)]
+KINDS = ["spam" if n % 4 == 0 else "ham" for n in range(40)]
+
+
+def write(path, columns: dict[str, list]):
+    table = pa.table(columns)
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    else:
+        import csv
+
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+    return path
+
+
+def inferred(data):
+    return {entry.what: entry.value for entry in data.inferred}
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_format_gives_the_same_rows(tmp_path, kind):
+    data = load_dataset(write(tmp_path / f"mails.{kind}", {"text": TEXTS, "label": KINDS}))
+    assert data.modality == "text"
+    assert data.labels.names == ("ham", "spam")
+    assert [data.samples.read(row) for row in range(40)] == TEXTS
+    assert [data.labels.names[code] for code in data.label] == KINDS
+    assert data.samples.name(2) == f"mails.{kind}:3"
+    assert inferred(data)["text column"] == "text"
+    assert inferred(data)["label column"] == "label"
+
+
+def test_every_format_draws_the_same_split(tmp_path):
+    parts = [
+        load_dataset(write(tmp_path / f"mails.{kind}", {"text": TEXTS, "label": KINDS}), seed=3).part.tolist()
+        for kind in ("csv", "tsv", "jsonl", "parquet")
+    ]
+    assert parts[0] == parts[1] == parts[2] == parts[3]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([1, 0] * 20),
+        pa.array([1.0, 0.0] * 20),
+        pa.array(["1", "0"] * 20),
+        pa.array([" 1", "0 "] * 20),
+        pa.array(["1", "0"] * 20).dictionary_encode(),
+    ],
+)
+def test_labels_of_every_type_become_the_same_names(tmp_path, values):
+    pq.write_table(pa.table({"text": TEXTS, "label": values}), tmp_path / "mails.parquet")
+    data = load_dataset(tmp_path / "mails.parquet")
+    assert data.labels.names == ("0", "1")
+    assert data.label.tolist() == [1, 0] * 20
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_booleans_are_true_and_false(tmp_path, kind):
+    data = load_dataset(write(tmp_path / f"m.{kind}", {"text": TEXTS, "label": [True, False] * 20}))
+    assert data.labels.names == ("false", "true")
+
+
+def test_class_labels_of_hub_files_keep_their_names(tmp_path):
+    features = {"label": {"_type": "ClassLabel", "names": ["neg", "pos"]}, "text": {"_type": "Value"}}
+    meta = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    table = pa.table({"text": TEXTS, "label": [0, 1, -1, 1] * 10}).replace_schema_metadata(meta)
+    pq.write_table(table, tmp_path / "mails.parquet")
+    data = load_dataset(tmp_path / "mails.parquet")
+    assert data.labels.names == ("neg", "pos")
+    assert len(data) == 30
+    assert {entry.reason for entry in data.ignored} == {"no label"}
+    assert data.ignored[0].name == "mails.parquet:3"
+
+
+def test_rows_without_label_or_text_are_listed(tmp_path):
+    texts, kinds = list(TEXTS), list(KINDS)
+    texts[5], texts[6], kinds[7] = "", "  ", ""
+    data = load_dataset(write(tmp_path / "mails.csv", {"text": texts, "label": kinds}))
+    assert len(data) == 37
+    assert {entry.name: entry.reason for entry in data.ignored} == {
+        "mails.csv:8": "no label",
+        "mails.csv:6": "empty 'text'",
+        "mails.csv:7": "empty 'text'",
+    }
+    assert data.samples.name(5) == "mails.csv:9"
+    assert data.samples.read(5) == TEXTS[8]
+
+
+def test_many_ignored_rows_are_counted_not_listed(tmp_path):
+    kinds = ["", *["a", "b"] * 10, *[""] * 2999]
+    data = load_dataset(
+        write(tmp_path / "m.csv", {"text": [f"text {n}" for n in range(3020)], "label": kinds})
+    )
+    assert len(data) == 20
+    assert len(data.ignored) == 1001
+    assert data.ignored[-1].name == "2,000 more"
+
+
+def test_broken_lines_are_listed(tmp_path):
+    lines = [json.dumps({"text": t, "label": k}) for t, k in zip(TEXTS, KINDS, strict=True)]
+    (tmp_path / "m.jsonl").write_text("\n".join([*lines[:3], "{oops", "[1]", "", *lines[3:]]))
+    data = load_dataset(tmp_path / "m.jsonl")
+    assert len(data) == 40
+    assert [entry.name for entry in data.ignored] == ["m.jsonl:4", "m.jsonl:5"]
+    assert data.samples.name(3) == "m.jsonl:7"
+    body = "".join(f"text {n},{k}\n" for n, k in enumerate(KINDS))
+    (tmp_path / "m.csv").write_text("text,label\n" + body + "one,two,three\n")
+    data = load_dataset(tmp_path / "m.csv")
+    assert len(data) == 40
+    assert data.ignored[0].reason == "3 cells where 2 are expected"
+
+
+def test_labels_keep_their_spelling_in_csv(tmp_path):
+    data = load_dataset(write(tmp_path / "m.csv", {"text": TEXTS, "label": ["01", "1", "NA", "None"] * 10}))
+    assert data.labels.names == ("01", "1", "NA", "None")
+
+
+def test_semicolons_and_a_byte_order_mark_are_understood(tmp_path):
+    body = "text;label\n" + "".join(f"text {n};{kind}\n" for n, kind in enumerate(KINDS))
+    (tmp_path / "m.csv").write_bytes(b"\xef\xbb\xbf" + body.encode())
+    assert load_dataset(tmp_path / "m.csv").labels.names == ("ham", "spam")
+
+
+def test_split_columns_are_kept(tmp_path):
+    parts = (["train"] * 6 + ["validation", "Test"] * 2) * 4
+    data = load_dataset(write(tmp_path / "m.csv", {"text": TEXTS, "label": KINDS, "split": parts}))
+    assert data.given == {"train", "val", "test"}
+    assert [len(data.rows(part)) for part in ("train", "val", "test")] == [24, 8, 8]
+    assert inferred(data)["split column"] == "split"
+
+
+def test_image_paths_are_relative_to_the_table(tmp_path, picture):
+    (tmp_path / "img").mkdir()
+    for number in range(12):
+        (tmp_path / "img" / f"{number}.PNG").write_bytes(picture(number))
+    columns = {"path": [f"img/{n}.PNG" for n in range(12)], "kind": ["a", "b"] * 6}
+    data = load_dataset(write(tmp_path / "list.csv", columns))
+    assert data.modality == "image"
+    assert data.samples.name(3) == "img/3.PNG"
+    assert data.samples.read(3) == picture(3)
+    assert inferred(data)["label column"] == "kind"
+
+
+def test_repeated_paths_keep_unique_names(tmp_path):
+    columns = {"image": [f"{n % 6}.png" for n in range(12)], "label": ["a", "b"] * 6}
+    data = load_dataset(write(tmp_path / "list.csv", columns))
+    names = [data.samples.name(row) for row in range(12)]
+    assert len(set(names)) == 12
+    assert names[7] == "1.png (row 8)"
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_embedded_images_are_read_by_row_group(tmp_path, picture, wrapped):
+    content = [picture(n) for n in range(12)]
+    image = [{"bytes": data, "path": None} for data in content] if wrapped else content
+    table = pa.table({"image": image, "label": ["a", "b"] * 6})
+    pq.write_table(table, tmp_path / "d.parquet", row_group_size=5)
+    data = load_dataset(tmp_path / "d.parquet")
+    assert data.modality == "image"
+    assert [data.samples.read(row) for row in range(12)] == content
+    chosen = data.select([11, 0, 6])
+    assert [chosen.samples.read(row) for row in range(3)] == [content[11], content[0], content[6]]
+    assert chosen.samples.name(0) == "d.parquet:12"
+
+
+def test_an_empty_image_cell_is_unreadable_not_another_row(tmp_path, picture):
+    image = [None if n == 4 else picture(n) for n in range(12)]
+    pq.write_table(pa.table({"image": image, "label": ["a", "b"] * 6}), tmp_path / "d.parquet")
+    data = load_dataset(tmp_path / "d.parquet")
+    with pytest.raises(OSError, match="empty"):
+        data.samples.read(4)
+    assert data.samples.read(5) == picture(5)
+
+
+def test_the_cache_of_row_groups_is_bounded(tmp_path):
+    blobs = [bytes([n]) * 1_000_000 for n in range(40)]
+    pq.write_table(pa.table({"image": blobs}), tmp_path / "d.parquet", row_group_size=4, compression="none")
+    groups = RowGroups(tmp_path / "d.parquet", "image", cache_bytes=9_000_000)
+    before = pa.total_allocated_bytes()
+    assert [groups.cell(row)[0] for row in range(40)] == list(range(40))
+    assert pa.total_allocated_bytes() - before < 16_000_000
+    assert groups.cell(0) == blobs[0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "asked", "message"),
+    [
+        (
+            {"text": TEXTS, "body": TEXTS, "id": [str(n) for n in range(40)]},
+            {},
+            "which column holds the label",
+        ),
+        ({"one": TEXTS, "two": TEXTS, "label": KINDS}, {}, "could be 'one', 'two'.*--text-column"),
+        ({"text": TEXTS, "image": ["a.png"] * 40, "label": KINDS}, {}, "--image-column or --text-column"),
+        (
+            {"text": TEXTS, "a": KINDS, "b": KINDS},
+            {},
+            "holds the label is unclear .*'a', 'b'.*--label-column",
+        ),
+        ({"text": TEXTS, "label": TEXTS}, {}, "40 different values in 40 rows, like an identifier"),
+        ({"text": TEXTS, "label": ["one"] * 40}, {}, r"one class only \('one'\)"),
+        ({"text": [""] * 40, "label": KINDS}, {"text_column": "text"}, "no row with both"),
+    ],
+)
+def test_unclear_tables_name_candidates_and_flags(tmp_path, columns, asked, message):
+    with pytest.raises(DataError, match=message):
+        load_dataset(write(tmp_path / "m.csv", columns), **asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"label_column": "lable"}, "has no such column. Did you mean 'label'.*'text', 'label'"),
+        ({"text_column": "text", "image_column": "text"}, "choose one"),
+        ({"text_column": "label", "label_column": "label"}, "must differ"),
+    ],
+)
+def test_wrong_columns_are_wrong_requests(tmp_path, asked, message):
+    with pytest.raises(RequestError, match=message):
+        load_dataset(write(tmp_path / "m.csv", {"text": TEXTS, "label": KINDS}), **asked)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_tables_without_labels_tell_their_content_and_rows(tmp_path, kind):
+    path = write(tmp_path / f"m.{kind}", {"id": KINDS, "text": TEXTS, "photo": ["a.png"] * 40})
+    table = open_table(path)
+    assert table.rows() == 40
+    assert content_column(table, modality="text", asked=None) == "text"
+    assert content_column(table, modality="image", asked=None) == "photo"
+    assert content_column(table, modality="text", asked="id") == "id"
+    with pytest.raises(RequestError, match="Did you mean 'text'"):
+        content_column(table, modality="text", asked="tex")
+    with pytest.raises(DataError, match="which column holds the images is unclear"):
+        content_column(open_table(write(tmp_path / "n.csv", {"text": TEXTS})), modality="image", asked=None)
+
+
+def test_named_columns_win_over_inferred_ones(tmp_path):
+    columns = {"text": TEXTS, "body": [t.upper() for t in TEXTS], "label": KINDS, "mood": ["x", "y"] * 20}
+    data = load_dataset(write(tmp_path / "m.csv", columns), text_column="body", label_column="mood")
+    assert data.labels.names == ("x", "y")
+    assert data.samples.read(0) == TEXTS[0].upper()
+    assert "label column" not in inferred(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.csv", b"", "cannot be read"),
+        ("m.csv", b"text,label\n", "has no rows"),
+        ("m.csv", b"text,label\n\xff\xfe,a\n", "UTF-8"),
+        ("m.csv", b"text,text\na,b\n", "more than one column called 'text'"),
+        ("m.parquet", b"nothing of the kind", "cannot be read"),
+        ("m.parquet", None, "has no rows"),
+        ("m.jsonl", b"nothing\n", "has no rows"),
+        ("m.xlsx", b"x", "its name must end in one of .csv, .tsv"),
+    ],
+)
+def test_damaged_tables_are_named_errors(tmp_path, name, content, message):
+    if content is None:
+        pq.write_table(pa.table({"text": pa.array([], pa.string()), "label": [""][:0]}), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_dataset(tmp_path / name)
+
+
+def test_an_unknown_part_is_named(tmp_path):
+    parts = ["train"] * 1500 + ["extra"] * 500
+    columns = {
+        "text": [f"t {n}" for n in range(2000)],
+        "label": ["a", "b"] * 1000,
+        "split": parts,
+    }
+    with pytest.raises(DataError, match="'extra', which names no part"):
+        load_dataset(write(tmp_path / "m.csv", columns))
+
+
+def test_indexing_keeps_columns_and_no_objects(tmp_path):
+    rows = 50_000
+    path = tmp_path / "m.csv"
+    with path.open("w") as file:
+        file.write("image,label,unused\n")
+        file.writelines(f"folder/{n}.png,{n % 3},{'x' * 100}\n" for n in range(rows))
+    tracemalloc.start()
+    before = pa.total_allocated_bytes()
+    data = load_dataset(path)
+    kept = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before
+    tracemalloc.stop()
+    assert len(data) == rows
+    # Path of 16 bytes, offset, label, part and row index: 40 bytes; a Python string alone would take 65.
+    assert kept / rows < 120
+    assert np.bincount(data.part).tolist() == [35_000, 7_500, 7_500]

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from unfreeze.errors import UnfreezeError
+from unfreeze.heads.design import make_design
+from unfreeze.heads.logistic import solve
+from unfreeze.heads.problem import make_folds
+
+
+def solve_all(x, y, train, *, classes, penalties, balanced=False, tolerance=1e-9):
+    design = make_design([x], name="toy")
+    folds = make_folds(design, y, train, classes=classes, balanced=balanced)
+    count = train.shape[1]
+    return solve(
+        design,
+        y,
+        folds,
+        fold=np.tile(np.arange(count), len(penalties)),
+        penalty=np.repeat(np.asarray(penalties), count),
+        tolerance=tolerance,
+    )
+
+
+def standardised(x, train):
+    return (x - x[train].mean(0, dtype=np.float64)) / x[train].std(0, dtype=np.float64)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize(("n", "width", "classes"), [(160, 12, 2), (160, 12, 4), (60, 150, 2), (60, 150, 3)])
+def test_every_candidate_equals_scikit_learn(gaussians, softmax, n, width, classes, balanced):
+    x, y = gaussians(n, width, classes)
+    keep = (y != 0) | (np.arange(n) % 3 == 0)
+    x, y = x[keep], y[keep]
+    train = np.arange(len(y))[:, None] % 3 != np.arange(3)
+    penalties = [1.0, 0.03, 0.001]
+    solution = solve_all(x, y, train, classes=classes, penalties=penalties, balanced=balanced)
+    assert solution.converged.all()
+    for position in range(9):
+        rows = train[:, position % 3]
+        z = standardised(x, rows)
+        c = 1.0 / (penalties[position // 3] * rows.sum())
+        reference = LogisticRegression(
+            C=c, tol=1e-9, max_iter=10_000, class_weight="balanced" if balanced else None
+        ).fit(z[rows], y[rows])
+        ours = softmax(solution.logits[:, position])
+        assert np.abs(ours - reference.predict_proba(z)).max() < 1e-3
+
+
+def test_weights_for_raw_features_give_the_solver_s_own_logits(gaussians):
+    x, y = gaussians(90, 20, 3)
+    train = np.arange(90)[:, None] % 3 != np.arange(3)
+    solution = solve_all(x, y, train, classes=3, penalties=[0.1])
+    for fold in range(3):
+        raw = x @ solution.weight[:, fold] + solution.bias[fold]
+        assert np.abs(raw - solution.logits[:, fold]).max() < 2e-4
+
+
+def test_the_gradient_at_the_solution_is_zero(gaussians, softmax):
+    x, y = gaussians(120, 30, 3)
+    everything = np.ones((120, 1), dtype=bool)
+    solution = solve_all(x, y, everything, classes=3, penalties=[0.01])
+    z = standardised(x, everything[:, 0])
+    weight = solution.weight[:, 0] * x.std(0, dtype=np.float64)[:, None]
+    residual = (softmax(solution.logits[:, 0]) - np.eye(3)[y]) / 120
+    assert np.abs(z.T @ residual + 0.01 * weight).max() < 3e-5
+    assert np.abs(residual.sum(0)).max() < 3e-5
+
+
+def test_rows_held_out_change_nothing_in_the_fit(gaussians):
+    x, y = gaussians(80, 10, 2)
+    train = (np.arange(80) < 60)[:, None]
+    changed = x.copy()
+    changed[60:] = changed[60:] * 3 + 1
+    first, second = (solve_all(given, y, train, classes=2, penalties=[0.05]) for given in (x, changed))
+    scale = x.std(0, dtype=np.float64)[:, None]
+    assert np.abs((first.weight - second.weight)[:, 0] * scale).max() < 1e-4
+
+
+def test_constant_features_get_no_weight_and_do_no_harm(gaussians):
+    x, y = gaussians(80, 10, 2)
+    dead = np.zeros((80, 3), dtype=np.float32)
+    dead[:, 1] = 1234.567
+    dead[70, 2] = 1.0
+    train = (np.arange(80) < 60)[:, None]
+    alone = solve_all(x, y, train, classes=2, penalties=[0.05])
+    beside = solve_all(np.hstack([x, dead]), y, train, classes=2, penalties=[0.05])
+    assert np.all(beside.weight[-3:] == 0.0)
+    assert np.abs(alone.logits - beside.logits).max() < 1e-3
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_class_without_training_rows_stays_improbable_and_finite(gaussians, softmax, classes):
+    x, y = gaussians(60, 5, classes)
+    train = (y != classes - 1)[:, None]
+    solution = solve_all(x, y, train, classes=classes, penalties=[0.1])
+    probability = softmax(solution.logits[:, 0])[:, -1]
+    assert np.isfinite(solution.logits).all()
+    assert 0.0 < probability.max() < 0.1
+
+
+def test_separable_rows_converge_at_a_weak_penalty(gaussians, softmax):
+    x, y = gaussians(60, 40, 2, apart=8.0)
+    everything = np.ones((60, 1), dtype=bool)
+    solution = solve_all(x, y, everything, classes=2, penalties=[1e-5], tolerance=1e-8)
+    assert solution.converged.all()
+    assert softmax(solution.logits[:, 0])[np.arange(60), y].min() > 0.99
+
+
+def test_features_that_are_not_finite_are_refused():
+    x = np.ones((4, 3), dtype=np.float32)
+    x[2, 1] = np.nan
+    with pytest.raises(UnfreezeError, match="blocks.3"):
+        make_design([x], name="blocks.3")

@@ -1,0 +1,110 @@
+"""The sentences say what the numbers mean, and no more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from unfreeze.report import words
+from unfreeze.report.content import Baseline, Chip, Estimate, ThawPoint
+
+
+def points(*values: float, half: float = 0.02) -> tuple[ThawPoint, ...]:
+    return tuple(ThawPoint(f"s{i}", Estimate(v, v - half, v + half)) for i, v in enumerate(values))
+
+
+def test_a_curve_that_rises_to_the_end_is_read_as_rising():
+    said = words.read_thaw_curve(points(0.5, 0.7, 0.8, 0.9))
+    assert said == (
+        "Accuracy is highest at the last stage (90.0 %) and still rising there: these data use the pretrained "
+        "features to the top. The first stage, 's0', gives 50.0 %."
+    )
+
+
+def test_a_curve_that_flattens_names_the_stage_from_which_on_nothing_changes():
+    said = words.read_thaw_curve(points(0.5, 0.89, 0.85, 0.885, 0.89, 0.90))
+    assert "from 's3' on the difference lies within the interval" in said
+
+
+def test_a_peak_before_the_end_points_to_thawing():
+    said = words.read_thaw_curve(points(0.5, 0.9, 0.8))
+    assert said.startswith("Accuracy peaks at 's1' (90.0 %) and falls by 10.0 points to the last stage")
+
+
+def test_a_peak_within_the_interval_is_not_made_much_of():
+    said = words.read_thaw_curve(points(0.5, 0.86, 0.85))
+    assert said.startswith("Accuracy is highest at 's1' (86.0 %); the last stage is 1.0 points below it")
+
+
+def test_joined_depths_are_compared_with_the_last_stage():
+    joined = ThawPoint("joined", Estimate(0.858))
+    assert "Several depths joined give 85.8 % (+0.8 points to the last stage)." in words.read_thaw_curve(
+        points(0.7, 0.85), joined
+    )
+    assert "(0.0 points to" in words.read_thaw_curve(points(0.7, 0.8581), joined)
+
+
+def test_a_curve_of_one_point_says_nothing():
+    assert words.read_thaw_curve(points(0.8)) == ""
+
+
+def test_baselines_beaten_for_sure_are_not_mentioned(toys):
+    assert words.comparisons(toys.images()) == []
+
+
+def test_a_baseline_within_chance_is_said_to_be_so(toys):
+    data = toys.images()
+    ahead = Baseline("tfidf", Estimate(0.86), difference=Estimate(-0.003, -0.02, 0.014))
+    behind = Baseline("probe", Estimate(0.85), difference=Estimate(0.007, -0.01, 0.02))
+    unpaired = Baseline("majority", Estimate(0.84), name="x")
+    said = words.comparisons(replace(data, baselines=(ahead, behind, unpaired)))
+    assert said == [
+        "TF-IDF + logistic regression is ahead by 0.3 points on the same rows, which is within chance.",
+        "Probe (the floor) is only 0.7 points behind on the same rows, which is within chance.",
+        "Always 'x' is only 1.7 points behind on the same rows, which is within chance.",
+    ]
+
+
+def test_chips_warn_where_a_person_should_look(toys):
+    data = toys.images()
+    calm = {chip.text: chip.tone for chip in words.status_chips(data)}
+    assert calm["beats the majority"] == "good"
+    assert calm["calibrated"] == "good"
+    assert calm["1 warning on the data"] == "warn"
+    worse = replace(
+        data,
+        baselines=(Baseline("majority", Estimate(0.85), name="x"),),
+        calibration=replace(data.calibration, ece_after=0.12),
+        test=replace(data.test, n=60),
+        chips=(Chip("from the store", "good"),),
+    )
+    chips = {chip.text: chip.tone for chip in words.status_chips(worse)}
+    assert chips["no better than the majority"] == "warn"
+    assert chips["calibration error 12.0 %"] == "warn"
+    assert chips["only 60 test rows"] == "warn"
+    assert list(chips)[-1] == "from the store"
+
+
+def test_durations_read_as_a_person_says_them():
+    said = [words.duration(seconds) for seconds in (0.042, 1.0, 59.94, 59.96, 185.2, 3599.6, 7440)]
+    assert said == ["0.04 s", "1.0 s", "59.9 s", "1 min 00 s", "3 min 05 s", "1 h 00 min", "2 h 04 min"]
+
+
+def test_settings_read_as_a_person_writes_them():
+    values = (None, True, False, 0.03162, ("a", "b"), (), 224, "squash")
+    assert [words.setting_text(value) for value in values] == [
+        "none",
+        "yes",
+        "no",
+        "0.03162",
+        "a, b",
+        "none",
+        "224",
+        "squash",
+    ]
+
+
+def test_a_missing_threshold_is_explained(toys):
+    assert (
+        words.threshold_text(toys.many(12)) == "Only 84 validation rows: too few to set an abstain threshold."
+    )
+    assert "every row gets an answer" in words.threshold_text(replace(toys.many(12), threshold_note=""))
