@@ -125,5 +125,13 @@ class Executor(Protocol):
     def precision(self) -> str:
         """fp32 or bf16."""
 
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """Where it gives summaries, ascending."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs: cpu, cuda or mps, with an index where there are several."""
+
     def __call__(self, batch: State) -> Passed:
         """The outputs this executor was built for, on the CPU in float32."""

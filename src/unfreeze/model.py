@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.folder import load as load_folder
-from unfreeze.data.dataset import Dataset, Samples, unlabelled
-from unfreeze.data.inputs import open_inputs, open_items
+from unfreeze.data.dataset import Samples
+from unfreeze.data.inputs import open_inputs, open_items, unlabelled
 from unfreeze.engine.frozen_pass import compute_features
 from unfreeze.errors import RequestError
 from unfreeze.executors import available_executors, build_executor

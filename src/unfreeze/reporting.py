@@ -1,175 +1,296 @@
-"""What a finished run tells its report: plain records, filled from the parts of the run."""
+"""What a finished run tells its pages: plain records, filled from the parts of the run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from io import BytesIO
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.data.dataset import PARTS, Dataset, Samples
-from unfreeze.evaluate.baselines import chance_level, majority_class
+from unfreeze.backbones import list_backbones
+from unfreeze.bundle.classifier import Classifier
+from unfreeze.bundle.folder import package_versions
+from unfreeze.config import Resolved
+from unfreeze.contracts import Backbone
+from unfreeze.data.audit import audit
+from unfreeze.data.dataset import PARTS, Dataset
+from unfreeze.data.reading import read_texts
+from unfreeze.engine.frozen_pass import ExecutorChoice, Features
+from unfreeze.evaluate.baselines import chance_baseline, majority_baseline, tfidf_baseline
+from unfreeze.evaluate.calibration import expected_calibration_error, reliability, softmax
+from unfreeze.evaluate.compare import paired_difference
+from unfreeze.evaluate.metrics import score
+from unfreeze.evaluate.mistakes import Suspect, confident_mistakes, likely_wrong_labels
 from unfreeze.evaluate.scores import Scores
-from unfreeze.report.content import (
-    Baseline,
-    DataSummary,
-    Estimate,
-    Example,
-    FeatureSpace,
-    Finding,
-    Metrics,
-    ThawPoint,
-)
+from unfreeze.progress import Clock, Progress
+from unfreeze.report import content
+from unfreeze.report.card import model_card
+from unfreeze.report.page import write_report
 from unfreeze.report.projection import project
+from unfreeze.runtime.decode import inspect_image, open_picture
+from unfreeze.runtime.files import write_atomically
+from unfreeze.runtime.preprocess import TextPreprocess
+from unfreeze.runtime.tokenize import TextEncoder
 
 if TYPE_CHECKING:
-    from unfreeze.data.audit import Audit
     from unfreeze.heads.probe import ProbeResult
 
 MOST_EXAMPLES = 12
+MOST_LISTED = 20
 THUMBNAIL_PIXELS = 160
 TEXT_CHARACTERS = 300
+# Suspects below this many rows would be a list of everything that is merely hard.
+FEWEST_ROWS_FOR_THRESHOLD = 100
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row that deserves a look: its position, its label, another class, and that class's probability."""
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The parts of a finished run.
 
-    row: int
-    true: int
-    predicted: int
-    probability: float
+    ``oof``: rows and calibrated probabilities that no fit saw; ``test_logits`` belong to ``test_rows``.
+    """
+
+    folder: Path
+    dataset: Dataset
+    backbone: Backbone
+    executor: ExecutorChoice
+    features: Features
+    probe: ProbeResult
+    classifier: Classifier
+    validation: Scores
+    validation_how: str
+    oof: tuple[NDArray[np.intp], NDArray[np.float64]]
+    test: Scores
+    test_rows: NDArray[np.intp]
+    test_logits: NDArray[np.float32]
+    settings: tuple[Resolved, ...]
+    fingerprint: str
+    command: str
 
 
-def data_summary(dataset: Dataset, audit: Audit, *, name: str) -> DataSummary:
-    """The data as the report shows them."""
-    counts = {
-        part: tuple(
-            int(count)
-            for count in np.bincount(dataset.label[dataset.rows(part)], minlength=len(dataset.labels))
-        )
-        for part in PARTS
-    }
-    findings = (
-        Finding(
-            "Unreadable",
-            len(audit.quarantined),
-            tuple((bad.name, bad.reason) for bad in audit.quarantined[:20]),
+def write_pages(evidence: Evidence, clock: Clock, progress: Progress) -> content.ReportData:
+    """Write ``report.html`` and ``README.md`` into the run folder; the data they show."""
+    with clock.part("baselines"):
+        baselines = _baselines(evidence)
+    with clock.part("report"):
+        data = _collect(evidence, baselines, clock)
+        write_report(data, evidence.folder / "report.html")
+        write_atomically(evidence.folder / "README.md", model_card(data))
+    return data
+
+
+def _collect(evidence: Evidence, baselines: tuple[content.Baseline, ...], clock: Clock) -> content.ReportData:
+    classifier, backbone = evidence.classifier, evidence.backbone
+    truth = evidence.dataset.label[evidence.test_rows]
+    probabilities = softmax(evidence.test_logits, classifier.temperature)
+    mistakes = confident_mistakes(probabilities, truth, most=MOST_EXAMPLES)
+    oof_rows, oof = evidence.oof
+    suspects = likely_wrong_labels(oof, evidence.dataset.label[oof_rows], most=MOST_EXAMPLES)
+    threshold = classifier.threshold
+    strategy = next(str(entry.value) for entry in evidence.settings if entry.name == "strategy")
+    licence = _licence(backbone.name)
+    return content.ReportData(
+        modality=backbone.modality,
+        strategy=strategy,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        data=_data_summary(evidence),
+        backbone=content.BackboneSummary(
+            name=backbone.name,
+            family=backbone.family,
+            parameters=sum(parameter.numel() for parameter in backbone.module.parameters()),
+            dim=backbone.dim,
+            licence=licence,
+            notes=backbone.notes,
         ),
-        Finding(
+        executor=content.ExecutorSummary(
+            name=evidence.executor.name, reason=evidence.executor.reason, error=_error(evidence.executor)
+        ),
+        settings=evidence.settings,
+        test=content.Metrics.from_dict(evidence.test.to_dict()),
+        validation=content.Metrics.from_dict(evidence.validation.to_dict()),
+        validation_how=evidence.validation_how,
+        calibration=content.Calibration(
+            temperature=classifier.temperature,
+            fitted_on=evidence.validation_how,
+            rows=len(oof_rows),
+            ece_before=expected_calibration_error(softmax(evidence.test_logits), truth),
+            ece_after=evidence.test.ece,
+        ),
+        reliability=tuple(content.ReliabilityBin(**vars(part)) for part in reliability(probabilities, truth)),
+        baselines=baselines,
+        command=evidence.command,
+        versions=package_versions(),
+        fingerprint=evidence.fingerprint,
+        folder=str(evidence.folder),
+        threshold=None if threshold is None else content.AbstainThreshold(**vars(threshold)),
+        threshold_note=_threshold_note(evidence),
+        thaw=tuple(
+            content.ThawPoint(point.name, content.Estimate(point.accuracy, point.low, point.high))
+            for point in evidence.probe.curve
+        ),
+        joined=_joined(evidence.probe),
+        mistakes=_examples(mistakes, evidence.test_rows, evidence.dataset),
+        suspects=_examples(suspects, oof_rows, evidence.dataset),
+        feature_space=_feature_space(evidence),
+        timing=tuple(content.Timing(part, seconds) for part, seconds in clock.seconds.items()),
+        licences=(content.Licence(backbone.name, licence),) if licence else (),
+    )
+
+
+def _data_summary(evidence: Evidence) -> content.DataSummary:
+    dataset, preprocess = evidence.dataset, evidence.backbone.preprocess
+    encoder = None
+    if isinstance(preprocess, TextPreprocess):
+        encoder = TextEncoder(preprocess, evidence.backbone.assets["tokenizer.json"])
+    # The frozen pass has decoded every file already; headers are enough for sizes.
+    found = audit(dataset, encoder=encoder, inspect=inspect_image)
+    unreadable = evidence.features.quarantined
+    lists = (
+        (
+            "Unreadable, left out",
+            len(unreadable),
+            tuple((bad.name, bad.reason) for bad in unreadable[:MOST_LISTED]),
+        ),
+        (
             "Ignored",
             len(dataset.ignored),
-            tuple((entry.name, entry.reason) for entry in dataset.ignored[:20]),
+            tuple((entry.name, entry.reason) for entry in dataset.ignored[:MOST_LISTED]),
         ),
+        *((finding.title, finding.total, finding.items) for finding in found.findings),
     )
-    return DataSummary(
-        name=name,
+    return content.DataSummary(
+        name=Path(dataset.source).name or dataset.source,
         source=dataset.source,
         labels=dataset.labels.names,
-        counts=counts,
+        counts={
+            part: tuple(
+                int(n) for n in np.bincount(dataset.label[dataset.rows(part)], minlength=len(dataset.labels))
+            )
+            for part in PARTS
+        },
         inferred=tuple((entry.what, entry.value, entry.reason) for entry in dataset.inferred),
-        facts=audit.facts,
-        warnings=audit.warnings,
-        findings=tuple(finding for finding in findings if finding.total) + audit.findings,
+        facts=found.facts,
+        warnings=found.warnings,
+        findings=tuple(content.Finding(*entry) for entry in lists if entry[1]),
     )
 
 
-def examples(rows: Sequence[Row], samples: Samples, dataset: Dataset) -> tuple[Example, ...]:
-    """The rows with their picture or text; a picture that cannot be read any more is left out."""
+def _baselines(evidence: Evidence) -> tuple[content.Baseline, ...]:
+    dataset, labels = evidence.dataset, evidence.dataset.labels.names
+    fitted = dataset.rows("train", "val")
+    train_y, test_y = dataset.label[fitted], dataset.label[evidence.test_rows]
+    majority = majority_baseline(train_y, test_y, labels)
+    winner = labels[int(np.bincount(train_y, minlength=len(labels)).argmax())]
+    found = [
+        content.Baseline("chance", content.Estimate(chance_baseline(len(labels)).accuracy)),
+        content.Baseline("majority", content.Estimate(majority.accuracy), name=winner),
+    ]
+    if dataset.modality == "text":
+        probabilities = tfidf_baseline(
+            read_texts(dataset.samples, fitted),
+            train_y,
+            read_texts(dataset.samples, evidence.test_rows),
+            classes=len(labels),
+            seed=0,
+        )
+        scores = score(probabilities, test_y, labels)
+        found.append(
+            content.Baseline(
+                "tfidf",
+                content.Estimate(scores.accuracy, scores.accuracy_low, scores.accuracy_high),
+                difference=content.Estimate(
+                    *paired_difference(softmax(evidence.test_logits), probabilities, test_y)
+                ),
+            )
+        )
+    return tuple(found)
+
+
+def _examples(
+    suspects: tuple[Suspect, ...], rows: NDArray[np.intp], dataset: Dataset
+) -> tuple[content.Example, ...]:
+    """The rows with their picture or text."""
     shown = []
-    for entry in rows[:MOST_EXAMPLES]:
-        raw = samples.read(entry.row)
-        image = _thumbnail(raw) if isinstance(raw, bytes) else None
+    for entry in suspects[:MOST_EXAMPLES]:
+        row = int(rows[entry.row])
+        raw = dataset.samples.read(row)
         shown.append(
-            Example(
-                name=samples.name(entry.row),
-                true=dataset.labels.names[entry.true],
-                predicted=dataset.labels.names[entry.predicted],
+            content.Example(
+                name=dataset.samples.name(row),
+                true=dataset.labels.names[entry.given],
+                predicted=dataset.labels.names[entry.suggested],
                 probability=entry.probability,
-                image=image,
-                text=raw[:TEXT_CHARACTERS] if isinstance(raw, str) else None,
+                image=_thumbnail(raw) if dataset.modality == "image" else None,
+                text=str(raw)[:TEXT_CHARACTERS] if dataset.modality == "text" else None,
             )
         )
     return tuple(shown)
 
 
-def _thumbnail(data: bytes) -> bytes:
+def _thumbnail(data: bytes | str) -> bytes:
     """A JPEG at most 160 pixels wide and high."""
     from PIL import Image
 
-    from unfreeze.runtime.decode import open_picture
-
-    picture = open_picture(data)
+    picture = open_picture(cast("bytes", data))
     picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
     buffer = BytesIO()
     picture.save(buffer, format="JPEG", quality=82)
     return buffer.getvalue()
 
 
-def thaw_points(probe: ProbeResult) -> tuple[ThawPoint, ...]:
-    """The thaw curve, from the input to the pooled feature."""
-    return tuple(
-        ThawPoint(name=point.name, accuracy=Estimate(point.accuracy, point.low, point.high))
-        for point in probe.curve
+def _joined(probe: ProbeResult) -> content.ThawPoint | None:
+    chosen = probe.probe
+    if len(chosen.boundaries) == 1:
+        return None
+    from unfreeze.heads.probe import wilson_interval
+
+    low, high = wilson_interval(chosen.accuracy, int(chosen.held_out.sum()))
+    return content.ThawPoint(
+        f"{len(chosen.boundaries)} depths joined", content.Estimate(chosen.accuracy, low, high)
     )
 
 
-def thaw_note(probe: ProbeResult) -> str:
-    """What the thaw curve says, in a sentence."""
-    best = max(probe.curve, key=lambda point: point.accuracy)
-    last = probe.curve[-1]
-    if best is last:
-        return "The features serve this data better with every stage up to the last: nothing in the curve asks for thawing yet."
-    if best.low > last.accuracy:
-        return (
-            f"The features serve best at {best.name} ({best.accuracy:.1%}) and worse after it ({last.accuracy:.1%} at the end): "
-            "what the later stages specialise in does not fit this data, and thawing them is likely to pay."
-        )
-    return (
-        f"The best depth is {best.name} ({best.accuracy:.1%}), level with the end ({last.accuracy:.1%}) within the "
-        "intervals: from there on the pretrained stages add nothing for this data."
-    )
-
-
-def feature_space(
-    features: NDArray[np.float32], label: NDArray[np.int32], wrong: NDArray[np.bool_], *, seed: int
-) -> FeatureSpace:
-    """At most a thousand rows of the features, laid out in two dimensions."""
-    picture = project(features, seed=seed)
-    return FeatureSpace(
+def _feature_space(evidence: Evidence) -> content.FeatureSpace:
+    """The pooled features of the rows that are not test, with the classes as colours."""
+    features = evidence.features
+    last = max(features.arrays)
+    picture = project(features.arrays[last], 0)
+    rows = features.rows[picture.rows]
+    oof_rows, oof = evidence.oof
+    predicted = dict(zip(oof_rows.tolist(), oof.argmax(axis=1).tolist(), strict=True))
+    label = evidence.dataset.label[rows]
+    return content.FeatureSpace(
         xy=tuple((float(x), float(y)) for x, y in picture.xy),
-        label=tuple(int(value) for value in label[picture.rows]),
+        label=tuple(int(value) for value in label),
         method=picture.method,
-        wrong=tuple(bool(value) for value in wrong[picture.rows]),
+        wrong=tuple(
+            predicted.get(int(row), int(true)) != int(true) for row, true in zip(rows, label, strict=True)
+        ),
     )
 
 
-def baselines(
-    train_labels: NDArray[np.int32],
-    test_labels: NDArray[np.int32],
-    names: tuple[str, ...],
-    others: Mapping[str, tuple[Scores, Estimate | None]],
-) -> tuple[Baseline, ...]:
-    """Chance and majority on the test rows, then the others by kind (tfidf, probe)."""
-    majority, share = majority_class(train_labels, test_labels, classes=len(names))
-    fixed = (
-        Baseline("chance", Estimate(chance_level(len(names)))),
-        Baseline("majority", Estimate(share), name=names[majority]),
-    )
-    kinds = {"tfidf": "tfidf", "probe": "probe"}
-    return fixed + tuple(
-        Baseline(
-            "tfidf" if kinds[kind] == "tfidf" else "probe",
-            Estimate(scores.accuracy, scores.accuracy_low, scores.accuracy_high),
-            difference=difference,
-        )
-        for kind, (scores, difference) in others.items()
+def _error(choice: ExecutorChoice) -> str:
+    if choice.error is None:
+        return "It is PyTorch in fp32 itself."
+    return (
+        f"Measured on {choice.error.rows} real rows against PyTorch in fp32: "
+        f"largest relative error {choice.error.relative_max:.1e}."
     )
 
 
-def metrics(scores: Scores) -> Metrics:
-    """The scores in the report's form."""
-    return Metrics.from_dict(scores.to_dict())
+def _threshold_note(evidence: Evidence) -> str:
+    if evidence.classifier.threshold is not None:
+        return ""
+    rows = len(evidence.oof[0])
+    if rows < FEWEST_ROWS_FOR_THRESHOLD:
+        return f"No abstain threshold: {rows} validation rows are too few to set one."
+    target = next(entry.value for entry in evidence.settings if entry.name == "precision_target")
+    return f"No abstain threshold: no confidence reaches {target:.0%} right answers with certainty."
+
+
+def _licence(name: str) -> str | None:
+    return next((entry.licence for entry in list_backbones(None) if entry.name == name), None)

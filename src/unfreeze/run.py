@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from unfreeze.backbones import default_backbone, load_backbone, with_fit
 from unfreeze.bundle.classifier import Classifier, Threshold
 from unfreeze.bundle.folder import Story, claim_folder, release_folder, save
 from unfreeze.choose.settings import Decisions, record_data
-from unfreeze.config import TrainRequest, write_config
+from unfreeze.config import Origin, TrainRequest, write_config
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.load import load_dataset
@@ -32,6 +33,7 @@ from unfreeze.heads.weights import needs_class_weights
 from unfreeze.progress import Clock, Progress, Silent
 from unfreeze.runtime.files import write_atomically
 from unfreeze.runtime.predictions import Prediction, write_rows
+from unfreeze.runtime.preprocess import Fit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -131,7 +133,9 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> Run:
         raise
 
 
-def _train_into(folder: Path, dataset: Dataset, request: TrainRequest, clock: Clock, progress: Progress) -> Run:
+def _train_into(
+    folder: Path, dataset: Dataset, request: TrainRequest, clock: Clock, progress: Progress
+) -> Run:
     decisions = Decisions(request)
     record_data(decisions, dataset)
     with clock.part("loading the backbone"):
@@ -170,7 +174,8 @@ def _train_into(folder: Path, dataset: Dataset, request: TrainRequest, clock: Cl
         test_rows=test_rows,
         test_logits=test_logits,
         settings=decisions.resolved(),
-        command=" ".join(_quoted(word) for word in ["unfreeze", *sys.argv[1:]]),
+        fingerprint=fingerprint(dataset),
+        command=shlex.join(["unfreeze", *sys.argv[1:]]),
     )
     report = write_pages(evidence, clock, progress)
     return Run(
@@ -215,11 +220,13 @@ def open_backbone(dataset: Dataset, decisions: Decisions, progress: Progress) ->
         max_length=request.max_length,
     )
     if dataset.modality == "image":
-        backbone = with_fit(backbone, decisions.text("fit"))
+        backbone = with_fit(backbone, cast("Fit", decisions.text("fit")))
     else:
         decisions.entries.pop("fit", None)
-    origin = "user" if request.backbone else "default"
-    decisions.record("preprocessing", backbone.preprocess.to_dict(), origin, "from the pretrained configuration")
+    origin: Origin = "user" if request.backbone else "default"
+    decisions.record(
+        "preprocessing", backbone.preprocess.to_dict(), origin, "from the pretrained configuration"
+    )
     for note in backbone.notes:
         progress.say(note)
     return backbone
@@ -251,7 +258,9 @@ def frozen_pass(
 ) -> tuple[Dataset, Features]:
     """The features of all rows but the test rows, and the data set without the rows that could not be read."""
     rows = dataset.rows("train", "val")
-    store = open_store(backbone, executor, boundaries_of(backbone), use=decisions.text("store"), progress=progress)
+    store = open_store(
+        backbone, executor, boundaries_of(backbone), use=decisions.text("store"), progress=progress
+    )
     features = compute_features(
         dataset,
         backbone,
@@ -263,7 +272,9 @@ def frozen_pass(
         progress=lambda done, total: progress.count("Frozen pass, rows", done, total),
     )
     if features.reused:
-        progress.say(f"{features.reused:,} of {len(rows):,} rows came from the store: nothing is computed twice.")
+        progress.say(
+            f"{features.reused:,} of {len(rows):,} rows came from the store: nothing is computed twice."
+        )
     for bad in features.quarantined[:5]:
         progress.say(f"Left out: {bad.name}: {bad.reason}")
     if len(features.quarantined) > 5:
@@ -443,9 +454,3 @@ def free_run_folder(name: str) -> Path:
         number += 1
         folder = RUNS / f"{name}-{number}"
     return folder
-
-
-def _quoted(word: str) -> str:
-    import shlex
-
-    return shlex.quote(word)

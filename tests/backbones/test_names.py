@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -224,6 +225,7 @@ assert "sentence_transformers" not in sys.modules
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", script.format(name=name, modality=modality, other=other)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -232,3 +234,50 @@ assert "sentence_transformers" not in sys.modules
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
+
+
+@pytest.mark.parametrize("name", ["test_vit.r160_in1k", "timm:test_vit", "hf-hub:timm/test_vit.r160_in1k"])
+@torch.no_grad()
+def test_cached_hub_weights_are_taken_without_asking_the_hub(
+    monkeypatch: pytest.MonkeyPatch, empty_cache: Path, name: str
+) -> None:
+    import huggingface_hub
+
+    def fail(*args: object, **kwargs: object) -> str:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    torch.manual_seed(0)
+    published = timm.create_model("test_vit.r160_in1k").eval()
+    put_in_cache(empty_cache, "timm/test_vit.r160_in1k")
+    folder = next(empty_cache.glob("models--timm--*/snapshots/*"))
+    timm.models.save_for_hf(published, folder, safe_serialization=True)
+
+    backbone = load_backbone(name, modality="image")
+    wanted = {key: value for key, value in published.state_dict().items() if not key.startswith("head.")}
+    own = backbone.module.state_dict()
+    assert own.keys() == wanted.keys()
+    assert all(torch.equal(own[key], value) for key, value in wanted.items())
+    assert backbone.name == ("hf-hub:timm/test_vit.r160_in1k" if "hub" in name else "test_vit.r160_in1k")
+    again = names.rebuild(backbone.recipe, own, {})
+    x = State(torch.randint(0, 256, (2, 160, 160, 3), dtype=torch.uint8))
+    assert torch.equal(again.run(x).h, backbone.run(x).h)
+
+
+def test_a_text_repository_is_loaded_from_its_snapshot(
+    monkeypatch: pytest.MonkeyPatch, write_model: Any
+) -> None:
+    import huggingface_hub
+
+    folder = write_model("distilbert")
+    asked: list[Any] = []
+
+    def snapshot(repository: str, *, allow_patterns: list[str]) -> str:
+        asked.append((repository, [pattern for pattern in allow_patterns if pattern.endswith(".py")]))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    backbone = load_backbone("someone/encoder", modality="text")
+    assert (backbone.name, backbone.family, len(backbone.stages)) == ("someone/encoder", "encoder", 4)
+    assert asked == [("someone/encoder", [])]

@@ -340,6 +340,15 @@ def test_summaries_are_one_vector_a_sample_and_end_with_the_pooled_feature(case:
             assert torch.equal(summary, backbone.run(x).h)
         elif state.mask is not None:
             assert gap(summary[2], state.h[2, :2].mean(dim=0)) <= TOLERANCE
+        elif case.family == "vit":
+            prefix: Any = backbone.module.num_prefix_tokens
+            places = [state.h[:, prefix:].mean(dim=1)]
+            if "siglip" not in case.name:
+                places.insert(0, state.h[:, 0])
+            assert gap(summary, torch.cat(places, dim=1)) <= TOLERANCE
+        else:
+            space = (1, 2) if case.family == "swin" else (2, 3)
+            assert gap(summary, state.h.mean(dim=space)) <= TOLERANCE
 
 
 @torch.no_grad()

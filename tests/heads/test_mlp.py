@@ -33,9 +33,7 @@ def test_the_seed_alone_decides_the_mlp(gaussians, monkeypatch):
 def test_the_standardisation_is_folded_into_the_hidden_layer(gaussians):
     x, y = gaussians(90, 8, 3)
     design = make_design([x], name="toy")
-    network = mlp._Network(
-        design, y, np.ones(90, dtype=bool), classes=3, balanced=False, seed=(0, 0)
-    )
+    network = mlp._Network(design, y, np.ones(90, dtype=bool), classes=3, balanced=False, seed=(0, 0))
     network.train_epoch()
     head = network.head(5)
     assert head.tensors["hidden.weight"].shape == (256, 8)

@@ -140,9 +140,9 @@ def test_arguments_that_do_not_fit_are_refused(halves, change, message):
 
 def test_the_mlp_head_sees_what_a_line_cannot():
     random = np.random.default_rng(0)
-    x = random.normal(size=(400, 2)).astype(np.float32)
+    x = random.normal(size=(240, 2)).astype(np.float32)
     y = (x[:, 0] * x[:, 1] > 0).astype(np.intp)
-    result = fitted({1: x[:, :1].copy(), 2: x}, y, 2, kind="mlp")
+    result = fitted({1: x[:, :1].copy(), 2: x}, y, 2, kind="mlp", folds=3)
     assert result.pooled.accuracy < 0.6
     assert result.probe.accuracy > 0.8
     assert (result.probe.head.kind, result.probe.boundaries) == ("mlp", (2,))

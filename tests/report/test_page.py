@@ -318,3 +318,13 @@ def test_metrics_read_the_shape_that_json_gives_back():
 def test_the_page_depends_on_the_data_alone(toys):
     data: ReportData = toys.many(12)
     assert render(data) == render(data)
+
+
+def test_a_class_without_test_rows_is_not_called_weak(toys):
+    data = toys.many(40)
+    absent = replace(data.test.per_class[7], precision=0.0, recall=0.0, f1=0.0, support=0)
+    test = replace(data.test, per_class=(*data.test.per_class[:7], absent, *data.test.per_class[8:]))
+    page = render(replace(data, test=test))
+    weakest = page.split("The ten classes with the lowest F1", 1)[1].split("</table>", 1)[0]
+    assert weakest.count('<th scope="row">') == 10
+    assert data.test.labels[7] not in weakest

@@ -15,8 +15,8 @@ def points(*values: float, half: float = 0.02) -> tuple[ThawPoint, ...]:
 def test_a_curve_that_rises_to_the_end_is_read_as_rising():
     said = words.read_thaw_curve(points(0.5, 0.7, 0.8, 0.9))
     assert said == (
-        "Accuracy is highest at the last stage (90.0 %) and still rising there: these data use the pretrained "
-        "features to the top. The first stage, 's0', gives 50.0 %."
+        "Accuracy is highest at the last stage (90.0 %) and still rising there: these data use the "
+        "pretrained features to the top. The first stage, 's0', gives 50.0 %."
     )
 
 

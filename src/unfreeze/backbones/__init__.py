@@ -5,7 +5,7 @@ Importing this package loads neither torch, timm nor transformers: each function
 
 from unfreeze.backbones.catalog import BackboneEntry, default_backbone, list_backbones
 from unfreeze.backbones.names import load_backbone, rebuild
-from unfreeze.backbones.staging import stage_parameters
+from unfreeze.backbones.staging import stage_parameters, with_fit
 
 __all__ = [
     "BackboneEntry",
@@ -14,4 +14,5 @@ __all__ = [
     "load_backbone",
     "rebuild",
     "stage_parameters",
+    "with_fit",
 ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from unfreeze.contracts import Backbone, Stage, State
 from unfreeze.errors import RequestError
+from unfreeze.runtime.preprocess import Fit, ImagePreprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -94,3 +96,12 @@ def cut_is_exact(backbone: Backbone, sample: State, wanted: Tensor) -> bool:
 
 def _close(got: Tensor, wanted: Tensor, scale: float) -> bool:
     return float((got - wanted).abs().max()) <= RELATIVE_TOLERANCE * max(scale, 1e-6)
+
+
+def with_fit(backbone: Backbone, fit: Fit) -> Backbone:
+    """The same image backbone, with images squashed, cropped or padded to its size."""
+    if not isinstance(backbone.preprocess, ImagePreprocess):
+        raise RequestError(f"{backbone.name} reads texts, which are not fitted to a size.")
+    preprocess = replace(backbone.preprocess, fit=fit)
+    recipe = {**backbone.recipe, "preprocess": preprocess.to_dict()}
+    return replace(backbone, preprocess=preprocess, recipe=recipe)  # type: ignore[type-var]

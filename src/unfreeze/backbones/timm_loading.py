@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 # DINOv2 was pretrained at 518 pixels, which costs over five times as much as 224 and was not better on the
 # solar cells of bench/; its position embeddings are resampled by timm.
 DINOV2_SIZE = 224
+# What of a hub configuration decides about the size of its input.
+_CONFIG_KEYS = ("input_size", "fixed_input_size")
 SMALLEST_IMAGE = 16
 
 
@@ -59,11 +62,15 @@ def load_timm_hub(repository: str, *, image_size: int | None = None) -> TimmBack
     import timm
 
     folder = fetch_weights(repository).parent
-    values, architecture, extra = timm.models.load_model_config_from_path(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    architecture = config["architecture"]
+    values = {
+        key: value for key, value in config.get("pretrained_cfg", config).items() if key in _CONFIG_KEYS
+    }
     arguments, notes = _sizing(architecture, timm.models.PretrainedCfg(**values), image_size)
-    arguments = {**(extra or {}), **arguments}
-    if values.get("global_pool") is not None:
-        arguments["global_pool"] = values["global_pool"]
+    arguments = {**config.get("model_args", {}), **arguments, "num_classes": 0}
+    if config.get("global_pool") is not None:
+        arguments["global_pool"] = config["global_pool"]
     module = create_timm(f"local-dir:{folder}", arguments, pretrained=True)
     return assemble(
         module,

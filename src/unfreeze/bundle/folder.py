@@ -82,6 +82,12 @@ def claim_folder(folder: Path) -> None:
         ) from None
 
 
+def release_folder(folder: Path) -> None:
+    """Remove the folder of a run that failed before it left anything there."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def save(classifier: Classifier, folder: Path, *, story: Story, golden: State) -> BundleFile:
     """Write weights, assets, golden inputs and, last, ``bundle.json``; returns what was written there."""
     import torch

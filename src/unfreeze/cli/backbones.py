@@ -8,7 +8,9 @@ import typer
 
 
 def backbones(
-    pattern: Annotated[str | None, typer.Argument(help="Part of a name, or a glob such as 'resnet*'.")] = None,
+    pattern: Annotated[
+        str | None, typer.Argument(help="Part of a name, or a glob such as 'resnet*'.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """List backbones: size, source, licence, and whether the weights are on this disk."""
@@ -21,6 +23,6 @@ def backbones(
     if json_output:
         print_json({"backbones": entries})
     else:
-        from unfreeze.report.terminal import print_backbones
+        from unfreeze.report.listings import print_backbones
 
         print_backbones(entries, make_console())

@@ -13,20 +13,34 @@ def check(
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
-    backbone: Annotated[str | None, typer.Option(help="Count text lengths with this backbone's tokenizer.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Longest text in tokens, for the share that would be cut.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column with the text.", rich_help_panel=COLUMNS)] = None,
-    image_column: Annotated[str | None, typer.Option(help="Column with the image.", rich_help_panel=COLUMNS)] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column with the label.", rich_help_panel=COLUMNS)] = None,
-    group_column: Annotated[str | None, typer.Option(help="Rows of one group stay together.", rich_help_panel=COLUMNS)] = None,
-    val: Annotated[str | None, typer.Option(help="Validation data, or a share.", rich_help_panel=MEASURE)] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Count text lengths with this backbone's tokenizer.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Longest text in tokens, for the share that would be cut.")
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column with the text.", rich_help_panel=COLUMNS)
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="Column with the image.", rich_help_panel=COLUMNS)
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column with the label.", rich_help_panel=COLUMNS)
+    ] = None,
+    group_column: Annotated[
+        str | None, typer.Option(help="Rows of one group stay together.", rich_help_panel=COLUMNS)
+    ] = None,
+    val: Annotated[
+        str | None, typer.Option(help="Validation data, or a share.", rich_help_panel=MEASURE)
+    ] = None,
     test: Annotated[str | None, typer.Option(help="Test data, or a share.", rich_help_panel=MEASURE)] = None,
 ) -> None:
     """Audit DATA: what was found, what is wrong, what was ignored. Trains nothing."""
+    from unfreeze.auditing import audit_data
     from unfreeze.cli.console import TerminalProgress, make_console, print_json
     from unfreeze.config import TrainRequest
     from unfreeze.progress import Silent
-    from unfreeze.run import audit_data
 
     request = TrainRequest(
         data=data,
@@ -44,6 +58,6 @@ def check(
     if json_output:
         print_json(audited.to_dict())
     else:
-        from unfreeze.report.terminal import print_audit
+        from unfreeze.report.listings import print_audit
 
         print_audit(audited.to_dict(), make_console())

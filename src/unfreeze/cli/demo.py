@@ -9,7 +9,9 @@ import typer
 
 
 def demo(
-    output_dir: Annotated[Path | None, typer.Option(help="The run folder to make. [default: runs/demo]")] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="The run folder to make. [default: runs/demo]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
 ) -> None:
     """Train on 2,624 real solar cells (extra 'demo'), predict a few held-out ones, and show the report."""

@@ -14,15 +14,23 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     data: Annotated[str, typer.Argument(help=DATA_HELP + " All of its labelled rows are scored.")],
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    text_column: Annotated[str | None, typer.Option(help="Column with the text.", rich_help_panel=COLUMNS)] = None,
-    image_column: Annotated[str | None, typer.Option(help="Column with the image.", rich_help_panel=COLUMNS)] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column with the label.", rich_help_panel=COLUMNS)] = None,
-    part: Annotated[str | None, typer.Option(help="Only this part of data that come in parts: train, val or test.")] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column with the text.", rich_help_panel=COLUMNS)
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="Column with the image.", rich_help_panel=COLUMNS)
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column with the label.", rich_help_panel=COLUMNS)
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Only this part of data that come in parts: train, val or test.")
+    ] = None,
 ) -> None:
     """Score a trained run on labelled DATA."""
     from unfreeze.cli.console import TerminalProgress, make_console, print_json
+    from unfreeze.evaluation import evaluate_run
     from unfreeze.progress import Silent
-    from unfreeze.run import evaluate_run
 
     evaluation = evaluate_run(
         run,
@@ -36,6 +44,6 @@ def evaluate(
     if json_output:
         print_json(evaluation.to_dict())
     else:
-        from unfreeze.report.terminal import print_scores
+        from unfreeze.report.listings import print_scores
 
         print_scores(evaluation.to_dict(), make_console())

@@ -11,11 +11,17 @@ import typer
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders, globs, tables, or - for lines on standard input.")],
-    output: Annotated[Path | None, typer.Option(help="Write rows to this .csv, .tsv, .jsonl or .parquet file.")] = None,
+    inputs: Annotated[
+        list[str], typer.Argument(help="Files, folders, globs, tables, or - for lines on standard input.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Write rows to this .csv, .tsv, .jsonl or .parquet file.")
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes a row names.")] = 1,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    column: Annotated[str | None, typer.Option(help="Column of a table that holds the text or image.")] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Column of a table that holds the text or image.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in a batch.")] = 32,
 ) -> None:
     """Predict the class of files, texts or table rows with a trained run.
@@ -31,7 +37,9 @@ def predict(
         check_output(output)
     model = load(run)
     lines = [line.rstrip("\n") for line in sys.stdin] if "-" in inputs else None
-    rows = model.iterate(model.open_inputs(inputs, lines=lines, column=column), top_k=top_k, batch_size=batch_size)
+    rows = model.iterate(
+        model.open_inputs(inputs, lines=lines, column=column), top_k=top_k, batch_size=batch_size
+    )
     if output is not None:
         count = write_predictions(rows, output, top_k=top_k)
         typer.echo(f"{count:,} rows written to {output}", err=True)

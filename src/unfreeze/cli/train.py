@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-DATA_HELP = "A folder of class folders, a folder with train/ val/ test/, a CSV/TSV/JSONL/Parquet file, or a hub data set id."
+DATA_HELP = (
+    "A folder of class folders, a folder with train/ val/ test/, a CSV/TSV/JSONL/Parquet file, or a hub id."
+)
 COLUMNS = "Columns of a table"
 MODEL = "Model"
 MEASURE = "Splitting and measuring"

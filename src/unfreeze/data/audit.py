@@ -54,15 +54,19 @@ def audit(
     *,
     encoder: TokenCounter | None = None,
     threads: int = 2,
+    inspect: Callable[[bytes], ImageInfo] = verify_image,
     progress: Callable[[int], None] | None = None,
 ) -> Audit:
-    """What is in the data set and what is wrong with it; every file is read and decoded once.
+    """What is in the data set and what is wrong with it; every file is read once.
 
-    ``encoder`` counts texts in its tokens. ``progress`` is told the number of rows seen so far.
+    ``encoder`` counts texts in its tokens. ``inspect`` looks at an image: by default it is decoded whole;
+    ``inspect_image`` reads its header alone. ``progress`` is told the number of rows seen so far.
     """
-    look = (_look_at_images if dataset.modality == "image" else _look_at_texts)(
-        dataset, encoder, threads, progress or (lambda _: None)
-    )
+    tell = progress or (lambda _: None)
+    if dataset.modality == "image":
+        look = _look_at_images(dataset, inspect, threads, tell)
+    else:
+        look = _look_at_texts(dataset, encoder, tell)
     repeated, groups = _repeated(dataset, look)
     across = [group for group in groups if len(set(dataset.part[group])) > 1]
     contradicting = [group for group in groups if len(set(dataset.label[group])) > 1]
@@ -94,7 +98,7 @@ def audit(
 
 
 def _look_at_images(
-    dataset: Dataset, encoder: TokenCounter | None, threads: int, progress: Callable[[int], None]
+    dataset: Dataset, inspect: Callable[[bytes], ImageInfo], threads: int, progress: Callable[[int], None]
 ) -> _Look:
     def look(row: int) -> tuple[bytes, ImageInfo | Quarantined]:
         raw = read_raw(dataset.samples, row)
@@ -102,7 +106,7 @@ def _look_at_images(
             return bytes(HASH_BYTES), raw
         data = raw if isinstance(raw, bytes) else raw.encode("utf-8", errors="replace")
         try:
-            return content_hash(data), verify_image(data)
+            return content_hash(data), inspect(data)
         except BadImage as error:
             return content_hash(data), Quarantined(dataset.samples.name(row), str(error))
 
@@ -135,9 +139,7 @@ def _look_at_images(
     return _Look(hashes, bad, images=facts)
 
 
-def _look_at_texts(
-    dataset: Dataset, encoder: TokenCounter | None, threads: int, progress: Callable[[int], None]
-) -> _Look:
+def _look_at_texts(dataset: Dataset, encoder: TokenCounter | None, progress: Callable[[int], None]) -> _Look:
     hashes = np.zeros((len(dataset), HASH_BYTES), dtype=np.uint8)
     lengths = np.zeros(len(dataset), dtype=np.int64)
     bad: dict[int, Quarantined] = {}

@@ -101,7 +101,8 @@ def _check_kind(files: list[str], modality: Modality) -> None:
     images = [Path(name).suffix.lower() in IMAGE_SUFFIXES for name in files]
     if modality == "text" and any(images):
         raise RequestError(
-            f"This run reads texts, and {files[images.index(True)]} is an image. Give .txt files, tables, or - for lines."
+            f"This run reads texts, and {files[images.index(True)]} is an image. "
+            "Give .txt files, tables, or - for lines."
         )
     if modality == "image" and not any(images) and all(Path(name).suffix.lower() == ".txt" for name in files):
         raise RequestError(

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unfreeze.errors import RequestError, UnfreezeError, did_you_mean
+from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.runtime.files import file_hash, sync_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -59,7 +59,10 @@ class Checkpoints:
         self._identity = dict(identity)
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint; the one before stays until this one is whole. Raises UnfreezeError when the disk is full."""
+        """Write a checkpoint; the one before stays until this one is whole.
+
+        Raises UnfreezeError when it cannot be written, on a full disk for one.
+        """
         from safetensors.torch import save
 
         place = checkpoint.position
@@ -128,8 +131,9 @@ class Checkpoints:
         for name, value in self._identity.items():
             if found.get(name) != value:
                 raise RequestError(
-                    f"--resume: the checkpoint was made with another {name} ({found.get(name)!r}, now {value!r})."
-                    f"{did_you_mean(str(found.get(name)), [value])} Repeat the first command, or choose another --output-dir."
+                    f"--resume: the checkpoint was made with another {name} "
+                    f"({found.get(name)!r}, now {value!r})."
+                    " Repeat the first command, or choose another --output-dir."
                 )
 
     def _drop_old(self, *, keep: str) -> None:

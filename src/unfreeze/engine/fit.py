@@ -7,7 +7,7 @@ augmentation and dropout are functions of seed and position, so that a resumed r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,7 @@ class Fit:
     seconds: float = 0.0
 
 
-class Stopped(UnfreezeError):
+class StoppedError(UnfreezeError):
     """Training was asked to stop; it is saved and continues with --resume."""
 
     exit_status = 75
@@ -115,7 +115,7 @@ def fit(
 ) -> Fit:
     """Run the plan; backbone and head hold the weights taken in the end.
 
-    Raises UnfreezeError when a loss is not finite (the last good weights are kept in the backbone), Stopped when
+    Raises UnfreezeError when a loss is not finite (the last good weights are kept in the backbone), StoppedError when
     ``should_stop`` said so.
     """
     return _Loop(plan, backbone, head, task, prefix, checkpoints, should_stop, progress).run(resume=resume)
@@ -237,7 +237,7 @@ class _Loop:
                 self._not_finite(phase, epoch, step, rows)
             if self.should_stop():
                 self._save(Position(index, epoch, step + 1, self.done), groups, optimizer, before)
-                raise Stopped("Stopped as asked; the state is saved. Continue with --resume.")
+                raise StoppedError("Stopped as asked; the state is saved. Continue with --resume.")
         mean = float(torch.stack(losses).mean()) if losses else float("nan")
         if losses and not np.isfinite(mean):
             broken = int((~torch.isfinite(torch.stack(losses))).nonzero()[0])
@@ -450,7 +450,7 @@ class _Loop:
         tensors |= {f"start.{name}": tensor for name, tensor in self.start.items()}
         tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.items()}
         for name, parameter in self._trainable(groups).items():
-            for key, value in optimizer.state.get(parameter, {}).items():  # type: ignore[call-overload]
+            for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
         numbers: dict[str, Any] = {
             "stale": self.stale,
@@ -500,7 +500,8 @@ class _Loop:
         shown = ", ".join(str(int(row)) for row in rows[:8])
         raise UnfreezeError(
             f"The loss is not finite in phase {phase.name!r}, epoch {epoch + 1}, step {step + 1} "
-            f"(training rows {shown}{', …' if len(rows) > 8 else ''}). The best weights so far are kept; try a lower --lr."
+            f"(training rows {shown}{', …' if len(rows) > 8 else ''}). "
+            "The best weights so far are kept; try a lower --lr."
         )
 
 

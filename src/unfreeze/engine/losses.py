@@ -59,7 +59,7 @@ def batch_weight(y: Tensor, weight: Tensor | None) -> float | Tensor:
     return float(len(y)) if weight is None else weight[y].sum()
 
 
-def log_loss_and_accuracy(logits: NDArray[np.float32], y: NDArray[np.integer]) -> tuple[float, float]:
+def log_loss_and_accuracy(logits: NDArray[np.floating], y: NDArray[np.integer]) -> tuple[float, float]:
     """Mean negative log-likelihood in nats, and the share of right answers."""
     wide = logits.astype(np.float64)
     shifted = wide - wide.max(axis=1, keepdims=True)

@@ -283,7 +283,7 @@ class StoringMaker:
             val = None
             if self.task.val is not None:
                 val = self._compute(executor, self.task.val.inputs, None, folder / "val")
-        except _Overflow:
+        except _OverflowError:
             shutil.rmtree(folder, ignore_errors=True)
             return self._plain(
                 boundary,
@@ -309,11 +309,11 @@ class StoringMaker:
             assert state is not None
             block = state.h.numpy()
             if self.half and not float(np.abs(block).max()) <= HALF_MAX:
-                raise _Overflow
+                raise _OverflowError
             if state.mask is not None and block.ndim == 3:
-                lengths = state.mask.sum(1).tolist()
+                sizes = state.mask.sum(1).tolist()
                 for position, row in enumerate(rows):
-                    ragged[int(row)] = block[position, : lengths[position]].astype(kind)
+                    ragged[int(row)] = block[position, : sizes[position]].astype(kind)
                 continue
             if values is None:
                 values = np.memmap(path, dtype=kind, mode="w+", shape=(len(inputs), *block.shape[1:]))
@@ -335,7 +335,7 @@ class ExecutorBuilder(Protocol):
         """The executor; its states come on the CPU in float32."""
 
 
-class _Overflow(Exception):
+class _OverflowError(Exception):
     """A value that half precision cannot hold."""
 
 

@@ -70,9 +70,12 @@ def fit_temperature(logits: NDArray[np.floating], y: NDArray[np.integer]) -> flo
         return float((mean - own).mean()), float(spread.mean())
 
     low, high = 1.0 / GREATEST_TEMPERATURE, 1.0 / LEAST_TEMPERATURE
-    if slope_and_curvature(low)[0] >= 0:
+    at_low, at_high = slope_and_curvature(low)[0], slope_and_curvature(high)[0]
+    if at_low == at_high == 0.0:
+        return 1.0
+    if at_low >= 0:
         return GREATEST_TEMPERATURE
-    if slope_and_curvature(high)[0] <= 0:
+    if at_high <= 0:
         return LEAST_TEMPERATURE
     inverse = 1.0
     for _ in range(60):

@@ -1,18 +1,21 @@
 """From a backbone's PyTorch module to an OpenVINO model, in memory, and kept on disk for the next process.
 
-The frontend is driven directly: ``openvino.convert_model`` traces twice to check itself (6.7 against 2 seconds
-for EfficientNet-Lite0; the executor is measured against PyTorch on real rows anyway) and would report its use
-over the network.
+The frontend is driven directly: ``openvino.convert_model`` traces twice to check itself (6.7 against 2 s for
+EfficientNet-Lite0; the executor is measured against PyTorch on real rows anyway) and would report its use over
+the network.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,11 +78,11 @@ def convert(backbone: Backbone, boundaries: tuple[int, ...], stop: int, *, keep_
 
     module = _Wrapped(backbone, boundaries, stop, keep_state=keep_state).eval()
     example = _example(backbone)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _quiet_logger("transformers.modeling_utils"):
         # Python values that follow from shapes become constants; what that breaks, the measured error shows.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        # Tracing looks at every attribute of a module, those its library has deprecated included; torch itself
-        # announces that tracing will give way to export, which takes OpenVINO several times as long.
+        # Tracing looks at every attribute of a module, those its library has deprecated included; torch
+        # itself announces that tracing gives way to export, which takes OpenVINO several times as long.
         for category in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", category=category)
         traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
@@ -99,11 +102,26 @@ def convert_cached(
     if cache_dir is None:
         return convert(backbone, boundaries, stop, keep_state=keep_state)
     folder = cache_dir / model_key(backbone, boundaries, stop, keep_state=keep_state)
-    model = _read(folder)
-    if model is None:
+    kept = _read(folder)
+    if kept is None:
         model = convert(backbone, boundaries, stop, keep_state=keep_state)
         _write(model, folder)
-    return model
+        # Writing changes the order of some sums; read back, this process gives the bits of all later ones.
+        kept = _read(folder)
+        return model if kept is None else kept
+    return kept
+
+
+@contextmanager
+def _quiet_logger(name: str) -> Iterator[None]:
+    """For the same reason the library's logger would complain about attributes that nobody asked for."""
+    logger = logging.getLogger(name)
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _example(backbone: Backbone) -> tuple[Tensor, ...]:

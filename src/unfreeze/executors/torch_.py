@@ -47,9 +47,10 @@ class TorchExecutor:
     ) -> None:
         self.name = f"torch-{precision}"
         self.precision = precision
+        self.boundaries = boundaries
+        self.device = str(device)
         self._device = torch.device(device)
         self._backbone = _prepare(backbone, self._device)
-        self._boundaries = boundaries
         self._stop = stop
         self._keep_state = keep_state
         self._threads = threads
@@ -60,7 +61,7 @@ class TorchExecutor:
         with torch.no_grad(), _evaluating(self._backbone.module), _limited(self._threads), self._autocast():
             mask = None if batch.mask is None else _send(batch.mask, self._device)
             moved = State(_send(batch.h, self._device), mask)
-            summaries, state = run_boundaries(self._backbone, moved, self._boundaries, self._stop)
+            summaries, state = run_boundaries(self._backbone, moved, self.boundaries, self._stop)
             kept = _bring_state(state) if self._keep_state else None
             passed = Passed(tuple(_bring(summary) for summary in summaries), kept)
         if self._device.type == "cuda":

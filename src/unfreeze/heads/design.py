@@ -13,6 +13,11 @@ from unfreeze.errors import UnfreezeError
 
 # A feature whose spread is below this share of its mean is rounding noise of float32, not information.
 CONSTANT = 1e-6
+# Features of a boundary share a unit, and some hardly ever fire. Divided by their own spread, a row in
+# which such a feature does fire would lie dozens of deviations away, and a held-out one hundreds. So this
+# share of the typical spread is added (in squares). Measured on solar cells with Lite0, out of fold:
+# log-loss .390 without, .34 with it.
+SPREAD_FLOOR = 0.5
 SPECTRUM_ROWS = 4096
 SPECTRUM_RANK = 384
 
@@ -21,13 +26,14 @@ SPECTRUM_RANK = 384
 class Design:
     """Features (rows, width) standardised over all rows, with a column of ones at the end.
 
-    ``mean`` and ``inverse`` (one over the standard deviation, 0 for a constant feature), float64 (width,),
-    belong to all rows; folds correct them with their own. ``vectors`` (width, rank), ``values`` (rank,) and
-    ``rest`` sum up the covariance: the leading eigenvectors, their eigenvalues and the mean of the others.
-    They only precondition the solver; the solution does not depend on them.
+    ``mean`` and ``inverse`` (one over the floored standard deviation), float64 (width,), belong to all
+    rows; folds correct them with their own. ``vectors`` (width, rank), ``values`` (rank,) and ``rest`` sum
+    up the covariance: the leading eigenvectors, their eigenvalues and the mean of the others. They only
+    precondition the solver; the solution does not depend on them.
     """
 
     rows: Tensor
+    blocks: tuple[slice, ...]
     mean: NDArray[np.float64]
     inverse: NDArray[np.float64]
     vectors: Tensor
@@ -49,20 +55,40 @@ def make_design(blocks: list[NDArray[np.float32]], *, name: str) -> Design:
     width = sum(block.shape[1] for block in blocks)
     joined = np.ones((length, width + 1), dtype=np.float32)
     mean, inverse = np.empty(width), np.empty(width)
-    start = 0
+    slices = []
     for block in blocks:
-        stop = start + block.shape[1]
-        mean[start:stop], inverse[start:stop] = _moments(block, name=name)
-        np.subtract(block, mean[start:stop].astype(np.float32), out=joined[:, start:stop])
-        joined[:, start:stop] *= inverse[start:stop].astype(np.float32)
-        start = stop
+        start = slices[-1].stop if slices else 0
+        part = slice(start, start + block.shape[1])
+        mean[part], deviation = _moments(block, name=name)
+        inverse[part] = floored_inverse(torch.from_numpy(deviation)[:, None]).numpy()[:, 0]
+        np.subtract(block, mean[part].astype(np.float32), out=joined[:, part])
+        joined[:, part] *= inverse[part].astype(np.float32)
+        slices.append(part)
     rows = torch.from_numpy(joined)
     vectors, values, rest = _spectrum(rows[:, :-1])
-    return Design(rows=rows, mean=mean, inverse=inverse, vectors=vectors, values=values, rest=rest)
+    return Design(
+        rows=rows,
+        blocks=tuple(slices),
+        mean=mean,
+        inverse=inverse,
+        vectors=vectors,
+        values=values,
+        rest=rest,
+    )
+
+
+def floored_inverse(deviation: Tensor) -> Tensor:
+    """One over the deviations (width, folds) of a block, each enlarged by a share of the fold's median.
+
+    The median is that of the features that vary; where none does, the result is 0.
+    """
+    varying = torch.where(deviation > 0, deviation, torch.nan)
+    floor = SPREAD_FLOOR * varying.nanmedian(dim=0).values.nan_to_num(nan=0.0)
+    return torch.where(floor > 0, 1.0 / (deviation.square() + floor.square()).sqrt(), 0.0)
 
 
 def _moments(block: NDArray[np.float32], *, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and one over the standard deviation (0 for a constant feature), float64 (width,)."""
+    """Mean and standard deviation (0 for a constant feature), float64 (width,)."""
     mean = block.mean(axis=0, dtype=np.float64)
     if not np.isfinite(mean).all():
         raise UnfreezeError(
@@ -74,8 +100,7 @@ def _moments(block: NDArray[np.float32], *, name: str) -> tuple[NDArray[np.float
         centred = block[start : start + SPECTRUM_ROWS] - mean
         total += np.einsum("ij,ij->j", centred, centred)
     deviation = np.sqrt(total / len(block))
-    constant = deviation <= CONSTANT * np.abs(mean)
-    return mean, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))
+    return mean, np.where(deviation <= CONSTANT * np.abs(mean), 0.0, deviation)
 
 
 def _spectrum(rows: Tensor) -> tuple[Tensor, Tensor, float]:

@@ -56,7 +56,7 @@ def solve(
     *,
     fold: NDArray[np.intp],
     penalty: NDArray[np.float64],
-    tolerance: float = 1e-8,
+    tolerance: float = 1e-10,
     most_steps: int = 300,
 ) -> Solution:
     """The solutions of the candidates (``fold[i]``, ``penalty[i]``).

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unfreeze.heads.design import CONSTANT, Design
+from unfreeze.heads.design import Design, floored_inverse
 
 # Below this mean curvature a class is saturated, and the preconditioner would trust it too much.
 LEAST_CURVATURE = 1e-5
@@ -44,11 +44,12 @@ def make_folds(
     rows = design.rows[:, :-1]
     mean = (rows.T @ mask) / count
     square = (rows.square().T @ mask) / count
-    deviation = (square - mean.square()).clamp(min=0.0).sqrt()
-    # A spread below float32's rounding, in common units or in raw ones, is no information.
-    offset = torch.from_numpy(np.abs(design.mean * design.inverse).astype(np.float32))[:, None]
-    rounding = torch.maximum(1e-3 * mean.abs(), CONSTANT * (mean.abs() + offset)).clamp(min=CONSTANT)
-    scale = torch.where(deviation > rounding, 1.0 / deviation.clamp(min=CONSTANT), 0.0)
+    # The floor belongs to raw units, in which the features of a block can be compared.
+    inverse = torch.from_numpy(design.inverse)[:, None]
+    unit = torch.where(inverse > 0, 1.0 / inverse, 0.0)
+    deviation = (square - mean.square()).clamp(min=0.0).sqrt() * unit
+    scale = torch.cat([floored_inverse(deviation[block]) for block in design.blocks])
+    scale = (scale * unit).float()
     per_class = np.stack([train[y == label].sum(axis=0) for label in range(classes)], axis=1)
     weight = mask / count
     if balanced:

@@ -22,6 +22,8 @@ LEAST_PENALTY, GREATEST_PENALTY = 1e-6, 1e4
 WORTH_GROWING = 1e-4
 SEARCH_TOLERANCE = 1e-6
 BATCH_NUMBERS = 2**24
+# Weak penalties need many times the steps of strong ones, so they wait until the strong ones have been seen.
+PENALTIES_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def search_penalty(
     where the log-loss has risen. If the best one is at an edge, the grid grows there.
     """
     trial = _Trial(design, y, assigned, classes=classes, balanced=balanced)
-    at_once = max(1, trial.candidates_at_once // trial.folds)
+    at_once = min(PENALTIES_AT_ONCE, max(1, trial.candidates_at_once // trial.folds))
     waiting = list(FIRST_PENALTIES)
     while waiting:
         trial.run(waiting[:at_once])

@@ -28,7 +28,7 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str], 
     cell = min((width - left - 2) / size, 84.0)
     longest = max(text_width(shorten(name, names_width, font), font) for name in labels)
     upright = named and longest + 6 > cell
-    above = 20 + ((longest * 0.82 + 8) if upright else 18)
+    above = 20 + ((longest * 0.87 + 14) if upright else 18)
     edge = cell * size
     body = label(left + edge / 2, 12, "predicted", anchor="middle", kind="muted", size=SMALL)
     body += label(12, above + edge / 2, "true", anchor="middle", kind="muted", turn=-90, size=SMALL)

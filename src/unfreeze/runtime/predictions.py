@@ -76,7 +76,7 @@ def check_output(path: Path) -> None:
 
 
 def write_rows(rows: Iterable[dict[str, object]], file: TextIO, *, delimiter: str = ",") -> int:
-    """Write rows with equal keys as CSV; returns how many. Cells that a spreadsheet would run as formulas are defused."""
+    """Write rows with equal keys as CSV; returns how many. Cells that look like formulas are defused."""
     writer = None
     count = 0
     for row in rows:

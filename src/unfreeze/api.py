@@ -1,0 +1,69 @@
+"""``unfreeze.train``: the command's settings as keyword arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from unfreeze.config import TrainRequest
+from unfreeze.progress import Progress
+from unfreeze.run import Run
+from unfreeze.run import train as run_train
+
+
+def train(
+    data: Any,
+    *,
+    output_dir: str | Path | None = None,
+    backbone: str | None = None,
+    strategy: str | None = None,
+    head: str | None = None,
+    batch_size: int | None = None,
+    image_size: int | None = None,
+    fit: str | None = None,
+    max_length: int | None = None,
+    pooling: str | None = None,
+    store: str | None = None,
+    val: Any = None,
+    test: Any = None,
+    text_column: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    stratify_column: str | None = None,
+    precision_target: float | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """The finished run; see ``unfreeze train --help`` for what each setting means.
+
+    ``data``: a path, a hub data set id, or a pair of inputs (paths, PIL images, uint8 arrays, strings) and labels.
+    Raises RequestError when the request or its data cannot be used.
+    """
+    request = TrainRequest(
+        data=data,
+        output_dir=None if output_dir is None else Path(output_dir),
+        backbone=backbone,
+        strategy=strategy,
+        head=head,
+        batch_size=batch_size,
+        image_size=image_size,
+        fit=fit,
+        max_length=max_length,
+        pooling=pooling,
+        store=store,
+        val=val,
+        test=test,
+        text_column=text_column,
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+        stratify_column=stratify_column,
+        precision_target=precision_target,
+        seed=seed,
+        device=device,
+        precision=precision,
+    )
+    return run_train(request, progress=progress)

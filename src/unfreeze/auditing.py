@@ -1,0 +1,53 @@
+"""The audit of a data set, as ``unfreeze check`` shows it."""
+
+from __future__ import annotations
+
+from unfreeze.backbones import default_backbone, load_backbone
+from unfreeze.config import TrainRequest
+from unfreeze.data.audit import audit
+from unfreeze.data.findings import Audit
+from unfreeze.data.load import load_dataset
+from unfreeze.errors import RequestError
+from unfreeze.executors.processor import available_cores
+from unfreeze.progress import Progress, Silent
+from unfreeze.runtime.preprocess import TextPreprocess
+from unfreeze.runtime.tokenize import TextEncoder
+
+
+def audit_data(request: TrainRequest, *, progress: Progress | None = None) -> Audit:
+    """Every row of the data looked at; raises RequestError or DataError when they are no data set."""
+    tell = progress or Silent()
+    request.check()
+    dataset = load_dataset(
+        request.data,
+        text_column=request.text_column,
+        image_column=request.image_column,
+        label_column=request.label_column,
+        group_column=request.group_column,
+        stratify_column=request.stratify_column,
+        val=request.val,
+        test=request.test,
+        seed=request.seed or 0,
+    )
+    encoder = _encoder(request, tell) if dataset.modality == "text" else None
+    total = len(dataset)
+    return audit(
+        dataset,
+        encoder=encoder,
+        threads=available_cores(),
+        progress=lambda done: tell.count("Rows", done, total),
+    )
+
+
+def _encoder(request: TrainRequest, progress: Progress) -> TextEncoder | None:
+    """The tokenizer of the backbone that would be taken; words are counted where there is none."""
+    try:
+        name = request.backbone or default_backbone("text")[0]
+        backbone = load_backbone(name, modality="text", max_length=request.max_length)
+    except RequestError:
+        if request.backbone is not None:
+            raise
+        progress.say("No text backbone is on this disk: lengths are counted in words.")
+        return None
+    assert isinstance(backbone.preprocess, TextPreprocess)
+    return TextEncoder(backbone.preprocess, backbone.assets["tokenizer.json"])

@@ -1,0 +1,217 @@
+"""Raw batches of any rows, read ahead of what runs them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.contracts import Backbone, State
+from unfreeze.data.dataset import Dataset
+from unfreeze.data.reading import read_images, read_raw
+from unfreeze.errors import UnfreezeError
+from unfreeze.runtime.decode import Quarantined
+from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
+
+if TYPE_CHECKING:
+    from unfreeze.runtime.tokenize import TextEncoder
+
+# Batches that wait for the executor: one would be enough if decoding took the same time for every batch.
+BATCHES_AHEAD = 2
+# Texts that are tokenised and sorted by length at a time: padding is as small as with all of them at once, and
+# memory does not grow with the data.
+CHUNK_TEXTS = 8192
+# Lengths are rounded up, so that a batch has one of few shapes.
+LENGTH_MULTIPLE = 8
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row of the data set whose input cannot be used: its name, and why."""
+
+    row: int
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A raw batch; ``positions`` (batch,) count within the rows that were asked for."""
+
+    positions: NDArray[np.intp]
+    state: State
+
+
+def read_batches(
+    dataset: Dataset,
+    backbone: Backbone,
+    rows: NDArray[np.intp],
+    *,
+    batch_size: int,
+    threads: int,
+    bad: list[BadRow],
+    expected: NDArray[np.uint8] | None = None,
+) -> Iterator[Batch]:
+    """Batches of all readable ``rows``; the others are added to ``bad``.
+
+    Images come in order, decoded by ``threads`` threads; texts sorted by length within chunks. ``expected``:
+    content hashes (rows, 16); an image whose content is no longer that one is bad.
+    """
+    if backbone.modality == "image":
+        return _image_batches(
+            dataset, backbone, rows, batch_size=batch_size, threads=threads, bad=bad, expected=expected
+        )
+    return _text_batches(dataset, backbone, rows, batch_size=batch_size, bad=bad)
+
+
+def golden_batch(dataset: Dataset, backbone: Backbone, rows: Sequence[int] | NDArray[np.intp]) -> State:
+    """These rows as one raw batch, in their order. Raises UnfreezeError when one cannot be read."""
+    bad: list[BadRow] = []
+    wanted = np.asarray(rows, dtype=np.intp)
+    batches = list(
+        read_batches(dataset, backbone, wanted, batch_size=max(1, len(wanted)), threads=1, bad=bad)
+    )
+    if bad or len(batches) != 1:
+        raise UnfreezeError(
+            f"{bad[0].name} cannot be read: {bad[0].reason}." if bad else "There is no row to read."
+        )
+    order = np.argsort(batches[0].positions)
+    state = batches[0].state
+    return State(state.h[order], None if state.mask is None else state.mask[order])
+
+
+def pad_texts(ids: Sequence[NDArray[np.int64]], pad_id: int) -> State:
+    """Token ids (texts, tokens) padded on the right to the longest text, rounded up, and their mask."""
+    import torch
+
+    longest = max((len(row) for row in ids), default=1)
+    width = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    h = np.full((len(ids), width), pad_id, dtype=np.int64)
+    mask = np.zeros((len(ids), width), dtype=np.bool_)
+    for position, row in enumerate(ids):
+        h[position, : len(row)] = row
+        mask[position, : len(row)] = True
+    return State(torch.from_numpy(h), torch.from_numpy(mask))
+
+
+def ahead(items: Iterator[Item], *, depth: int = BATCHES_AHEAD) -> Generator[Item]:
+    """The same items, produced by a thread of their own that stays at most ``depth`` of them ahead.
+
+    An exception of the producer is raised here; closing this generator ends the producer.
+    """
+    ready: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(maxsize=depth)
+    closed = threading.Event()
+
+    def put(more: bool, value: Item | BaseException | None) -> bool:
+        while not closed.is_set():
+            try:
+                ready.put((more, value), timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def produce() -> None:
+        try:
+            for item in items:
+                if not put(True, item):
+                    return
+            put(False, None)
+        except BaseException as error:
+            put(False, error)
+        finally:
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+
+    producer = threading.Thread(target=produce, name="unfreeze-ahead", daemon=True)
+    producer.start()
+    try:
+        while True:
+            more, value = ready.get()
+            if not more:
+                if isinstance(value, BaseException):
+                    raise value
+                return
+            yield value  # type: ignore[misc]
+    finally:
+        closed.set()
+        producer.join()
+
+
+def _image_batches(
+    dataset: Dataset,
+    backbone: Backbone,
+    rows: NDArray[np.intp],
+    *,
+    batch_size: int,
+    threads: int,
+    bad: list[BadRow],
+    expected: NDArray[np.uint8] | None,
+) -> Iterator[Batch]:
+    preprocess = backbone.preprocess
+    if not isinstance(preprocess, ImagePreprocess):
+        raise TypeError(f"{backbone.name} reads images but prepares texts")
+    positions: list[int] = []
+    pictures: list[NDArray[np.uint8]] = []
+    for position, (row, picture, digest) in enumerate(
+        read_images(dataset.samples, rows, preprocess, threads=threads)
+    ):
+        if isinstance(picture, Quarantined):
+            bad.append(BadRow(row, picture.name, picture.reason))
+        elif expected is not None and expected[position].tobytes() != digest:
+            bad.append(BadRow(row, dataset.samples.name(row), "it was changed while it was being read"))
+        else:
+            positions.append(position)
+            pictures.append(picture)
+        if len(pictures) == batch_size:
+            yield _stack(positions, pictures)
+            positions, pictures = [], []
+    if pictures:
+        yield _stack(positions, pictures)
+
+
+def _stack(positions: list[int], pictures: list[NDArray[np.uint8]]) -> Batch:
+    import torch
+
+    return Batch(np.array(positions, dtype=np.intp), State(torch.from_numpy(np.stack(pictures))))
+
+
+def _text_batches(
+    dataset: Dataset, backbone: Backbone, rows: NDArray[np.intp], *, batch_size: int, bad: list[BadRow]
+) -> Iterator[Batch]:
+    preprocess = backbone.preprocess
+    if not isinstance(preprocess, TextPreprocess):
+        raise TypeError(f"{backbone.name} reads texts but prepares images")
+    encoder = _encoder(backbone, preprocess)
+    for start in range(0, len(rows), CHUNK_TEXTS):
+        positions: list[int] = []
+        texts: list[str] = []
+        for position in range(start, min(start + CHUNK_TEXTS, len(rows))):
+            row = int(rows[position])
+            raw = read_raw(dataset.samples, row)
+            if isinstance(raw, Quarantined):
+                bad.append(BadRow(row, raw.name, raw.reason))
+            else:
+                positions.append(position)
+                texts.append(raw if isinstance(raw, str) else raw.decode("utf-8", errors="replace"))
+        ids = encoder.encode(texts)
+        # Longest first: what does not fit into memory fails at once, and the rate only gets better.
+        order = np.argsort([-len(row) for row in ids], kind="stable")
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            state = pad_texts([ids[index] for index in chosen], preprocess.pad_id)
+            yield Batch(np.array([positions[index] for index in chosen], dtype=np.intp), state)
+
+
+def _encoder(backbone: Backbone, preprocess: TextPreprocess) -> TextEncoder:
+    from unfreeze.runtime.tokenize import TextEncoder
+
+    return TextEncoder(preprocess, backbone.assets["tokenizer.json"])

@@ -1,0 +1,258 @@
+"""Which executor runs the frozen pass, and the proof that its numbers are good enough."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.contracts import Backbone, Executor, Passed, State
+from unfreeze.data.dataset import UNLABELLED, Dataset
+from unfreeze.data.reading import content_hashes
+from unfreeze.engine.batches import BadRow, read_batches
+from unfreeze.engine.precision import PrecisionVerdict, compare_precision
+from unfreeze.engine.store import cache_root, store_key
+from unfreeze.engine.threads import reading_threads
+from unfreeze.errors import RequestError
+from unfreeze.executors import ExecutorError, available_executors, build_executor, measure_error
+from unfreeze.executors import unavailable_executors as why_unavailable
+from unfreeze.executors.processor import processor_name
+from unfreeze.runtime.files import write_atomically
+
+# Two float32 engines differ by about 1e-6 of a feature; a wrong conversion was off by 5e-3 and more.
+FP32_TOLERANCE = 1e-3
+ERROR_ROWS = 32
+PRECISION_ROWS = 256
+# With fewer rows one flipped prediction is a larger share than what is to be told apart.
+FEWEST_PRECISION_ROWS = 128
+
+
+@dataclass(frozen=True, eq=False)
+class ExecutorChoice:
+    """The executor that was chosen and why; ``error`` is against float32 PyTorch, None where it is that itself."""
+
+    name: str
+    reason: str
+    executor: Executor
+    error: ExecutorError | None = None
+    verdict: PrecisionVerdict | None = None
+
+
+class LazyExecutor:
+    """An executor that is built when its first batch comes: a pass that finds everything stored needs none."""
+
+    def __init__(
+        self, name: str, boundaries: tuple[int, ...], device: str, build: Callable[[], Executor]
+    ) -> None:
+        self.name = name
+        self.precision = name.rpartition("-")[2]
+        self.boundaries = boundaries
+        self.device = device
+        self._build = build
+        self._built: Executor | None = None
+
+    def __call__(self, batch: State) -> Passed:
+        """See ``Executor``."""
+        if self._built is None:
+            self._built = self._build()
+        return self._built(batch)
+
+
+def resolve_device(device: str) -> str:
+    """The device that ``auto`` stands for: the first accelerator that answers, else the processor.
+
+    Raises RequestError when the device that was named is not there.
+    """
+    import torch
+
+    present = ["cuda"] if torch.cuda.is_available() else []
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    present.append("cpu")
+    if device == "auto":
+        return present[0]
+    if device.partition(":")[0] not in present:
+        raise RequestError(f"--device {device} is not there: this machine has {', '.join(present)}.")
+    return device
+
+
+def choose_executor(
+    backbone: Backbone,
+    dataset: Dataset,
+    *,
+    boundaries: tuple[int, ...],
+    device: str = "auto",
+    precision: str = "auto",
+    rows: Sequence[int] | NDArray[np.intp] | None = None,
+    cache: Path | None = None,
+) -> ExecutorChoice:
+    """The executor for a frozen pass over ``dataset``, chosen by rule and checked on real rows.
+
+    On an accelerator PyTorch; on the processor OpenVINO where it is installed and its features on up to 32 of
+    ``rows`` (default: training and validation) are within 1e-3 of PyTorch's. ``precision``: ``auto`` takes bf16
+    only where the processor has it and ``compare_precision`` finds no difference; ``bf16`` asks for it as it is.
+    ``cache`` (default: the cache folder) keeps converted models and measured errors. Raises RequestError for a
+    precision or device that is not there.
+    """
+    device = resolve_device(device)
+    names = available_executors(device)
+    pool = dataset.rows("train", "val") if rows is None else np.asarray(rows, dtype=np.intp)
+    chooser = _Chooser(backbone, dataset, boundaries, device, cache_root() if cache is None else cache, pool)
+    if precision == "bf16":
+        if not any(name.endswith("bf16") for name in names):
+            reason = why_unavailable(device)["torch-bf16"]
+            raise RequestError(
+                f"--precision bf16 cannot be had on {device}: {reason}. Leave it out, or say fp32."
+            )
+        return chooser.low_precision_asked(next(name for name in names if name.endswith("bf16")))
+    choice = chooser.full_precision(names)
+    if precision == "auto" and f"{choice.name.partition('-')[0]}-bf16" in names:
+        return chooser.low_precision_tried(choice)
+    return choice
+
+
+@dataclass(frozen=True, eq=False)
+class _Chooser:
+    backbone: Backbone
+    dataset: Dataset
+    boundaries: tuple[int, ...]
+    device: str
+    cache: Path
+    pool: NDArray[np.intp]
+    built: dict[str, Executor] = field(default_factory=dict)
+
+    def full_precision(self, names: Sequence[str]) -> ExecutorChoice:
+        """OpenVINO when its measured error allows it, else PyTorch in fp32."""
+        where = "this processor" if self.device == "cpu" else self.device
+        if "openvino-fp32" not in names:
+            why = "OpenVINO is not installed" if self.device == "cpu" else f"the data are run on {where}"
+            return ExecutorChoice("torch-fp32", f"{why}; PyTorch in fp32", self.executor("torch-fp32"))
+        try:
+            error = self.error("openvino-fp32")
+        except RuntimeError as problem:
+            # The frontend and the plugin raise nothing more precise for a network that they cannot convert.
+            reason = (
+                f"OpenVINO cannot run {self.backbone.name} ({str(problem).strip().splitlines()[0][:120]})"
+            )
+            return ExecutorChoice("torch-fp32", f"{reason}; PyTorch in fp32", self.executor("torch-fp32"))
+        if error is None:
+            return ExecutorChoice(
+                "torch-fp32", "no row could be read to measure another one", self.executor("torch-fp32")
+            )
+        measured = f"{error.relative_max:.1e} at most from PyTorch in fp32 on {error.rows} rows"
+        if error.relative_max > FP32_TOLERANCE:
+            return ExecutorChoice(
+                "torch-fp32",
+                f"OpenVINO's features are {measured}: too far",
+                self.executor("torch-fp32"),
+                error,
+            )
+        reason = f"the fastest in fp32 on {where}; its features are {measured}"
+        return ExecutorChoice("openvino-fp32", reason, self.executor("openvino-fp32"), error)
+
+    def low_precision_asked(self, name: str) -> ExecutorChoice:
+        """The bf16 executor that was asked for, with its measured error."""
+        error = self.error(name)
+        measured = (
+            "" if error is None else f"; its features are {error.relative_median:.1%} from fp32 (median)"
+        )
+        return ExecutorChoice(name, f"bf16 was asked for{measured}", self.executor(name), error)
+
+    def low_precision_tried(self, choice: ExecutorChoice) -> ExecutorChoice:
+        """The bf16 sibling of ``choice`` when it makes no difference on labelled rows, else ``choice``."""
+        name = f"{choice.name.partition('-')[0]}-bf16"
+        rows = spread(self.pool[self.dataset.label[self.pool] != UNLABELLED], PRECISION_ROWS)
+        if len(rows) < FEWEST_PRECISION_ROWS:
+            return choice
+        batches, positions = self.batches(rows)
+        labels = self.dataset.label[rows[positions]]
+        low = _last_features(self.build(name), batches)
+        verdict = compare_precision(low, _last_features(choice.executor, batches), labels)
+        if not verdict.accepted:
+            reason = f"{choice.reason}; bf16 was tried and refused ({verdict.sentence})"
+            return ExecutorChoice(choice.name, reason, choice.executor, choice.error, verdict)
+        reason = f"bf16 makes no difference here ({verdict.sentence})"
+        return ExecutorChoice(name, reason, self.executor(name), self.error(name), verdict)
+
+    def error(self, name: str) -> ExecutorError | None:
+        """The executor's error against PyTorch in fp32 on real rows, remembered; None without a readable row."""
+        rows = spread(self.pool, ERROR_ROWS)
+        digests, _ = content_hashes(self.dataset.samples.select(rows), threads=1)
+        path = self.cache / "errors" / f"{self._error_key(name, digests)}.json"
+        try:
+            return ExecutorError(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            pass
+        batches, _ = self.batches(rows)
+        if not batches:
+            return None
+        error = measure_error(self.build(name), self.build("torch-fp32"), batches)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(asdict(error)))
+        except OSError:
+            # It is measured again next time.
+            pass
+        return error
+
+    def batches(self, rows: NDArray[np.intp]) -> tuple[list[State], NDArray[np.intp]]:
+        """The readable ones of ``rows`` as raw batches, and their positions within ``rows``."""
+        bad: list[BadRow] = []
+        batches = list(
+            read_batches(
+                self.dataset,
+                self.backbone,
+                rows,
+                batch_size=ERROR_ROWS,
+                threads=reading_threads(self.device),
+                bad=bad,
+            )
+        )
+        positions = [batch.positions for batch in batches] or [np.zeros(0, dtype=np.intp)]
+        return [batch.state for batch in batches], np.concatenate(positions)
+
+    def executor(self, name: str) -> Executor:
+        """The executor, built already or at its first batch."""
+        if name in self.built:
+            return self.built[name]
+        return LazyExecutor(name, self.boundaries, self.device, lambda: self.build(name))
+
+    def build(self, name: str) -> Executor:
+        """The executor, built once."""
+        if name not in self.built:
+            self.built[name] = build_executor(
+                name,
+                self.backbone,
+                boundaries=self.boundaries,
+                cache_dir=self.cache / "executors",
+                device=self.device,
+            )
+        return self.built[name]
+
+    def _error_key(self, name: str, digests: NDArray[np.uint8]) -> str:
+        versions = [
+            importlib.metadata.version(package)
+            for package in ("torch", "openvino")
+            if importlib.util.find_spec(package)
+        ]
+        what = [name, self.device, processor_name(), store_key(self.backbone, self.boundaries), *versions]
+        return hashlib.sha256("\0".join(what).encode() + digests.tobytes()).hexdigest()[:32]
+
+
+def spread(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
+    """At most ``most`` of ``rows``, evenly spread over them: tables are often sorted by class."""
+    if len(rows) <= most:
+        return rows
+    chosen: NDArray[np.intp] = rows[np.linspace(0, len(rows) - 1, most).astype(np.intp)]
+    return chosen
+
+
+def _last_features(executor: Executor, batches: Sequence[State]) -> NDArray[np.float32]:
+    return np.concatenate([executor(batch).summaries[-1].numpy() for batch in batches])

@@ -1,0 +1,251 @@
+"""The frozen pass: the features of every row, computed once."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.contracts import Backbone, Executor, State
+from unfreeze.data.dataset import Dataset
+from unfreeze.data.reading import content_hashes
+from unfreeze.engine.batches import BadRow, Batch, ahead, golden_batch, pad_texts, read_batches
+from unfreeze.engine.choice import ExecutorChoice, choose_executor
+from unfreeze.engine.store import FeatureStore, open_store
+from unfreeze.engine.threads import reading_threads
+from unfreeze.errors import UnfreezeError
+from unfreeze.runtime.preprocess import ImagePreprocess
+
+__all__ = [
+    "BadRow",
+    "ExecutorChoice",
+    "FeatureStore",
+    "Features",
+    "choose_executor",
+    "compute_features",
+    "golden_batch",
+    "open_store",
+]
+
+# Features of one boundary beyond this stay in a file of the system's temporary folder.
+MEMORY_BYTES = 2**30
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What a frozen pass gave.
+
+    ``arrays``: float32 (kept rows, width) by boundary; ``rows``: the rows of the data set they belong to, in the
+    order they were asked for, without the ``quarantined`` ones. ``computed`` and ``reused`` count kept rows:
+    contents run now, and those that were stored already or occur twice. Seconds: of the whole pass, of waiting for
+    files, decoding and hashing (``seconds_read``), and of the executor (``seconds_run``).
+    """
+
+    arrays: dict[int, Floats]
+    rows: Rows
+    quarantined: tuple[BadRow, ...]
+    computed: int
+    reused: int
+    seconds: float
+    seconds_read: float
+    seconds_run: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Pass:
+    """What stays the same during a pass, and the seconds it took so far."""
+
+    dataset: Dataset
+    backbone: Backbone
+    executor: Executor
+    batch_size: int
+    threads: int
+    progress: Callable[[int, int], None] | None
+    bad: list[BadRow] = field(default_factory=list)
+    seconds_read: float = 0.0
+    seconds_run: float = 0.0
+
+    def run(
+        self, rows: Rows, boundaries: tuple[int, ...], *, expected: NDArray[np.uint8] | None = None
+    ) -> Iterator[tuple[Rows, list[Floats]]]:
+        """Positions within ``rows`` and their features, a batch at a time; unreadable rows join ``bad``."""
+        columns = [self.executor.boundaries.index(boundary) for boundary in boundaries]
+        batches: Iterator[Batch] = read_batches(
+            self.dataset,
+            self.backbone,
+            rows,
+            batch_size=self.batch_size,
+            threads=self.threads,
+            bad=self.bad,
+            expected=expected,
+        )
+        if self.backbone.modality == "image":
+            # Tokenising uses every core by itself and is done in large chunks: nothing is won by overlapping it.
+            batches = ahead(batches)
+        done, mark = 0, time.perf_counter()
+        with closing(batches):  # type: ignore[type-var]
+            for batch in batches:
+                mark = self._count_read(mark)
+                summaries = self.executor(batch.state).summaries
+                features = [np.asarray(summaries[column].numpy(), dtype=np.float32) for column in columns]
+                now = time.perf_counter()
+                self.seconds_run += now - mark
+                self._check_finite(features, rows[batch.positions])
+                yield batch.positions, features
+                done += len(batch.positions)
+                if self.progress is not None:
+                    self.progress(done, len(rows))
+                mark = time.perf_counter()
+            self._count_read(mark)
+
+    def _count_read(self, mark: float) -> float:
+        now = time.perf_counter()
+        self.seconds_read += now - mark
+        return now
+
+    def _check_finite(self, features: list[Floats], rows: Rows) -> None:
+        for array in features:
+            wrong = np.flatnonzero(~np.isfinite(array).all(axis=1))
+            if len(wrong):
+                name = self.dataset.samples.name(int(rows[wrong[0]]))
+                raise UnfreezeError(
+                    f"{self.backbone.name} gives numbers that are not finite for {name} ({self.executor.name}): "
+                    "try --precision fp32, or another backbone."
+                )
+
+
+def compute_features(
+    dataset: Dataset,
+    backbone: Backbone,
+    *,
+    executor: Executor,
+    rows: Sequence[int] | Rows,
+    boundaries: tuple[int, ...],
+    store: FeatureStore | None = None,
+    batch_size: int = 32,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Features:
+    """The features of ``rows`` at ``boundaries``, each content computed at most once if there is a ``store``.
+
+    ``executor`` gives summaries at ``boundaries`` at least (and at all of the store's). With a store, its rounded
+    numbers are what comes back, so that a second pass gives the same bits as the first; without one, the executor's
+    own. ``progress`` is told how many of the rows to be computed are done. Raises UnfreezeError when a feature is
+    not a finite number.
+    """
+    start = time.perf_counter()
+    wanted = np.asarray(rows, dtype=np.intp)
+    readers = reading_threads(executor.device) if threads is None else threads
+    job = _Pass(dataset, backbone, executor, batch_size, readers, progress)
+    if store is None:
+        arrays, computed = _into_memory(job, wanted, boundaries)
+    else:
+        arrays, computed = _through_store(job, wanted, boundaries, store)
+    kept = wanted[~np.isin(wanted, [entry.row for entry in job.bad])]
+    return Features(
+        arrays=arrays,
+        rows=kept,
+        quarantined=tuple(sorted(job.bad, key=lambda entry: entry.row)),
+        computed=computed,
+        reused=len(kept) - computed,
+        seconds=time.perf_counter() - start,
+        seconds_read=job.seconds_read,
+        seconds_run=job.seconds_run,
+        notes=() if store is None else store.notes,
+    )
+
+
+def _into_memory(job: _Pass, rows: Rows, boundaries: tuple[int, ...]) -> tuple[dict[int, Floats], int]:
+    arrays: list[Floats] = []
+    filled = np.zeros(len(rows), dtype=bool)
+    for positions, features in job.run(rows, boundaries):
+        if not arrays:
+            arrays = [_allocate(len(rows), array.shape[1]) for array in features]
+        for target, values in zip(arrays, features, strict=True):
+            target[positions] = values
+        filled[positions] = True
+    if not arrays:
+        arrays = [_allocate(0, width) for width in _widths(job.backbone, boundaries)]
+    elif not filled.all():
+        arrays = [array[filled] for array in arrays]
+    return dict(zip(boundaries, arrays, strict=True)), int(filled.sum())
+
+
+def _through_store(
+    job: _Pass, rows: Rows, boundaries: tuple[int, ...], store: FeatureStore
+) -> tuple[dict[int, Floats], int]:
+    start = time.perf_counter()
+    digests, unreadable = content_hashes(job.dataset.samples.select(rows), threads=job.threads)
+    readable = digests.any(axis=1)
+    for position, entry in zip(np.flatnonzero(~readable), unreadable, strict=True):
+        job.bad.append(BadRow(int(rows[position]), entry.name, entry.reason))
+    candidates = np.flatnonzero(readable)
+    todo = candidates[store.missing(digests[candidates])]
+    job.seconds_read += time.perf_counter() - start
+
+    computed, tried = 0, len(job.bad)
+    if len(todo):
+        for positions, features in job.run(rows[todo], store.boundaries, expected=digests[todo]):
+            store.append(digests[todo[positions]], features)
+            computed += len(positions)
+    refused = {entry.row: entry for entry in job.bad[tried:]}
+    kept = readable & _spread_refusals(job, rows, digests, todo, refused)
+    widths = [store.width(boundary) for boundary in boundaries]
+    if None in widths:
+        widths = list(_widths(job.backbone, boundaries))
+    chosen = digests[kept]
+    return {
+        boundary: store.read(chosen, boundary, out=_allocate(len(chosen), width or 0))
+        for boundary, width in zip(boundaries, widths, strict=True)
+    }, computed
+
+
+def _spread_refusals(
+    job: _Pass, rows: Rows, digests: NDArray[np.uint8], todo: Rows, refused: dict[int, BadRow]
+) -> NDArray[np.bool_]:
+    """Which rows are usable: what was refused for one row is refused for every row of the same content."""
+    usable = np.ones(len(rows), dtype=bool)
+    for position in todo:
+        entry = refused.get(int(rows[position]))
+        if entry is None:
+            continue
+        for other in np.flatnonzero((digests == digests[position]).all(axis=1)):
+            usable[other] = False
+            if other != position:
+                row = int(rows[other])
+                job.bad.append(BadRow(row, job.dataset.samples.name(row), entry.reason))
+    return usable
+
+
+def _allocate(rows: int, width: int) -> Floats:
+    """Zeros (rows, width): in memory, or mapped from a nameless file where they would fill it."""
+    if rows * width * np.dtype(np.float32).itemsize <= MEMORY_BYTES:
+        return np.zeros((rows, width), dtype=np.float32)
+    with tempfile.TemporaryFile() as file:
+        mapped: Floats = np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, width))
+    return mapped
+
+
+def _widths(backbone: Backbone, boundaries: tuple[int, ...]) -> list[int]:
+    """Widths of the summaries, from one blank input: for a pass in which no row could be read."""
+    import torch
+
+    preprocess = backbone.preprocess
+    if isinstance(preprocess, ImagePreprocess):
+        blank = State(torch.zeros((1, preprocess.height, preprocess.width, 3), dtype=torch.uint8))
+    else:
+        blank = pad_texts([np.zeros(2, dtype=np.int64)], preprocess.pad_id)
+    with torch.no_grad():
+        return [
+            int(backbone.summary(backbone.run(blank, 0, boundary), boundary).shape[1])
+            for boundary in boundaries
+        ]

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from unfreeze.errors import UnfreezeError
+from unfreeze.evaluate.metrics import score
+
+
+def toy(n, classes, *, seed=0, skill=1.0):
+    random = np.random.default_rng(seed)
+    y = random.integers(0, classes, n)
+    logits = random.normal(size=(n, classes))
+    logits[np.arange(n), y] += skill
+    powers = np.exp(logits)
+    return powers / powers.sum(axis=1, keepdims=True), y
+
+
+def names(classes):
+    return tuple(f"c{i}" for i in range(classes))
+
+
+@pytest.mark.parametrize("classes", [2, 7])
+def test_scores_equal_scikit_learn(classes):
+    p, y = toy(300, classes)
+    found, predicted = score(p, y, names(classes)), p.argmax(axis=1)
+    assert found.n == 300
+    assert found.accuracy == pytest.approx(reference.accuracy_score(y, predicted))
+    assert found.balanced_accuracy == pytest.approx(reference.balanced_accuracy_score(y, predicted))
+    assert found.macro_f1 == pytest.approx(reference.f1_score(y, predicted, average="macro"))
+    assert found.log_loss == pytest.approx(reference.log_loss(y, p))
+    assert np.array_equal(found.confusion, reference.confusion_matrix(y, predicted))
+    expected = np.transpose(reference.precision_recall_fscore_support(y, predicted))
+    for name, row in zip(names(classes), expected, strict=True):
+        one = found.per_class[name]
+        assert (one.precision, one.recall, one.f1, one.support) == pytest.approx(tuple(row))
+    if classes == 2:
+        assert found.roc_auc == pytest.approx(reference.roc_auc_score(y, p[:, 1]))
+        assert found.top_k == {1: found.accuracy}
+    else:
+        assert found.roc_auc is None
+        assert set(found.top_k) == {1, 2, 3, 5}
+        for k, share in found.top_k.items():
+            assert share == pytest.approx(reference.top_k_accuracy_score(y, p, k=k))
+
+
+def test_intervals_equal_a_bootstrap_over_rows():
+    p, y = toy(150, 3, seed=4)
+    found, predicted = score(p, y, names(3), resamples=4000), p.argmax(axis=1)
+    random = np.random.default_rng(1)
+    drawn = []
+    for rows in random.integers(0, 150, (1000, 150)):
+        hit = predicted[rows] == y[rows]
+        recall = [hit[y[rows] == label].mean() for label in range(3)]
+        f1 = [
+            2 * (hit & (y[rows] == c)).sum() / ((y[rows] == c).sum() + (predicted[rows] == c).sum())
+            for c in range(3)
+        ]
+        drawn.append((hit.mean(), np.mean(recall), np.mean(f1)))
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    assert (found.accuracy_low, found.balanced_accuracy_low, found.macro_f1_low) == pytest.approx(
+        tuple(low), abs=0.012
+    )
+    assert (found.accuracy_high, found.balanced_accuracy_high, found.macro_f1_high) == pytest.approx(
+        tuple(high), abs=0.012
+    )
+
+
+def test_about_ninety_five_of_a_hundred_intervals_cover_the_truth():
+    covered = 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        right = random.random(200) < 0.8
+        y = np.arange(200) % 2
+        p = np.eye(2)[np.where(right, y, 1 - y)]
+        found = score(p, y, names(2), resamples=300)
+        covered += found.accuracy_low <= 0.8 <= found.accuracy_high
+    assert 180 <= covered <= 198
+
+
+def test_classes_that_do_not_occur_are_left_out_of_the_means():
+    p = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7]])
+    found = score(p, np.array([0, 1, 1]), names(3))
+    assert found.balanced_accuracy == pytest.approx(0.75)
+    assert found.macro_f1 == pytest.approx((1.0 + 2 / 3) / 2)
+    absent = found.per_class["c2"]
+    assert (absent.precision, absent.recall, absent.f1, absent.support) == (0.0, 0.0, 0.0, 0)
+
+
+def test_one_class_among_the_rows_has_no_roc_auc():
+    assert score(np.array([[0.3, 0.7], [0.6, 0.4]]), np.array([1, 1]), names(2)).roc_auc is None
+
+
+def test_equal_probabilities_count_half_in_the_auc_and_rank_as_argmax_does():
+    p = np.full((4, 4), 0.25)
+    found = score(p, np.array([0, 1, 2, 3]), names(4))
+    assert found.top_k == {1: 0.25, 2: 0.5, 3: 0.75}
+    assert found.top_k[1] == found.accuracy
+    assert score(np.full((4, 2), 0.5), np.array([0, 1, 0, 1]), names(2)).roc_auc == 0.5
+
+
+def test_a_certain_mistake_leaves_the_log_loss_finite():
+    found = score(np.array([[1.0, 0.0]]), np.array([1]), names(2))
+    assert found.log_loss == pytest.approx(-np.log(1e-15))
+
+
+def test_scores_are_repeatable_and_serialisable():
+    p, y = toy(100, 3)
+    first, second = score(p, y, names(3)), score(p, y, names(3))
+    assert first == second
+    assert json.loads(json.dumps(first.to_dict()))["n"] == 100
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -0.2, 1.3])
+def test_a_probability_that_is_none_is_refused(bad):
+    p, y = toy(10, 3)
+    p[4, 1] = bad
+    with pytest.raises(UnfreezeError, match="first: row 4"):
+        score(p, y, names(3))
+
+
+def test_nothing_to_score_is_said():
+    with pytest.raises(UnfreezeError, match="no rows"):
+        score(np.zeros((0, 2)), np.zeros(0, dtype=int), names(2))
