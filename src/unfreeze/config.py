@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from unfreeze.errors import RequestError, did_you_mean
 
 Origin = Literal["default", "data", "probe", "trial", "user"]
 
-STRATEGIES = ("feature-extraction",)
+STRATEGIES = ("feature-extraction", "partial", "gradual", "discriminative", "full", "scratch")
 CHOICES: dict[str, tuple[str, ...]] = {
     "strategy": STRATEGIES,
     "head": ("linear", "mlp"),
@@ -20,6 +21,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "store": ("auto", "on", "off"),
     "fit": ("squash", "crop", "pad"),
     "pooling": ("native", "mean", "cls", "last"),
+    "bn": ("freeze", "train"),
+    "augment": ("none", "light", "strong", "dihedral"),
 }
 # The smallest value that makes sense; the largest guards against a typing error, not against ambition.
 RANGES: dict[str, tuple[float, float]] = {
@@ -28,6 +31,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "max_length": (4, 131_072),
     "seed": (0, 2**32 - 1),
     "precision_target": (0.5, 0.9999),
+    "epochs": (1, 10_000),
+    # A rate of 1e-2 already destroys pretrained features (measured for LoRA, arXiv 2409.16434).
+    "lr": (1e-8, 0.1),
+    "freeze": (0, 1_000),
+    "layer_decay": (0.01, 1.0),
+    "views": (1, 256),
+    "pull_to_start": (0.0, 100.0),
 }
 
 
@@ -64,6 +74,16 @@ class TrainRequest:
     group_column: str | None = None
     stratify_column: str | None = None
     precision_target: float | None = None
+    epochs: int | None = None
+    lr: float | None = None
+    freeze: int | None = None
+    layer_decay: float | None = None
+    bn: str | None = None
+    augment: str | None = None
+    views: int | None = None
+    pull_to_start: float | None = None
+    store_budget: str | None = None
+    resume: bool | None = None
     seed: int | None = None
     device: str | None = None
     precision: str | None = None
@@ -87,6 +107,11 @@ class TrainRequest:
             value = getattr(self, name)
             if isinstance(value, float) and not 0 < value < 1:
                 yield f"{flag(name)} {value:g} is no share: give a number between 0 and 1, or a data set."
+
+        if self.store_budget is not None and _bytes(self.store_budget) is None:
+            yield f"--store-budget {self.store_budget!r} is no size: write it like 8GB or 500MB."
+        if self.resume and self.output_dir is None:
+            yield "--resume needs --output-dir: the folder of the run to continue."
 
     def given(self) -> dict[str, object]:
         """The settings that were said, by name, without the data."""
@@ -112,6 +137,21 @@ class TrainRequest:
         if isinstance(new.get("output_dir"), str):
             new["output_dir"] = Path(str(new["output_dir"]))
         return replace(self, **new)  # type: ignore[arg-type]
+
+
+def bytes_of(size: str) -> int:
+    """The bytes of a size such as 8GB; raises RequestError when it is none."""
+    found = _bytes(size)
+    if found is None:
+        raise RequestError(f"{size!r} is no size: write it like 8GB or 500MB.")
+    return found
+
+
+def _bytes(size: str) -> int | None:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", size, re.IGNORECASE)
+    if match is None:
+        return None
+    return int(float(match[1]) * 1000 ** ("", "K", "M", "G", "T").index(match[2].upper()))
 
 
 def flag(name: str) -> str:

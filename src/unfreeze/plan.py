@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from unfreeze.contracts import Modality
+from unfreeze.errors import RequestError
+
 What = Literal["weights", "norm", "bias", "graft"]
 NormPolicy = Literal["freeze", "train"]
 Schedule = Literal["cosine", "constant"]
@@ -127,3 +130,13 @@ class Plan:
     def epochs(self) -> int:
         """Epochs of all phases together."""
         return sum(phase.epochs for phase in self.phases)
+
+
+def check_modality(plan: Plan, modality: Modality) -> None:
+    """Raise RequestError when the plan varies its inputs in a way that this kind of input has not."""
+    if modality == "text" and plan.mixup:
+        raise RequestError("--mixup mixes images: texts, which are rows of words, cannot be mixed.")
+    if modality == "text" and plan.augment != "none":
+        raise RequestError(f"--augment {plan.augment} varies images: for texts there is --token-dropout.")
+    if modality == "image" and plan.token_dropout:
+        raise RequestError("--token-dropout leaves words out of texts: for images there is --augment.")

@@ -26,6 +26,7 @@ from unfreeze.evaluate.compare import paired_difference
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.mistakes import Suspect, confident_mistakes, likely_wrong_labels
 from unfreeze.evaluate.scores import Scores
+from unfreeze.fitpages import fit_sections
 from unfreeze.progress import Clock, Progress
 from unfreeze.report import content
 from unfreeze.report.card import model_card
@@ -37,6 +38,7 @@ from unfreeze.runtime.preprocess import TextPreprocess
 from unfreeze.runtime.tokenize import TextEncoder
 
 if TYPE_CHECKING:
+    from unfreeze.engine.fit import Fit
     from unfreeze.heads.probe import ProbeResult
 
 MOST_EXAMPLES = 12
@@ -51,7 +53,8 @@ FEWEST_ROWS_FOR_THRESHOLD = 100
 class Evidence:
     """The parts of a finished run.
 
-    ``oof``: rows and calibrated probabilities that no fit saw; ``test_logits`` belong to ``test_rows``.
+    ``oof``: rows and calibrated probabilities that no fit saw; ``test_logits`` belong to ``test_rows``, as do
+    ``floor``, the probe's probabilities beside a thawed result. ``fit``: the history and ledger of thawing.
     """
 
     folder: Path
@@ -63,6 +66,7 @@ class Evidence:
     classifier: Classifier
     validation: Scores
     validation_how: str
+    calibration_rows: int
     oof: tuple[NDArray[np.intp], NDArray[np.float64]]
     test: Scores
     test_rows: NDArray[np.intp]
@@ -70,6 +74,8 @@ class Evidence:
     settings: tuple[Resolved, ...]
     fingerprint: str
     command: str
+    floor: NDArray[np.float64] | None
+    fit: Fit | None
 
 
 def write_pages(evidence: Evidence, clock: Clock, progress: Progress) -> content.ReportData:
@@ -109,14 +115,14 @@ def _collect(evidence: Evidence, baselines: tuple[content.Baseline, ...], clock:
         executor=content.ExecutorSummary(
             name=evidence.executor.name, reason=evidence.executor.reason, error=_error(evidence.executor)
         ),
-        settings=evidence.settings,
+        settings=_settings(evidence),
         test=content.Metrics.from_dict(evidence.test.to_dict()),
         validation=content.Metrics.from_dict(evidence.validation.to_dict()),
         validation_how=evidence.validation_how,
         calibration=content.Calibration(
             temperature=classifier.temperature,
             fitted_on=evidence.validation_how,
-            rows=len(oof_rows),
+            rows=evidence.calibration_rows,
             ece_before=expected_calibration_error(softmax(evidence.test_logits), truth),
             ece_after=evidence.test.ece,
         ),
@@ -137,6 +143,7 @@ def _collect(evidence: Evidence, baselines: tuple[content.Baseline, ...], clock:
         suspects=_examples(suspects, oof_rows, evidence.dataset),
         feature_space=_feature_space(evidence),
         timing=tuple(content.Timing(part, seconds) for part, seconds in clock.seconds.items()),
+        sections=() if evidence.fit is None else fit_sections(evidence.fit),
         licences=(content.Licence(backbone.name, licence),) if licence else (),
     )
 
@@ -189,6 +196,16 @@ def _baselines(evidence: Evidence) -> tuple[content.Baseline, ...]:
         content.Baseline("chance", content.Estimate(chance_baseline(len(labels)).accuracy)),
         content.Baseline("majority", content.Estimate(majority.accuracy), name=winner),
     ]
+    if evidence.floor is not None:
+        scores = score(evidence.floor, test_y, labels)
+        difference = paired_difference(softmax(evidence.test_logits), evidence.floor, test_y)
+        found.append(
+            content.Baseline(
+                "probe",
+                content.Estimate(scores.accuracy, scores.accuracy_low, scores.accuracy_high),
+                difference=content.Estimate(*difference),
+            )
+        )
     if dataset.modality == "text":
         probabilities = tfidf_baseline(
             read_texts(dataset.samples, fitted),
@@ -273,6 +290,12 @@ def _feature_space(evidence: Evidence) -> content.FeatureSpace:
     )
 
 
+def _settings(evidence: Evidence) -> tuple[Resolved, ...]:
+    """The decisions without those that the section on the data shows already."""
+    inferred = {entry.what for entry in evidence.dataset.inferred}
+    return tuple(entry for entry in evidence.settings if entry.name not in inferred)
+
+
 def _error(choice: ExecutorChoice) -> str:
     if choice.error is None:
         return "It is PyTorch in fp32 itself."
@@ -285,7 +308,7 @@ def _error(choice: ExecutorChoice) -> str:
 def _threshold_note(evidence: Evidence) -> str:
     if evidence.classifier.threshold is not None:
         return ""
-    rows = len(evidence.oof[0])
+    rows = evidence.calibration_rows
     if rows < FEWEST_ROWS_FOR_THRESHOLD:
         return f"No abstain threshold: {rows} validation rows are too few to set one."
     target = next(entry.value for entry in evidence.settings if entry.name == "precision_target")

@@ -201,6 +201,26 @@ def test_cores_are_no_more_than_the_control_group_allows(tmp_path, monkeypatch):
     assert processor.available_cores(tmp_path / "nothing") == 8
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_a_gpu_gives_the_same_features_and_leaves_the_backbone_where_it_is(toys, modality):
+    backbone = toys.images() if modality == "image" else toys.texts()
+    batch = toys.image_batch(9) if modality == "image" else toys.text_batch(9)
+    reference = build_executor("torch-fp32", backbone, boundaries=ALL)
+    full = build_executor("torch-fp32", backbone, boundaries=ALL, device="cuda")
+    assert measure_error(full, reference, [batch]).relative_max < 1e-5
+    assert full(batch).summaries[0].device.type == "cpu"
+    assert full(batch).summaries[0].is_pinned()
+    low = build_executor("torch-bf16", backbone, boundaries=ALL, device="cuda")
+    assert 1e-4 < measure_error(low, reference, [batch]).relative_median < 0.05
+    state = build_executor("torch-fp32", backbone, boundaries=(1,), stop=2, keep_state=True, device="cuda")(
+        batch
+    ).state
+    with torch.no_grad():
+        assert float((backbone.run(state, 2).h - backbone.run(batch).h).abs().max()) < 1e-5
+    assert {parameter.device.type for parameter in backbone.module.parameters()} == {"cpu"}
+
+
 def test_threads_are_given_back(toys):
     before = torch.get_num_threads()
     build_executor("torch-fp32", toys.texts(), boundaries=ALL, threads=1)(toys.text_batch(2))

@@ -24,7 +24,7 @@ def gaussians() -> Toy:
         random = np.random.default_rng(seed)
         y = np.arange(n) % classes
         centres = random.normal(size=(classes, width)) * apart / width**0.5
-        scale, offset = 10.0 ** random.uniform(-2, 2, width), random.normal(size=width) * 5
+        scale, offset = 3.0 ** random.uniform(-1, 1, width), random.normal(size=width) * 5
         features = (centres[y] + random.normal(size=(n, width)) / 2 + offset) * scale
         return features.astype(np.float32), y
 

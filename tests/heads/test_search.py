@@ -11,6 +11,11 @@ from unfreeze.heads.search import FIRST_PENALTIES, fit_head, predict_out_of_fold
 from unfreeze.heads.weights import needs_class_weights, row_log_loss
 
 
+def spread(x):
+    deviation = x.std(0, dtype=np.float64)
+    return np.sqrt(deviation**2 + (np.sort(deviation)[(len(deviation) - 1) // 2] / 2) ** 2)
+
+
 def searched(x, y, *, classes, folds=4):
     design = make_design([x], name="toy")
     assigned = assign_folds(y, folds=folds, seed=0)
@@ -23,7 +28,7 @@ def test_out_of_fold_logits_equal_fits_without_the_row(gaussians, softmax):
     ours = softmax(found.logits)
     for fold in range(4):
         train, held = assigned != fold, assigned == fold
-        mean, deviation = x[train].mean(0, dtype=np.float64), x[train].std(0, dtype=np.float64)
+        mean, deviation = x[train].mean(0, dtype=np.float64), spread(x[train])
         c = 1.0 / (found.regularisation * train.sum())
         reference = LogisticRegression(C=c, tol=1e-8, max_iter=5000)
         reference.fit((x[train] - mean) / deviation, y[train])
@@ -68,7 +73,7 @@ def test_the_head_reads_raw_features(gaussians, softmax):
     x, y = gaussians(120, 15, 3)
     design = make_design([x], name="toy")
     head = fit_head(design, y, boundaries=(4,), penalty=0.01, classes=3, balanced=False)
-    z = (x - x.mean(0, dtype=np.float64)) / x.std(0, dtype=np.float64)
+    z = (x - x.mean(0, dtype=np.float64)) / spread(x)
     reference = LogisticRegression(C=1 / (0.01 * 120), tol=1e-9, max_iter=5000).fit(z, y)
     assert np.abs(softmax(head.logits(x)) - reference.predict_proba(z)).max() < 1e-3
     assert (head.width, head.classes, head.boundaries) == (15, 3, (4,))
@@ -87,3 +92,14 @@ def test_weights_are_for_uneven_classes():
     wanted, reason = needs_class_weights([900, 100])
     assert wanted is True
     assert "9.0 times" in reason
+
+
+def test_features_that_hardly_ever_fire_do_no_harm(gaussians):
+    x, y = gaussians(200, 10, 2)
+    random = np.random.default_rng(0)
+    rare = np.zeros((200, 100), dtype=np.float32)
+    rare[random.integers(0, 200, 100), np.arange(100)] = 0.05
+    rare += random.normal(size=rare.shape).astype(np.float32) * 1e-4
+    alone, _, _ = searched(x, y, classes=2)
+    beside, _, _ = searched(np.hstack([x, rare[:, :9]]), y, classes=2)
+    assert beside.best.log_loss < alone.best.log_loss + 0.005

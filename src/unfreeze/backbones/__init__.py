@@ -5,14 +5,16 @@ Importing this package loads neither torch, timm nor transformers: each function
 
 from unfreeze.backbones.catalog import BackboneEntry, default_backbone, list_backbones
 from unfreeze.backbones.names import load_backbone, rebuild
-from unfreeze.backbones.staging import stage_parameters, with_fit
+from unfreeze.backbones.staging import randomise, rehash, stage_parameters, with_fit
 
 __all__ = [
     "BackboneEntry",
     "default_backbone",
     "list_backbones",
     "load_backbone",
+    "randomise",
     "rebuild",
+    "rehash",
     "stage_parameters",
     "with_fit",
 ]

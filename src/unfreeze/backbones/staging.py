@@ -105,3 +105,20 @@ def with_fit(backbone: Backbone, fit: Fit) -> Backbone:
     preprocess = replace(backbone.preprocess, fit=fit)
     recipe = {**backbone.recipe, "preprocess": preprocess.to_dict()}
     return replace(backbone, preprocess=preprocess, recipe=recipe)  # type: ignore[type-var]
+
+
+def rehash(backbone: Backbone) -> Backbone:
+    """The same backbone with the hash of the weights that it holds now; for after training."""
+    return replace(backbone, weights_hash=hash_weights(backbone.module.state_dict()))  # type: ignore[type-var]
+
+
+def randomise(backbone: Backbone, *, seed: int) -> None:
+    """Give every layer that knows how to the random weights it would start from; a function of the seed."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in backbone.module.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()

@@ -38,6 +38,7 @@ BUNDLE = "bundle.json"
 WEIGHTS = "model.safetensors"
 GOLDEN = "golden.safetensors"
 ASSETS = "assets"
+CHECKPOINTS = "checkpoints"
 # fp32 sums in another order on another processor: 1e-3 of the largest logit is far above that and far below a defect.
 GOLDEN_TOLERANCE = 1e-3
 
@@ -65,9 +66,16 @@ class Loaded:
     folder: Path
 
 
-def claim_folder(folder: Path) -> None:
-    """Create the folder of a new run; raises RequestError when it is taken or cannot be written."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+def claim_folder(folder: Path, *, resume: bool = False) -> None:
+    """Create the folder of a new run; raises RequestError when it is taken or cannot be written.
+
+    ``resume``: the folder of a run that was stopped is taken up again; a finished one is refused.
+    """
+    if resume and (folder / BUNDLE).exists():
+        raise RequestError(f"--resume: the run in {folder} is finished. Choose another --output-dir.")
+    if resume and not (folder / CHECKPOINTS).is_dir():
+        raise RequestError(f"--resume: {folder} holds no checkpoints. Leave --resume out to start there.")
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RequestError(
             f"{folder} exists already and is not empty. Choose another --output-dir, or remove it first."
         )

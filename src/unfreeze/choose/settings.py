@@ -19,12 +19,14 @@ DEFAULTS: Mapping[str, tuple[object, str]] = {
     "seed": (0, "fixed, so that a run can be repeated"),
     "device": ("auto", "the first accelerator that answers, else the processor"),
     "precision": ("auto", "fp32 unless a lower one makes no difference on 256 rows"),
+    "store_budget": ("8GB", "what a laptop can spare; activations beyond it are computed again"),
     "store": ("auto", "features are kept on disk when the cache folder can be written"),
     "precision_target": (0.95, "a wish, not a measurement: set it to what your use needs"),
 }
 # Inputs of a run rather than knobs; shown only when they were said.
 INPUTS = (
     "output_dir", "backbone", "image_size", "max_length", "pooling", "val", "test",
+    "lr", "epochs", "freeze", "layer_decay", "bn", "views", "pull_to_start",
     "text_column", "image_column", "label_column", "group_column", "stratify_column",
 )  # fmt: skip
 

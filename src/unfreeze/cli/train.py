@@ -12,6 +12,7 @@ DATA_HELP = (
 )
 COLUMNS = "Columns of a table"
 MODEL = "Model"
+THAW = "Thawing"
 MEASURE = "Splitting and measuring"
 MACHINE = "Machine"
 
@@ -28,7 +29,10 @@ def train(
         ),
     ] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="How much of the backbone to thaw: feature-extraction.")
+        str | None,
+        typer.Option(
+            help="How much to thaw: feature-extraction, partial, gradual, discriminative, full or scratch."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides the split and every order. [default: 0]")] = None,
     json_output: Annotated[
@@ -69,6 +73,59 @@ def train(
         typer.Option(
             help="native, mean, cls or last, for texts. [default: the model's own]", rich_help_panel=MODEL
         ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="Epochs of the plan. [default: by strategy and rows]", rich_help_panel=THAW),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Peak rate of the backbone; the head's is ten times that. [default: by family]",
+            rich_help_panel=THAW,
+        ),
+    ] = None,
+    freeze: Annotated[
+        int | None,
+        typer.Option(help="Stages kept frozen, counted from the input (partial).", rich_help_panel=THAW),
+    ] = None,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(
+            help="Rate of a stage over that of the stage above (discriminative).", rich_help_panel=THAW
+        ),
+    ] = None,
+    bn: Annotated[
+        str | None,
+        typer.Option(
+            help="freeze or train the normalisation statistics. [default: freeze]", rich_help_panel=THAW
+        ),
+    ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            help="none, light, strong or dihedral (flips and quarter turns). [default: light]",
+            rich_help_panel=THAW,
+        ),
+    ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            help="Augmented views kept for each image when a frozen prefix is stored. [default: 8]",
+            rich_help_panel=THAW,
+        ),
+    ] = None,
+    pull_to_start: Annotated[
+        float | None,
+        typer.Option(help="Strength of the L2 pull to the pretrained weights.", rich_help_panel=THAW),
+    ] = None,
+    store_budget: Annotated[
+        str | None,
+        typer.Option(help="Most that stored activations may take, such as 8GB.", rich_help_panel=THAW),
+    ] = None,
+    resume: Annotated[
+        bool | None,
+        typer.Option("--resume", help="Continue the stopped run in --output-dir.", rich_help_panel=THAW),
     ] = None,
     text_column: Annotated[
         str | None, typer.Option(help="Column with the text.", rich_help_panel=COLUMNS)
@@ -149,6 +206,16 @@ def train(
         group_column=group_column,
         stratify_column=stratify_column,
         precision_target=precision_target,
+        epochs=epochs,
+        lr=lr,
+        freeze=freeze,
+        layer_decay=layer_decay,
+        bn=bn,
+        augment=augment,
+        views=views,
+        pull_to_start=pull_to_start,
+        store_budget=store_budget,
+        resume=resume,
         seed=seed,
         device=device,
         precision=precision,

@@ -86,10 +86,17 @@ def _crop(
     x = (2 * chance[:, 2] - 1) * (1 - width)
     y = (2 * chance[:, 3] - 1) * (1 - height)
     mirror = np.where(chance[:, 4] < 0.5, -1.0, 1.0)
-    zero = np.zeros_like(x)
-    matrix = np.stack([np.stack([width * mirror, zero, x], 1), np.stack([zero, height, y], 1)], 1)
-    theta = torch.from_numpy(matrix.astype(np.float32)).to(images.device)
-    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    rows, columns = images.shape[2:]
+    # Computed number by number: a product of matrices may round differently in a batch of another size.
+    across = (2 * np.arange(columns) + 1) / columns - 1
+    down = (2 * np.arange(rows) + 1) / rows - 1
+    left_right = (width * mirror)[:, None] * across + x[:, None]
+    up_down = height[:, None] * down + y[:, None]
+    shape = (len(x), rows, columns)
+    points = np.stack(
+        [np.broadcast_to(left_right[:, None, :], shape), np.broadcast_to(up_down[:, :, None], shape)], axis=-1
+    )
+    grid = torch.from_numpy(points.astype(np.float32)).to(images.device)
     return functional.grid_sample(
         images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
@@ -102,7 +109,9 @@ def _jitter(images: Tensor, chance: NDArray[np.float64]) -> Tensor:
     factors = torch.from_numpy((1 - JITTER + 2 * JITTER * chance).astype(np.float32)).to(images.device)
     brightness, contrast, saturation = (factors[:, i, None, None, None] for i in range(3))
     images = (images * brightness).clamp(0, 255)
-    mean = _luma(images).mean(dim=(2, 3), keepdim=True)
+    # Added as whole numbers, whose sum is the same in any order.
+    luma = _luma(images).round().long().sum(dim=(2, 3), keepdim=True)
+    mean = luma.float() / (images.shape[2] * images.shape[3])
     images = ((images - mean) * contrast + mean).clamp(0, 255)
     gray = _luma(images)
     return ((images - gray) * saturation + gray).clamp(0, 255)
@@ -129,16 +138,23 @@ def _blur(images: Tensor, chosen: NDArray[np.bool_], chance: NDArray[np.float64]
     kernel /= kernel.sum(1, keepdims=True)
     index = torch.from_numpy(rows).to(images.device)
     part = images[index]
-    samples, channels, height, width = part.shape
-    weight = torch.from_numpy(kernel.astype(np.float32)).to(images.device).repeat_interleave(channels, 0)
-    # One group a (sample, channel): every image is filtered with its own kernel in one call.
-    flat = part.reshape(1, samples * channels, height, width)
-    flat = functional.pad(flat, (BLUR_RADIUS,) * 4, mode="reflect")
-    flat = functional.conv2d(flat, weight[:, None, None, :], groups=samples * channels)
-    flat = functional.conv2d(flat, weight[:, None, :, None], groups=samples * channels)
+    height, width = part.shape[2:]
+    weight = torch.from_numpy(kernel.astype(np.float32)).to(images.device)[:, :, None, None, None]
+    part = functional.pad(part, (BLUR_RADIUS,) * 4, mode="reflect")
+    # Tap by tap: a convolution may add in another order in a batch of another size, or round to TF32.
+    part = _weighted(weight, [part[..., tap : tap + width] for tap in range(2 * BLUR_RADIUS + 1)])
+    part = _weighted(weight, [part[..., tap : tap + height, :] for tap in range(2 * BLUR_RADIUS + 1)])
     blurred = images.clone()
-    blurred[index] = flat.reshape(part.shape)
+    blurred[index] = part
     return blurred
+
+
+def _weighted(weight: Tensor, taps: list[Tensor]) -> Tensor:
+    """The sum of the taps, each times its weight (samples, taps, 1, 1, 1)."""
+    total = weight[:, 0] * taps[0]
+    for position, tap in enumerate(taps[1:], start=1):
+        total = total + weight[:, position] * tap
+    return total
 
 
 def _luma(images: Tensor) -> Tensor:

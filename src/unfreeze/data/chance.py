@@ -16,8 +16,8 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 def uniforms(seed: int, round_: int, keys: NDArray[np.uint64], draws: int) -> NDArray[np.float64]:
     """Numbers in [0, 1), shape (keys, draws), from a seed, a round (epoch or view) and one key a sample."""
-    start = _mix(_mix(np.uint64(seed)) + np.uint64(round_ % 2**64) * _GAMMA)
     with np.errstate(over="ignore"):
+        start = _mix(_mix(np.uint64(seed % 2**64)) + np.uint64(round_ % 2**64) * _GAMMA)
         rows = _mix(keys + start)[:, None]
         columns = np.arange(1, draws + 1, dtype=np.uint64)[None, :] * _GAMMA
         bits = _mix(rows + columns)
@@ -32,7 +32,7 @@ def order(seed: int, epoch: int, rows: int) -> NDArray[np.intp]:
 
 def keys_of(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """One key a sample from its content hash (rows, 16): what augmentation depends on, wherever the row stands."""
-    return np.ascontiguousarray(digests[:, :8]).view(np.uint64)[:, 0]
+    return np.ascontiguousarray(digests[:, :8]).view("<u8")[:, 0].astype(np.uint64)
 
 
 def _mix(value: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:

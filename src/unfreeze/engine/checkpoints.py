@@ -1,11 +1,12 @@
 """Checkpoints: written beside, made durable, then named; the newest one that verifies is taken.
 
-A checkpoint is a folder with ``tensors.safetensors`` and, written last, ``manifest.json`` with its hash. Nothing is
-unpickled, and a folder without a matching manifest is no checkpoint.
+A checkpoint is a folder with ``tensors.safetensors`` and, written last, ``manifest.json`` with the hash of the
+tensors and one of its own. Nothing is unpickled, and a folder without a matching manifest is no checkpoint.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -80,7 +81,7 @@ class Checkpoints:
                 "numbers": dict(checkpoint.numbers),
                 "hash": file_hash(partial / TENSORS),
             }
-            write_atomically(partial / MANIFEST, json.dumps(manifest))
+            write_atomically(partial / MANIFEST, json.dumps(manifest | {"seal": _seal(manifest)}))
             target = self._folder / name
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
@@ -100,6 +101,8 @@ class Checkpoints:
         for folder in sorted(self._whole_folders(), reverse=True):
             manifest = self._manifest(folder)
             if manifest is None or file_hash(folder / TENSORS) != manifest["hash"]:
+                continue
+            if manifest.pop("seal") != _seal(manifest):
                 continue
             self._check_identity(manifest["identity"])
             return Checkpoint(
@@ -123,8 +126,8 @@ class Checkpoints:
             values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        wanted = {"identity", "position", "numbers", "hash"}
-        whole = isinstance(values, dict) and wanted <= values.keys() and (folder / TENSORS).is_file()
+        wanted = {"identity", "position", "numbers", "hash", "seal"}
+        whole = isinstance(values, dict) and wanted == values.keys() and (folder / TENSORS).is_file()
         return values if whole else None
 
     def _check_identity(self, found: Mapping[str, str]) -> None:
@@ -143,3 +146,7 @@ class Checkpoints:
             shutil.rmtree(self._folder / name, ignore_errors=True)
         for path in self._folder.glob(".*.partial"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -29,6 +29,8 @@ from unfreeze.runtime.files import write_atomically
 # Two float32 engines differ by about 1e-6 of a feature; a wrong conversion was off by 5e-3 and more.
 FP32_TOLERANCE = 1e-3
 ERROR_ROWS = 32
+# Fewer where the processor, which runs the reference, may be hundreds of times slower than the accelerator.
+ERROR_ROWS_BESIDE_ACCELERATOR = 8
 PRECISION_ROWS = 256
 # With fewer rows one flipped prediction is a larger share than what is to be told apart.
 FEWEST_PRECISION_ROWS = 128
@@ -130,10 +132,14 @@ class _Chooser:
 
     def full_precision(self, names: Sequence[str]) -> ExecutorChoice:
         """OpenVINO when its measured error allows it, else PyTorch in fp32."""
-        where = "this processor" if self.device == "cpu" else self.device
+        if self.device != "cpu":
+            error = self.error("torch-fp32")
+            measured = "" if error is None else f"; its features are {_distance(error)}"
+            reason = f"{self.device} runs it{measured}"
+            return ExecutorChoice("torch-fp32", reason, self.executor("torch-fp32"), error)
         if "openvino-fp32" not in names:
-            why = "OpenVINO is not installed" if self.device == "cpu" else f"the data are run on {where}"
-            return ExecutorChoice("torch-fp32", f"{why}; PyTorch in fp32", self.executor("torch-fp32"))
+            reason = "OpenVINO is not installed; PyTorch in fp32"
+            return ExecutorChoice("torch-fp32", reason, self.executor("torch-fp32"))
         try:
             error = self.error("openvino-fp32")
         except RuntimeError as problem:
@@ -146,15 +152,14 @@ class _Chooser:
             return ExecutorChoice(
                 "torch-fp32", "no row could be read to measure another one", self.executor("torch-fp32")
             )
-        measured = f"{error.relative_max:.1e} at most from PyTorch in fp32 on {error.rows} rows"
         if error.relative_max > FP32_TOLERANCE:
             return ExecutorChoice(
                 "torch-fp32",
-                f"OpenVINO's features are {measured}: too far",
+                f"OpenVINO's features are {_distance(error)}: too far",
                 self.executor("torch-fp32"),
                 error,
             )
-        reason = f"the fastest in fp32 on {where}; its features are {measured}"
+        reason = f"the fastest in fp32 on this processor; its features are {_distance(error)}"
         return ExecutorChoice("openvino-fp32", reason, self.executor("openvino-fp32"), error)
 
     def low_precision_asked(self, name: str) -> ExecutorChoice:
@@ -182,8 +187,8 @@ class _Chooser:
         return ExecutorChoice(name, reason, self.executor(name), self.error(name), verdict)
 
     def error(self, name: str) -> ExecutorError | None:
-        """The executor's error against PyTorch in fp32 on real rows, remembered; None without a readable row."""
-        rows = spread(self.pool, ERROR_ROWS)
+        """The error against PyTorch in fp32 on the processor, remembered; None without a readable row."""
+        rows = spread(self.pool, ERROR_ROWS if self.device == "cpu" else ERROR_ROWS_BESIDE_ACCELERATOR)
         digests, _ = content_hashes(self.dataset.samples.select(rows), threads=1)
         path = self.cache / "errors" / f"{self._error_key(name, digests)}.json"
         try:
@@ -193,7 +198,8 @@ class _Chooser:
         batches, _ = self.batches(rows)
         if not batches:
             return None
-        error = measure_error(self.build(name), self.build("torch-fp32"), batches)
+        reference = build_executor("torch-fp32", self.backbone, boundaries=self.boundaries)
+        error = measure_error(self.build(name), reference, batches)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(asdict(error)))
@@ -252,6 +258,10 @@ def spread(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
         return rows
     chosen: NDArray[np.intp] = rows[np.linspace(0, len(rows) - 1, most).astype(np.intp)]
     return chosen
+
+
+def _distance(error: ExecutorError) -> str:
+    return f"{error.relative_max:.1e} at most from PyTorch in fp32 on {error.rows} rows"
 
 
 def _last_features(executor: Executor, batches: Sequence[State]) -> NDArray[np.float32]:

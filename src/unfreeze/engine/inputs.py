@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -78,6 +79,11 @@ class TextInputs:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row."""
+        return np.array([len(ids) for ids in self.ids], dtype=np.int64)
+
     def batch(self, rows: NDArray[np.intp], round_: int | None) -> State:
         """See ``Inputs``; padded on the right to the longest row, rounded up."""
         import torch
@@ -85,8 +91,7 @@ class TextInputs:
         chosen = [self.ids[row] for row in rows]
         if round_ is not None and self.token_dropout:
             chosen = [self._thinned(row, ids, round_) for row, ids in zip(rows, chosen, strict=True)]
-        longest = max(len(ids) for ids in chosen)
-        width = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        width = padded(max(len(ids) for ids in chosen), most=int(self.lengths.max()))
         h = np.full((len(chosen), width), self.pad_id, dtype=np.int64)
         mask = np.zeros((len(chosen), width), dtype=bool)
         for position, ids in enumerate(chosen):
@@ -96,13 +101,12 @@ class TextInputs:
 
     def batches(self, seed: int, epoch: int, batch_size: int) -> list[NDArray[np.intp]]:
         """See ``Inputs``; rows of similar length stand together."""
-        lengths = np.array([len(ids) for ids in self.ids])
         shuffled = order(seed, epoch, len(self))
         window = batch_size * WINDOW_BATCHES
         parts: list[NDArray[np.intp]] = []
         for start in range(0, len(shuffled), window):
             rows = shuffled[start : start + window]
-            parts += cut(rows[np.argsort(lengths[rows], kind="stable")], batch_size)
+            parts += cut(rows[np.argsort(self.lengths[rows], kind="stable")], batch_size)
         return [parts[index] for index in order(seed + 1, epoch, len(parts))]
 
     def _thinned(self, row: int, ids: NDArray[np.int64], round_: int) -> NDArray[np.int64]:
@@ -112,6 +116,11 @@ class TextInputs:
         keep[0] = keep[-1] = True
         thinned: NDArray[np.int64] = ids[keep]
         return thinned
+
+
+def padded(longest: int, *, most: int) -> int:
+    """The width of a batch: rounded up, but not past the longest row of all, which a position table may end at."""
+    return max(longest, min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, most))
 
 
 def cut(rows: NDArray[np.intp], batch_size: int) -> list[NDArray[np.intp]]:

@@ -63,14 +63,16 @@ class PhaseRecord:
 def fingerprint_frozen(backbone: Backbone, groups: Sequence[Group], phase: Phase) -> str:
     """A hash over every tensor of the backbone that the phase must not change."""
     trained = {name for group in groups for name, _ in group.parameters}
+    # A tensor that is tied to a trained one under another name changes with it.
+    tied = {id(parameter) for group in groups for _, parameter in group.parameters}
     if phase.norm == "train":
         thawed = {thaw.stage for thaw in phase.thaw}
         owner = stage_of_parameters(backbone)
         buffers = {name for name, _ in backbone.module.named_buffers()}
         trained |= {name for name in buffers if owner.get(name) in thawed}
     digest = hashlib.sha256()
-    for name, tensor in sorted(backbone.module.state_dict().items()):
-        if name not in trained:
+    for name, tensor in sorted(backbone.module.state_dict(keep_vars=True).items()):
+        if name not in trained and id(tensor) not in tied:
             digest.update(name.encode())
             digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(_bytes()).numpy()))
     return digest.hexdigest()
@@ -86,13 +88,12 @@ def record_phase(
 ) -> PhaseRecord:
     """The record of a phase that has ended."""
     owner = stage_of_parameters(backbone)
+    statistics = {name for name, _ in backbone.module.named_buffers()}
     moved: dict[str, list[float]] = {}
     for name, tensor in after.items():
-        if not tensor.is_floating_point():
+        if name in statistics:
             continue
-        stage = (
-            HEAD if name.startswith(f"{HEAD}.") and name not in owner else backbone.stages[owner[name]].name
-        )
+        stage = backbone.stages[owner[name]].name if name in owner else HEAD
         sums = moved.setdefault(stage, [0.0, 0.0])
         sums[0] += float((tensor.detach() - before[name]).double().square().sum())
         sums[1] += float(before[name].double().square().sum())

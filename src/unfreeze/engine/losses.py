@@ -24,6 +24,14 @@ class Mix:
     partner: NDArray[np.intp]
 
 
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """The classes (batch,) of the rows' partners, and the share that the rows keep of their own."""
+
+    share: float
+    other: Tensor
+
+
 def draw_mix(alpha: float, *, seed: int, step: int, rows: int) -> Mix | None:
     """The mix of a step, from Beta(alpha, alpha); a function of seed and step."""
     if alpha <= 0:
@@ -36,7 +44,7 @@ def draw_mix(alpha: float, *, seed: int, step: int, rows: int) -> Mix | None:
 
 
 def cross_entropy(
-    logits: Tensor, y: Tensor, *, weight: Tensor | None, smoothing: float, mix: Mix | None = None
+    logits: Tensor, y: Tensor, *, weight: Tensor | None, smoothing: float, mixed: Mixed | None = None
 ) -> Tensor:
     """Summed weighted cross-entropy of a batch; the caller divides by ``batch_weight``."""
     from torch.nn import functional
@@ -46,12 +54,9 @@ def cross_entropy(
             logits.float(), target, weight=weight, label_smoothing=smoothing, reduction="sum"
         )
 
-    if mix is None:
+    if mixed is None:
         return summed(y)
-    import torch
-
-    partner = torch.from_numpy(mix.partner).to(y.device)
-    return mix.share * summed(y) + (1 - mix.share) * summed(y[partner])
+    return mixed.share * summed(y) + (1 - mixed.share) * summed(mixed.other)
 
 
 def batch_weight(y: Tensor, weight: Tensor | None) -> float | Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -20,14 +20,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.contracts import Backbone, Executor, State
-from unfreeze.engine.inputs import LENGTH_MULTIPLE, Inputs
+from unfreeze.engine.activations import Activations, HalfOverflowError, write_activations
+from unfreeze.engine.inputs import Inputs
+from unfreeze.engine.task import autocast
 from unfreeze.plan import Phase
 
 if TYPE_CHECKING:
-    from unfreeze.engine.fit import Task
+    from unfreeze.engine.task import Task
 
 Use = Literal["auto", "on", "off"]
-HALF_MAX = 65504.0
+# The head and the optimizer take at least this for a batch, however little of the backbone is trained.
+LEAST_STEP_SECONDS = 3e-4
 
 
 class Prefix(Protocol):
@@ -35,9 +38,10 @@ class Prefix(Protocol):
 
     boundary: int
     reason: str
+    stored: bool
 
     def train_batch(self, rows: NDArray[np.intp], round_: int) -> State:
-        """The training rows at the boundary, as they look in this round (epoch of the phase)."""
+        """The training rows at the boundary, as they look in this round (epochs of all phases are counted)."""
 
     def val_batches(self, rows: NDArray[np.intp], batch_size: int) -> Iterator[State]:
         """The validation rows at the boundary, in order, without variation."""
@@ -49,8 +53,11 @@ class Prefix(Protocol):
 class PrefixMaker(Protocol):
     """Makes the prefix of a phase; a value that the loop is given, so that tests can give another."""
 
-    def make(self, phase: Phase, boundary: int, *, rounds: int) -> Prefix:
-        """The prefix below ``boundary``, which will be read in ``rounds`` rounds."""
+    def make(self, phase: Phase, boundary: int, *, rounds: int, stored: bool | None = None) -> Prefix:
+        """The prefix below ``boundary``, which will be read in ``rounds`` rounds.
+
+        ``stored``: what was decided when this phase was begun, or None to decide now.
+        """
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,7 @@ class PlainPrefix:
     task: Task
     boundary: int
     reason: str
+    stored: bool = False
 
     def train_batch(self, rows: NDArray[np.intp], round_: int) -> State:
         """See ``Prefix``."""
@@ -110,23 +118,21 @@ class PlainPrefix:
     def _up(self, state: State) -> State:
         if self.boundary == 0:
             return state
-        with torch.no_grad():
-            if self.task.autocast is None:
-                return self.backbone.run(state, 0, self.boundary)
-            with torch.autocast(self.task.device.type, dtype=self.task.autocast):
-                return self.backbone.run(state, 0, self.boundary)
+        with torch.no_grad(), autocast(self.task):
+            return self.backbone.run(state, 0, self.boundary)
 
 
 @dataclass(eq=False)
 class StoredPrefix:
     """Reads activations of stored views; ``folder`` holds the mapped files."""
 
-    train: list[_Activations]
-    val: _Activations | None
+    train: list[Activations]
+    val: Activations | None
     device: torch.device
     boundary: int
     reason: str
     folder: Path | None
+    stored: bool = True
 
     def train_batch(self, rows: NDArray[np.intp], round_: int) -> State:
         """See ``Prefix``; round r reads view r modulo the number of views."""
@@ -143,35 +149,6 @@ class StoredPrefix:
         self.train, self.val = [], None
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
-
-
-@dataclass(eq=False)
-class _Activations:
-    """The states of all rows of one view: rows of one shape, or token rows of their own lengths laid end to end."""
-
-    values: NDArray[np.generic]
-    starts: NDArray[np.int64] | None
-
-    def read(self, rows: NDArray[np.intp], device: torch.device) -> State:
-        if self.starts is None:
-            # Reading sorted positions walks the mapped file forwards.
-            order = np.argsort(rows, kind="stable")
-            block = np.empty((len(rows), *self.values.shape[1:]), dtype=self.values.dtype)
-            block[order] = self.values[rows[order]]
-            return State(_floats(block, device))
-        lengths = self.starts[rows + 1] - self.starts[rows]
-        width = int(-(-lengths.max() // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
-        block = np.zeros((len(rows), width, self.values.shape[1]), dtype=self.values.dtype)
-        mask = np.zeros((len(rows), width), dtype=bool)
-        for position, row in enumerate(rows):
-            length = int(lengths[position])
-            block[position, :length] = self.values[self.starts[row] : self.starts[row] + length]
-            mask[position, :length] = True
-        return State(_floats(block, device), torch.from_numpy(mask).to(device))
-
-
-def _floats(block: NDArray[np.generic], device: torch.device) -> Tensor:
-    return torch.from_numpy(block).to(device, non_blocking=True).float()
 
 
 @dataclass(eq=False)
@@ -193,14 +170,19 @@ class StoringMaker:
     half: bool = True
     estimates: list[Estimate] | None = None
 
-    def make(self, phase: Phase, boundary: int, *, rounds: int) -> Prefix:
+    def make(self, phase: Phase, boundary: int, *, rounds: int, stored: bool | None = None) -> Prefix:
         """See ``PrefixMaker``."""
         if boundary == 0:
             return self._plain(boundary, "Nothing is frozen below it.")
         if self.use == "off":
             return self._plain(boundary, "The store is off (--store off).")
+        if stored is False:
+            return self._plain(boundary, "The frozen part is run every time.")
         views = min(self.views, rounds) if self.augmented else 1
-        estimate = self.measure(boundary, rounds=rounds, views=views)
+        executor = self.build(boundary)
+        if stored:
+            return self._fill(executor, boundary, views, "The frozen part is stored, as before.")
+        estimate = self.measure(executor, boundary, rounds=rounds, views=views)
         if self.estimates is not None:
             self.estimates.append(estimate)
         if estimate.bytes > self.budget:
@@ -215,62 +197,76 @@ class StoringMaker:
         )
         if self.use == "auto" and estimate.stored_seconds >= estimate.plain_seconds:
             return self._plain(boundary, f"The store does not pay: {told}.")
-        return self._fill(boundary, views, f"The frozen part is stored: {told}.")
+        return self._fill(executor, boundary, views, f"The frozen part is stored: {told}.")
 
-    def measure(self, boundary: int, *, rounds: int, views: int) -> Estimate:
+    def measure(self, executor: Executor, boundary: int, *, rounds: int, views: int) -> Estimate:
         """Seconds a row below and above the boundary, and bytes of the store, from one warm batch each."""
-        rows = np.arange(min(self.batch_size, len(self.task.train.inputs)))
+        train, val = self.task.train.inputs, self.task.val
+        rows = np.arange(min(self.batch_size, len(train)))
         started = time.perf_counter()
-        raw = self.task.train.inputs.batch(rows, 0)
+        raw = train.batch(rows, 0)
         _wait(self.task.device)
         loading = time.perf_counter() - started
-        executor = self.build(boundary)
         executor(raw)
         started = time.perf_counter()
         state = executor(raw).state
         below = time.perf_counter() - started
         assert state is not None
-        above = self._time_suffix(state, boundary)
-        item = 2 if self.half else 4
-        width = state.h[0].numel() * item
-        total = len(self.task.train.inputs) * views + (
-            0 if self.task.val is None else len(self.task.val.inputs)
-        )
-        n = len(rows)
+        if state.mask is not None and state.h.ndim == 3:
+            # Padding is not stored.
+            numbers = int(state.mask.sum()) * state.h.shape[2] / len(rows)
+        else:
+            numbers = state.h[0].numel()
         return Estimate(
-            frozen=below / n,
-            trained=above / n,
-            input=loading / n,
-            rows=len(self.task.train.inputs),
+            frozen=below / len(rows),
+            trained=self._time_suffix(state, boundary),
+            input=loading / len(rows),
+            rows=len(train),
             rounds=rounds,
             views=views,
-            bytes=total * width,
+            bytes=round((len(train) * views + (0 if val is None else len(val.inputs))) * numbers)
+            * (2 if self.half else 4),
         )
 
     def _time_suffix(self, state: State, boundary: int) -> float:
-        """A third of a forward and backward pass above the boundary: what the formula calls S."""
-        moved = State(
-            state.h.to(self.task.device), None if state.mask is None else state.mask.to(self.task.device)
-        )
+        """Seconds a row of a third of a forward and backward pass above the boundary: what the formula calls S."""
         parameters = [p for p in self.backbone.module.parameters() if p.requires_grad]
+        rows = len(state.h)
         best = float("inf")
+        # Measuring must not change the statistics of norms.
+        self.backbone.module.eval()
         for _ in range(2):
             started = time.perf_counter()
-            out = self.backbone.run(moved, boundary, None).h
+            while not self._try_suffix(state, boundary, rows, parameters):
+                rows = max(1, rows // 2)
+                started = time.perf_counter()
+            best = min(best, (time.perf_counter() - started) / rows)
+        return max(best, LEAST_STEP_SECONDS / self.batch_size) / 3
+
+    def _try_suffix(self, state: State, boundary: int, rows: int, parameters: Sequence[Tensor]) -> bool:
+        """One pass over the first rows; False when the device has no memory for so many."""
+        device = self.task.device
+        mask = None if state.mask is None else state.mask[:rows].to(device)
+        try:
+            with autocast(self.task):
+                out = self.backbone.run(State(state.h[:rows].to(device), mask), boundary, None).h
             if parameters and out.requires_grad:
-                torch.autograd.grad(out.square().sum(), parameters, allow_unused=True)
-            _wait(self.task.device)
-            best = min(best, time.perf_counter() - started)
-        return best / 3
+                torch.autograd.grad(out.float().square().sum(), parameters, allow_unused=True)
+            _wait(device)
+        except torch.OutOfMemoryError:
+            if rows == 1:
+                raise
+            return False
+        return True
 
     def _plain(self, boundary: int, reason: str) -> PlainPrefix:
         return PlainPrefix(self.backbone, self.task, boundary, reason)
 
-    def _fill(self, boundary: int, views: int, reason: str) -> Prefix:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="prefix-", dir=self.folder))
-        executor = self.build(boundary)
+    def _fill(self, executor: Executor, boundary: int, views: int, reason: str) -> Prefix:
+        folder: Path | None = None
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix="prefix-", dir=self.folder))
             train = [
                 self._compute(
                     executor,
@@ -283,49 +279,24 @@ class StoringMaker:
             val = None
             if self.task.val is not None:
                 val = self._compute(executor, self.task.val.inputs, None, folder / "val")
-        except _OverflowError:
-            shutil.rmtree(folder, ignore_errors=True)
-            return self._plain(
-                boundary,
-                "An activation does not fit into half precision: the frozen part is run every epoch.",
-            )
+            return StoredPrefix(train, val, self.task.device, boundary, reason, folder)
+        except HalfOverflowError:
+            why = "An activation does not fit into half precision"
         except OSError as problem:
+            why = f"The store could not be written ({problem.strerror or problem})"
+        if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-            return self._plain(
-                boundary,
-                f"The store could not be written ({problem.strerror or problem}): the frozen part is run every epoch.",
-            )
-        return StoredPrefix(train, val, self.task.device, boundary, reason, folder)
+        return self._plain(boundary, f"{why}: the frozen part is run every epoch.")
 
-    def _compute(self, executor: Executor, inputs: Inputs, view: int | None, path: Path) -> _Activations:
-        kind = np.float16 if self.half else np.float32
-        # An epoch's batches are those of least padding, so the fill uses them too.
-        batches = inputs.batches(0, 0, self.batch_size)
-        values: NDArray[np.generic] | None = None
-        starts: NDArray[np.int64] | None = None
-        ragged: dict[int, NDArray[np.generic]] = {}
-        for rows in batches:
-            state = executor(inputs.batch(rows, view)).state
-            assert state is not None
-            block = state.h.numpy()
-            if self.half and not float(np.abs(block).max()) <= HALF_MAX:
-                raise _OverflowError
-            if state.mask is not None and block.ndim == 3:
-                sizes = state.mask.sum(1).tolist()
-                for position, row in enumerate(rows):
-                    ragged[int(row)] = block[position, : sizes[position]].astype(kind)
-                continue
-            if values is None:
-                values = np.memmap(path, dtype=kind, mode="w+", shape=(len(inputs), *block.shape[1:]))
-            values[rows] = block.astype(kind)
-        if ragged:
-            lengths = np.array([len(ragged[row]) for row in range(len(inputs))])
-            starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-            values = np.memmap(path, dtype=kind, mode="w+", shape=(int(starts[-1]), ragged[0].shape[1]))
-            for row, block in ragged.items():
-                values[starts[row] : starts[row + 1]] = block
-        assert values is not None
-        return _Activations(values, starts)
+    def _compute(self, executor: Executor, inputs: Inputs, view: int | None, path: Path) -> Activations:
+        def states() -> Iterator[tuple[NDArray[np.intp], State]]:
+            # An epoch's batches are those of least padding, so the fill uses them too.
+            for rows in inputs.batches(0, 0, self.batch_size):
+                state = executor(inputs.batch(rows, view)).state
+                assert state is not None
+                yield rows, state
+
+        return write_activations(path, states(), rows=len(inputs), half=self.half)
 
 
 class ExecutorBuilder(Protocol):
@@ -333,10 +304,6 @@ class ExecutorBuilder(Protocol):
 
     def __call__(self, boundary: int) -> Executor:
         """The executor; its states come on the CPU in float32."""
-
-
-class _OverflowError(Exception):
-    """A value that half precision cannot hold."""
 
 
 def _wait(device: torch.device) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,11 @@ class Group:
     parameters: tuple[tuple[str, nn.Parameter], ...]
 
 
+def head_key(name: str) -> str:
+    """The name of a head's tensor beside the backbone's; a backbone may have a module named ``head`` too."""
+    return f"{HEAD}:{name}"
+
+
 def select(backbone: Backbone, head: nn.Module, phase: Phase) -> tuple[Group, ...]:
     """The groups of a phase: every trainable parameter in exactly one; all others stop requiring gradients.
 
@@ -41,7 +46,13 @@ def select(backbone: Backbone, head: nn.Module, phase: Phase) -> tuple[Group, ..
     norms = set(_norm_parameters(backbone.module))
     groups: list[Group] = []
     taken: set[str] = set()
-    for thaw in phase.thaw:
+    # The particular comes before the general: the norms of a stage may have another rate than its weights.
+    for thaw in sorted(phase.thaw, key=lambda thaw: thaw.what == "weights"):
+        if not 0 <= thaw.stage < len(backbone.stages):
+            raise UnfreezeError(
+                f"Phase {phase.name!r} thaws stage {thaw.stage}, but {backbone.name} has the stages 0 to "
+                f"{len(backbone.stages) - 1}."
+            )
         chosen = []
         for name, parameter in backbone.module.named_parameters():
             if owner[name] == thaw.stage and name not in taken and _matches(name, thaw.what, norms):
@@ -65,7 +76,7 @@ def select(backbone: Backbone, head: nn.Module, phase: Phase) -> tuple[Group, ..
     for _, parameter in head_parameters:
         parameter.requires_grad_(phase.head_rate is not None)
     if phase.head_rate is not None:
-        named = [(f"{HEAD}.{name}", parameter) for name, parameter in head_parameters]
+        named = [(head_key(name), parameter) for name, parameter in head_parameters]
         groups += _split_by_decay(HEAD, None, phase.head_rate, phase.weight_decay, named)
     return tuple(groups)
 
@@ -73,14 +84,13 @@ def select(backbone: Backbone, head: nn.Module, phase: Phase) -> tuple[Group, ..
 def stage_of_parameters(backbone: Backbone) -> dict[str, int]:
     """The stage of each parameter and buffer by its present name, grafts included."""
     owner = {name: index for index, stage in enumerate(backbone.stages) for name in stage.tensors}
-    by_module = {name.rpartition(".")[0]: index for name, index in owner.items()}
-    found = {}
-    for name in backbone.module.state_dict(keep_vars=True):
-        found[name] = owner[name] if name in owner else by_module[_wrapped_module(name)]
-    for name, _ in backbone.module.named_parameters():
-        if name not in found:
-            found[name] = owner[name] if name in owner else by_module[_wrapped_module(name)]
-    return found
+    holders: dict[str, set[int]] = {}
+    for name, index in owner.items():
+        parts = name.split(".")[:-1]
+        for length in range(1, len(parts) + 1):
+            holders.setdefault(".".join(parts[:length]), set()).add(index)
+    names = [*backbone.module.state_dict(keep_vars=True), *dict(backbone.module.named_parameters())]
+    return {name: owner[name] if name in owner else _stage_of_graft(name, holders) for name in names}
 
 
 def set_modes(backbone: Backbone, head: nn.Module, phase: Phase) -> None:
@@ -136,11 +146,15 @@ def is_graft(name: str) -> bool:
     return any(mark in GRAFT_MARKS for mark in name.split("."))
 
 
-def _wrapped_module(name: str) -> str:
-    """The path, in the ungrafted network, of the module that a grafted tensor belongs to."""
+def _stage_of_graft(name: str, holders: Mapping[str, set[int]]) -> int:
+    """The stage of a tensor that the ungrafted network does not have: that of the closest module it stands in."""
     parts = name.split(".")
-    cut = next(index for index, part in enumerate(parts) if part == BASE or part in GRAFT_MARKS)
-    return ".".join(parts[:cut])
+    cut = next((index for index, part in enumerate(parts) if part == BASE or part in GRAFT_MARKS), 0)
+    for length in range(cut, 0, -1):
+        stages = holders.get(".".join(parts[:length]), set())
+        if len(stages) == 1:
+            return next(iter(stages))
+    raise UnfreezeError(f"The tensor {name!r} belongs to no stage of the backbone.")
 
 
 def _split_by_decay(
@@ -155,3 +169,18 @@ def _split_by_decay(
     if plain:
         groups.append(Group(f"{name} (no decay)", stage, rate, 0.0, plain))
     return groups
+
+
+def describe_phase(phase: Phase, groups: Sequence[Group], backbone: Backbone, prefix: str) -> str:
+    """What a phase trains, in a line: parameters, share, rates, and how its frozen part is read."""
+    sizes = {group: sum(parameter.numel() for _, parameter in group.parameters) for group in groups}
+    trained = sum(sizes.values())
+    total = sum(parameter.numel() for parameter in backbone.module.parameters())
+    total += sum(size for group, size in sizes.items() if group.stage is None)
+    rates = sorted({group.rate for group in groups})
+    shown = f"{rates[0]:.1e}" if len(rates) == 1 else f"{rates[0]:.1e} to {rates[-1]:.1e}"
+    return (
+        f"Phase {phase.name}: {phase.epochs} epochs, {trained:,} of {total:,} parameters trainable "
+        f"({trained / total:.2%}), rates {shown}, norm statistics {'trained' if phase.norm == 'train' else 'frozen'}. "
+        f"{prefix}"
+    )

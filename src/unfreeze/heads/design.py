@@ -26,10 +26,11 @@ SPECTRUM_RANK = 384
 class Design:
     """Features (rows, width) standardised over all rows, with a column of ones at the end.
 
-    ``mean`` and ``inverse`` (one over the floored standard deviation), float64 (width,), belong to all
-    rows; folds correct them with their own. ``vectors`` (width, rank), ``values`` (rank,) and ``rest`` sum
-    up the covariance: the leading eigenvectors, their eigenvalues and the mean of the others. They only
-    precondition the solver; the solution does not depend on them.
+    ``mean`` and ``inverse`` (one over the floored standard deviation, 0 for a constant feature), float64
+    (width,), belong to all rows; folds correct them with their own. ``blocks``: where the features of each
+    boundary stand. ``vectors`` (width, rank), ``values`` (rank,) and ``rest`` sum up the covariance: the
+    leading eigenvectors, their eigenvalues and the mean of the others. They only precondition the solver;
+    the solution does not depend on them.
     """
 
     rows: Tensor
@@ -55,7 +56,7 @@ def make_design(blocks: list[NDArray[np.float32]], *, name: str) -> Design:
     width = sum(block.shape[1] for block in blocks)
     joined = np.ones((length, width + 1), dtype=np.float32)
     mean, inverse = np.empty(width), np.empty(width)
-    slices = []
+    slices: list[slice] = []
     for block in blocks:
         start = slices[-1].stop if slices else 0
         part = slice(start, start + block.shape[1])
@@ -80,11 +81,11 @@ def make_design(blocks: list[NDArray[np.float32]], *, name: str) -> Design:
 def floored_inverse(deviation: Tensor) -> Tensor:
     """One over the deviations (width, folds) of a block, each enlarged by a share of the fold's median.
 
-    The median is that of the features that vary; where none does, the result is 0.
+    The (lower) median is that of the features that vary; for one that does not, the result is 0.
     """
     varying = torch.where(deviation > 0, deviation, torch.nan)
     floor = SPREAD_FLOOR * varying.nanmedian(dim=0).values.nan_to_num(nan=0.0)
-    return torch.where(floor > 0, 1.0 / (deviation.square() + floor.square()).sqrt(), 0.0)
+    return torch.where(deviation > 0, 1.0 / (deviation.square() + floor.square()).sqrt(), 0.0)
 
 
 def _moments(block: NDArray[np.float32], *, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -22,8 +22,9 @@ LEAST_PENALTY, GREATEST_PENALTY = 1e-6, 1e4
 WORTH_GROWING = 1e-4
 SEARCH_TOLERANCE = 1e-6
 BATCH_NUMBERS = 2**24
-# Weak penalties need many times the steps of strong ones, so they wait until the strong ones have been seen.
-PENALTIES_AT_ONCE = 4
+# The strong penalties are solved together; weak ones need many times their steps, so they come one by one,
+# and only until the log-loss rises.
+STRONG_PENALTIES = 4
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,16 @@ def search_penalty(
 ) -> Search:
     """The penalty with the lowest out-of-fold log-loss.
 
-    The first grid is solved in as few batches as memory allows, from the greatest penalty down, and stops
-    where the log-loss has risen. If the best one is at an edge, the grid grows there.
+    The first grid is solved from the greatest penalty down, as many at once as memory allows, and stops where
+    the log-loss has risen. If the best one is at an edge, the grid grows there.
     """
     trial = _Trial(design, y, assigned, classes=classes, balanced=balanced)
-    at_once = min(PENALTIES_AT_ONCE, max(1, trial.candidates_at_once // trial.folds))
+    at_once = min(STRONG_PENALTIES, max(1, trial.candidates_at_once // trial.folds))
     waiting = list(FIRST_PENALTIES)
     while waiting:
         trial.run(waiting[:at_once])
         waiting = waiting[at_once:]
+        at_once = 1
         if trial.losses[-1] > min(trial.losses):
             break
     while trial.still_falling(-1) and trial.penalties[-1] > LEAST_PENALTY * 2:

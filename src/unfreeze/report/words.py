@@ -70,6 +70,8 @@ def setting_text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {setting_text(entry)}" for key, entry in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(setting_text(entry) for entry in value) or "none"
     return str(value)
@@ -215,6 +217,11 @@ def read_thaw_curve(points: Sequence[ThawPoint], joined: ThawPoint | None = None
 def threshold_text(data: ReportData) -> str:
     """What the abstain threshold does, or why there is none."""
     threshold = data.threshold
+    if threshold is not None and threshold.coverage >= 1:
+        return (
+            f"No row needs to be left unanswered: at least {percent(threshold.precision)} of all answers are right, "
+            "which is what was wished for."
+        )
     if threshold is None:
         return data.threshold_note or "No abstain threshold is set: every row gets an answer."
     return (

@@ -1,11 +1,11 @@
-"""The parts that strategies share: thawing a run of stages, and the plan-wide settings."""
+"""The parts that strategies share: thawing a run of stages, a phase, and the plan-wide settings."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from unfreeze.contracts import Backbone
-from unfreeze.plan import Phase, Plan, Thaw, What
+from unfreeze.plan import Phase, Plan, Thaw, What, check_modality
 from unfreeze.strategies.settings import (
     HEAD_FACTOR,
     NORM,
@@ -18,7 +18,7 @@ from unfreeze.strategies.settings import (
 
 # A decay of 0.01 is what BERT fine-tuning and PyTorch's AdamW use.
 WEIGHT_DECAY = 0.01
-# Averaging over about the last thousand steps; shorter runs are corrected at their start.
+# Views kept for each sample when a frozen prefix is stored: each costs one pass and its share of the disk.
 VIEWS = 8
 
 
@@ -27,26 +27,46 @@ def thaw_from(backbone: Backbone, first: int, rate: float, *, what: What = "weig
     return tuple(Thaw(stage, what, rate) for stage in stages_with_parameters(backbone, first))
 
 
+def make_phase(
+    settings: StrategySettings,
+    name: str,
+    *,
+    epochs: int,
+    thaw: tuple[Thaw, ...],
+    head_rate: float,
+    patience: int | None = None,
+) -> Phase:
+    """A phase with what the user said about every phase; ``patience`` holds when nothing was said about it."""
+    phase = Phase(
+        name=name,
+        epochs=epochs,
+        thaw=thaw,
+        head_rate=head_rate,
+        weight_decay=WEIGHT_DECAY,
+        norm=settings.norm or NORM,
+        patience=patience if settings.patience is None else settings.patience,
+    )
+    return phase if settings.schedule is None else replace(phase, schedule=settings.schedule)
+
+
 def one_phase(
     backbone: Backbone, settings: StrategySettings, *, strategy: str, first: int, rate: float | None = None
 ) -> Plan:
     """A plan of one phase that trains the head and all stages from ``first`` on at one rate."""
     peak = backbone_rate(backbone, settings) if rate is None else rate
-    phase = Phase(
-        name=strategy,
+    phase = make_phase(
+        settings,
+        strategy,
         epochs=epochs_for(backbone, settings),
         thaw=thaw_from(backbone, first, peak),
         head_rate=peak * HEAD_FACTOR,
-        norm=settings.norm or NORM,
-        weight_decay=WEIGHT_DECAY,
-        patience=settings.patience,
     )
     return finish(Plan(strategy=strategy, phases=(phase,)), backbone, settings)
 
 
 def finish(plan: Plan, backbone: Backbone, settings: StrategySettings) -> Plan:
-    """The plan with the settings that hold for all its phases."""
-    return replace(
+    """The plan with the settings that hold for all its phases. RequestError for what its inputs cannot have."""
+    finished = replace(
         plan,
         start=settings.start or plan.start,
         batch_size=settings.batch_size or plan.batch_size,
@@ -59,3 +79,5 @@ def finish(plan: Plan, backbone: Backbone, settings: StrategySettings) -> Plan:
         pull=settings.pull or 0.0,
         interpolate=bool(settings.interpolate),
     )
+    check_modality(finished, backbone.modality)
+    return finished

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from unfreeze.contracts import Backbone
-from unfreeze.plan import Phase, Plan, Thaw
-from unfreeze.strategies.common import WEIGHT_DECAY, finish
+from unfreeze.errors import RequestError
+from unfreeze.plan import Plan, Thaw
+from unfreeze.strategies.common import finish, make_phase
 from unfreeze.strategies.settings import (
     HEAD_FACTOR,
     LAYER_DECAY,
-    NORM,
     StrategySettings,
     backbone_rate,
     epochs_for,
@@ -17,21 +17,21 @@ from unfreeze.strategies.settings import (
 
 
 def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
-    """The plan: the last stage at the backbone's rate, each stage below it at ``layer_decay`` times the one above."""
+    """The plan: the last stage with weights at the backbone's rate, each below at ``layer_decay`` times the next.
+
+    Raises RequestError for a decay outside (0, 1].
+    """
     peak = backbone_rate(backbone, settings)
     decay = settings.layer_decay if settings.layer_decay is not None else LAYER_DECAY[backbone.family]
-    last = len(backbone.stages) - 1
-    thaw = tuple(
-        Thaw(stage, "weights", peak * decay ** (last - stage))
-        for stage in stages_with_parameters(backbone, 0)
-    )
-    phase = Phase(
-        name="discriminative",
+    if not 0 < decay <= 1:
+        raise RequestError(f"--layer-decay {decay:g} is out of range: it must be above 0 and at most 1.")
+    stages = stages_with_parameters(backbone, 0)
+    thaw = tuple(Thaw(stage, "weights", peak * decay ** (stages[-1] - stage)) for stage in stages)
+    phase = make_phase(
+        settings,
+        "discriminative",
         epochs=epochs_for(backbone, settings),
         thaw=thaw,
         head_rate=peak * HEAD_FACTOR,
-        norm=settings.norm or NORM,
-        weight_decay=WEIGHT_DECAY,
-        patience=settings.patience,
     )
     return finish(Plan(strategy="discriminative", phases=(phase,)), backbone, settings)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from unfreeze.contracts import Backbone
-from unfreeze.plan import Phase, Plan
-from unfreeze.strategies.common import WEIGHT_DECAY, finish, thaw_from
-from unfreeze.strategies.settings import HEAD_FACTOR, NORM, StrategySettings, backbone_rate, epochs_for
+from unfreeze.plan import Plan
+from unfreeze.strategies.common import finish, make_phase, thaw_from
+from unfreeze.strategies.settings import HEAD_FACTOR, StrategySettings, backbone_rate, epochs_for
 
 # With fewer rows than this the last phase, which thaws everything, is left out: the last third is enough to overfit.
 ROWS_FOR_ALL = 400
 # Shares of the epochs, in order: last stage, last third, all.
 SHARES = (0.25, 0.25, 0.5)
+# The head starts fitted: two epochs without gain show that there is nothing left for it alone.
+HEAD_PATIENCE = 2
 
 
 def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
@@ -18,37 +20,36 @@ def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
     peak = backbone_rate(backbone, settings)
     stages = len(backbone.stages)
     # Pooling stages often have no parameters; the last stage means the last block and what stands above it.
-    bounds = [stages - 2, max(0, stages - 1 - max(1, (stages - 1) // 3)), 0]
+    bounds = [max(0, stages - 2), max(0, stages - 1 - max(1, (stages - 1) // 3)), 0]
     rates = [3 * peak, 2 * peak, peak]
     total = epochs_for(backbone, settings)
     wanted = 3 if settings.rows >= ROWS_FOR_ALL else 2
     names = ("last-stage", "last-third", "all")
     phases = [
-        Phase(
-            name="head",
+        make_phase(
+            settings,
+            "head",
             epochs=max(1, round(total * 0.1)),
+            thaw=(),
             head_rate=peak * HEAD_FACTOR,
-            weight_decay=WEIGHT_DECAY,
-            norm=settings.norm or NORM,
-            patience=2,
+            patience=HEAD_PATIENCE,
         )
     ]
-    seen: set[int] = set()
+    lowest = stages
     for name, first, rate, share in list(zip(names, bounds, rates, SHARES, strict=True))[:wanted]:
-        if first in seen:
+        thaw = thaw_from(backbone, first, rate)
+        # Of few stages the last third is the last stage: a phase that thaws nothing more is left out.
+        if not thaw or thaw[0].stage >= lowest:
             continue
-        seen.add(first)
+        lowest = thaw[0].stage
         phases.append(
-            Phase(
-                name=name,
+            make_phase(
+                settings,
+                name,
                 epochs=max(1, round(total * share)),
-                thaw=thaw_from(backbone, first, rate),
+                thaw=thaw,
                 head_rate=rate * HEAD_FACTOR,
-                weight_decay=WEIGHT_DECAY,
-                norm=settings.norm or NORM,
-                patience=settings.patience
-                if settings.patience is not None
-                else max(3, round(total * share / 2)),
+                patience=max(3, round(total * share / 2)),
             )
         )
     return finish(Plan(strategy="gradual", phases=tuple(phases)), backbone, settings)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from unfreeze.contracts import Backbone
 from unfreeze.plan import Plan
 from unfreeze.strategies.common import one_phase
-from unfreeze.strategies.settings import StrategySettings
+from unfreeze.strategies.settings import StrategySettings, backbone_rate
 
 # Rates 10 to 100 times those of fine-tuning; statistics of random networks must be learned.
 RATE = 1e-3
@@ -19,10 +19,10 @@ def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
     """The plan; its head starts at zero, since there are no features to fit one on."""
     given = replace(
         settings,
-        epochs=settings.epochs or EPOCHS,
+        epochs=EPOCHS if settings.epochs is None else settings.epochs,
         norm=settings.norm or "train",
     )
-    rate = settings.rate if settings.rate is not None else RATE
+    rate = RATE if settings.rate is None else backbone_rate(backbone, settings)
     made = one_phase(backbone, given, strategy="scratch", first=0, rate=rate)
     phase = replace(made.phases[0], weight_decay=WEIGHT_DECAY, head_rate=rate)
     return replace(made, start="random", fit_head=False, phases=(phase,))

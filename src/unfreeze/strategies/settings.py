@@ -18,6 +18,8 @@ BACKBONE_RATE: Mapping[str, float] = {
     "resnet": 3e-4, "efficientnet": 3e-4, "convnext": 5e-5, "vit": 2e-5, "swin": 2e-5,
     "encoder": 5e-5, "decoder": 2e-5, "opaque": 5e-5,
 }  # fmt: skip
+# AdamW moves every weight by about the rate in each step: with more than this nothing pretrained is left.
+MOST_RATE = 0.1
 # The head starts fitted; it moves ten times as fast as the backbone (the classic guide's ratio).
 HEAD_FACTOR = 10.0
 # Layer-wise decay a stage: 0.65 to 0.75 for vision transformers (BEiT, MAE), 0.8 to 0.9 for BERT-like encoders
@@ -67,13 +69,22 @@ class StrategySettings:
 
 
 def backbone_rate(backbone: Backbone, settings: StrategySettings) -> float:
-    """The peak rate of the backbone: what was said, or the family's."""
-    return settings.rate if settings.rate is not None else BACKBONE_RATE[backbone.family]
+    """The peak rate of the backbone: what was said, or the family's. RequestError when it can only do harm."""
+    if settings.rate is None:
+        return BACKBONE_RATE[backbone.family]
+    if not 0 < settings.rate <= MOST_RATE:
+        raise RequestError(
+            f"--lr {settings.rate:g} is out of range: it must be above 0 and at most {MOST_RATE:g} "
+            f"({BACKBONE_RATE[backbone.family]:g} is usual for {backbone.name})."
+        )
+    return settings.rate
 
 
 def epochs_for(backbone: Backbone, settings: StrategySettings) -> int:
     """Epochs: what was said, or enough for ``LEAST_STEPS`` steps between the usual number and ``MOST_EPOCHS``."""
     if settings.epochs is not None:
+        if settings.epochs < 1:
+            raise RequestError(f"--epochs {settings.epochs} trains nothing: give at least 1.")
         return settings.epochs
     usual = EPOCHS_TEXT if backbone.modality == "text" else EPOCHS_IMAGE
     steps_per_epoch = max(1, math.ceil(settings.rows / (settings.batch_size or 32)))
@@ -85,11 +96,6 @@ def augment_for(backbone: Backbone, settings: StrategySettings) -> AugmentName:
     if settings.augment is not None:
         return settings.augment
     return "none" if backbone.modality == "text" else "light"
-
-
-def pooling_stage(backbone: Backbone) -> int:
-    """The last stage, which pools; it is trained with the blocks above the boundary when it has parameters."""
-    return len(backbone.stages) - 1
 
 
 def stages_with_parameters(backbone: Backbone, first: int) -> list[int]:

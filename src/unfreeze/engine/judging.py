@@ -1,0 +1,78 @@
+"""What weights are worth on validation rows, and which mix of two sets of weights is worth most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unfreeze.contracts import Backbone
+from unfreeze.engine.losses import log_loss_and_accuracy
+from unfreeze.engine.state import Weights
+from unfreeze.engine.task import Task, autocast
+from unfreeze.evaluate.calibration import fit_temperature
+
+if TYPE_CHECKING:
+    from unfreeze.engine.prefix import Prefix
+
+# Shares of the trained weights that are tried between start and end (WiSE-FT).
+MIXES = (0.25, 0.5, 0.75)
+
+
+def score(
+    backbone: Backbone, head: nn.Module, task: Task, prefix: Prefix, *, batch_size: int
+) -> tuple[float, float]:
+    """Log-loss in nats after the best temperature, and accuracy, of the present weights on validation rows.
+
+    Both modules are left in evaluation mode. Logits that are not finite give an infinite log-loss.
+    """
+    assert task.val is not None
+    y = task.val.y
+    backbone.module.eval()
+    head.eval()
+    logits = []
+    with torch.no_grad():
+        for state in prefix.val_batches(np.arange(len(y)), batch_size):
+            with autocast(task):
+                features = backbone.run(state, prefix.boundary, None).h
+            logits.append(head(features.float()).float().cpu())
+    values = torch.cat(logits).numpy()
+    if not np.isfinite(values).all():
+        return float("inf"), float((values.argmax(axis=1) == y).mean())
+    # An overconfident network is no worse a classifier: it is judged as it will be shipped, calibrated.
+    return log_loss_and_accuracy(values / fit_temperature(values, y), y)
+
+
+def load_best_mix(
+    weights: Weights,
+    start: Mapping[str, Tensor],
+    trained: Mapping[str, Tensor],
+    *,
+    backbone: Backbone,
+    head: nn.Module,
+    task: Task,
+    prefix: Prefix,
+    batch_size: int,
+) -> float:
+    """The share of the trained weights in the mix with the lowest log-loss (1.0 on a tie), which is put in place."""
+    mixes: list[float] = [1.0, *MIXES]
+    losses = []
+    for mix in mixes:
+        weights.load(interpolate(start, trained, mix))
+        losses.append(score(backbone, head, task, prefix, batch_size=batch_size)[0])
+    best = mixes[int(np.argmin(losses))]
+    weights.load(interpolate(start, trained, best))
+    return best
+
+
+def interpolate(start: Mapping[str, Tensor], trained: Mapping[str, Tensor], mix: float) -> dict[str, Tensor]:
+    """Weights between start (0) and trained (1); what counts, such as the batches a norm has seen, is the trained."""
+    if mix == 1.0:
+        return dict(trained)
+    return {
+        name: torch.lerp(start[name], tensor, mix) if tensor.is_floating_point() else tensor
+        for name, tensor in trained.items()
+    }

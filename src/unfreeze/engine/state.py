@@ -1,0 +1,181 @@
+"""Where a training stands: live weights, the best ones, averages, and how all of it is saved and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from unfreeze.contracts import Backbone
+from unfreeze.engine.checkpoints import Checkpoint, Position
+from unfreeze.engine.ledger import PhaseRecord
+from unfreeze.engine.task import EpochRecord, Fit
+from unfreeze.engine.trainable import Group, head_key, select, stage_of_parameters
+from unfreeze.plan import Plan
+
+Tensors = dict[str, Tensor]
+
+
+class Weights:
+    """The tensors that any phase of a plan may change, by name, so that a copy holds for every phase."""
+
+    def __init__(self, plan: Plan, backbone: Backbone, head: nn.Module) -> None:
+        self._backbone, self._head = backbone, head
+        self._names = _changing(plan, backbone, head)
+
+    def live(self) -> Tensors:
+        """The tensors themselves; the head's carry its mark."""
+        everything: Tensors = dict(self._backbone.module.state_dict(keep_vars=True))
+        head = self._head.state_dict(keep_vars=True)
+        everything |= {head_key(name): tensor for name, tensor in head.items()}
+        return {name: everything[name] for name in self._names if name in everything}
+
+    def copy(self) -> Tensors:
+        """The tensors as they are now."""
+        return copied(self.live())
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put these values in place; the tensors not named stay."""
+        live = self.live()
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                live[name].copy_(tensor)
+
+
+@dataclass(eq=False)
+class Best:
+    """The best weights so far by calibrated validation log-loss, and where they were found."""
+
+    log_loss: float
+    accuracy: float
+    where: str
+    tensors: Tensors
+
+
+@dataclass(eq=False)
+class Standing:
+    """Everything that a resumed training needs to go on as if it had never stopped.
+
+    ``start``: the first weights, where the plan looks back at them; ``before``: those the phase began with, and
+    ``frozen`` the hash of what it must not change. ``stored``: whether the phase reads a stored prefix (its
+    activations are rounded, so the choice must not be made anew). ``losses``: those of the epoch so far.
+    """
+
+    position: Position = field(default_factory=Position)
+    start: Tensors = field(default_factory=dict)
+    before: Tensors = field(default_factory=dict)
+    ema: Tensors = field(default_factory=dict)
+    best: Best | None = None
+    losses: list[Tensor] = field(default_factory=list)
+    frozen: str = ""
+    stored: bool | None = None
+    stale: int = 0
+    micro_batches: int = 1
+    fit: Fit = field(default_factory=Fit)
+
+
+def trainable(groups: Sequence[Group]) -> dict[str, nn.Parameter]:
+    """The parameters of all groups by name."""
+    return {name: parameter for group in groups for name, parameter in group.parameters}
+
+
+def copied(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Copies that later training does not change."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def to_checkpoint(
+    standing: Standing, weights: Weights, groups: Sequence[Group], optimizer: torch.optim.Optimizer
+) -> Checkpoint:
+    """All of it as named tensors and JSON-serialisable numbers."""
+    parts: dict[str, Mapping[str, Tensor]] = {
+        "live": weights.live(),
+        "start": standing.start,
+        "before": standing.before,
+        "ema": standing.ema,
+        "best": {} if standing.best is None else standing.best.tensors,
+    }
+    tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+    for name, parameter in trainable(groups).items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+    if standing.losses:
+        tensors["epoch.losses"] = torch.stack(standing.losses)
+    best = standing.best
+    numbers = {
+        "best": None if best is None else [best.log_loss, best.accuracy, best.where],
+        "frozen": standing.frozen,
+        "stored": standing.stored,
+        "stale": standing.stale,
+        "micro_batches": standing.micro_batches,
+        "taken": standing.fit.taken,
+        "history": [asdict(record) for record in standing.fit.history],
+        "ledger": [record.to_dict() for record in standing.fit.ledger],
+    }
+    return Checkpoint(position=standing.position, tensors=tensors, numbers=numbers)
+
+
+def from_checkpoint(
+    found: Checkpoint,
+    weights: Weights,
+    groups: Sequence[Group],
+    optimizer: torch.optim.Optimizer,
+    *,
+    device: torch.device,
+) -> Standing:
+    """Put weights and optimizer back where they stood; returns the rest."""
+    parts: dict[str, Tensors] = {}
+    for name, tensor in found.tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor.to(device)
+    weights.load(parts.get("live", {}))
+    _restore_optimizer(optimizer, trainable(groups), parts.get("optimizer", {}))
+    numbers = found.numbers
+    best = None
+    if numbers["best"] is not None:
+        log_loss, accuracy, where = numbers["best"]
+        best = Best(log_loss, accuracy, where, parts.get("best", {}))
+    losses = parts.get("epoch", {}).get("losses")
+    return Standing(
+        position=found.position,
+        start=parts.get("start", {}),
+        before=parts.get("before", {}),
+        ema=parts.get("ema", {}),
+        best=best,
+        losses=[] if losses is None else list(losses.unbind()),
+        frozen=numbers["frozen"],
+        stored=numbers["stored"],
+        stale=numbers["stale"],
+        micro_batches=numbers["micro_batches"],
+        fit=Fit(
+            history=[EpochRecord(**record) for record in numbers["history"]],
+            ledger=[PhaseRecord.from_dict(record) for record in numbers["ledger"]],
+            taken=numbers["taken"],
+        ),
+    )
+
+
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]
+) -> None:
+    # AdamW keeps its step count on the CPU unless it is fused.
+    fused = bool(optimizer.param_groups[0].get("fused"))
+    for key, value in saved.items():
+        kind, _, name = key.partition(".")
+        on_cpu = kind == "step" and not fused
+        optimizer.state[parameters[name]][kind] = value.cpu() if on_cpu else value
+
+
+def _changing(plan: Plan, backbone: Backbone, head: nn.Module) -> list[str]:
+    """Names of the parameters that some phase trains, and of the statistics that some phase updates."""
+    owner = stage_of_parameters(backbone)
+    buffers = [name for name, _ in backbone.module.named_buffers()]
+    names: set[str] = set()
+    for phase in plan.phases:
+        names.update(trainable(select(backbone, head, phase)))
+        if phase.norm == "train":
+            thawed = {thaw.stage for thaw in phase.thaw}
+            names.update(name for name in buffers if owner.get(name) in thawed)
+    return sorted(names)

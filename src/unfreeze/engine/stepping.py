@@ -1,0 +1,153 @@
+"""One optimizer step: micro-batches, mixup, the L2 pull, clipping, the averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unfreeze.contracts import Backbone, State
+from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix
+from unfreeze.engine.state import Standing, trainable
+from unfreeze.engine.task import Task, autocast
+from unfreeze.engine.trainable import Group
+from unfreeze.errors import UnfreezeError
+from unfreeze.plan import Plan
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stepper:
+    """Takes the steps of one phase (number ``index``, trained from ``boundary`` on)."""
+
+    plan: Plan
+    backbone: Backbone
+    head: nn.Module
+    task: Task
+    index: int
+    boundary: int
+    groups: Sequence[Group]
+    optimizer: torch.optim.Optimizer
+    standing: Standing
+    say: Callable[[str], None]
+
+    def take(self, state: State, rows: NDArray[np.intp], *, factor: float) -> Tensor:
+        """One step on a whole batch at ``factor`` times the peak rates; its mean loss.
+
+        Where the loss or a gradient is not finite, the loss is NaN and the weights stay as they were.
+        """
+        for entry, group in zip(self.optimizer.param_groups, self.groups, strict=True):
+            entry["lr"] = group.rate * factor
+        loss = None
+        while loss is None:
+            loss = self._try_gradients(state, rows)
+        finite = torch.isfinite(loss)
+        if self.plan.clip:
+            norm = nn.utils.clip_grad_norm_(list(trainable(self.groups).values()), self.plan.clip)
+            finite = finite & torch.isfinite(norm)
+        if self.task.device.type == "cuda":
+            # Fused AdamW leaves everything as it is where this is 1: no need to wait for the device here.
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif bool(finite):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._average()
+        return torch.where(finite, loss, torch.full_like(loss, float("nan")))
+
+    def _try_gradients(self, state: State, rows: NDArray[np.intp]) -> Tensor | None:
+        """The gradients of a batch, or None when memory ran out and it is now cut into more parts."""
+        parts = min(self.standing.micro_batches, len(rows))
+        try:
+            return self._gradients(state, rows, parts)
+        except torch.OutOfMemoryError:
+            self.optimizer.zero_grad(set_to_none=True)
+        # Outside of the handler, which keeps the failed pass in memory.
+        if parts == len(rows):
+            raise UnfreezeError(
+                "One row alone does not fit into the device's memory: take a smaller backbone or --image-size."
+            )
+        self.standing.micro_batches = parts * 2
+        torch.cuda.empty_cache()
+        self.say(f"Out of memory: every batch is now computed in {parts * 2} parts, with the same result.")
+        return None
+
+    def _gradients(self, state: State, rows: NDArray[np.intp], parts: int) -> Tensor:
+        device = self.task.device
+        y = torch.from_numpy(self.task.train.y[rows]).to(device)
+        weight = (
+            None if self.task.class_weight is None else torch.from_numpy(self.task.class_weight).to(device)
+        )
+        whole = batch_weight(y, weight)
+        done = self.standing.position.done
+        # Phases count their steps from 0 and must not repeat each other's chance.
+        seed = self.task.seed * 1_000_003 + self.index * 10_000_019
+        mix = draw_mix(self.plan.mixup, seed=seed, step=done, rows=len(rows))
+        other = None
+        if mix is not None:
+            partner = torch.from_numpy(mix.partner).to(device)
+            state = replace(state, h=mix.share * state.h.float() + (1 - mix.share) * state.h[partner].float())
+            other = y[partner]
+        total = torch.zeros((), device=device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed((seed + done) % 2**63)
+            for part in np.array_split(np.arange(len(rows)), parts):
+                chosen = slice(int(part[0]), int(part[-1]) + 1)
+                piece = State(state.h[chosen], None if state.mask is None else state.mask[chosen])
+                with autocast(self.task):
+                    features = self.backbone.run(piece, self.boundary, None).h
+                mixed = None if mix is None or other is None else Mixed(mix.share, other[chosen])
+                summed = cross_entropy(
+                    self.head(features.float()),
+                    y[chosen],
+                    weight=weight,
+                    smoothing=self.plan.label_smoothing,
+                    mixed=mixed,
+                )
+                loss = summed / whole
+                (loss + self._pull() / parts).backward()  # type: ignore[no-untyped-call]
+                total += loss.detach()
+        return total
+
+    def _pull(self) -> Tensor | float:
+        """L2-SP: half the squared distance of the backbone's trainable weights from where they started."""
+        distance: Tensor | float = 0.0
+        if self.plan.pull:
+            for group in self.groups:
+                for name, parameter in group.parameters if group.stage is not None else ():
+                    distance = distance + (parameter - self.standing.start[name]).square().sum()
+        return 0.5 * self.plan.pull * distance
+
+    def _average(self) -> None:
+        if self.plan.ema is None:
+            return
+        done = self.standing.position.done
+        # The average starts at the phase's first weights, which a short phase would never leave: it is shorter first.
+        decay = min(self.plan.ema, (1 + done) / (10 + done))
+        live = trainable(self.groups)
+        torch._foreach_lerp_(
+            [self.standing.ema[name] for name in live], [live[name].detach() for name in live], 1 - decay
+        )
+
+
+def build_optimizer(groups: Sequence[Group], device: torch.device) -> torch.optim.Optimizer:
+    """AdamW over the groups, fused on CUDA."""
+    return torch.optim.AdamW(
+        [
+            {
+                "params": [parameter for _, parameter in group.parameters],
+                "lr": group.rate,
+                "weight_decay": group.weight_decay,
+                "name": group.name,
+            }
+            for group in groups
+        ],
+        betas=BETAS,
+        eps=EPSILON,
+        fused=device.type == "cuda",
+    )

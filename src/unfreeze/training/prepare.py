@@ -1,0 +1,128 @@
+"""From a request to data, a backbone, an executor and the features of every row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.backbones import default_backbone, load_backbone, with_fit
+from unfreeze.choose.settings import Decisions
+from unfreeze.config import TrainRequest
+from unfreeze.contracts import Backbone, Executor
+from unfreeze.data.dataset import Dataset
+from unfreeze.data.load import load_dataset
+from unfreeze.engine.choice import resolve_device
+from unfreeze.engine.frozen_pass import Features, choose_executor, compute_features, open_store
+from unfreeze.errors import DataError
+from unfreeze.progress import Progress
+
+if TYPE_CHECKING:
+    from unfreeze.engine.frozen_pass import ExecutorChoice
+    from unfreeze.runtime.preprocess import Fit
+
+
+def read_data(request: TrainRequest) -> Dataset:
+    """The data set of a request, with its parts; raises RequestError or DataError."""
+    return load_dataset(
+        request.data,
+        text_column=request.text_column,
+        image_column=request.image_column,
+        label_column=request.label_column,
+        group_column=request.group_column,
+        stratify_column=request.stratify_column,
+        val=request.val,
+        test=request.test,
+        seed=request.seed or 0,
+    )
+
+
+def open_backbone(dataset: Dataset, decisions: Decisions, progress: Progress) -> Backbone:
+    """The backbone of a request, or the best one at hand."""
+    request = decisions.request
+    name = request.backbone
+    if name is None:
+        name, reason = default_backbone(dataset.modality)
+        decisions.record("backbone", name, "default", reason)
+    backbone = load_backbone(
+        name,
+        modality=dataset.modality,
+        image_size=request.image_size,
+        pooling=request.pooling,
+        max_length=request.max_length,
+    )
+    if dataset.modality == "image":
+        backbone = with_fit(backbone, cast("Fit", decisions.text("fit")))
+    else:
+        decisions.entries.pop("fit", None)
+    decisions.record(
+        "preprocessing", backbone.preprocess.to_dict(), "default", "from the pretrained configuration"
+    )
+    for note in backbone.notes:
+        progress.say(note)
+    return backbone
+
+
+def pick_executor(
+    backbone: Backbone, dataset: Dataset, decisions: Decisions, progress: Progress
+) -> tuple[ExecutorChoice, Executor]:
+    """What runs the frozen part, chosen with its error measured on real rows."""
+    if decisions.text("device") == "auto":
+        device = resolve_device("auto")
+        decisions.record("device", device, "data", "the first accelerator that answers, else the processor")
+    choice = choose_executor(
+        backbone,
+        dataset,
+        device=decisions.text("device"),
+        precision=decisions.text("precision"),
+        boundaries=boundaries_of(backbone),
+    )
+    decisions.record("executor", choice.name, "data", choice.reason)
+    progress.say(f"Executor {choice.name}: {choice.reason}")
+    return choice, choice.executor
+
+
+def boundaries_of(backbone: Backbone) -> tuple[int, ...]:
+    """Every boundary that has a summary: after each stage."""
+    return tuple(range(1, len(backbone.stages) + 1))
+
+
+def frozen_pass(
+    backbone: Backbone, dataset: Dataset, executor: Executor, decisions: Decisions, progress: Progress
+) -> Features:
+    """The features of all rows but the test rows, without the rows that cannot be read."""
+    rows = dataset.rows("train", "val")
+    store = open_store(
+        backbone, executor, boundaries_of(backbone), use=decisions.text("store"), progress=progress
+    )
+    features = compute_features(
+        dataset,
+        backbone,
+        executor=executor,
+        store=store,
+        rows=rows,
+        boundaries=boundaries_of(backbone),
+        batch_size=decisions.number("batch_size"),
+        progress=lambda done, total: progress.count("Frozen pass, rows", done, total),
+    )
+    if features.reused:
+        progress.say(
+            f"{features.reused:,} of {len(rows):,} rows came from the store: nothing is computed twice."
+        )
+    for bad in features.quarantined[:5]:
+        progress.say(f"Left out: {bad.name}: {bad.reason}")
+    if len(features.quarantined) > 5:
+        progress.say(f"Left out: {len(features.quarantined) - 5:,} more rows that cannot be read.")
+    _check_classes(dataset, features.rows)
+    return features
+
+
+def _check_classes(dataset: Dataset, rows: NDArray[np.intp]) -> None:
+    counts = np.bincount(dataset.label[rows], minlength=len(dataset.labels))
+    empty = [name for name, count in zip(dataset.labels, counts, strict=True) if count == 0]
+    if empty:
+        raise DataError(
+            f"No readable row of class {empty[0]!r} is left for training in {dataset.source}: "
+            "run `unfreeze check` to see what is wrong with its files."
+        )

@@ -1,0 +1,189 @@
+"""The probe, its calibration, and the test rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.bundle.classifier import Classifier, Threshold
+from unfreeze.choose.settings import Decisions
+from unfreeze.contracts import Backbone, Executor
+from unfreeze.data.dataset import Dataset
+from unfreeze.engine.frozen_pass import Features, compute_features
+from unfreeze.errors import DataError
+from unfreeze.evaluate.calibration import abstain_threshold, fit_temperature, softmax
+from unfreeze.executors import build_executor
+from unfreeze.heads.head import Head
+from unfreeze.heads.probe import Probe, ProbeResult, fit_probe
+from unfreeze.heads.weights import needs_class_weights
+from unfreeze.progress import Progress
+
+# Fewer validation rows than this set no threshold: a share of 95 % of 100 rows is known to ±4 points at best.
+THRESHOLD_ROWS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A classifier, and the predictions it was calibrated with.
+
+    ``logits`` and ``y`` belong to ``rows`` of the data set, none of which the logits' head was fitted on; ``how`` says
+    why that is so.
+    """
+
+    classifier: Classifier
+    logits: NDArray[np.float32]
+    y: NDArray[np.int32]
+    rows: NDArray[np.intp]
+    how: str
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """Calibrated probabilities (rows, classes)."""
+        return softmax(self.logits, self.classifier.temperature)
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """What a classifier says of the readable test rows."""
+
+    rows: NDArray[np.intp]
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float64]
+
+
+def fit_rows(dataset: Dataset, features: Features) -> NDArray[np.bool_]:
+    """Which rows of the features the head is fitted on: all, or train alone when validation data was given."""
+    if "val" not in dataset.given:
+        return np.ones(len(features.rows), dtype=bool)
+    return np.asarray(np.isin(features.rows, dataset.rows("train")))
+
+
+def probe_features(
+    dataset: Dataset, features: Features, backbone: Backbone, decisions: Decisions, progress: Progress
+) -> ProbeResult:
+    """The probe at every depth, and the head that ships."""
+    chosen = fit_rows(dataset, features)
+    y = dataset.label[features.rows[chosen]]
+    balanced, reason = needs_class_weights([int(n) for n in np.bincount(y, minlength=len(dataset.labels))])
+    decisions.record("class_weight", "balanced" if balanced else "none", "data", reason)
+    kind = decisions.text("head")
+    probe = fit_probe(
+        {boundary: array[chosen] for boundary, array in features.arrays.items()},
+        y,
+        classes=len(dataset.labels),
+        boundaries_names={index + 1: stage.name for index, stage in enumerate(backbone.stages)},
+        seed=decisions.number("seed"),
+        groups=None if dataset.group is None else dataset.group[features.rows[chosen]],
+        class_weight="balanced" if balanced else None,
+        kind="mlp" if kind == "mlp" else "linear",
+    )
+    decisions.record("regularisation", probe.probe.regularisation, "probe", " ".join(probe.reasons))
+    depths = ", ".join(backbone.stages[boundary - 1].name for boundary in probe.probe.boundaries)
+    decisions.record("head_reads", depths, "probe", "the choice with the lower log-loss out of fold")
+    progress.say(f"Probe: {probe.probe.accuracy:.1%} right out of fold, reading {depths}.")
+    return probe
+
+
+def calibrate_probe(
+    dataset: Dataset, features: Features, probe: Probe, backbone: Backbone, decisions: Decisions
+) -> Fitted:
+    """The probe as a classifier, with temperature and threshold from rows that its head did not see."""
+    head = probe.head
+    chosen = fit_rows(dataset, features)
+    held = ~chosen
+    if int(held.sum()) >= THRESHOLD_ROWS:
+        rows = features.rows[held]
+        joined = np.concatenate([features.arrays[b][held] for b in head.boundaries], axis=1)
+        logits, how = head.logits(joined), f"{len(rows):,} validation rows that were given"
+    else:
+        scored = probe.held_out
+        rows = features.rows[chosen][scored]
+        logits, how = probe.oof_logits[scored], f"out of fold over {len(rows):,} rows that are not test"
+    return calibrate(backbone, head, dataset, rows, logits, how=how, decisions=decisions)
+
+
+def calibrate(
+    backbone: Backbone,
+    head: Head,
+    dataset: Dataset,
+    rows: NDArray[np.intp],
+    logits: NDArray[np.float32],
+    *,
+    how: str,
+    decisions: Decisions,
+) -> Fitted:
+    """A classifier with the temperature and the threshold that these rows give; they must be unseen by its fit."""
+    y = dataset.label[rows]
+    temperature = fit_temperature(logits, y)
+    threshold = None
+    if len(rows) >= THRESHOLD_ROWS:
+        target = decisions.entries["precision_target"].value
+        found = abstain_threshold(softmax(logits, temperature), y, precision=float(str(target)))
+        if found is not None:
+            threshold = Threshold(
+                probability=found.confidence, precision=found.precision_low, coverage=found.coverage
+            )
+    classifier = Classifier(
+        backbone=backbone, head=head, labels=dataset.labels, temperature=temperature, threshold=threshold
+    )
+    return Fitted(classifier=classifier, logits=logits, y=y, rows=rows, how=how)
+
+
+def score_rows(
+    classifier: Classifier,
+    dataset: Dataset,
+    rows: NDArray[np.intp],
+    *,
+    executor: Executor,
+    decisions: Decisions,
+    progress: Progress,
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Logits of the readable ones of ``rows``, in fp32 from the raw inputs, past the store; and those rows.
+
+    Raises DataError when none can be read.
+    """
+    boundaries = tuple(sorted(classifier.head.boundaries))
+    passed = compute_features(
+        dataset,
+        classifier.backbone,
+        executor=executor,
+        rows=rows,
+        boundaries=boundaries,
+        batch_size=decisions.number("batch_size"),
+        progress=lambda done, total: progress.count("Rows from the raw inputs", done, total),
+    )
+    if not len(passed.rows):
+        raise DataError(f"None of the {len(rows):,} rows of {dataset.source} to measure on can be read.")
+    joined = np.concatenate([passed.arrays[b] for b in classifier.head.boundaries], axis=1)
+    return classifier.head.logits(joined), passed.rows
+
+
+def test_classifier(
+    fitted: Fitted,
+    dataset: Dataset,
+    executor: Executor,
+    decisions: Decisions,
+    progress: Progress,
+    *,
+    same_weights: bool,
+) -> Tested:
+    """The test rows through the classifier; ``same_weights``: the executor at hand runs its very weights."""
+    classifier = fitted.classifier
+    boundaries = tuple(sorted(classifier.head.boundaries))
+    exact = exact_executor(classifier.backbone, boundaries, like=executor, same_weights=same_weights)
+    logits, rows = score_rows(
+        classifier, dataset, dataset.rows("test"), executor=exact, decisions=decisions, progress=progress
+    )
+    return Tested(rows, logits, softmax(logits, classifier.temperature))
+
+
+def exact_executor(
+    backbone: Backbone, boundaries: tuple[int, ...], *, like: Executor, same_weights: bool
+) -> Executor:
+    """An fp32 executor for measuring: the one at hand where it is one for these weights, else a new one."""
+    if same_weights and like.precision == "fp32":
+        return like
+    engine = like.name.partition("-")[0]
+    return build_executor(f"{engine}-fp32", backbone, boundaries=boundaries, device=like.device)

@@ -1,0 +1,84 @@
+"""Writing what a run leaves in its folder, beside its pages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.bundle.classifier import Classifier
+from unfreeze.bundle.folder import Story, save
+from unfreeze.choose.settings import Decisions
+from unfreeze.config import write_config
+from unfreeze.data.dataset import Dataset
+from unfreeze.engine.frozen_pass import golden_batch
+from unfreeze.evaluate.scores import Scores
+from unfreeze.runtime.files import write_atomically
+from unfreeze.runtime.predictions import Prediction, write_rows
+from unfreeze.training.probing import Fitted, Tested
+
+
+def save_run(
+    folder: Path,
+    fitted: Fitted,
+    dataset: Dataset,
+    decisions: Decisions,
+    names: tuple[str, ...],
+    tested: Tested,
+) -> None:
+    """Write configuration, predictions of the test rows, weights, golden answers and ``bundle.json``."""
+    classifier = fitted.classifier
+    write_atomically(folder / "config.yaml", write_config(decisions.resolved()))
+    with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
+        write_rows(_prediction_rows(classifier, dataset, names, tested.probabilities, tested.rows), file)
+    story = Story(
+        strategy=decisions.text("strategy"),
+        calibrated_on=fitted.how,
+        calibration_rows=len(fitted.rows),
+        data_source=dataset.source,
+        data_fingerprint=fingerprint(dataset),
+        data_rows={part: len(dataset.rows(part)) for part in ("train", "val", "test")},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    save(classifier, folder, story=story, golden=golden_batch(dataset, classifier.backbone, tested.rows[:4]))
+
+
+def _prediction_rows(
+    classifier: Classifier,
+    dataset: Dataset,
+    names: tuple[str, ...],
+    probabilities: NDArray[np.float64],
+    rows: NDArray[np.intp],
+) -> list[dict[str, object]]:
+    threshold = 0.0 if classifier.threshold is None else classifier.threshold.probability
+    table = []
+    for name, row, chances in zip(names, rows, probabilities, strict=True):
+        best = int(chances.argmax())
+        label, top = classifier.labels.names[best], float(chances[best])
+        answer = Prediction(name, label, top, top < threshold, None, ((label, top),)).to_row(1)
+        table.append(answer | {"true_label": classifier.labels.names[int(dataset.label[row])]})
+    return table
+
+
+def save_metrics(folder: Path, validation: Scores, test: Scores, how: str) -> None:
+    """Write ``metrics.json``; ``how`` says where the validation numbers come from."""
+    values: Mapping[str, object] = {
+        "validation": validation.to_dict() | {"how": how},
+        "test": test.to_dict() | {"how": "the saved model in fp32 from the raw inputs"},
+    }
+    write_atomically(folder / "metrics.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """A hash over names, labels and parts of all rows: another one means other data or another split."""
+    digest = sha256()
+    for name in dataset.labels:
+        digest.update(f"{name}\0".encode())
+    for row in range(len(dataset)):
+        digest.update(f"{dataset.samples.name(row)}\0{dataset.label[row]}\0{dataset.part[row]}\n".encode())
+    return digest.hexdigest()
