@@ -41,6 +41,16 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+# What a setting must be, by its annotation in TrainRequest, and in words.
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "Path": ((Path,), "a path"),
+    "str": ((str,), "a word"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+}
+
+
 @dataclass(frozen=True)
 class Resolved:
     """One setting as the run used it, where it came from, and why."""
@@ -90,9 +100,20 @@ class TrainRequest:
 
     def check(self) -> None:
         """Raise one RequestError that names every value out of its range, or return."""
-        problems = list(self._problems())
+        # A value of the wrong kind has no range: those come first.
+        problems = list(self._wrong_kinds()) or list(self._problems())
         if problems:
             raise RequestError("\n".join(problems))
+
+    def _wrong_kinds(self) -> Iterator[str]:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            wanted = KINDS.get(str(field.type).removesuffix(" | None"))
+            if value is None or wanted is None:
+                continue
+            kinds, words = wanted
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                yield f"{flag(field.name)} {value!r} is of the wrong kind: give {words}."
 
     def _problems(self) -> Iterator[str]:
         for name, known in CHOICES.items():
@@ -105,7 +126,7 @@ class TrainRequest:
                 yield f"{flag(name)} {value} is out of range: give a value from {low:g} to {high:g}."
         for name in ("val", "test"):
             value = getattr(self, name)
-            if isinstance(value, float) and not 0 < value < 1:
+            if isinstance(value, int | float) and not 0 < value < 1:
                 yield f"{flag(name)} {value:g} is no share: give a number between 0 and 1, or a data set."
 
         if self.store_budget is not None and _bytes(self.store_budget) is None:
@@ -126,17 +147,19 @@ class TrainRequest:
 
         Raises RequestError for a name that is no setting.
         """
-        known = {field.name for field in fields(self)} - {"data"}
-        unknown = [name for name in values if name not in known]
+        unknown = [name for name in values if name not in SETTINGS]
         if unknown:
             raise RequestError(
-                f"{source} has unknown settings: {', '.join(map(repr, unknown))}.{did_you_mean(unknown[0], known)}"
+                f"{source} has unknown settings: {', '.join(map(repr, unknown))}.{did_you_mean(unknown[0], SETTINGS)}"
             )
         given = self.given()
         new = {name: value for name, value in values.items() if name not in given}
         if isinstance(new.get("output_dir"), str):
             new["output_dir"] = Path(str(new["output_dir"]))
         return replace(self, **new)  # type: ignore[arg-type]
+
+
+SETTINGS = frozenset(field.name for field in fields(TrainRequest)) - {"data"}
 
 
 def bytes_of(size: str) -> int:
@@ -179,8 +202,9 @@ def read_config(path: Path) -> dict[str, object]:
     settings: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, dict) and {"value", "origin"} <= value.keys():
-            # A run's own file lists every resolved value; only what its user said is a setting again.
-            if value["origin"] == "user":
+            # A run's own file lists every resolved value; only what its user said is a setting again, and its
+            # folder is taken.
+            if value["origin"] == "user" and name != "output_dir" and name in SETTINGS:
                 settings[name] = value["value"]
         else:
             settings[name] = value

@@ -45,6 +45,7 @@ MOST_EXAMPLES = 12
 MOST_LISTED = 20
 THUMBNAIL_PIXELS = 160
 TEXT_CHARACTERS = 300
+MOST_NAME = 40
 # Suspects below this many rows would be a list of everything that is merely hard.
 FEWEST_ROWS_FOR_THRESHOLD = 100
 
@@ -155,12 +156,14 @@ def _data_summary(evidence: Evidence) -> content.DataSummary:
         encoder = TextEncoder(preprocess, evidence.backbone.assets["tokenizer.json"])
     # The frozen pass has decoded every file already; headers are enough for sizes.
     found = audit(dataset, encoder=encoder, inspect=inspect_image)
-    unreadable = evidence.features.quarantined
+    unreadable = [(bad.name, bad.reason) for bad in evidence.features.quarantined]
+    lost = np.setdiff1d(dataset.rows("test"), evidence.test_rows)
+    unreadable += [(dataset.samples.name(int(row)), "a test row that cannot be read") for row in lost]
     lists = (
         (
             "Unreadable, left out",
             len(unreadable),
-            tuple((bad.name, bad.reason) for bad in unreadable[:MOST_LISTED]),
+            tuple(unreadable[:MOST_LISTED]),
         ),
         (
             "Ignored",
@@ -237,7 +240,7 @@ def _examples(
         raw = dataset.samples.read(row)
         shown.append(
             content.Example(
-                name=dataset.samples.name(row),
+                name=_short(dataset.samples.name(row)),
                 true=dataset.labels.names[entry.given],
                 predicted=dataset.labels.names[entry.suggested],
                 probability=entry.probability,
@@ -246,6 +249,11 @@ def _examples(
             )
         )
     return tuple(shown)
+
+
+def _short(name: str) -> str:
+    """The end of a long path: what tells rows apart stands there."""
+    return name if len(name) <= MOST_NAME else f"…{name[-MOST_NAME + 1 :]}"
 
 
 def _thumbnail(data: bytes | str) -> bytes:

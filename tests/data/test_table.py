@@ -313,3 +313,16 @@ def test_indexing_keeps_columns_and_no_objects(tmp_path):
     # Path of 16 bytes, offset, label, part and row index: 40 bytes; a Python string alone would take 65.
     assert kept / rows < 120
     assert np.bincount(data.part).tolist() == [35_000, 7_500, 7_500]
+
+
+def test_the_split_of_image_paths_does_not_depend_on_where_the_folder_lies(tmp_path) -> None:
+    parts = []
+    for place in ("here", "some/where/else"):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        table = folder / "cells.csv"
+        rows = [f"{folder}/images/{index:03d}.png,{'ab'[index % 2]}" for index in range(60)]
+        table.write_text("\n".join(["image,label", *rows]), encoding="utf-8")
+        parts.append(load_dataset(str(table), seed=3).part.tolist())
+    assert parts[0] == parts[1]
+    assert len(set(parts[0])) == 3

@@ -50,6 +50,7 @@ def toys():
 def counting():
     return Counting
 
+
 toy_spec = importlib.util.spec_from_file_location("training_toys", Path(__file__).parent.parent / "toys.py")
 training_toys = importlib.util.module_from_spec(toy_spec)
 sys.modules[toy_spec.name] = training_toys

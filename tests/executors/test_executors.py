@@ -221,6 +221,21 @@ def test_a_gpu_gives_the_same_features_and_leaves_the_backbone_where_it_is(toys,
     assert {parameter.device.type for parameter in backbone.module.parameters()} == {"cpu"}
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_fp32_on_a_gpu_is_float32_and_not_tensorfloat(toys):
+    backbone = toys.images()
+    backbone.module.stem[0] = torch.nn.Conv2d(3, 256, 3, stride=2, padding=1)
+    backbone.module.stem[1] = torch.nn.BatchNorm2d(256).eval()
+    backbone.module.block = torch.nn.Conv2d(256, 256, 3, padding=1)
+    before = torch.backends.cudnn.allow_tf32
+    full = build_executor("torch-fp32", backbone, boundaries=ALL, device="cuda")
+    error = measure_error(
+        full, build_executor("torch-fp32", backbone, boundaries=ALL), [toys.image_batch(64)]
+    )
+    assert error.relative_max < 1e-5
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_threads_are_given_back(toys):
     before = torch.get_num_threads()
     build_executor("torch-fp32", toys.texts(), boundaries=ALL, threads=1)(toys.text_batch(2))

@@ -30,6 +30,7 @@ from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.heads.head import Head
 from unfreeze.runtime.files import file_hash, write_atomically
 from unfreeze.runtime.labels import Labels
+from unfreeze.runtime.preprocess import preprocess_from_dict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -182,14 +183,31 @@ def load(folder: Path) -> Loaded:
 
     Raises RequestError when the folder is no run, was changed, or does not answer as it did when it was saved.
     """
+    from safetensors import SafetensorError
+
     bundle = read_bundle(folder)
     for name, wanted in bundle.files.items():
         _check_file(folder, name, wanted)
     for name in (WEIGHTS, GOLDEN):
         if name not in bundle.files:
             raise RequestError(f"{folder / BUNDLE} lists no {name}: the run folder is damaged.")
-    classifier = _build(folder, bundle)
-    _check_golden(classifier, folder)
+    for name in bundle.backbone.assets:
+        if f"{ASSETS}/{name}" not in bundle.files:
+            raise RequestError(f"{folder / BUNDLE} lists no {ASSETS}/{name}: the run folder is damaged.")
+    try:
+        classifier = _build(folder, bundle)
+        worst, allowed = _compare_golden(classifier, folder)
+    except (ArithmeticError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as problem:
+        # The files are those that bundle.json names, but do not fit together: it was written by something else.
+        first = (str(problem).splitlines() or [type(problem).__name__])[0]
+        raise RequestError(
+            f"{folder} is damaged: its files contradict each other ({first[:160].rstrip('.')})."
+        ) from problem
+    if not worst <= allowed:
+        raise UnfreezeError(
+            f"{folder} does not give the answers it was saved with (logits differ by up to {worst:.2g}): "
+            "the libraries installed here compute this model differently."
+        )
     return Loaded(classifier=classifier, bundle=bundle, folder=folder)
 
 
@@ -233,6 +251,12 @@ def _build(folder: Path, bundle: BundleFile) -> Classifier:
     head = Head(kind=bundle.head.kind, boundaries=bundle.head.boundaries, tensors=arrays)
     if head.classes != len(bundle.labels):
         raise RequestError(f"{folder}: the head gives {head.classes} logits for {len(bundle.labels)} labels.")
+    if max(head.boundaries) > len(backbone.stages) or min(head.boundaries) < 1:
+        raise ValueError(f"the head reads boundaries {head.boundaries} of {len(backbone.stages)}")
+    if json.dumps(backbone.preprocess.to_dict()) != json.dumps(
+        preprocess_from_dict(bundle.preprocess).to_dict()
+    ):
+        raise ValueError("preprocess differs from that of the backbone")
     return Classifier(
         backbone=backbone,
         head=head,
@@ -242,19 +266,17 @@ def _build(folder: Path, bundle: BundleFile) -> Classifier:
     )
 
 
-def _check_golden(classifier: Classifier, folder: Path) -> None:
+def _compare_golden(classifier: Classifier, folder: Path) -> tuple[float, float]:
+    """The largest difference of a golden logit, and the largest one that is allowed."""
     from safetensors.torch import load_file
 
     golden = load_file(folder / GOLDEN)
-    mask = golden.get("mask")
+    mask, wanted = golden.get("mask"), golden["logits"]
     answers = classifier.logits(State(h=golden["h"], mask=None if mask is None else mask.bool()))
-    wanted = golden["logits"]
+    if not len(wanted) or answers.shape != wanted.shape:
+        raise ValueError(f"golden logits {tuple(wanted.shape)} for answers {tuple(answers.shape)}")
     worst = float((answers - wanted).abs().max())
-    if not worst <= GOLDEN_TOLERANCE * max(1.0, float(wanted.abs().max())):
-        raise UnfreezeError(
-            f"{folder} does not give the answers it was saved with (logits differ by up to {worst:.2g}): "
-            "the libraries installed here compute this model differently."
-        )
+    return worst, GOLDEN_TOLERANCE * max(1.0, float(wanted.abs().max()))
 
 
 def package_versions() -> dict[str, str]:

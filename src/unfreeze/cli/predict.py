@@ -36,7 +36,7 @@ def predict(
     if output is not None:
         check_output(output)
     model = load(run)
-    lines = [line.rstrip("\n") for line in sys.stdin] if "-" in inputs else None
+    lines = read_lines() if "-" in inputs else None
     rows = model.iterate(
         model.open_inputs(inputs, lines=lines, column=column), top_k=top_k, batch_size=batch_size
     )
@@ -47,3 +47,15 @@ def predict(
         print_json({"predictions": [row.to_row(top_k) for row in rows]})
     else:
         write_rows((row.to_row(top_k) for row in rows), sys.stdout)
+
+
+def read_lines() -> list[str]:
+    """The lines of standard input; raises RequestError when they are not UTF-8 text."""
+    from unfreeze.errors import RequestError
+
+    try:
+        return [line.rstrip("\n") for line in sys.stdin]
+    except UnicodeDecodeError:
+        raise RequestError(
+            "Lines on standard input must be UTF-8 text: convert them, or give a table."
+        ) from None

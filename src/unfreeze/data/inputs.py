@@ -64,32 +64,44 @@ def open_inputs(
     Lines are texts for a text model, paths of files for an image model. A named file that does not exist becomes a
     row with an error later when there are others; a name that gives nothing at all raises RequestError.
     """
-    sources: list[Samples] = []
-    files: list[str] = []
-    for name in inputs:
-        if name == STANDARD_INPUT:
-            given = [line for line in (lines or ()) if line.strip()]
-            if modality == "text":
-                sources.append(ListSamples(tuple(given), np.arange(len(given))))
-            else:
-                files += given
-            continue
-        path = Path(name)
-        if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
-            sources.append(_table(path, modality=modality, column=column))
-        elif path.is_dir():
-            files += _walk(path, modality)
-        elif any(mark in name for mark in "*?[") and not path.exists():
-            files += _glob(name)
-        else:
-            files.append(name)
+    found = [_named(name, modality=modality, lines=lines, column=column) for name in inputs]
+    files = [name for entry in found if isinstance(entry, list) for name in entry]
     if files:
         _check_kind(files, modality)
-        sources.append(_files(files, modality))
-    sources = [source for source in sources if len(source)]
+    opened = [_files(entry, modality) if isinstance(entry, list) else entry for entry in _neighbours(found)]
+    sources = [source for source in opened if len(source)]
     if not sources:
         raise RequestError(f"{', '.join(inputs)}: no {modality} inputs were found there.")
     return sources[0] if len(sources) == 1 else join_samples(tuple(sources), ("",) * len(sources))
+
+
+def _named(
+    name: str, *, modality: Modality, lines: Sequence[str] | None, column: str | None
+) -> Samples | list[str]:
+    """What one name of a command line stands for: samples, or paths of files."""
+    if name == STANDARD_INPUT:
+        given = [line for line in (lines or ()) if line.strip()]
+        return ListSamples(tuple(given), np.arange(len(given))) if modality == "text" else given
+    path = Path(name)
+    if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
+        return _table(path, modality=modality, column=column)
+    if path.is_dir():
+        return _walk(path, modality)
+    if any(mark in name for mark in "*?[") and not path.exists():
+        return _glob(name)
+    return [name]
+
+
+def _neighbours(found: Sequence[Samples | list[str]]) -> list[Samples | list[str]]:
+    """The same, with lists of files that follow each other made one: thousands of files are one source."""
+    merged: list[Samples | list[str]] = []
+    for entry in found:
+        last = merged[-1] if merged else None
+        if isinstance(entry, list) and isinstance(last, list):
+            last.extend(entry)
+        else:
+            merged.append(list(entry) if isinstance(entry, list) else entry)
+    return merged
 
 
 def _files(paths: list[str], modality: Modality = "image") -> Samples:

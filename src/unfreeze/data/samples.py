@@ -168,7 +168,7 @@ class JoinedSamples:
 
     sources: tuple[Samples, ...]
     prefixes: tuple[str, ...]
-    source_of: NDArray[np.int8] = field(repr=False)
+    source_of: NDArray[np.int32] = field(repr=False)
     row_of: NDArray[np.intp] = field(repr=False)
 
     def __len__(self) -> int:
@@ -194,7 +194,7 @@ def join_samples(sources: tuple[Samples, ...], prefixes: tuple[str, ...]) -> Joi
     return JoinedSamples(
         sources=sources,
         prefixes=prefixes,
-        source_of=np.repeat(np.arange(len(sources), dtype=np.int8), lengths),
+        source_of=np.repeat(np.arange(len(sources), dtype=np.int32), lengths),
         row_of=np.concatenate([np.arange(length, dtype=np.intp) for length in lengths]),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,15 @@ def _samples(
         return ColumnSamples(table.name, content, lines, everything), content
     unique = len(pc.unique(content)) == len(content)
     root = table.folder or Path()
-    return FileSamples(root, content, "image", everything, None if unique else lines), content
+    return FileSamples(root, content, "image", everything, None if unique else lines), _below_common(content)
+
+
+def _below_common(paths: Any) -> Any:
+    """The paths without the folder that all of them lie in: data that move as a whole keep their split."""
+    ends = pc.min_max(paths).as_py()
+    # Character by character is meant: it is cut back to the last slash below.
+    shared = os.path.commonprefix([ends["min"], ends["max"]])  # noqa: RUF071
+    return pc.utf8_slice_codeunits(paths, start=shared.rfind("/") + 1)
 
 
 def _row_numbers(kept: NDArray[np.intp]) -> Any:

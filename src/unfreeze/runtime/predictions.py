@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
 from unfreeze.errors import RequestError
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+# Rows of a Parquet file that are in memory at the same time.
+PARQUET_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,13 @@ def write_predictions(predictions: Iterable[Prediction], path: Path, *, top_k: i
     """
     check_output(path)
     rows = (prediction.to_row(top_k) for prediction in predictions)
+    columns = list(Prediction("", None, None, False, None, ()).to_row(top_k))
     temporary = path.with_name(f".{path.name}.partial")
     try:
         count = (
-            _write_parquet(rows, temporary)
+            _write_parquet(rows, temporary, columns)
             if path.suffix.lower() == ".parquet"
-            else _write_text(rows, temporary, path)
+            else _write_text(rows, temporary, path, columns)
         )
         temporary.replace(path)
     finally:
@@ -73,17 +78,34 @@ def check_output(path: Path) -> None:
         raise RequestError(f"--output {path} has an unknown ending: use one of {', '.join(FORMATS)}.")
     if not path.parent.is_dir():
         raise RequestError(f"--output {path}: the folder {path.parent} does not exist.")
+    if path.is_dir():
+        raise RequestError(f"--output {path} is a folder: name a file.")
+    if not os.access(path.parent, os.W_OK):
+        raise RequestError(f"--output {path}: the folder {path.parent} cannot be written.")
 
 
-def write_rows(rows: Iterable[dict[str, object]], file: TextIO, *, delimiter: str = ",") -> int:
-    """Write rows with equal keys as CSV; returns how many. Cells that look like formulas are defused."""
-    writer = None
+def write_rows(
+    rows: Iterable[dict[str, object]],
+    file: TextIO,
+    *,
+    delimiter: str = ",",
+    columns: Sequence[str] | None = None,
+) -> int:
+    """Write rows with equal keys as CSV; returns how many. Cells that look like formulas are defused.
+
+    ``columns`` are the header; by default the keys of the first row, and nothing is written without one.
+    """
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    # Before Python 3.13 the module leaves a lone carriage return bare, and readers take it for the row's end.
+    quoted = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    if columns is not None:
+        writer.writerow(columns)
     count = 0
     for row in rows:
-        if writer is None:
-            writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        if count == 0 and columns is None:
             writer.writerow(row)
-        writer.writerow([_cell(value) for value in row.values()])
+        cells = [_cell(value) for value in row.values()]
+        (quoted if any("\r" in str(cell) for cell in cells) else writer).writerow(cells)
         count += 1
     return count
 
@@ -109,7 +131,9 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _write_text(rows: Iterator[dict[str, object]], temporary: Path, path: Path) -> int:
+def _write_text(
+    rows: Iterator[dict[str, object]], temporary: Path, path: Path, columns: Sequence[str]
+) -> int:
     ending = path.suffix.lower()
     with temporary.open("w", encoding="utf-8", newline="") as file:
         if ending == ".jsonl":
@@ -118,10 +142,10 @@ def _write_text(rows: Iterator[dict[str, object]], temporary: Path, path: Path) 
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
             return count
-        return write_rows(rows, file, delimiter="\t" if ending == ".tsv" else ",")
+        return write_rows(rows, file, delimiter="\t" if ending == ".tsv" else ",", columns=columns)
 
 
-def _write_parquet(rows: Iterator[dict[str, object]], temporary: Path) -> int:
+def _write_parquet(rows: Iterator[dict[str, object]], temporary: Path, columns: Sequence[str]) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -130,27 +154,10 @@ def _write_parquet(rows: Iterator[dict[str, object]], temporary: Path) -> int:
             return pa.float64()
         return pa.bool_() if name == "abstain" else pa.string()
 
+    schema = pa.schema([(name, kind(name)) for name in columns])
     count = 0
-    writer = None
-    chunk: list[dict[str, object]] = []
-
-    def flush() -> None:
-        nonlocal writer, chunk
-        if writer is None:
-            schema = pa.schema([(name, kind(name)) for name in chunk[0]])
-            writer = pq.ParquetWriter(temporary, schema)
-        writer.write_table(pa.Table.from_pylist(chunk, schema=writer.schema))
-        chunk = []
-
-    try:
-        for row in rows:
-            chunk.append(row)
-            count += 1
-            if len(chunk) == 10_000:
-                flush()
-        if chunk:
-            flush()
-    finally:
-        if writer is not None:
-            writer.close()
+    with pq.ParquetWriter(temporary, schema) as writer:
+        while chunk := list(islice(rows, PARQUET_ROWS)):
+            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
+            count += len(chunk)
     return count

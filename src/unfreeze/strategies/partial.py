@@ -26,5 +26,5 @@ def default_freeze(backbone: Backbone) -> int:
         blocks = stages - 2
         return 1 + blocks * 2 // 3
     if backbone.family in ("resnet", "convnext", "swin"):
-        return stages - 2
+        return max(0, stages - 2)
     return max(0, stages - max(2, stages // 3))

@@ -110,12 +110,17 @@ def frozen_pass(
         progress.say(
             f"{features.reused:,} of {len(rows):,} rows came from the store: nothing is computed twice."
         )
+    name_left_out(features, progress)
+    _check_classes(dataset, features.rows)
+    return features
+
+
+def name_left_out(features: Features, progress: Progress) -> None:
+    """Say which rows could not be read, and why; five by name."""
     for bad in features.quarantined[:5]:
         progress.say(f"Left out: {bad.name}: {bad.reason}")
     if len(features.quarantined) > 5:
         progress.say(f"Left out: {len(features.quarantined) - 5:,} more rows that cannot be read.")
-    _check_classes(dataset, features.rows)
-    return features
 
 
 def _check_classes(dataset: Dataset, rows: NDArray[np.intp]) -> None:

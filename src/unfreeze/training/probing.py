@@ -19,6 +19,7 @@ from unfreeze.heads.head import Head
 from unfreeze.heads.probe import Probe, ProbeResult, fit_probe
 from unfreeze.heads.weights import needs_class_weights
 from unfreeze.progress import Progress
+from unfreeze.training.prepare import name_left_out
 
 # Fewer validation rows than this set no threshold: a share of 95 % of 100 rows is known to ±4 points at best.
 THRESHOLD_ROWS = 100
@@ -154,6 +155,7 @@ def score_rows(
         batch_size=decisions.number("batch_size"),
         progress=lambda done, total: progress.count("Rows from the raw inputs", done, total),
     )
+    name_left_out(passed, progress)
     if not len(passed.rows):
         raise DataError(f"None of the {len(rows):,} rows of {dataset.source} to measure on can be read.")
     joined = np.concatenate([passed.arrays[b] for b in classifier.head.boundaries], axis=1)

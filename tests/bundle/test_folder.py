@@ -1,0 +1,197 @@
+"""The run folder refuses what was changed."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from unfreeze.bundle.folder import claim_folder, load, read_bundle
+from unfreeze.errors import RequestError, UnfreezeError
+from unfreeze.runtime.files import file_hash
+
+
+@pytest.fixture
+def run(image_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(image_run.run.folder, folder)
+    return folder
+
+
+def edit_bundle(folder, change):
+    path = folder / "bundle.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def rehash(folder, name):
+    edit_bundle(folder, lambda values: values["files"].update({name: file_hash(folder / name)}))
+
+
+def refused(folder, match):
+    with pytest.raises(RequestError, match=match) as caught:
+        load(folder)
+    assert caught.value.exit_status == 2
+
+
+def test_a_whole_folder_loads_with_its_labels_and_temperature(image_run):
+    loaded = load(image_run.run.folder)
+    assert loaded.classifier.labels.names == ("green", "red")
+    assert loaded.classifier.temperature == loaded.bundle.calibration.temperature
+    assert not loaded.classifier.backbone.module.training
+
+
+def test_changed_weights_are_refused(run):
+    tensors = load_file(run / "model.safetensors")
+    tensors["head.bias"] = tensors["head.bias"] + np.float32(1e-4)
+    save_file(tensors, run / "model.safetensors")
+    refused(run, r"model\.safetensors was changed")
+
+
+def test_one_flipped_byte_is_refused(run):
+    data = bytearray((run / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (run / "model.safetensors").write_bytes(data)
+    refused(run, r"model\.safetensors was changed")
+
+
+def test_swapped_golden_answers_are_refused(run):
+    golden = load_file(run / "golden.safetensors")
+    save_file(golden | {"logits": golden["logits"][::-1].copy()}, run / "golden.safetensors")
+    refused(run, r"golden\.safetensors was changed")
+
+
+def test_weights_that_answer_differently_are_refused_even_with_a_matching_hash(run):
+    tensors = load_file(run / "model.safetensors")
+    tensors["head.bias"] = tensors["head.bias"] + np.array([0.5, -0.5], dtype=np.float32)
+    save_file(tensors, run / "model.safetensors")
+    rehash(run, "model.safetensors")
+    with pytest.raises(UnfreezeError, match="does not give the answers"):
+        load(run)
+
+
+def test_another_backbone_is_refused_even_with_a_matching_hash(run):
+    tensors = load_file(run / "model.safetensors")
+    name = next(
+        name for name in tensors if name.startswith("backbone.") and name.endswith("conv_stem.weight")
+    )
+    tensors[name] = tensors[name] * np.float32(1.5)
+    save_file(tensors, run / "model.safetensors")
+    rehash(run, "model.safetensors")
+    refused(run, "does not hold the weights")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "golden.safetensors"])
+def test_a_missing_file_is_refused(run, name):
+    (run / name).unlink()
+    refused(run, "is missing")
+
+
+def test_a_folder_without_bundle_is_unfinished(run):
+    (run / "bundle.json").unlink()
+    refused(run, "no finished run")
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    refused(tmp_path / "nothing", "no run folder")
+    (tmp_path / "file").touch()
+    refused(tmp_path / "file", "no run folder")
+
+
+def test_another_number_of_labels_is_refused(run):
+    edit_bundle(run, lambda values: values["labels"].append("blue"))
+    refused(run, "2 logits for 3 labels")
+
+
+def drop_weights(values):
+    del values["files"]["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda v: v["files"].update({"../outside.bin": "0"}), "outside the run folder"),
+        (lambda v: v["files"].update({"/etc/hostname": "0"}), "outside the run folder"),
+        (drop_weights, "lists no model"),
+        (lambda v: v.update(labels=["red", "red"]), "damaged"),
+        (lambda v: v.update(labels=["red"]), "damaged at labels"),
+        (lambda v: v.update(surprise=1), "damaged at surprise"),
+        (lambda v: v.update(schema_version=99), "newer Unfreeze"),
+        (lambda v: v["calibration"].update(temperature=0), r"damaged at calibration\.temperature"),
+        (lambda v: v["head"].update(boundaries=[99]), "damaged"),
+        (lambda v: v["head"].update(boundaries=[1]), "damaged"),
+        (lambda v: v["head"].update(kind="mlp"), "damaged"),
+        (lambda v: v["backbone"].update(assets=["tokenizer.json"]), "damaged"),
+        (lambda v: v["backbone"].update(recipe={}), "recipe"),
+        (lambda v: v["preprocess"].update(fit="crop"), "preprocess"),
+    ],
+)
+def test_a_bundle_that_contradicts_itself_is_refused(run, change, match):
+    edit_bundle(run, change)
+    refused(run, match)
+
+
+def test_a_link_to_the_outside_is_refused(run, tmp_path):
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    (run / "model.safetensors").rename(elsewhere)
+    (run / "model.safetensors").symlink_to(elsewhere)
+    refused(run, "outside the run folder")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", '{"labels": 3}'])
+def test_a_bundle_that_is_no_object_is_refused(run, text):
+    (run / "bundle.json").write_text(text)
+    with pytest.raises(RequestError, match="damaged"):
+        read_bundle(run)
+
+
+@pytest.mark.parametrize("damage", ["no logits", "no rows", "other classes", "no safetensors"])
+def test_golden_answers_that_cannot_be_checked_are_refused(run, damage):
+    path = run / "golden.safetensors"
+    golden = load_file(path)
+    if damage == "no logits":
+        save_file({"h": golden["h"]}, path)
+    elif damage == "no rows":
+        save_file({name: array[:0].copy() for name, array in golden.items()}, path)
+    elif damage == "other classes":
+        save_file(golden | {"logits": np.zeros((len(golden["h"]), 3), dtype=np.float32)}, path)
+    else:
+        path.write_bytes(b"nothing of the kind")
+    rehash(run, "golden.safetensors")
+    refused(run, "damaged")
+
+
+def test_golden_inputs_are_real_rows_of_the_test(image_run):
+    golden = load_file(image_run.run.folder / "golden.safetensors")
+    assert golden["h"].shape == (4, 64, 64, 3)
+    assert golden["h"].dtype == np.uint8
+    assert golden["logits"].shape == (4, 2)
+    assert len(np.unique(golden["h"].reshape(4, -1), axis=0)) == 4
+
+
+def test_a_text_run_brings_its_tokenizer_and_a_changed_one_is_refused(text_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(text_run.run.folder, folder)
+    asset = folder / "assets" / "tokenizer.json"
+    asset.write_text(asset.read_text() + " ")
+    refused(folder, r"tokenizer\.json was changed")
+
+
+def test_nothing_in_the_folder_is_pickled(image_run, text_run):
+    for trained in (image_run, text_run):
+        for path in trained.run.folder.rglob("*"):
+            assert path.suffix in (".json", ".yaml", ".csv", ".html", ".md", ".safetensors", ".txt", "")
+            if path.is_file():
+                assert path.read_bytes()[:2] not in (b"PK", b"\x80\x04", b"\x80\x05")
+
+
+def test_claiming_takes_an_empty_folder_and_refuses_a_full_one(tmp_path):
+    claim_folder(tmp_path / "a" / "b")
+    claim_folder(tmp_path / "a" / "b")
+    (tmp_path / "a" / "b" / "file").touch()
+    with pytest.raises(RequestError, match="not empty"):
+        claim_folder(tmp_path / "a" / "b")
+    with pytest.raises(RequestError, match="cannot be written"):
+        claim_folder(tmp_path / "a" / "b" / "file" / "run")

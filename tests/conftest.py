@@ -1,0 +1,173 @@
+"""Toys that cross rooms: photographs, mails, and one training of each that many tests look at."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from unfreeze.run import Run
+
+# Before torch is loaded: on problems as small as these, waiting for a second thread costs more than it does.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+COLOURS = {"green": (70, 150, 80), "red": (150, 80, 70)}
+IMAGES_PER_CLASS = 14
+WORDS = {
+    "ham": ("meeting", "report", "Monday", "draft", "agenda", "minutes"),
+    "news": ("election", "storm", "minister", "border", "harvest", "strike"),
+    "spam": ("prize", "winner", "cash", "claim", "offer", "urgent"),
+}
+TEXTS_PER_CLASS = 48
+LITE0 = {"backbone": "efficientnet-lite0", "image_size": 64}
+MINILM = {"backbone": "all-minilm-l6-v2", "max_length": 16}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run, what it was trained on, where its features are stored, and what it said."""
+
+    run: Run
+    data: Path
+    cache: Path
+    settings: dict[str, object]
+    said: tuple[str, ...]
+
+
+@dataclass
+class Recorder:
+    """Keeps what a run reports."""
+
+    said: list[str] = field(default_factory=list)
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+    def count(self, what: str, done: int, total: int) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path / "unfreeze-cache"))
+
+
+@pytest.fixture
+def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No executor but plain PyTorch: OpenVINO's conversion costs three seconds a backbone."""
+    _only_torch(monkeypatch)
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noisy pictures of 40 x 36 pixels in two class folders, told apart by their colour."""
+    root = tmp_path_factory.mktemp("data") / "photos"
+    random = np.random.default_rng(5)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir(parents=True)
+        for number in range(IMAGES_PER_CLASS):
+            # The colour wanders, so that the classes touch.
+            centre = np.array(colour) + random.normal(0, 40, 3)
+            pixels = np.clip(random.normal(centre, 20, (36, 40, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:02}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def mails(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of short texts in three classes; every twelfth label is wrong."""
+    path = tmp_path_factory.mktemp("data") / "mails.csv"
+    write_mails(path, per_class=TEXTS_PER_CLASS, seed=1)
+    return path
+
+
+def write_mails(
+    path: Path, *, per_class: int, seed: int, classes: tuple[str, ...] = tuple(WORDS), noise: int = 12
+) -> None:
+    random = np.random.default_rng(seed)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for number in range(per_class):
+            for place, name in enumerate(classes):
+                text = " ".join(random.choice(WORDS[name], 4)) + f" {seed}-{number}"
+                wrong = noise and (number * len(classes) + place) % noise == noise - 1
+                writer.writerow([text, classes[(place + 1) % len(classes)] if wrong else name])
+
+
+@pytest.fixture
+def make_mails() -> Callable[..., None]:
+    return write_mails
+
+
+@pytest.fixture(scope="session")
+def image_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return _train_once(photos, tmp_path_factory.mktemp("image"), LITE0)
+
+
+@pytest.fixture(scope="session")
+def text_run(mails: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return _train_once(mails, tmp_path_factory.mktemp("text"), MINILM)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Runs ``unfreeze ARGUMENTS`` in this process."""
+    from unfreeze.cli.app import main
+
+    def call(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["unfreeze", *map(str, arguments)])
+        capsys.readouterr()
+        status: object = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            status = stopped.code
+        printed = capsys.readouterr()
+        return Answer(status if isinstance(status, int) else 0, printed.out, printed.err)
+
+    return call
+
+
+def _train_once(data: Path, folder: Path, settings: dict[str, object]) -> Trained:
+    import unfreeze
+
+    recorder = Recorder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNFREEZE_CACHE", str(folder / "cache"))
+        _only_torch(patch)
+        run = unfreeze.train(str(data), output_dir=folder / "run", progress=recorder, **settings)  # type: ignore[arg-type]
+    return Trained(run, data, folder / "cache", settings, tuple(recorder.said))
+
+
+def _only_torch(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("unfreeze.engine.choice.available_executors", lambda device: ("torch-fp32",))
+    patch.setattr("unfreeze.model.available_executors", lambda device: ("torch-fp32",))
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -1,0 +1,135 @@
+"""Inputs to predict on, as a command line names them."""
+
+import csv
+
+import pytest
+
+from unfreeze.data.inputs import open_inputs
+from unfreeze.errors import RequestError
+
+
+def names(samples):
+    return [samples.name(row) for row in range(len(samples))]
+
+
+def contents(samples):
+    return [samples.read(row) for row in range(len(samples))]
+
+
+def images(*inputs, lines=None, column=None):
+    return open_inputs([str(name) for name in inputs], modality="image", lines=lines, column=column)
+
+
+def texts(*inputs, lines=None, column=None):
+    return open_inputs([str(name) for name in inputs], modality="text", lines=lines, column=column)
+
+
+@pytest.fixture
+def folder(tmp_path, picture):
+    root = tmp_path / "new"
+    (root / "deep").mkdir(parents=True)
+    for number, name in enumerate(["b.png", "a.jpg", "deep/c.png", ".hidden.png", "notes.md"]):
+        (root / name).write_bytes(picture(number))
+    return root
+
+
+def test_files_keep_the_order_in_which_they_were_named(folder):
+    asked = [folder / "b.png", folder / "a.jpg", folder / "b.png"]
+    assert names(images(*asked)) == [str(path) for path in asked]
+
+
+def test_a_folder_gives_its_images_at_every_depth_sorted_without_hidden_ones(folder):
+    assert names(images(folder)) == [str(folder / name) for name in ("a.jpg", "b.png", "deep/c.png")]
+
+
+def test_a_glob_that_the_shell_left_alone_is_expanded(folder):
+    assert names(images(folder / "*.png")) == [str(folder / "b.png")]
+    assert len(images(folder / "**" / "*.png")) == 2
+
+
+def test_a_file_whose_name_holds_glob_marks_is_that_file(folder, picture):
+    (folder / "x[1].png").write_bytes(picture(9))
+    assert names(images(folder / "x[1].png")) == [str(folder / "x[1].png")]
+
+
+def test_a_table_of_paths_reads_them_beside_itself(folder):
+    with (folder / "list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "note"], ["b.png", "x"], ["deep/c.png", "y"]])
+    samples = images(folder / "list.csv")
+    assert names(samples) == ["b.png", "deep/c.png"]
+    assert contents(samples) == [(folder / "b.png").read_bytes(), (folder / "deep/c.png").read_bytes()]
+
+
+def test_a_table_of_texts_gives_its_column(tmp_path):
+    with (tmp_path / "mails.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["subject", "body"], ["one", "the first long body"], ["two", "a second long body"]]
+        )
+    assert contents(texts(tmp_path / "mails.csv", column="subject")) == ["one", "two"]
+    assert contents(texts(tmp_path / "mails.csv")) == ["the first long body", "a second long body"]
+    with pytest.raises(RequestError, match="Did you mean 'subject'"):
+        texts(tmp_path / "mails.csv", column="subjct")
+
+
+def test_sources_of_all_kinds_keep_their_order(folder):
+    with (folder / "list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "note"], ["deep/c.png", "x"]])
+    samples = images(folder / "b.png", folder / "list.csv", folder / "a.jpg", folder / "deep")
+    assert names(samples) == [
+        str(folder / "b.png"), "deep/c.png", str(folder / "a.jpg"), str(folder / "deep/c.png"),
+    ]  # fmt: skip
+
+
+def test_more_tables_than_a_byte_counts_keep_their_order(tmp_path):
+    paths = []
+    for number in range(140):
+        path = tmp_path / f"{number:03}.csv"
+        path.write_text(f"text,n\ntext number {number},1\n")
+        paths.append(path)
+    assert contents(texts(*paths)) == [f"text number {number}" for number in range(140)]
+
+
+def test_lines_are_texts_for_a_text_model_and_paths_for_an_image_model(folder):
+    samples = texts("-", lines=["first", "", "  ", "second"])
+    assert contents(samples) == ["first", "second"]
+    assert names(images("-", lines=[str(folder / "b.png"), "gone.png"])) == [
+        str(folder / "b.png"),
+        "gone.png",
+    ]
+
+
+def test_a_text_file_is_one_input(tmp_path):
+    (tmp_path / "mail.txt").write_text("two\nlines", encoding="utf-8")
+    assert contents(texts(tmp_path / "mail.txt")) == ["two\nlines"]
+
+
+def test_a_missing_file_among_others_is_a_row_and_alone_an_error(folder):
+    samples = images(folder / "b.png", folder / "gone.png")
+    assert len(samples) == 2
+    with pytest.raises(OSError, match=r"gone\.png"):
+        samples.read(1)
+    with pytest.raises(RequestError, match="does not exist"):
+        images(folder / "gone.png")
+
+
+@pytest.mark.parametrize("lines", [None, [], ["", " "]])
+def test_nothing_to_predict_on_is_refused(lines):
+    with pytest.raises(RequestError, match="no text inputs"):
+        texts("-", lines=lines)
+
+
+def test_an_empty_folder_or_glob_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in (tmp_path / "empty", tmp_path / "*.png"):
+        with pytest.raises(RequestError, match="no image inputs"):
+            images(name)
+
+
+def test_inputs_wholly_of_the_other_kind_are_refused(folder, tmp_path):
+    with pytest.raises(RequestError, match="reads texts"):
+        texts(folder / "b.png")
+    (tmp_path / "mail.txt").write_text("a mail")
+    with pytest.raises(RequestError, match="reads images"):
+        images(tmp_path / "mail.txt")
+    with pytest.raises(RequestError, match="no text inputs"):
+        texts(folder)

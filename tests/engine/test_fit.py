@@ -1,0 +1,289 @@
+"""The laws of the loop: what is frozen stays, what is best is taken, and what goes wrong is named."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from unfreeze.engine import judging
+from unfreeze.engine.losses import log_loss_and_accuracy
+from unfreeze.engine.schedule import rate_factor
+from unfreeze.engine.state import trainable
+from unfreeze.engine.stepping import Stepper
+from unfreeze.engine.trainable import stage_of_parameters
+from unfreeze.errors import RequestError, UnfreezeError
+from unfreeze.evaluate.calibration import fit_temperature
+from unfreeze.plan import Phase, Plan, Thaw
+
+
+def two_phases(**settings):
+    return Plan(
+        strategy="own",
+        phases=(
+            Phase(name="a", epochs=2, thaw=(Thaw(2, "weights", 0.01),), head_rate=0.02),
+            Phase(name="b", epochs=1, thaw=(Thaw(1, "weights", 0.003), Thaw(2, "weights", 0.005))),
+        ),
+        **({"batch_size": 8} | settings),
+    )
+
+
+def test_frozen_weights_and_statistics_are_the_same_to_the_bit_and_the_loss_falls(t, kind):
+    backbone, task = t.toy(kind), t.task_of(kind)
+    owner, before = stage_of_parameters(backbone), t.tensors_of(backbone)
+    result, _ = t.run(t.plan_of(backbone, freeze=2, epochs=8, rate=0.05), backbone, task)
+    for name, tensor in backbone.module.state_dict().items():
+        frozen = owner[name] < 2 or "running" in name or "batches" in name
+        assert torch.equal(tensor, before[name]) == frozen, name
+    assert result.history[-1].train_loss < 0.9 * result.history[0].train_loss
+    assert result.ledger[0].frozen_unchanged
+    assert not any(parameter.requires_grad for parameter in backbone.module.parameters())
+    assert not any(module.training for module in backbone.module.modules())
+
+
+def test_trained_norms_move_the_statistics_of_thawed_stages_only(t):
+    backbone = t.toy("cnn")
+    before = t.tensors_of(backbone)
+    result, _ = t.run(t.plan_of(backbone, freeze=2, phase={"norm": "train"}), backbone, t.task_of("cnn"))
+    for name, tensor in backbone.module.state_dict().items():
+        assert torch.equal(tensor, before[name]) == (not name.startswith("block2")), name
+    assert result.ledger[0].frozen_unchanged
+    assert set(result.ledger[0].change) == {"block2", "head"}
+
+
+def test_the_optimizer_holds_the_declared_rates_at_every_step(t, kind, monkeypatch):
+    seen = []
+    step = torch.optim.AdamW.step
+
+    def note(self, *arguments):
+        seen.append({id(p): group["lr"] for group in self.param_groups for p in group["params"]})
+        assert len(seen[-1]) == sum(len(group["params"]) for group in self.param_groups)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", note)
+    backbone, plan = t.toy(kind), two_phases()
+    _, head = t.run(plan, backbone, t.task_of(kind))
+    owner = stage_of_parameters(backbone)
+    assert len(seen) == 15
+    for number, rates in enumerate(seen):
+        phase, done, steps = (plan.phases[0], number, 10) if number < 10 else (plan.phases[1], number - 10, 5)
+        factor = rate_factor(phase, done, steps)
+        peaks = {thaw.stage: thaw.rate for thaw in phase.thaw}
+        wanted = {
+            id(p): peaks[owner[n]] * factor
+            for n, p in backbone.module.named_parameters()
+            if owner[n] in peaks
+        }
+        assert rates == wanted | {id(p): phase.head_rate * factor for p in head.parameters()}
+
+
+def test_the_weights_with_the_lowest_calibrated_log_loss_are_taken(t, kind):
+    backbone, task = t.toy(kind), t.task_of(kind)
+    plan = t.plan_of(backbone, epochs=5, rate=0.1)
+    result, head = t.run(plan, backbone, task)
+    losses = [record.val_log_loss for record in result.history]
+    place = int(np.argmin(losses))
+    assert result.taken == f"only, epoch {place + 1}"
+    with torch.no_grad():
+        state = task.val.inputs.batch(np.arange(24), None)
+        logits = head(backbone.run(state).h).numpy()
+    y = task.val.y
+    assert log_loss_and_accuracy(logits / fit_temperature(logits, y), y)[0] == pytest.approx(
+        losses[place], abs=1e-5
+    )
+
+
+def test_a_collapse_never_replaces_the_start(t):
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+    _, head = t.run(t.plan_of(backbone, epochs=4, rate=0.02), backbone, task)
+    before = t.tensors_of(backbone, head)
+    result, _ = t.run(t.plan_of(backbone, epochs=2, rate=30.0), backbone, task, head=head)
+    assert result.taken == "start"
+    assert t.same(before, t.tensors_of(backbone, head))
+
+
+def test_without_validation_the_last_weights_are_taken_or_their_average(t):
+    results = {}
+    for ema in (None, 0.9):
+        backbone = t.toy("vit")
+        result, head = t.run(t.plan_of(backbone, ema=ema), backbone, t.task_of("vit", val=0))
+        assert result.taken == "only, epoch 2"
+        results[ema] = t.tensors_of(backbone, head)
+    assert not t.same(results[None], results[0.9])
+
+
+def test_the_average_follows_its_formula(t, monkeypatch):
+    trail = []
+    average = Stepper._average
+
+    def note(self):
+        average(self)
+        live = self.groups[0].parameters[0]
+        trail.append((live[1].detach().clone(), self.standing.ema[live[0]].clone()))
+
+    monkeypatch.setattr(Stepper, "_average", note)
+    backbone = t.toy("vit")
+    wanted = backbone.module.block1.qkv.weight.detach().clone()
+    t.run(t.plan_of(backbone, ema=0.4), backbone, t.task_of("vit"))
+    for done, (live, found) in enumerate(trail):
+        decay = min(0.4, (1 + done) / (10 + done))
+        if live.shape == wanted.shape:
+            wanted = decay * wanted + (1 - decay) * live
+            assert torch.allclose(found, wanted, atol=1e-6)
+    assert len(trail) == 10
+    assert live.shape == wanted.shape
+
+
+def without_dropout(backbone):
+    for module in backbone.module.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return backbone
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
+def test_a_batch_in_parts_gives_the_same_step(t, kind, monkeypatch, mixup):
+    mixup = 0.0 if kind == "text" else mixup
+    # The first batch of the texts has two rows, which can be cut once.
+    often = 1 if kind == "text" else 2
+    gradients = Stepper._gradients
+    weight = np.array([1.0, 3.0], dtype=np.float32)
+    results = []
+    for fails in (0, often):
+        backbone, calls, first = without_dropout(t.toy(kind)), [], {}
+        run = backbone.run
+
+        def scarce(state, start=0, stop=None, run=run, calls=calls, fails=fails):
+            if torch.is_grad_enabled():
+                calls.append(len(state.h))
+                if len(calls) <= fails:
+                    raise torch.OutOfMemoryError
+            return run(state, start, stop)
+
+        def note(self, state, rows, parts, first=first):
+            loss = gradients(self, state, rows, parts)
+            for name, parameter in trainable(self.groups).items() if not first else ():
+                first[name] = parameter.grad.clone()
+            return loss
+
+        monkeypatch.setattr(backbone, "run", scarce)
+        monkeypatch.setattr(Stepper, "_gradients", note)
+        # 38 rows in batches of 12 leave two rows, fewer than parts.
+        plan = t.plan_of(backbone, epochs=1, rate=1e-3, batch_size=12, mixup=mixup, pull=0.1)
+        result, _ = t.run(plan, backbone, t.task_of(kind, class_weight=weight))
+        results.append((result.history[0].train_loss, first))
+        # What ran is no larger than a part, and a small batch is not cut into parts without rows.
+        assert max(calls[fails:]) == 12 // 2**fails
+        assert min(calls) == (2 if fails == 0 else 1)
+    (one, first), (two, second) = results
+    assert one == pytest.approx(two, rel=1e-3)
+    assert first.keys() == second.keys()
+    for name, gradient in first.items():
+        assert torch.allclose(gradient, second[name], rtol=1e-3, atol=1e-5), name
+
+
+def test_one_row_too_large_for_memory_is_an_error(t, monkeypatch):
+    backbone = t.toy("cnn")
+    run = backbone.run
+
+    def never(state, start=0, stop=None):
+        if torch.is_grad_enabled():
+            raise torch.OutOfMemoryError
+        return run(state, start, stop)
+
+    monkeypatch.setattr(backbone, "run", never)
+    with pytest.raises(UnfreezeError, match="One row alone does not fit"):
+        t.run(t.plan_of(backbone), backbone, t.task_of("cnn"))
+
+
+@pytest.mark.parametrize("val", [24, 0])
+def test_a_loss_that_is_not_finite_stops_and_names_its_place(t, monkeypatch, val):
+    backbone, task = t.toy("cnn"), t.task_of("cnn", val=val)
+    steps, good = [], {}
+    gradients = Stepper._gradients
+
+    def broken(self, state, rows, parts):
+        loss = gradients(self, state, rows, parts)
+        steps.append(rows)
+        if len(steps) == 8:
+            good.update(t.tensors_of(backbone))
+            for _, parameter in self.groups[0].parameters:
+                parameter.grad.fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr(Stepper, "_gradients", broken)
+    with pytest.raises(UnfreezeError, match="phase 'only', epoch 2, step 3") as caught:
+        t.run(t.plan_of(backbone), backbone, task)
+    assert ", ".join(str(row) for row in steps[7]) in str(caught.value)
+    assert all(torch.isfinite(tensor).all() for tensor in t.tensors_of(backbone).values())
+    if not val:
+        assert t.same(good, t.tensors_of(backbone))
+
+
+def test_no_training_rows_is_an_error(t, kind):
+    backbone = t.toy(kind)
+    with pytest.raises(UnfreezeError, match="no training steps"):
+        t.run(t.plan_of(backbone), backbone, t.task_of(kind, train=0))
+
+
+def test_a_phase_ends_early_and_hands_on_its_best_weights(t):
+    backbone = t.toy("cnn")
+    plan = two_phases()
+    first = replace(plan.phases[0], epochs=9, patience=2, thaw=(Thaw(2, "weights", 20.0),), head_rate=20.0)
+    result, _ = t.run(replace(plan, phases=(first, plan.phases[1])), backbone, t.task_of("cnn"))
+    epochs = [record for record in result.history if record.phase == "a"]
+    assert 2 <= len(epochs) < 9
+    assert [record.epoch for record in result.history if record.phase == "b"] == [0]
+
+
+def test_the_pull_keeps_weights_near_their_start(t):
+    distances = []
+    for pull in (0.0, 100.0):
+        backbone = t.toy("vit")
+        before = t.tensors_of(backbone)
+        t.run(t.plan_of(backbone, epochs=2, rate=0.003, pull=pull), backbone, t.task_of("vit", val=0))
+        after = t.tensors_of(backbone)
+        distances.append(sum(float((after[n] - before[n]).square().sum()) for n in before))
+    assert distances[1] < 0.3 * distances[0]
+
+
+def test_the_best_mix_of_start_and_trained_weights_is_taken(t, monkeypatch):
+    scores = []
+
+    def note(*arguments, **settings):
+        found = score(*arguments, **settings)
+        scores.append(found[0])
+        return found
+
+    score = judging.score
+    monkeypatch.setattr(judging, "score", note)
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+    plan = t.plan_of(backbone, epochs=2, rate=0.05, interpolate=True)
+    result, head = t.run(plan, backbone, task)
+    assert len(scores) == 4
+    assert result.mix == (1.0, *judging.MIXES)[int(np.argmin(scores))]
+    loss, _ = score(
+        backbone, head, task, t.maker(backbone, task).make(plan.phases[0], 1, rounds=1), batch_size=8
+    )
+    assert loss == pytest.approx(min(scores), abs=1e-6)
+    start, trained = {"a": torch.zeros(2), "n": torch.tensor(1)}, {"a": torch.ones(2), "n": torch.tensor(9)}
+    mixed = judging.interpolate(start, trained, 0.25)
+    assert (mixed["a"].tolist(), int(mixed["n"])) == ([0.25, 0.25], 9)
+
+
+def test_a_stored_prefix_trains_to_the_same_weights(t, kind, tmp_path):
+    results = []
+    for use in ("off", "on"):
+        backbone, task = t.toy(kind), t.task_of(kind)
+        prefix = t.maker(backbone, task, tmp_path, use=use)
+        result, head = t.run(t.plan_of(backbone, freeze=2, rate=1e-3), backbone, task, prefix=prefix)
+        results.append((result.history[-1].train_loss, t.tensors_of(backbone, head)))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-3)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("settings", [{"mixup": 0.2}, {"augment": "light"}])
+def test_texts_cannot_be_varied_as_pictures_are(t, settings):
+    backbone = t.toy("text")
+    with pytest.raises(RequestError, match="texts"):
+        t.run(t.plan_of(backbone, **settings), backbone, t.task_of("text"))

@@ -1,0 +1,77 @@
+"""Order and variation are functions of seed, round and row alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from unfreeze.engine.inputs import cut, padded
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8, 9, 17, 38])
+def test_every_row_comes_exactly_once_an_epoch(t, kind, rows):
+    inputs = t.rows_of(kind, rows, 0).inputs
+    for epoch in (0, 1):
+        batches = inputs.batches(3, epoch, 8)
+        assert sorted(np.concatenate(batches).tolist()) == list(range(rows))
+        assert all(np.array_equal(a, b) for a, b in zip(batches, inputs.batches(3, epoch, 8), strict=True))
+
+
+def test_orders_differ_between_epochs_and_seeds(t, kind):
+    inputs = t.rows_of(kind, 38, 0).inputs
+    orders = {tuple(np.concatenate(inputs.batches(seed, epoch, 8))) for seed in (0, 1) for epoch in (0, 1)}
+    assert len(orders) == 4
+
+
+def test_a_last_batch_of_one_joins_the_one_before():
+    assert [part.tolist() for part in cut(np.arange(9), 4)] == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
+    assert [part.tolist() for part in cut(np.arange(6), 4)] == [[0, 1, 2, 3], [4, 5]]
+    assert [part.tolist() for part in cut(np.arange(1), 4)] == [[0]]
+
+
+@pytest.mark.parametrize("augment", ["light", "strong", "dihedral"])
+def test_a_picture_looks_the_same_alone_and_in_a_batch(t, augment):
+    inputs = t.rows_of("cnn", 12, 0, augment=augment).inputs
+    together = inputs.batch(np.arange(12), 5).h
+    for row in range(12):
+        assert torch.equal(inputs.batch(np.array([row]), 5).h[0], together[row])
+    assert not torch.equal(together, inputs.batch(np.arange(12), 6).h)
+    assert torch.equal(inputs.batch(np.arange(12), None).h, torch.from_numpy(inputs.squares))
+
+
+def test_texts_are_padded_on_the_right_to_a_multiple_and_never_past_the_longest(t):
+    inputs = t.rows_of("text", 38, 0).inputs
+    longest = int(inputs.lengths.max())
+    short = np.flatnonzero(inputs.lengths <= 5)[:3]
+    state = inputs.batch(short, None)
+    assert state.h.shape == (3, 8)
+    for position, row in enumerate(short):
+        length = inputs.lengths[row]
+        assert state.h[position, :length].tolist() == inputs.ids[row].tolist()
+        assert state.h[position, length:].eq(0).all()
+        assert state.mask[position].tolist() == [True] * length + [False] * (8 - length)
+    assert longest % 8 != 0
+    assert inputs.batch(np.arange(38), None).h.shape[1] == longest
+    assert (padded(5, most=24), padded(17, most=18), padded(8, most=9)) == (8, 18, 8)
+
+
+def test_rows_of_similar_length_share_a_batch(t):
+    inputs = t.rows_of("text", 64, 0).inputs
+    spread = [np.ptp(inputs.lengths[rows]) for rows in inputs.batches(0, 0, 8)]
+    assert np.mean(spread) < 4
+
+
+def test_token_dropout_leaves_the_ends_and_depends_on_the_row_alone(t):
+    inputs = t.rows_of("text", 30, 0, token_dropout=0.5).inputs
+    whole = inputs.batch(np.arange(30), 2)
+    kept = 0
+    for row in range(30):
+        alone = inputs.batch(np.array([row]), 2)
+        ids = alone.h[0][alone.mask[0]].tolist()
+        assert ids == whole.h[row][whole.mask[row]].tolist()
+        assert ids[0] == inputs.ids[row][0]
+        assert ids[-1] == inputs.ids[row][-1]
+        kept += len(ids) - 2
+    inner = int(inputs.lengths.sum()) - 60
+    assert 0.35 < kept / inner < 0.65
+    plain = inputs.batch(np.arange(30), None)
+    assert int(plain.mask.sum()) == int(inputs.lengths.sum())

@@ -1,0 +1,57 @@
+"""The numbers that a step minimises."""
+
+import numpy as np
+import pytest
+import torch
+
+from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix, log_loss_and_accuracy
+
+LOGITS = torch.tensor([[2.0, 0.0, 1.0], [0.5, 0.1, -1.0], [0.0, 3.0, 0.0], [1.0, 1.0, 1.0]])
+Y = torch.tensor([0, 2, 1, 1])
+LOG = torch.log_softmax(LOGITS.double(), dim=1)
+
+
+def test_class_weights_give_the_weighted_mean():
+    weight = torch.tensor([1.0, 2.0, 5.0])
+    loss = cross_entropy(LOGITS, Y, weight=weight, smoothing=0.0) / batch_weight(Y, weight)
+    wanted = -(LOG[0, 0] + 5 * LOG[1, 2] + 2 * LOG[2, 1] + 2 * LOG[3, 1]) / 10
+    assert float(loss) == pytest.approx(float(wanted), rel=1e-6)
+
+
+def test_label_smoothing_spreads_its_share_over_all_classes():
+    loss = cross_entropy(LOGITS, Y, weight=None, smoothing=0.3) / batch_weight(Y, None)
+    target = torch.full((4, 3), 0.1, dtype=torch.float64)
+    target[torch.arange(4), Y] += 0.7
+    assert float(loss) == pytest.approx(float(-(target * LOG).sum(1).mean()), rel=1e-6)
+
+
+def test_mixup_mixes_the_targets_in_the_share_of_the_inputs():
+    other = Y[torch.tensor([1, 0, 3, 2])]
+    loss = cross_entropy(LOGITS, Y, weight=None, smoothing=0.0, mixed=Mixed(0.8, other))
+    rows = torch.arange(4)
+    assert float(loss) == pytest.approx(float(-(0.8 * LOG[rows, Y] + 0.2 * LOG[rows, other]).sum()), rel=1e-6)
+
+
+def test_the_mix_is_a_function_of_seed_and_step_and_a_row_keeps_the_larger_share():
+    mixes = [draw_mix(0.4, seed=1, step=step, rows=6) for step in range(50)]
+    again = draw_mix(0.4, seed=1, step=7, rows=6)
+    assert again.share == mixes[7].share
+    assert np.array_equal(again.partner, mixes[7].partner)
+    assert all(0.5 <= mix.share <= 1 for mix in mixes)
+    assert all(sorted(mix.partner) == list(range(6)) for mix in mixes)
+    assert len({mix.share for mix in mixes}) == 50
+    assert draw_mix(0.0, seed=1, step=0, rows=6) is None
+
+
+def test_parts_of_a_batch_add_up_to_the_whole():
+    weight = torch.tensor([1.0, 2.0, 5.0])
+    whole = cross_entropy(LOGITS, Y, weight=weight, smoothing=0.1)
+    parts = sum(cross_entropy(LOGITS[i : i + 2], Y[i : i + 2], weight=weight, smoothing=0.1) for i in (0, 2))
+    assert float(parts) == pytest.approx(float(whole), rel=1e-6)
+
+
+def test_log_loss_and_accuracy_are_means_over_rows():
+    loss, accuracy = log_loss_and_accuracy(LOGITS.numpy(), Y.numpy())
+    assert loss == pytest.approx(float(-LOG[torch.arange(4), Y].mean()), rel=1e-9)
+    assert accuracy == 0.5
+    assert log_loss_and_accuracy(np.array([[1e4, 0.0]]), np.array([1]))[0] == pytest.approx(1e4)

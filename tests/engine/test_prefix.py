@@ -1,0 +1,184 @@
+"""A stored prefix gives what running it gives, and it is chosen by measured times."""
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unfreeze.contracts import State
+from unfreeze.engine import prefix as module
+from unfreeze.engine.activations import Activations, HalfOverflowError, write_activations
+from unfreeze.engine.prefix import Estimate
+from unfreeze.plan import Phase
+
+PHASE = Phase(name="p", epochs=3)
+# A float16 keeps 11 bits: each activation is off by at most 2^-11 of itself.
+HALF_TOLERANCE = 5e-3
+
+
+def pair(t, kind, folder, boundary, *, half, augment="none", token_dropout=0.0):
+    backbone = t.toy(kind)
+    task = t.task_of(kind, augment=augment, token_dropout=token_dropout)
+    augmented = augment != "none" or token_dropout > 0
+    plain = t.maker(backbone, task).make(PHASE, boundary, rounds=3)
+    stored = t.maker(backbone, task, folder, use="on", half=half, augmented=augmented).make(
+        PHASE, boundary, rounds=3
+    )
+    assert (plain.stored, stored.stored) == (False, True)
+    return backbone, task, plain, stored
+
+
+@pytest.mark.parametrize("varied", [False, True])
+@pytest.mark.parametrize("half", [False, True])
+def test_stored_and_run_prefixes_give_the_same_features(t, kind, tmp_path, half, varied):
+    options = {}
+    if varied:
+        options = {"token_dropout": 0.3} if kind == "text" else {"augment": "strong"}
+    stages = len(t.toy(kind).stages)
+    for boundary in (1, stages - 1, stages):
+        backbone, _, plain, stored = pair(t, kind, tmp_path, boundary, half=half, **options)
+        seen = []
+        for round_ in (0, 2, 1):
+            rows = np.array([7, 3, 30, 3, 11])
+            first, second = plain.train_batch(rows, round_), stored.train_batch(rows, round_)
+            with torch.no_grad():
+                one, two = (backbone.run(state, boundary).h for state in (first, second))
+            assert float((one - two).abs().max()) < (HALF_TOLERANCE if half else 1e-5)
+            seen.append(two)
+        assert torch.equal(seen[0], seen[1]) == (not varied)
+        for first, second in zip(
+            plain.val_batches(np.arange(24), 9), stored.val_batches(np.arange(24), 9), strict=True
+        ):
+            with torch.no_grad():
+                gap = backbone.run(first, boundary).h - backbone.run(second, boundary).h
+            assert float(gap.abs().max()) < (HALF_TOLERANCE if half else 1e-5)
+        stored.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_views_come_round_again(t, tmp_path):
+    _, _, _, stored = pair(t, "cnn", tmp_path, 1, half=False, augment="light")
+    rows = np.arange(5)
+    assert torch.equal(stored.train_batch(rows, 1).h, stored.train_batch(rows, 4).h)
+    assert not torch.equal(stored.train_batch(rows, 1).h, stored.train_batch(rows, 2).h)
+
+
+def test_a_store_over_the_budget_is_not_made_and_says_so(t, tmp_path):
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+    made = t.maker(backbone, task, tmp_path, use="on", budget=1000).make(PHASE, 1, rounds=3)
+    assert not made.stored
+    assert "more than --store-budget" in made.reason
+
+
+def test_its_size_is_predicted_to_the_byte_for_pictures(t, tmp_path):
+    backbone, task = t.toy("cnn"), t.task_of("cnn", augment="light")
+    notes = []
+    maker = t.maker(backbone, task, tmp_path, use="on", augmented=True, half=True, estimates=notes)
+    made = maker.make(PHASE, 1, rounds=2)
+    written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert written == notes[0].bytes == (38 * 2 + 24) * 4 * 8 * 8 * 2
+    assert notes[0].views == 2
+    made.close()
+
+
+def test_the_choice_follows_the_measured_times(t, tmp_path, monkeypatch):
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+    for frozen, rounds, wanted in ((1.0, 3, True), (1.0, 1, False), (0.0, 3, False)):
+        estimate = Estimate(frozen=frozen, trained=0.1, input=0.0, rows=38, rounds=rounds, views=1, bytes=1)
+        monkeypatch.setattr(module.StoringMaker, "measure", lambda *_, found=estimate, **__: found)
+        made = t.maker(backbone, task, tmp_path, use="auto").make(PHASE, 1, rounds=rounds)
+        assert made.stored == wanted, made.reason
+        made.close()
+
+
+def test_the_predictions_are_those_of_the_formula():
+    estimate = Estimate(frozen=2.0, trained=1.0, input=0.5, rows=10, rounds=4, views=2, bytes=1)
+    assert estimate.stored_seconds == 10 * (2 * 2.5 + 4 * 3)
+    assert estimate.plain_seconds == 10 * 4 * 5.5
+    assert estimate.epoch_speedup == 5.5 / 3
+
+
+def test_a_choice_that_was_made_is_not_made_again(t, tmp_path, monkeypatch):
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+    monkeypatch.setattr(module.StoringMaker, "measure", lambda *_, **__: pytest.fail("measured again"))
+    maker = t.maker(backbone, task, tmp_path, use="auto")
+    assert not maker.make(PHASE, 1, rounds=3, stored=False).stored
+    made = maker.make(PHASE, 1, rounds=3, stored=True)
+    assert made.stored
+    made.close()
+
+
+def test_measuring_leaves_no_trace_in_statistics_and_gradients(t, tmp_path):
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+    before = t.tensors_of(backbone)
+    backbone.module.train()
+    maker = t.maker(backbone, task, tmp_path, use="on")
+    found = maker.measure(maker.build(1), 1, rounds=3, views=1)
+    assert t.same(before, t.tensors_of(backbone))
+    assert all(parameter.grad is None for parameter in backbone.module.parameters())
+    assert found.trained > 0
+    assert found.frozen > 0
+
+
+def test_measuring_takes_fewer_rows_when_memory_runs_out(t, tmp_path, monkeypatch):
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+    maker = t.maker(backbone, task, tmp_path, use="on")
+    executor = maker.build(1)
+    sizes, run = [], backbone.run
+
+    def scarce(state, start=0, stop=None):
+        if start == 1:
+            sizes.append(len(state.h))
+            if len(state.h) > 2:
+                raise torch.OutOfMemoryError
+        return run(state, start, stop)
+
+    monkeypatch.setattr(backbone, "run", scarce)
+    assert maker.measure(executor, 1, rounds=3, views=1).trained > 0
+    assert sizes == [8, 4, 2, 2]
+
+
+def test_a_value_too_large_for_half_precision_is_not_stored(t, tmp_path):
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+    backbone.module.stem.norm.weight.data *= 1e7
+    made = t.maker(backbone, task, tmp_path, use="on", half=True).make(PHASE, 1, rounds=3)
+    assert not made.stored
+    assert "half precision" in made.reason
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_means_running_the_prefix(t, tmp_path, monkeypatch):
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "write_activations", full)
+    made = t.maker(backbone, task, tmp_path, use="on").make(PHASE, 1, rounds=3)
+    assert not made.stored
+    assert "No space left on device" in made.reason
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_padding_holds_is_neither_stored_nor_judged(tmp_path):
+    h = torch.ones(2, 4, 3)
+    mask = torch.tensor([[True, True, False, False], [True, True, True, False]])
+    h[~mask] = 1e9
+    batches = [(np.array([1, 0]), State(h, mask))]
+    found = write_activations(tmp_path / "a", batches, rows=2, half=True)
+    assert isinstance(found, Activations)
+    assert found.values.shape == (5, 3)
+    state = found.read(np.array([0, 1]), torch.device("cpu"))
+    assert state.mask.sum(1).tolist() == [3, 2]
+    assert state.h.sum(dim=(1, 2)).tolist() == [9.0, 6.0]
+    h[0, 0, 0] = float("nan")
+    with pytest.raises(HalfOverflowError):
+        write_activations(tmp_path / "b", [(np.array([1, 0]), State(h, mask))], rows=2, half=True)
+
+
+def test_nothing_is_stored_below_the_first_stage(t):
+    made = replace(t.maker(t.toy("cnn"), t.task_of("cnn")), use="on", folder=Path("unused"))
+    assert not made.make(PHASE, 0, rounds=3).stored

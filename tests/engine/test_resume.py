@@ -1,0 +1,175 @@
+"""A resumed training gives the bits of one that was never stopped, wherever it was stopped or killed."""
+
+import errno
+import os
+import signal
+
+import pytest
+import torch
+
+from unfreeze.engine import checkpoints as module
+from unfreeze.engine.checkpoints import Checkpoints
+from unfreeze.engine.fit import StoppedError
+from unfreeze.errors import UnfreezeError
+from unfreeze.plan import Phase, Plan, Thaw
+
+STEPS = 25
+
+
+def plan(**settings):
+    return Plan(
+        strategy="own",
+        phases=(
+            Phase(name="a", epochs=2, thaw=(Thaw(2, "weights", 0.01),), head_rate=0.02),
+            Phase(
+                name="b", epochs=3, thaw=(Thaw(1, "weights", 0.01), Thaw(2, "weights", 0.01)), norm="train"
+            ),
+        ),
+        **({"batch_size": 8, "ema": 0.8, "pull": 0.01} | settings),
+    )
+
+
+def train(t, folder, *, kind="cnn", given=None, stop_after=None, resume=False, use="off"):
+    backbone = t.toy(kind)
+    task = t.task_of(kind, augment="none" if kind == "text" else "light")
+    steps = iter(range(1, 1000))
+    result, head = t.run(
+        plan() if given is None else given,
+        backbone,
+        task,
+        prefix=t.maker(backbone, task, folder / "store", use=use, augmented=kind != "text"),
+        checkpoints=Checkpoints(folder / "checkpoints", {"data": "d"}),
+        resume=resume,
+        should_stop=lambda: next(steps) == stop_after,
+    )
+    records = [(r.phase, r.epoch, r.train_loss, r.val_log_loss, dict(r.rates)) for r in result.history]
+    return t.tensors_of(backbone, head), records, result.ledger, result.taken
+
+
+def assert_same(t, first, second):
+    assert t.same(first[0], second[0])
+    assert first[1:] == second[1:]
+
+
+@pytest.mark.parametrize("use", ["off", "on"])
+def test_stopping_at_any_place_changes_nothing(t, kind, tmp_path, use):
+    whole = train(t, tmp_path / "whole", kind=kind, use=use)
+    assert len(whole[1]) == 5
+    # In the middle and at the end of an epoch, at the end and at the start of a phase, at the very end.
+    for step in (5, 11, STEPS) if use == "off" else (2, 10, 18):
+        folder = tmp_path / str(step)
+        with pytest.raises(StoppedError, match="--resume"):
+            train(t, folder, kind=kind, stop_after=step, use=use)
+        assert_same(t, train(t, folder, kind=kind, resume=True, use=use), whole)
+        assert not list((folder / "store").glob("*"))
+
+
+def test_stopping_again_and_again_changes_nothing(t, tmp_path):
+    whole = train(t, tmp_path / "whole")
+    resume = False
+    for _ in range(7):
+        with pytest.raises(StoppedError):
+            train(t, tmp_path / "cut", stop_after=3, resume=resume)
+        resume = True
+    assert_same(t, train(t, tmp_path / "cut", resume=True), whole)
+
+
+def test_a_phase_that_ended_early_is_not_gone_on_with(t, tmp_path, monkeypatch):
+    given = plan(pull=0.0, ema=None)
+    early = Phase(name="a", epochs=6, thaw=(Thaw(2, "weights", 20.0),), head_rate=20.0, patience=1)
+    given = Plan(strategy="own", phases=(early, given.phases[1]), batch_size=8)
+    whole = train(t, tmp_path / "whole", given=given)
+    ended = sum(phase == "a" for phase, *_ in whole[1])
+    assert ended < 6
+    # The last thing that was saved before the end is the epoch that the phase ended with.
+    monkeypatch.setattr(module.Checkpoints, "_drop_old", lambda *_, **__: None)
+    train(t, tmp_path / "cut", given=given)
+    for path in (tmp_path / "cut" / "checkpoints").iterdir():
+        if path.name.startswith("01"):
+            for part in path.iterdir():
+                part.unlink()
+    assert_same(t, train(t, tmp_path / "cut", given=given, resume=True), whole)
+
+
+def test_a_finished_training_resumes_to_itself(t, tmp_path):
+    whole = train(t, tmp_path / "run")
+    assert_same(t, train(t, tmp_path / "run", resume=True), whole)
+
+
+def test_a_training_begun_anew_forgets_the_checkpoints_of_the_one_before(t, tmp_path):
+    train(t, tmp_path / "run")
+    with pytest.raises(StoppedError):
+        train(t, tmp_path / "run", stop_after=2)
+    assert Checkpoints(tmp_path / "run" / "checkpoints", {"data": "d"}).newest().position.done == 2
+
+
+def test_a_full_disk_ends_the_run_and_the_last_good_state_goes_on(t, tmp_path, monkeypatch):
+    whole = train(t, tmp_path / "whole")
+    write, calls = module.write_atomically, []
+
+    def full(path, content):
+        calls.append(path)
+        if len(calls) > 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(module, "write_atomically", full)
+    with pytest.raises(UnfreezeError, match="No space left"):
+        train(t, tmp_path / "full")
+    monkeypatch.setattr(module, "write_atomically", write)
+    assert_same(t, train(t, tmp_path / "full", resume=True), whole)
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_being_killed_at_any_moment_changes_nothing(t, tmp_path, one_thread, monkeypatch):
+    whole = train(t, tmp_path / "whole")
+
+    def child(folder, *, step, write):
+        calls = iter(range(1, 1000))
+        steps = iter(range(1, 1000))
+        real = module.write_atomically
+
+        def dying(path, content):
+            if next(calls) == write:
+                path.write_bytes(
+                    content[: len(content) // 2].encode() if isinstance(content, str) else content[:99]
+                )
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(path, content)
+
+        def stop():
+            if next(steps) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return False
+
+        module.write_atomically = dying
+        backbone = t.toy("cnn")
+        task = t.task_of("cnn", augment="light")
+        t.run(
+            plan(),
+            backbone,
+            task,
+            checkpoints=Checkpoints(folder / "checkpoints", {"data": "d"}),
+            should_stop=stop,
+        )
+
+    moments = [(step, None) for step in range(1, STEPS + 1, 2)] + [(None, write) for write in range(1, 11)]
+    for number, (step, write) in enumerate(moments):
+        folder = tmp_path / str(number)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                child(folder, step=step, write=write)
+            finally:
+                os._exit(7)
+        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+        assert_same(t, train(t, folder, resume=True), whole)

@@ -1,0 +1,149 @@
+"""Each strategy's plan is valid for each family, trains a toy, and says what cannot be."""
+
+from dataclasses import replace
+
+import pytest
+
+from unfreeze.errors import RequestError
+from unfreeze.strategies import discriminative, full, gradual, partial, scratch
+from unfreeze.strategies.settings import BACKBONE_RATE, StrategySettings
+
+PLANS = {
+    "partial": partial.plan,
+    "gradual": gradual.plan,
+    "discriminative": discriminative.plan,
+    "full": full.plan,
+    "scratch": scratch.plan,
+}
+SETTINGS = StrategySettings(rows=1000, classes=2)
+every = pytest.mark.parametrize("name", PLANS)
+
+
+@every
+@pytest.mark.parametrize("kind", ["cnn", "vit", "text"])
+def test_every_strategy_lowers_the_loss_of_a_toy(t, name, kind):
+    backbone = t.toy(kind)
+    plan = PLANS[name](backbone, replace(SETTINGS, epochs=4, rate=5e-3, batch_size=8))
+    result, _ = t.run(replace(plan, augment="none"), backbone, t.task_of(kind))
+    assert min(record.train_loss for record in result.history) < 0.69
+    assert result.history[-1].train_loss < result.history[0].train_loss
+    assert all(record.frozen_unchanged for record in result.ledger)
+
+
+@every
+@pytest.mark.parametrize("family", BACKBONE_RATE)
+def test_every_plan_holds_for_every_family(t, name, family):
+    backbone = t.toy("text" if family in ("encoder", "decoder") else "cnn")
+    backbone.family = family
+    plan = PLANS[name](backbone, SETTINGS)
+    assert plan.strategy == name
+    for phase in plan.phases:
+        assert all(0 <= thaw.stage < len(backbone.stages) and thaw.rate > 0 for thaw in phase.thaw)
+    assert plan.augment == ("none" if backbone.modality == "text" else "light")
+    one = t.toy("vit")
+    one.names, one.family = ("pool",), family
+    assert PLANS[name](one, SETTINGS).phases[-1].thaw[0].stage == 0
+
+
+@pytest.mark.parametrize("rows", [100, 1000])
+@pytest.mark.parametrize("kind", ["cnn", "vit", "text"])
+def test_gradual_moves_the_boundary_toward_the_input(t, kind, rows):
+    backbone = t.toy(kind)
+    plan = gradual.plan(backbone, replace(SETTINGS, rows=rows))
+    bounds = [phase.boundary(len(backbone.stages)) for phase in plan.phases]
+    assert bounds == sorted(set(bounds), reverse=True)
+    assert bounds[0] == len(backbone.stages)
+    assert (bounds[-1] == 0) == (rows == 1000)
+    assert all(phase.patience for phase in plan.phases)
+    rates = [phase.thaw[0].rate for phase in plan.phases[1:]]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_discriminative_rates_fall_toward_the_input(t):
+    backbone = t.toy("vit")
+    plan = discriminative.plan(backbone, replace(SETTINGS, rate=1.6e-3, layer_decay=0.5))
+    rates = [thaw.rate for thaw in plan.phases[0].thaw]
+    assert rates == pytest.approx([1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3])
+    assert plan.phases[0].head_rate == pytest.approx(1.6e-2)
+    cnn = discriminative.plan(t.toy("cnn"), replace(SETTINGS, rate=1e-3, layer_decay=0.5))
+    assert [thaw.rate for thaw in cnn.phases[0].thaw] == pytest.approx([2.5e-4, 5e-4, 1e-3])
+    with pytest.raises(RequestError, match="--layer-decay 0 is out of range"):
+        discriminative.plan(backbone, replace(SETTINGS, layer_decay=0.0))
+
+
+@pytest.mark.parametrize(
+    ("family", "stages", "frozen"),
+    [
+        ("vit", 14, 9),
+        ("encoder", 8, 5),
+        ("resnet", 6, 4),
+        ("convnext", 6, 4),
+        ("efficientnet", 9, 6),
+        ("opaque", 1, 0),
+    ],
+)
+def test_partial_freezes_the_lower_part_by_default(t, family, stages, frozen):
+    backbone = t.toy("vit")
+    backbone.family, backbone.names = family, ("embed",) * stages
+    assert partial.default_freeze(backbone) == frozen
+
+
+@pytest.mark.parametrize("freeze", [-1, 3, 99])
+def test_more_frozen_stages_than_there_are_is_refused(t, freeze):
+    with pytest.raises(RequestError, match=f"--freeze {freeze} is out of range .* 0 to 2 .*0 stem, 1 block1"):
+        partial.plan(t.toy("cnn"), replace(SETTINGS, freeze=freeze))
+    assert partial.plan(t.toy("cnn"), replace(SETTINGS, freeze=2)).phases[0].boundary(4) == 2
+
+
+def test_scratch_starts_at_random_and_learns_its_norms(t):
+    plan = scratch.plan(t.toy("cnn"), SETTINGS)
+    assert (plan.start, plan.fit_head, plan.phases[0].norm) == ("random", False, "train")
+    assert plan.phases[0].boundary(4) == 0
+    assert scratch.plan(t.toy("cnn"), replace(SETTINGS, norm="freeze")).phases[0].norm == "freeze"
+
+
+@every
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"rate": 0.0}, "--lr 0 "), ({"rate": 10.0}, "--lr 10 "), ({"epochs": 0}, "--epochs 0")],
+)
+def test_a_setting_that_can_only_do_harm_is_refused(t, name, settings, message):
+    with pytest.raises(RequestError, match=message):
+        PLANS[name](t.toy("cnn"), replace(SETTINGS, **settings))
+
+
+@every
+def test_what_the_user_says_holds_in_every_phase(t, name):
+    given = replace(
+        SETTINGS,
+        schedule="constant",
+        norm="train",
+        patience=7,
+        batch_size=5,
+        pull=0.1,
+        ema=0.9,
+        label_smoothing=0.2,
+        mixup=0.3,
+        views=2,
+        interpolate=True,
+        augment="dihedral",
+    )
+    plan = PLANS[name](t.toy("cnn"), given)
+    assert {(p.schedule, p.norm, p.patience) for p in plan.phases} == {("constant", "train", 7)}
+    found = (
+        plan.batch_size,
+        plan.pull,
+        plan.ema,
+        plan.label_smoothing,
+        plan.mixup,
+        plan.views,
+        plan.interpolate,
+        plan.augment,
+    )
+    assert found == (5, 0.1, 0.9, 0.2, 0.3, 2, True, "dihedral")
+
+
+@every
+def test_texts_are_not_mixed(t, name):
+    with pytest.raises(RequestError, match="--mixup"):
+        PLANS[name](t.toy("text"), replace(SETTINGS, mixup=0.2))

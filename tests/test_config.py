@@ -1,0 +1,118 @@
+"""Settings: said on the command line, in a file, or not at all."""
+
+import inspect
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unfreeze.api import train as api_train
+from unfreeze.config import CHOICES, RANGES, Resolved, TrainRequest, read_config, write_config
+from unfreeze.errors import RequestError
+
+FIELDS = {field.name for field in fields(TrainRequest)}
+
+
+def test_python_and_the_command_line_take_every_setting():
+    from unfreeze.cli.train import train as cli_train
+
+    assert set(inspect.signature(api_train).parameters) - {"progress"} == FIELDS
+    assert set(inspect.signature(cli_train).parameters) - {"config", "json_output"} == FIELDS
+    assert set(CHOICES) | set(RANGES) <= FIELDS
+
+
+def test_what_was_said_wins_over_the_file():
+    request = TrainRequest(data="x", seed=3).filled_from({"seed": 7, "head": "mlp"}, source="f")
+    assert (request.seed, request.head) == (3, "mlp")
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest_name():
+    with pytest.raises(RequestError, match=r"'bachsize'.*Did you mean 'batch_size'"):
+        TrainRequest(data="x").filled_from({"bachsize": 7}, source="f")
+    with pytest.raises(RequestError, match="'data'"):
+        TrainRequest(data="x").filled_from({"data": "y"}, source="f")
+
+
+def test_all_problems_come_at_once():
+    request = TrainRequest(data="x", head="liner", seed=-1, val=1.5, batch_size=0)
+    with pytest.raises(RequestError) as caught:
+        request.check()
+    text = str(caught.value)
+    assert "Did you mean 'linear'" in text
+    for name in ("--head", "--seed", "--val", "--batch-size"):
+        assert name in text
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 1.5, -0.1, float("nan"), float("inf"), 2])
+def test_a_share_lies_between_zero_and_one(share):
+    with pytest.raises(RequestError, match="--val"):
+        TrainRequest(data="x", val=share).check()
+    TrainRequest(data="x", val=0.2, test=0.3).check()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", "seven"),
+        ("seed", 1.5),
+        ("seed", True),
+        ("batch_size", [32]),
+        ("head", ["linear"]),
+        ("head", 3),
+        ("backbone", 3),
+        ("label_column", 3),
+        ("precision_target", "high"),
+        ("output_dir", 3),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_a_sentence(name, value):
+    request = TrainRequest(data="x").filled_from({name: value}, source="f")
+    with pytest.raises(RequestError, match="--" + name.replace("_", "-")):
+        request.check()
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "just words", "1: 2"])
+def test_a_file_without_pairs_is_refused(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(RequestError, match="name: value"):
+        read_config(tmp_path / "c.yaml")
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(RequestError, match="does not exist"):
+        read_config(tmp_path / "c.yaml")
+    with pytest.raises(RequestError, match="not readable as YAML"):
+        read_config(tmp_path)
+    (tmp_path / "c.yaml").write_text("a: [")
+    with pytest.raises(RequestError, match="not readable as YAML"):
+        read_config(tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text("!!python/object/apply:os.getcwd []")
+    with pytest.raises(RequestError, match="not readable as YAML"):
+        read_config(tmp_path / "c.yaml")
+
+
+def test_written_settings_come_back_as_what_their_user_said(tmp_path):
+    resolved = (
+        Resolved("head", "mlp", "user", "asked for"),
+        Resolved("seed", 0, "default", "fixed"),
+        Resolved("executor", "torch-fp32", "data", "the fastest"),
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text(write_config(resolved))
+    assert list(yaml.safe_load(path.read_text())) == ["head", "seed", "executor"]
+    assert read_config(path) == {"head": "mlp"}
+
+
+def test_the_config_of_a_run_repeats_its_settings_but_not_its_folder(image_run):
+    path = image_run.run.folder / "config.yaml"
+    values = read_config(path)
+    assert values == {"backbone": "efficientnet-lite0", "image_size": 64}
+    request = TrainRequest(data="x").filled_from(values, source=str(path))
+    request.check()
+    assert request.output_dir is None
+
+
+def test_paths_of_a_file_become_paths():
+    request = TrainRequest(data="x").filled_from({"output_dir": "runs/a"}, source="f")
+    assert request.output_dir == Path("runs/a")

@@ -1,0 +1,88 @@
+"""Scoring a run on other data."""
+
+import csv
+
+import pytest
+
+from unfreeze.errors import DataError, RequestError
+from unfreeze.evaluation import evaluate_run
+
+
+def write_table(path, rows, header=("image", "label")):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return str(path)
+
+
+@pytest.fixture
+def test_table(image_run, tmp_path):
+    with (image_run.run.folder / "predictions.csv").open(newline="") as file:
+        rows = [(image_run.data / row["input"], row["true_label"]) for row in csv.DictReader(file)]
+    return rows
+
+
+def test_the_test_rows_give_the_numbers_of_the_training(image_run, test_table, tmp_path):
+    evaluation = evaluate_run(image_run.run.folder, write_table(tmp_path / "t.csv", test_table))
+    ours, theirs = evaluation.scores, image_run.run.test
+    assert ours.n == theirs.n
+    assert ours.confusion == theirs.confusion
+    assert ours.labels == theirs.labels
+    assert ours.log_loss == pytest.approx(theirs.log_loss, abs=1e-4)
+    assert ours.ece == pytest.approx(theirs.ece, abs=1e-4)
+    assert evaluation.unreadable == ()
+
+
+def test_unreadable_rows_are_named_and_not_counted(image_run, test_table, tmp_path):
+    rows = [*test_table, (tmp_path / "gone.png", "red")]
+    evaluation = evaluate_run(image_run.run.folder, write_table(tmp_path / "t.csv", rows))
+    assert evaluation.scores.n == len(test_table)
+    ((name, reason),) = evaluation.unreadable
+    assert name.endswith("gone.png")
+    assert reason
+    assert evaluation.to_dict()["unreadable"] == [{"input": name, "reason": reason}]
+
+
+def test_classes_are_matched_by_name_when_the_data_lack_one(image_run, photos, tmp_path):
+    rows = [(path, "red") for path in sorted((photos / "red").iterdir())]
+    scores = evaluate_run(image_run.run.folder, write_table(tmp_path / "t.csv", rows)).scores
+    assert scores.labels == ("green", "red")
+    assert scores.confusion[0] == (0, 0)
+    assert sum(scores.confusion[1]) == 14
+    assert scores.accuracy > 0.65
+    assert scores.roc_auc is None
+
+
+def test_a_class_that_the_run_does_not_know_is_refused(image_run, photos, tmp_path):
+    table = write_table(tmp_path / "t.csv", [(photos / "red" / "00.png", "rod")] * 2)
+    with pytest.raises(DataError, match="'red'"):
+        evaluate_run(image_run.run.folder, table)
+
+
+def test_data_of_the_other_modality_are_refused(image_run, mails, tmp_path):
+    table = write_table(
+        tmp_path / "t.csv", [("a red one", "red"), ("a green one", "green")], ("text", "label")
+    )
+    with pytest.raises(RequestError, match=r"classifies images.*texts"):
+        evaluate_run(image_run.run.folder, table)
+
+
+def test_a_part_is_scored_alone_and_an_unknown_one_refused(text_run, tmp_path):
+    rows = [
+        ("prize cash claim", "spam", "test"),
+        ("agenda minutes", "ham", "train"),
+        ("storm border", "news", "train"),
+        *[("agenda report", "ham", "train")] * 5,
+    ]
+    table = write_table(tmp_path / "t.csv", rows, ("text", "label", "split"))
+    assert evaluate_run(text_run.run.folder, table, part="test").scores.n == 1
+    assert evaluate_run(text_run.run.folder, table).scores.n == 8
+    with pytest.raises(RequestError, match="train, val, test"):
+        evaluate_run(text_run.run.folder, table, part="holdout")
+    with pytest.raises(DataError, match="no val rows"):
+        evaluate_run(text_run.run.folder, table, part="val")
+
+
+def test_data_without_one_readable_row_are_refused(image_run, tmp_path):
+    rows = [(tmp_path / "a.png", "red"), (tmp_path / "b.png", "green")]
+    with pytest.raises(DataError, match="None of the 2 rows"):
+        evaluate_run(image_run.run.folder, write_table(tmp_path / "t.csv", rows))

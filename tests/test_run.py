@@ -1,0 +1,186 @@
+"""Training from data to run folder."""
+
+import json
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+import unfreeze
+from unfreeze.errors import DataError, RequestError
+
+DESIGNED = {
+    "n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "log_loss", "ece",
+    "per_class", "confusion", "labels",
+}  # fmt: skip
+BESIDE = {
+    "balanced_accuracy_low", "balanced_accuracy_high", "macro_f1_low", "macro_f1_high", "top_k", "roc_auc",
+}  # fmt: skip
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_a_finished_run_folder_holds_these_files_and_no_half_written_ones(image_run, text_run):
+    files = {
+        "README.md", "bundle.json", "config.yaml", "golden.safetensors", "metrics.json", "model.safetensors",
+        "predictions.csv", "report.html",
+    }  # fmt: skip
+    assert {path.name for path in image_run.run.folder.iterdir()} == files
+    assert {path.name for path in text_run.run.folder.iterdir()} == files | {"assets"}
+
+
+def test_the_classes_are_learned(image_run, text_run):
+    assert image_run.run.validation.accuracy > 0.65
+    assert text_run.run.validation.accuracy > 0.75
+    assert image_run.run.validation.n + image_run.run.test.n == 28
+    assert text_run.run.validation.n + text_run.run.test.n == 144
+
+
+def test_metrics_have_the_designed_schema_and_nothing_unknown(image_run):
+    metrics = metrics_of(image_run.run.folder)
+    assert set(metrics) == {"validation", "test"}
+    for part in metrics.values():
+        assert set(part) == DESIGNED | BESIDE | {"how"}
+        assert part["labels"] == ["green", "red"]
+        assert set(part["per_class"]) == {"green", "red"}
+        assert all(set(row) == {"precision", "recall", "f1", "support"} for row in part["per_class"].values())
+        assert sum(map(sum, part["confusion"])) == part["n"]
+        assert part["accuracy_low"] <= part["accuracy"] <= part["accuracy_high"]
+
+
+def test_confusion_has_true_classes_as_rows_in_label_order(text_run):
+    test = metrics_of(text_run.run.folder)["test"]
+    for row, name in zip(test["confusion"], test["labels"], strict=True):
+        assert sum(row) == test["per_class"][name]["support"]
+    right = sum(test["confusion"][index][index] for index in range(3))
+    assert test["accuracy"] == pytest.approx(right / test["n"])
+
+
+def test_every_setting_has_its_origin_and_reason(image_run):
+    config = yaml.safe_load((image_run.run.folder / "config.yaml").read_text())
+    assert config["image_size"]["value"] == 64
+    assert config["image_size"]["origin"] == "user"
+    assert config["seed"]["origin"] == "default"
+    for name, entry in config.items():
+        assert set(entry) == {"value", "origin", "reason"}, name
+        assert entry["origin"] in ("default", "data", "probe", "trial", "user"), name
+        assert entry["reason"], name
+
+
+def test_a_second_training_computes_no_feature_again_and_gives_the_same_numbers(
+    text_run, tmp_path, recorder, monkeypatch, plain_torch
+):
+    monkeypatch.setenv("UNFREEZE_CACHE", str(text_run.cache))
+    again = unfreeze.train(
+        str(text_run.data), output_dir=tmp_path / "again", progress=recorder, **text_run.settings
+    )
+    rows = text_run.run.validation.n
+    assert any(f"{rows} of {rows} rows came from the store" in sentence for sentence in recorder.said)
+    assert not any("came from the store" in sentence for sentence in text_run.said)
+    assert metrics_of(again.folder) == metrics_of(text_run.run.folder)
+    first, second = (load_file(run.folder / "model.safetensors") for run in (text_run.run, again))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_an_unreadable_picture_is_named_left_out_and_not_replaced(
+    image_run, tmp_path, recorder, monkeypatch, plain_torch
+):
+    monkeypatch.setenv("UNFREEZE_CACHE", str(image_run.cache))
+    data = tmp_path / "photos"
+    shutil.copytree(image_run.data, data)
+    broken = data / "red" / "broken.png"
+    broken.write_bytes((data / "red" / "03.png").read_bytes()[:400])
+    empty = data / "green" / "empty.png"
+    empty.write_bytes(b"")
+    run = unfreeze.train(str(data), output_dir=tmp_path / "run", progress=recorder, **image_run.settings)
+    assert run.validation.n + run.test.n == 28
+    report = (run.folder / "report.html").read_text()
+    for name in ("broken.png", "empty.png"):
+        assert name in report
+        assert any(sentence.startswith("Left out: ") and name in sentence for sentence in recorder.said)
+    predicted = (run.folder / "predictions.csv").read_text()
+    assert "broken.png" not in predicted
+    assert "empty.png" not in predicted
+
+
+def test_given_validation_rows_are_not_fitted_on_and_match_by_name(tmp_path, make_mails, plain_torch):
+    make_mails(tmp_path / "train.csv", per_class=24, seed=1)
+    make_mails(tmp_path / "many.csv", per_class=60, seed=2, classes=("ham", "spam"), noise=0)
+    make_mails(tmp_path / "few.csv", per_class=10, seed=3, classes=("spam", "news"))
+    settings = {"backbone": "all-minilm-l6-v2", "max_length": 16}
+    heads, runs = {}, {}
+    for name in ("many", "few"):
+        run = unfreeze.train(
+            str(tmp_path / "train.csv"),
+            val=str(tmp_path / f"{name}.csv"),
+            output_dir=tmp_path / name,
+            **settings,
+        )
+        tensors = load_file(run.folder / "model.safetensors")
+        heads[name] = {key: value for key, value in tensors.items() if key.startswith("head.")}
+        runs[name] = run
+    assert heads["many"].keys() == heads["few"].keys()
+    for key, value in heads["many"].items():
+        assert np.array_equal(value, heads["few"][key])
+    many = metrics_of(runs["many"].folder)["validation"]
+    assert many["how"] == "120 validation rows that were given"
+    assert many["n"] == 120
+    assert many["labels"] == ["ham", "news", "spam"]
+    support = {name: row["support"] for name, row in many["per_class"].items()}
+    assert support == {"ham": 60, "news": 0, "spam": 60}
+    assert many["accuracy"] > 0.7
+    few = metrics_of(runs["few"].folder)["validation"]
+    assert few["how"].startswith("out of fold")
+
+
+def test_shares_decide_how_many_rows_are_test(text_run):
+    with (text_run.run.folder / "predictions.csv").open() as file:
+        truth = Counter(line.rstrip().rpartition(",")[2] for line in file.readlines()[1:])
+    assert sum(truth.values()) == text_run.run.test.n == pytest.approx(0.15 * 144, abs=1.5)
+
+
+def test_a_failed_training_leaves_no_folder(tmp_path, photos, monkeypatch):
+    def fail(*args, **kwargs):
+        raise DataError("The toy fails.")
+
+    monkeypatch.setattr("unfreeze.run.open_backbone", fail)
+    with pytest.raises(DataError, match="The toy fails"):
+        unfreeze.train(str(photos), output_dir=tmp_path / "deep" / "run")
+    assert not (tmp_path / "deep" / "run").exists()
+
+
+def test_an_interrupted_training_leaves_no_folder(tmp_path, photos, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unfreeze.run.open_backbone", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        unfreeze.train(str(photos), output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_lists_of_arrays_with_labels_train_like_files(tmp_path, monkeypatch, plain_torch):
+    """Only as far as the data: the features of arrays are those of their lossless files."""
+    seen = {}
+
+    def stop(dataset, decisions, progress):
+        seen["rows"] = len(dataset)
+        seen["labels"] = dataset.labels.names
+        raise RequestError("seen")
+
+    monkeypatch.setattr("unfreeze.run.open_backbone", stop)
+    pictures = [np.full((8, 8, 3), number, dtype=np.uint8) for number in range(24)]
+    with pytest.raises(RequestError, match="seen"):
+        unfreeze.train((pictures, ["dark"] * 12 + ["bright"] * 12), output_dir=tmp_path / "run")
+    assert seen == {"rows": 24, "labels": ("bright", "dark")}
+
+
+def test_the_page_of_a_notebook_names_the_result(image_run):
+    html = image_run.run._repr_html_()
+    assert f"{image_run.run.test.accuracy:.1%}" in html
+    assert "report.html" in html
