@@ -73,7 +73,7 @@ def run_demo(*, output_dir: Path | None, seed: int, progress: Progress, console:
     table = folder.parent / "solar_cells.csv"
     write_table(cells, table)
     progress.say(f"{len(cells):,} electroluminescence photographs of solar cells. {LICENCE}")
-    run = train(demo_request(table, folder, seed=seed), progress=progress)
+    run = train(demo_request(table, folder, seed=seed), progress=progress, command="unfreeze demo")
     run.print(console)
     _show_predictions(run, cells, console)
     ours = run.test

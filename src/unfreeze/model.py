@@ -14,6 +14,7 @@ from unfreeze.bundle.folder import load as load_folder
 from unfreeze.data.dataset import Samples
 from unfreeze.data.inputs import open_inputs, open_items, unlabelled
 from unfreeze.engine.frozen_pass import compute_features
+from unfreeze.engine.store import cache_root
 from unfreeze.errors import RequestError
 from unfreeze.executors import available_executors, build_executor
 from unfreeze.runtime.predictions import Prediction
@@ -123,7 +124,9 @@ class Model:
         name = "torch-fp32"
         if rows >= COMPILE_ROWS and "openvino-fp32" in available_executors("cpu"):
             name = "openvino-fp32"
-        return build_executor(name, self.classifier.backbone, boundaries=boundaries)
+        return build_executor(
+            name, self.classifier.backbone, boundaries=boundaries, cache_dir=cache_root() / "executors"
+        )
 
     def _answer(self, name: str, probabilities: NDArray[np.float64], top_k: int) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")[:top_k]

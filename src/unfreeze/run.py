@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,8 +76,8 @@ class Run:
         )
 
 
-def train(request: TrainRequest, *, progress: Progress | None = None) -> Run:
-    """Train, measure and save what the request describes.
+def train(request: TrainRequest, *, progress: Progress | None = None, command: str | None = None) -> Run:
+    """Train, measure and save what the request describes; ``command`` is what the report says was typed.
 
     Raises RequestError when the request or its data cannot be used; nothing is left behind then.
     """
@@ -95,7 +93,7 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> Run:
         if folder is None:
             folder = free_run_folder(Path(dataset.source).stem or "run")
             claim_folder(folder)
-        return _train_into(folder, dataset, request, clock, progress)
+        return _train_into(folder, dataset, request, clock, progress, command or _in_python(request))
     except BaseException:
         if folder is not None:
             release_folder(folder)
@@ -103,7 +101,7 @@ def train(request: TrainRequest, *, progress: Progress | None = None) -> Run:
 
 
 def _train_into(
-    folder: Path, dataset: Dataset, request: TrainRequest, clock: Clock, progress: Progress
+    folder: Path, dataset: Dataset, request: TrainRequest, clock: Clock, progress: Progress, command: str
 ) -> Run:
     decisions = Decisions(request)
     record_data(decisions, dataset)
@@ -155,7 +153,7 @@ def _train_into(
         fit=fit,
         settings=decisions.resolved(),
         fingerprint=fingerprint(dataset),
-        command=shlex.join(["unfreeze", *sys.argv[1:]]),
+        command=command,
     )
     report = write_pages(evidence, clock, progress)
     return Run(
@@ -168,6 +166,13 @@ def _train_into(
         test_names=names,
         report=report,
     )
+
+
+def _in_python(request: TrainRequest) -> str:
+    """The call of ``unfreeze.train`` that makes this request; data in memory have no text of their own."""
+    data = repr(str(request.data)) if isinstance(request.data, str | Path) else "data"
+    settings = (f"{name}={value!r}" for name, value in request.given().items() if name != "output_dir")
+    return f"unfreeze.train({', '.join([data, *settings])})"
 
 
 def free_run_folder(name: str) -> Path:

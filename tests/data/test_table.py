@@ -201,7 +201,8 @@ def test_the_cache_of_row_groups_is_bounded(tmp_path):
     groups = RowGroups(tmp_path / "d.parquet", "image", cache_bytes=9_000_000)
     before = pa.total_allocated_bytes()
     assert [groups.cell(row)[0] for row in range(40)] == list(range(40))
-    assert pa.total_allocated_bytes() - before < 16_000_000
+    # Two cached groups of 4 MB, the one being read and its file buffer; all ten would be 40 MB.
+    assert pa.total_allocated_bytes() - before < 20_000_000
     assert groups.cell(0) == blobs[0]
 
 

@@ -102,7 +102,7 @@ def test_a_torn_tail_is_ignored_and_cut_off_by_the_next_writer(fill, tmp_path):
     fill(1, 2).close()
     for name in ("rows.float16", "index.float16"):
         with (tmp_path / KEY / name).open("ab") as file:
-            file.write(b"half a row")
+            file.write(b"rows that nothing counts" * 9)
     assert len(FeatureStore.open(KEY, BOUNDARIES, tmp_path)) == 2
     store = fill(3)
     assert np.array_equal(store.read(digests_of(3, 1), 3), half(features_of(3, 1)[1]))

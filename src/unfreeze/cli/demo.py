@@ -10,7 +10,7 @@ import typer
 
 def demo(
     output_dir: Annotated[
-        Path | None, typer.Option(help="The run folder to make. [default: runs/demo]")
+        Path | None, typer.Option(help="The run folder to make. (default: runs/demo)")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +22,7 @@ MACHINE = "Machine"
 def train(
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
     output_dir: Annotated[
-        Path | None, typer.Option(help="The run folder to make. [default: runs/NAME]")
+        Path | None, typer.Option(help="The run folder to make. (default: runs/NAME)")
     ] = None,
     backbone: Annotated[
         str | None,
@@ -34,7 +36,7 @@ def train(
             help="How much to thaw: feature-extraction, partial, gradual, discriminative, full or scratch."
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides the split and every order. [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides the split and every order. (default: 0)")] = None,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")
     ] = False,
@@ -51,37 +53,37 @@ def train(
     image_size: Annotated[
         int | None,
         typer.Option(
-            help="Side of the square that images are resized to. [default: the backbone's]",
+            help="Side of the square that images are resized to. (default: the backbone's)",
             rich_help_panel=MODEL,
         ),
     ] = None,
     fit: Annotated[
         str | None,
         typer.Option(
-            help="squash, crop or pad images to the square. [default: squash]", rich_help_panel=MODEL
+            help="squash, crop or pad images to the square. (default: squash)", rich_help_panel=MODEL
         ),
     ] = None,
     max_length: Annotated[
         int | None,
         typer.Option(
-            help="Longest text in tokens; the rest is cut. [default: 256 or the model's own limit]",
+            help="Longest text in tokens; the rest is cut. (default: 256 or the model's own limit)",
             rich_help_panel=MODEL,
         ),
     ] = None,
     pooling: Annotated[
         str | None,
         typer.Option(
-            help="native, mean, cls or last, for texts. [default: the model's own]", rich_help_panel=MODEL
+            help="native, mean, cls or last, for texts. (default: the model's own)", rich_help_panel=MODEL
         ),
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(help="Epochs of the plan. [default: by strategy and rows]", rich_help_panel=THAW),
+        typer.Option(help="Epochs of the plan. (default: by strategy and rows)", rich_help_panel=THAW),
     ] = None,
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Peak rate of the backbone; the head's is ten times that. [default: by family]",
+            help="Peak rate of the backbone; the head's is ten times that. (default: by family)",
             rich_help_panel=THAW,
         ),
     ] = None,
@@ -98,20 +100,20 @@ def train(
     bn: Annotated[
         str | None,
         typer.Option(
-            help="freeze or train the normalisation statistics. [default: freeze]", rich_help_panel=THAW
+            help="freeze or train the normalisation statistics. (default: freeze)", rich_help_panel=THAW
         ),
     ] = None,
     augment: Annotated[
         str | None,
         typer.Option(
-            help="none, light, strong or dihedral (flips and quarter turns). [default: light]",
+            help="none, light, strong or dihedral (flips and quarter turns). (default: light)",
             rich_help_panel=THAW,
         ),
     ] = None,
     views: Annotated[
         int | None,
         typer.Option(
-            help="Augmented views kept for each image when a frozen prefix is stored. [default: 8]",
+            help="Augmented views kept for each image when a frozen prefix is stored. (default: 8)",
             rich_help_panel=THAW,
         ),
     ] = None,
@@ -148,22 +150,22 @@ def train(
     val: Annotated[
         str | None,
         typer.Option(
-            help="Validation data, or a share of the rows. [default: 0.15]", rich_help_panel=MEASURE
+            help="Validation data, or a share of the rows. (default: 0.15)", rich_help_panel=MEASURE
         ),
     ] = None,
     test: Annotated[
         str | None,
-        typer.Option(help="Test data, or a share of the rows. [default: 0.15]", rich_help_panel=MEASURE),
+        typer.Option(help="Test data, or a share of the rows. (default: 0.15)", rich_help_panel=MEASURE),
     ] = None,
     precision_target: Annotated[
         float | None,
         typer.Option(
-            help="Share of answers that must be right; less certain ones abstain. [default: 0.95]",
+            help="Share of answers that must be right; less certain ones abstain. (default: 0.95)",
             rich_help_panel=MEASURE,
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Rows in a batch. [default: 32]", rich_help_panel=MACHINE)
+        int | None, typer.Option(help="Rows in a batch. (default: 32)", rich_help_panel=MACHINE)
     ] = None,
     store: Annotated[
         str | None,
@@ -224,7 +226,8 @@ def train(
         request = request.filled_from(read_config(config), source=f"--config {config}")
     from unfreeze.run import train as run_train
 
-    run = run_train(request, progress=Silent() if json_output else TerminalProgress())
+    command = shlex.join(["unfreeze", *sys.argv[1:]])
+    run = run_train(request, command=command, progress=Silent() if json_output else TerminalProgress())
     if json_output:
         print_json(run.to_dict())
     else:

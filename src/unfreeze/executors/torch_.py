@@ -93,7 +93,7 @@ def _prepare(backbone: Backbone, device: torch.device) -> Backbone:
 def _send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cpu":
         return tensor
-    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    pinned = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
     return pinned.to(device, non_blocking=True)
 
 
