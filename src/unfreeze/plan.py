@@ -17,7 +17,6 @@ What = Literal["weights", "norm", "bias", "graft"]
 NormPolicy = Literal["freeze", "train"]
 Schedule = Literal["cosine", "constant"]
 AugmentName = Literal["none", "light", "strong", "dihedral"]
-LoraTargets = Literal["attention", "linear"] | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Thaw:
     """What becomes trainable in one stage, and its peak learning rate.
 
     ``weights``: every parameter of the stage; ``norm``: scale and shift of its normalisation layers; ``bias``: its
-    biases; ``graft``: what the plan's graft added to it.
+    biases; ``graft``: what was grafted onto it (LoRA, adapters).
     """
 
     stage: int
@@ -66,33 +65,8 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lora:
-    """Low-rank adapters (Hu et al. 2021) on linear layers.
-
-    ``targets``: attention projections, all linear layers, or patterns of module names. ``blocks``: only the top
-    so many blocks, which leaves a frozen prefix below them; None for all.
-    """
-
-    rank: int = 8
-    alpha: float = 32.0
-    dropout: float = 0.05
-    targets: LoraTargets = "linear"
-    blocks: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adapters:
-    """Bottleneck adapters (Houlsby et al. 2019): x + up(GELU(down(x))) after every transformer block."""
-
-    reduction: int = 16
-
-
-Graft = Lora | Adapters
-
-
-@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A whole training: where the weights start, what is grafted on, and the phases in order.
+    """A whole training: where the weights start, and the phases in order.
 
     ``start``: the pretrained weights, random ones, or the folder of another run. ``ema``: decay of the averaged
     weights a step, or None. ``interpolate``: choose a mix of start and trained weights on validation (WiSE-FT,
@@ -104,7 +78,6 @@ class Plan:
     strategy: str
     phases: tuple[Phase, ...]
     start: Literal["pretrained", "random"] | Path = "pretrained"
-    graft: Graft | None = None
     batch_size: int = 32
     augment: AugmentName = "none"
     views: int = 8

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unfreeze.contracts import Backbone
 from unfreeze.errors import RequestError
-from unfreeze.plan import AugmentName, LoraTargets, NormPolicy, Schedule
+from unfreeze.plan import AugmentName, NormPolicy, Schedule
 
 # Peak rates of the backbone for AdamW, measured in bench/strategies.py or published:
 # convolutional networks 3e-4 (1e-3 and above destroyed pretrained features on one of three tasks), vision
@@ -47,12 +47,6 @@ class StrategySettings:
     batch_size: int | None = None
     freeze: int | None = None
     layer_decay: float | None = None
-    rank: int | None = None
-    alpha: float | None = None
-    lora_dropout: float | None = None
-    targets: LoraTargets | None = None
-    lora_blocks: int | None = None
-    reduction: int | None = None
     norm: NormPolicy | None = None
     augment: AugmentName | None = None
     views: int | None = None
@@ -64,7 +58,6 @@ class StrategySettings:
     ema: float | None = None
     interpolate: bool | None = None
     patience: int | None = None
-    classic: bool = False
     start: Path | None = None
 
 

@@ -1,0 +1,107 @@
+"""Thawing strategies through the whole program: from folders of pictures to a run folder, stopped and resumed."""
+
+import csv
+import json
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import unfreeze
+from unfreeze.engine.task import StoppedError
+from unfreeze.errors import RequestError
+
+SETTINGS = {
+    "backbone": "efficientnet-lite0",
+    "image_size": 64,
+    "strategy": "partial",
+    "epochs": 2,
+    "views": 2,
+    "batch_size": 8,
+    "precision": "fp32",
+    "device": "cpu",
+}
+
+
+def history_of(folder):
+    with (folder / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def thawed(photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("thawed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNFREEZE_CACHE", str(folder / "cache"))
+        patch.setattr("unfreeze.engine.choice.available_executors", lambda device: ("torch-fp32",))
+        return unfreeze.train(str(photos), output_dir=folder / "run", **SETTINGS)
+
+
+def test_a_thawed_run_brings_its_history_and_a_ledger_that_proves_what_stayed(thawed):
+    rows = history_of(thawed.folder)
+    assert [(row["phase"], row["epoch"]) for row in rows] == [("partial", "0"), ("partial", "1")]
+    (record,) = json.loads((thawed.folder / "ledger.json").read_text())
+    assert record["frozen_unchanged"]
+    assert record["frozen_before"] == record["frozen_after"]
+    assert record["declared"] == ["blocks.5: weights", "blocks.6: weights", "pool: weights"]
+    assert set(record["change"]) == {"blocks.5", "blocks.6", "pool", "head"}
+    assert not (thawed.folder / "checkpoints").exists()
+
+
+def test_frozen_stages_are_saved_as_they_were_pretrained(thawed):
+    saved = load_file(thawed.folder / "model.safetensors")
+    backbone = unfreeze.load_backbone("efficientnet-lite0", modality="image", image_size=64)
+    pretrained = {name: tensor.numpy() for name, tensor in backbone.module.state_dict().items()}
+    for index, stage in enumerate(backbone.stages):
+        same = all(np.array_equal(saved[f"backbone.{name}"], pretrained[name]) for name in stage.tensors)
+        # What thaws is the last third, or the weights there were taken from the start.
+        assert same or index >= 6
+
+
+def test_the_probe_stands_beside_as_the_floor(thawed):
+    assert [baseline.kind for baseline in thawed.report.baselines] == ["chance", "majority", "probe"]
+    assert {"How it was thawed", "The ledger"} <= {section.title for section in thawed.report.sections}
+    assert "which also chose the epoch" in thawed.report.validation_how
+
+
+def test_the_loaded_model_gives_the_tested_probabilities(thawed, photos):
+    with (thawed.folder / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = thawed.model().predict([photos / row["input"] for row in rows])
+    for row, prediction in zip(rows, found, strict=True):
+        assert prediction.label == row["label"]
+        assert prediction.probability == pytest.approx(float(row["probability"]), abs=1e-4)
+
+
+def test_stopped_and_resumed_gives_the_bits_of_a_run_never_stopped(
+    thawed, photos, tmp_path, monkeypatch, plain_torch
+):
+    seen = []
+
+    @contextmanager
+    def stop_at_the_third_step(progress):
+        yield lambda: len(seen) >= 3 or bool(seen.append(0))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unfreeze.training.thawing._stop_on_signal", stop_at_the_third_step)
+        with pytest.raises(StoppedError, match="--resume"):
+            unfreeze.train(str(photos), output_dir=tmp_path / "run", **SETTINGS)
+    assert (tmp_path / "run" / "checkpoints").is_dir()
+    assert not (tmp_path / "run" / "bundle.json").exists()
+    resumed = unfreeze.train(str(photos), output_dir=tmp_path / "run", resume=True, **SETTINGS)
+    ours, theirs = (load_file(run.folder / "model.safetensors") for run in (resumed, thawed))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    with pytest.raises(RequestError, match="finished"):
+        unfreeze.train(str(photos), output_dir=tmp_path / "run", resume=True, **SETTINGS)
+
+
+def test_too_many_frozen_stages_and_a_resume_without_checkpoints_are_refused(photos, tmp_path, plain_torch):
+    with pytest.raises(RequestError, match=r"--freeze 99 is out of range .* stem"):
+        unfreeze.train(str(photos), output_dir=tmp_path / "a", **SETTINGS, freeze=99)
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(RequestError, match="holds no checkpoints"):
+        unfreeze.train(str(photos), output_dir=tmp_path / "b", resume=True, **SETTINGS)
+    with pytest.raises(RequestError, match="--resume needs --output-dir"):
+        unfreeze.train(str(photos), resume=True, **SETTINGS)
