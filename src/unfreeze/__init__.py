@@ -11,21 +11,43 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from unfreeze.api import train
     from unfreeze.backbones import load_backbone
+    from unfreeze.contracts import Backbone
+    from unfreeze.engine.fit import fit
     from unfreeze.errors import DataError, RequestError, UnfreezeError
     from unfreeze.model import Model, load
+    from unfreeze.plan import Phase, Plan, Thaw
     from unfreeze.run import Run
 
 _HOMES = {
+    "Backbone": "unfreeze.contracts",
     "DataError": "unfreeze.errors",
     "Model": "unfreeze.model",
+    "Phase": "unfreeze.plan",
+    "Plan": "unfreeze.plan",
     "RequestError": "unfreeze.errors",
     "Run": "unfreeze.run",
+    "Thaw": "unfreeze.plan",
     "UnfreezeError": "unfreeze.errors",
+    "fit": "unfreeze.engine.fit",
     "load": "unfreeze.model",
     "load_backbone": "unfreeze.backbones",
     "train": "unfreeze.api",
 }
-__all__ = ["DataError", "Model", "RequestError", "Run", "UnfreezeError", "load", "load_backbone", "train"]
+__all__ = [
+    "Backbone",
+    "DataError",
+    "Model",
+    "Phase",
+    "Plan",
+    "RequestError",
+    "Run",
+    "Thaw",
+    "UnfreezeError",
+    "fit",
+    "load",
+    "load_backbone",
+    "train",
+]
 
 
 def __getattr__(name: str) -> object:
