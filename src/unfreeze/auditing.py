@@ -6,29 +6,19 @@ from unfreeze.backbones import default_backbone, load_backbone
 from unfreeze.config import TrainRequest
 from unfreeze.data.audit import audit
 from unfreeze.data.findings import Audit
-from unfreeze.data.load import load_dataset
 from unfreeze.errors import RequestError
 from unfreeze.executors.processor import available_cores
 from unfreeze.progress import Progress, Silent
 from unfreeze.runtime.preprocess import TextPreprocess
 from unfreeze.runtime.tokenize import TextEncoder
+from unfreeze.training.prepare import read_data
 
 
 def audit_data(request: TrainRequest, *, progress: Progress | None = None) -> Audit:
     """Every row of the data looked at; raises RequestError or DataError when they are no data set."""
     tell = progress or Silent()
     request.check()
-    dataset = load_dataset(
-        request.data,
-        text_column=request.text_column,
-        image_column=request.image_column,
-        label_column=request.label_column,
-        group_column=request.group_column,
-        stratify_column=request.stratify_column,
-        val=request.val,
-        test=request.test,
-        seed=request.seed or 0,
-    )
+    dataset = read_data(request)
     encoder = _encoder(request, tell) if dataset.modality == "text" else None
     total = len(dataset)
     return audit(
