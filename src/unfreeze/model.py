@@ -16,6 +16,7 @@ from unfreeze.data.inputs import open_inputs, open_items, unlabelled
 from unfreeze.engine.frozen_pass import compute_features
 from unfreeze.engine.store import cache_root
 from unfreeze.errors import RequestError
+from unfreeze.evaluate.calibration import softmax
 from unfreeze.executors import available_executors, build_executor
 from unfreeze.runtime.predictions import Prediction
 
@@ -88,8 +89,7 @@ class Model:
     ) -> tuple[NDArray[np.float64], dict[int, str]]:
         """Calibrated probabilities (rows, classes), NaN for unreadable rows, and why those cannot be read."""
         features, errors = self._features(samples, batch_size=batch_size, expected_rows=expected_rows)
-        logits = self.classifier.head.logits(features).astype(np.float64) / self.classifier.temperature
-        return softmax(logits), errors
+        return softmax(self.classifier.head.logits(features), self.classifier.temperature), errors
 
     def open_inputs(
         self, inputs: Sequence[str], *, lines: Sequence[str] | None = None, column: str | None = None
@@ -140,10 +140,3 @@ class Model:
             error=None,
             top=top,
         )
-
-
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities (rows, classes) of logits, computed without overflow."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    result: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
-    return result

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from unfreeze.backbones import randomise, rehash
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.choose.settings import Decisions
-from unfreeze.config import bytes_of
+from unfreeze.config import Origin, bytes_of
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.chance import keys_of
 from unfreeze.data.dataset import Dataset
@@ -97,7 +97,7 @@ def thaw(
         task=task,
         views=plan.views,
         batch_size=plan.batch_size,
-        use=_store_use(decisions),
+        use=cast("Use", decisions.text("store")),
         budget=bytes_of(decisions.text("store_budget")),
         build=lambda boundary: build_executor(
             f"{engine}-fp32", trained, boundaries=(), stop=boundary, keep_state=True, device=str(device)
@@ -140,8 +140,8 @@ def make_plan(backbone: Backbone, rows: int, classes: int, decisions: Decisions)
         batch_size=request.batch_size,
         freeze=request.freeze,
         layer_decay=request.layer_decay,
-        norm=_norm(request.bn),
-        augment=_augment(request.augment),
+        norm=cast("NormPolicy | None", request.bn),
+        augment=cast("AugmentName | None", request.augment),
         views=request.views,
         pull=request.pull_to_start,
     )
@@ -155,12 +155,10 @@ def make_plan(backbone: Backbone, rows: int, classes: int, decisions: Decisions)
             "head rate": phase.head_rate,
             "norm statistics": phase.norm,
         }
-        origin = "user" if request.lr is not None or request.epochs is not None else "default"
-        decisions.record(
-            f"phase {phase.name}", value, "user" if origin == "user" else "default", "the strategy's plan"
-        )
-    given = "user" if request.augment is not None else "default"
-    decisions.record("augment", plan.augment, "user" if given == "user" else "default", "per sample, seeded")
+        origin: Origin = "user" if request.lr is not None or request.epochs is not None else "default"
+        decisions.record(f"phase {phase.name}", value, origin, "the strategy's plan")
+    given: Origin = "user" if request.augment is not None else "default"
+    decisions.record("augment", plan.augment, given, "per sample, seeded")
     return plan
 
 
@@ -273,18 +271,6 @@ def _identity(dataset: Dataset, backbone: Backbone, plan: Plan, decisions: Decis
         "preprocessing": sha256(json.dumps(backbone.preprocess.to_dict()).encode()).hexdigest()[:16],
         "seed": str(decisions.number("seed")),
     }
-
-
-def _norm(name: str | None) -> NormPolicy | None:
-    return None if name is None else cast("NormPolicy", name)
-
-
-def _augment(name: str | None) -> AugmentName | None:
-    return None if name is None else cast("AugmentName", name)
-
-
-def _store_use(decisions: Decisions) -> Use:
-    return cast("Use", decisions.text("store"))
 
 
 @contextmanager
