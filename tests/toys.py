@@ -95,6 +95,10 @@ class Toy:
             for name in self.names
         )
 
+    @property
+    def blocks(self):
+        return tuple(name for name in self.names if name.startswith("block")) if self.kind != "cnn" else ()
+
     def run(self, state, start=0, stop=None):
         h, mask = state.h, state.mask
         for stage in range(start, len(self.names) if stop is None else stop):
@@ -159,6 +163,7 @@ def task_of(kind, *, train=38, val=24, seed=3, augment="none", token_dropout=0.0
         train=rows_of(kind, train, 1, augment=augment, token_dropout=token_dropout),
         val=rows_of(kind, val, 2) if val else None,
         seed=seed,
+        checkpoint_seconds=0.0,
         device=CPU,
         **settings,
     )

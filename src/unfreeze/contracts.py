@@ -72,6 +72,10 @@ class Backbone(Protocol):
         """Ordered from input to pooling; the last stage is pooling."""
 
     @property
+    def blocks(self) -> tuple[str, ...]:
+        """Module paths of the transformer blocks, in order, one a stage from stage 1 on; empty where it has none."""
+
+    @property
     def module(self) -> nn.Module:
         """The library's own module; its state_dict keeps the library's names."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.bundle.classifier import Classifier
-from unfreeze.bundle.folder import load as load_folder
+from unfreeze.bundle.loading import load as load_folder
 from unfreeze.data.dataset import Samples
 from unfreeze.data.inputs import open_inputs, open_items, unlabelled
 from unfreeze.engine.frozen_pass import compute_features

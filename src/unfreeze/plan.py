@@ -7,7 +7,6 @@ output that cannot change during the phase, so it is computed once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from unfreeze.contracts import Modality
@@ -30,6 +29,33 @@ class Thaw:
     stage: int
     what: What
     rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank updates beside frozen layers (Hu et al. 2021): W + (alpha / rank) · B · A, with B zero at the start.
+
+    ``targets``: module paths of the layers. ``dropout`` acts on the update's input.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapters:
+    """A bottleneck behind each block (Houlsby et al. 2019): h + up(GELU(down(norm(h)))), with ``up`` zero at the start.
+
+    ``blocks``: module paths of the blocks. The bottleneck is 1/``reduction`` as wide as the block.
+    """
+
+    reduction: int
+    blocks: tuple[str, ...]
+
+
+Graft = Lora | Adapters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +92,20 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A whole training: where the weights start, and the phases in order.
+    """A whole training: where the weights start, what is grafted onto them, and the phases in order.
 
-    ``start``: the pretrained weights, random ones, or the folder of another run. ``ema``: decay of the averaged
-    weights a step, or None. ``interpolate``: choose a mix of start and trained weights on validation (WiSE-FT,
-    Wortsman et al. 2022). ``pull``: strength of the L2 pull to the starting weights (L2-SP, Li et al. 2018).
-    ``views``: augmented views kept for each sample when a frozen prefix is stored. ``fit_head``: start from the
-    fitted probe rather than from zero.
+    ``start``: the weights that the backbone came with (pretrained, or those of another run), or random ones.
+    ``head``: the fitted probe, or a new head of a kind, with random weights. ``ema``: decay of the averaged weights
+    a step, or None. ``interpolate``: choose a mix of start and trained weights on validation (WiSE-FT, Wortsman et
+    al. 2022). ``pull``: strength of the L2 pull to the starting weights (L2-SP, Li et al. 2018). ``views``: augmented
+    views kept for each sample when a frozen prefix is stored.
     """
 
     strategy: str
     phases: tuple[Phase, ...]
-    start: Literal["pretrained", "random"] | Path = "pretrained"
+    start: Literal["pretrained", "random"] = "pretrained"
+    head: Literal["fitted", "linear", "mlp"] = "fitted"
+    graft: Graft | None = None
     batch_size: int = 32
     augment: AugmentName = "none"
     views: int = 8
@@ -89,7 +117,6 @@ class Plan:
     ema: float | None = None
     interpolate: bool = False
     pull: float = 0.0
-    fit_head: bool = True
     notes: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:

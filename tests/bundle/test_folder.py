@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from unfreeze.bundle.folder import claim_folder, load, read_bundle
+from unfreeze.bundle.folder import claim_folder
+from unfreeze.bundle.loading import load, read_bundle
 from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.runtime.files import file_hash
 

@@ -15,6 +15,10 @@ import torch
 
 from unfreeze.backbones import rebuild, stage_parameters
 from unfreeze.contracts import Backbone, State
+from unfreeze.engine.trainable import is_graft, stage_of_parameters
+from unfreeze.grafts import attach, pack, restore, settle
+from unfreeze.grafts.targets import resolve_targets
+from unfreeze.plan import Adapters, Graft, Lora
 from unfreeze.runtime.preprocess import TextPreprocess
 
 TOLERANCE = 2e-5
@@ -435,3 +439,95 @@ def test_an_exported_run_gives_the_same_feature() -> None:
     backbone, x = build(case), batch(case)
     program = torch.export.export(Runs(backbone, len(backbone.stages)), (x.h,))
     assert gap(program.module()(x.h), backbone.run(x).h) <= TOLERANCE
+
+
+def graft_of(backbone: Backbone, kind: str) -> Graft:
+    if kind == "adapters":
+        return Adapters(reduction=4, blocks=backbone.blocks)
+    return Lora(rank=2, alpha=6.0, dropout=0.0, targets=resolve_targets(backbone, ("linear",)).paths)
+
+
+def can_graft(case: Case, kind: str) -> bool:
+    return case.family in ("vit", "encoder", "decoder") or (kind == "lora" and case.family != "opaque")
+
+
+GRAFTED = [(case, kind) for case in CASES for kind in ("lora", "adapters") if can_graft(case, kind)]
+
+
+@pytest.fixture(params=GRAFTED, ids=lambda pair: f"{case_name(pair[0])}-{pair[1]}")
+def grafted(request: pytest.FixtureRequest) -> tuple[Case, Graft, Backbone]:
+    case, kind = request.param
+    bare = copy.deepcopy(build(case))
+    graft = graft_of(bare, kind)
+    return case, graft, attach(bare, graft, seed=1)
+
+
+def train_at_random(backbone: Backbone) -> None:
+    """Weights that a graft might come to have."""
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in backbone.module.named_parameters():
+        if is_graft(name):
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+
+
+def test_a_graft_changes_nothing_until_it_is_trained(grafted: tuple[Case, Graft, Backbone]) -> None:
+    case, _, backbone = grafted
+    with torch.no_grad():
+        assert torch.equal(backbone.run(batch(case)).h, build(case).run(batch(case)).h)
+    assert sum(is_graft(name) for name, _ in backbone.module.named_parameters()) > 0
+
+
+def test_every_weight_of_a_trained_graft_gets_a_gradient_in_its_stage(
+    grafted: tuple[Case, Graft, Backbone],
+) -> None:
+    case, _, backbone = grafted
+    train_at_random(backbone)
+    owner = stage_of_parameters(backbone)
+    named = dict(backbone.module.named_parameters())
+    assert named.keys() <= owner.keys()
+    backbone.run(batch(case)).h.square().sum().backward()  # type: ignore[no-untyped-call]
+    grafts = [name for name in named if is_graft(name)]
+    for name in grafts:
+        gradient = named[name].grad
+        assert gradient is not None, name
+        assert float(gradient.abs().max()) > 0, name
+    # From the boundary of a block on, nothing below it is reached.
+    last = max(owner[name] for name in grafts)
+    for parameter in named.values():
+        parameter.grad = None
+    with torch.no_grad():
+        below = backbone.run(batch(case), 0, last)
+    backbone.run(below, last).h.square().sum().backward()  # type: ignore[no-untyped-call]
+    assert {owner[name] for name in grafts if named[name].grad is not None} == {last}
+
+
+@torch.no_grad()
+def test_a_grafted_backbone_is_cut_as_the_bare_one(grafted: tuple[Case, Graft, Backbone]) -> None:
+    case, _, backbone = grafted
+    train_at_random(backbone)
+    full = backbone.run(batch(case))
+    assert gap(full.h, build(case).run(batch(case)).h) > 1e-3
+    for boundary in range(1, len(backbone.stages)):
+        assert gap(backbone.run(backbone.run(batch(case), 0, boundary), boundary).h, full.h) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_a_packed_graft_settles_into_the_same_answers(grafted: tuple[Case, Graft, Backbone]) -> None:
+    case, graft, backbone = grafted
+    train_at_random(backbone)
+    bare = copy.deepcopy(build(case))
+    if isinstance(graft, Lora) and case in IMAGES:
+        # Deep networks of random weights blow rounding errors up a hundredfold.
+        backbone.module.double()
+        bare.module.double()
+    wanted, files = backbone.run(batch(case)).h, pack(backbone, graft, base="somewhere")
+    restored = restore(bare, files)
+    assert gap(restored.run(batch(case)).h, wanted) <= TOLERANCE
+    settled = settle(backbone, graft)
+    assert torch.equal(settled.run(batch(case)).h, restored.run(batch(case)).h)
+    names = list(settled.module.state_dict())
+    # Every tensor belongs to exactly one stage again, under the library's own name or the adapter's.
+    assert sorted(names) == sorted(name for stage in settled.stages for name in stage.tensors)
+    if isinstance(graft, Lora):
+        assert names == list(build(case).module.state_dict())
+        assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "somewhere"

@@ -40,6 +40,13 @@ class HfBackbone:
     notes: tuple[str, ...] = ()
     modality: Modality = "text"
 
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The layers of the transformer."""
+        if self.spine is None:
+            return ()
+        return tuple(f"{self.spine.layers}.{index}" for index in range(self.spine.depth))
+
     def run(self, state: State, start: int = 0, stop: int | None = None) -> State:
         """The state at boundary ``stop``; a missing mask means that every token is real."""
         depth = len(self.stages)

@@ -146,7 +146,8 @@ def _hand_on(layer: nn.Module, tuple_length: int) -> nn.Module:
         return (h, *[None] * (tuple_length - 1)) if tuple_length else h
 
     view = _shallow(layer)
-    view.__dict__["forward"] = forward
+    # What is grafted onto the layer is not run either.
+    view.__dict__ |= {"forward": forward, "_forward_hooks": {}}
     return view
 
 

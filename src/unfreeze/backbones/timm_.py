@@ -45,6 +45,13 @@ class TimmBackbone:
         """Nothing: an image backbone needs no files beside its weights."""
         return {}
 
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The blocks of a vision transformer."""
+        if self.kind.name != "vit":
+            return ()
+        return tuple(step.name for step in self.steps[1:-1])
+
     def run(self, state: State, start: int = 0, stop: int | None = None) -> State:
         """The state at boundary ``stop``; stage 0 also scales and normalises the pixels."""
         depth = len(self.steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,15 +27,41 @@ class Threshold:
     coverage: float
 
 
+@dataclass(frozen=True)
+class Base:
+    """The frozen network that an adapter was trained on: where it came from, as ``load_backbone`` reads it.
+
+    ``weights_hash`` is that of its own tensors, before anything was grafted.
+    """
+
+    source: str
+    weights_hash: str
+    image_size: int | None = None
+    pooling: str | None = None
+    max_length: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """An adapter that ships without the network below it: its files by name, in PEFT's layout for LoRA."""
+
+    base: Base
+    files: Mapping[str, bytes]
+
+
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """What a run ships. ``temperature`` divides the logits before the softmax."""
+    """What a run ships. ``temperature`` divides the logits before the softmax.
+
+    ``adapter`` where the run keeps that and the head alone; ``backbone`` holds it merged all the same.
+    """
 
     backbone: Backbone
     head: Head
     labels: Labels
     temperature: float = 1.0
     threshold: Threshold | None = None
+    adapter: Adapter | None = None
 
     def logits(self, batch: State) -> Tensor:
         """Raw logits (batch, classes) in fp32 through PyTorch; no gradients."""

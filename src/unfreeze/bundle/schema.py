@@ -13,13 +13,27 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class BaseEntry(_Strict):
+    """The network below an adapter; see ``Base``."""
+
+    source: str
+    weights_hash: str
+    image_size: int | None = None
+    pooling: str | None = None
+    max_length: int | None = None
+
+
 class BackboneEntry(_Strict):
-    """The backbone: its name, how its architecture is rebuilt, and the hash of its weights."""
+    """The backbone: its name, how its architecture is rebuilt, and the hash of its weights.
+
+    ``base`` where the folder holds an adapter in place of the weights.
+    """
 
     name: str
     recipe: dict[str, object]
     weights_hash: str
     assets: tuple[str, ...] = ()
+    base: BaseEntry | None = None
 
 
 class HeadEntry(_Strict):

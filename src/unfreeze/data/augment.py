@@ -90,13 +90,13 @@ def _crop(
     # Computed number by number: a product of matrices may round differently in a batch of another size.
     across = (2 * np.arange(columns) + 1) / columns - 1
     down = (2 * np.arange(rows) + 1) / rows - 1
-    left_right = (width * mirror)[:, None] * across + x[:, None]
-    up_down = height[:, None] * down + y[:, None]
-    shape = (len(x), rows, columns)
-    points = np.stack(
-        [np.broadcast_to(left_right[:, None, :], shape), np.broadcast_to(up_down[:, :, None], shape)], axis=-1
+    left_right, up_down = (
+        torch.from_numpy(line.astype(np.float32)).to(images.device)
+        for line in ((width * mirror)[:, None] * across + x[:, None], height[:, None] * down + y[:, None])
     )
-    grid = torch.from_numpy(points.astype(np.float32)).to(images.device)
+    # Spread out on the device: a grid of points for each image would be most of what is moved there.
+    shape = (len(x), rows, columns)
+    grid = torch.stack([left_right[:, None, :].expand(shape), up_down[:, :, None].expand(shape)], dim=-1)
     return functional.grid_sample(
         images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )

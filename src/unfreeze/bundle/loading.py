@@ -1,0 +1,246 @@
+"""Loading a run folder: every file is checked against ``bundle.json``, and the golden answers are asked for again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.bundle.classifier import Adapter, Base, Classifier, Threshold
+from unfreeze.bundle.folder import ADAPTER_FILES, ASSETS, BUNDLE, GOLDEN, HEAD, WEIGHTS
+from unfreeze.bundle.schema import SCHEMA_VERSION, BundleFile
+from unfreeze.contracts import Backbone, Modality, State
+from unfreeze.errors import RequestError, UnfreezeError
+from unfreeze.heads.head import Head
+from unfreeze.runtime.files import file_hash
+from unfreeze.runtime.labels import Labels
+from unfreeze.runtime.preprocess import preprocess_from_dict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# fp32 sums in another order on another processor: 1e-3 of the largest logit is far above that and far below a defect.
+GOLDEN_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run folder that passed every check."""
+
+    classifier: Classifier
+    bundle: BundleFile
+    folder: Path
+
+
+def read_bundle(folder: Path) -> BundleFile:
+    """The checked ``bundle.json`` of a run folder; raises RequestError with the field that is wrong."""
+    from pydantic import ValidationError
+
+    if not folder.is_dir():
+        raise RequestError(f"{folder} is no run folder: it does not exist or is a file.")
+    try:
+        text = (folder / BUNDLE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RequestError(f"{folder} is no finished run: it has no {BUNDLE}.") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise RequestError(f"{folder / BUNDLE} cannot be read: {problem}.") from None
+    try:
+        version = json.loads(text).get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise RequestError(
+                f"{folder} was written by a newer Unfreeze (schema {version}): upgrade to read it."
+            )
+        return BundleFile.model_validate_json(text)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise RequestError(f"{folder / BUNDLE} is damaged at {where}: {first['msg']}.") from None
+    except (ValueError, AttributeError):
+        raise RequestError(f"{folder / BUNDLE} is damaged: it holds no JSON object.") from None
+
+
+def load(folder: Path) -> Loaded:
+    """The classifier of a run folder, after checking hashes, schema and golden answers.
+
+    Raises RequestError when the folder is no run, was changed, or does not answer as it did when it was saved.
+    """
+    from safetensors import SafetensorError
+
+    bundle = read_bundle(folder)
+    for name, wanted in bundle.files.items():
+        _check_file(folder, name, wanted)
+    weights = [WEIGHTS] if bundle.backbone.base is None else [HEAD, *ADAPTER_FILES]
+    for name in (*weights, GOLDEN, *(f"{ASSETS}/{asset}" for asset in bundle.backbone.assets)):
+        if name not in bundle.files:
+            raise RequestError(f"{folder / BUNDLE} lists no {name}: the run folder is damaged.")
+    try:
+        classifier = _build(folder, bundle)
+        worst, allowed = _compare_golden(classifier, folder)
+    except (ArithmeticError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as problem:
+        # The files are those that bundle.json names, but do not fit together: it was written by something else.
+        first = (str(problem).splitlines() or [type(problem).__name__])[0]
+        raise RequestError(
+            f"{folder} is damaged: its files contradict each other ({first[:160].rstrip('.')})."
+        ) from problem
+    if not worst <= allowed:
+        raise UnfreezeError(
+            f"{folder} does not give the answers it was saved with (logits differ by up to {worst:.2g}): "
+            "the libraries installed here compute this model differently."
+        )
+    return Loaded(classifier=classifier, bundle=bundle, folder=folder)
+
+
+def _check_file(folder: Path, name: str, wanted: str) -> None:
+    path = folder / name
+    if (
+        ".." in Path(name).parts
+        or Path(name).is_absolute()
+        or not path.resolve().is_relative_to(folder.resolve())
+    ):
+        raise RequestError(
+            f"{folder / BUNDLE} lists {name!r}, which lies outside the run folder: it is refused."
+        )
+    if not path.is_file():
+        raise RequestError(f"{path} is missing: the run folder is not whole.")
+    if file_hash(path) != wanted:
+        raise RequestError(
+            f"{path} was changed after the run was saved: its hash does not match. Train again or restore it."
+        )
+
+
+def _build(folder: Path, bundle: BundleFile) -> Classifier:
+    from safetensors.torch import load_file
+
+    from unfreeze.backbones import rebuild, rehash
+    from unfreeze.grafts import restore
+
+    assets = {name: (folder / ASSETS / Path(name).name).read_bytes() for name in bundle.backbone.assets}
+    adapter = None
+    if bundle.backbone.base is not None:
+        head_tensors = load_file(folder / HEAD)
+        adapter = Adapter(
+            base=Base(**bundle.backbone.base.model_dump()),
+            files={Path(name).name: (folder / name).read_bytes() for name in ADAPTER_FILES},
+        )
+        bare = rebuild(bundle.backbone.recipe, open_base(folder, adapter.base, bundle.modality), assets)
+        backbone = rehash(restore(bare, adapter.files))
+    else:
+        tensors, head_tensors = _split(load_file(folder / WEIGHTS), folder)
+        backbone = rebuild(bundle.backbone.recipe, tensors, assets)
+        if backbone.weights_hash != bundle.backbone.weights_hash:
+            raise RequestError(f"{folder / WEIGHTS} does not hold the weights that {BUNDLE} names.")
+    arrays: dict[str, NDArray[np.float32]] = {name: tensor.numpy() for name, tensor in head_tensors.items()}
+    head = Head(kind=bundle.head.kind, boundaries=bundle.head.boundaries, tensors=arrays)
+    if head.classes != len(bundle.labels):
+        raise RequestError(f"{folder}: the head gives {head.classes} logits for {len(bundle.labels)} labels.")
+    if max(head.boundaries) > len(backbone.stages) or min(head.boundaries) < 1:
+        raise ValueError(f"the head reads boundaries {head.boundaries} of {len(backbone.stages)}")
+    if json.dumps(backbone.preprocess.to_dict()) != json.dumps(
+        preprocess_from_dict(bundle.preprocess).to_dict()
+    ):
+        raise ValueError("preprocess differs from that of the backbone")
+    return Classifier(
+        backbone=backbone,
+        head=head,
+        labels=Labels(bundle.labels),
+        temperature=bundle.calibration.temperature,
+        threshold=None if bundle.threshold is None else Threshold(**bundle.threshold.model_dump()),
+        adapter=adapter,
+    )
+
+
+def _split(tensors: Mapping[str, Tensor], folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of the backbone and those of the head."""
+    parts: dict[str, dict[str, Tensor]] = {"backbone": {}, "head": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        if part not in parts:
+            raise RequestError(
+                f"{folder / WEIGHTS} holds a tensor {name!r} that belongs to no part of a run."
+            )
+        parts[part][rest] = tensor
+    return parts["backbone"], parts["head"]
+
+
+def open_base(folder: Path, base: Base, modality: Modality) -> Mapping[str, Tensor]:
+    """The tensors of the network below an adapter, from where it came from.
+
+    Raises RequestError when they cannot be had any more, or are others.
+    """
+    try:
+        network = open_source(
+            base.source,
+            modality=modality,
+            image_size=base.image_size,
+            pooling=base.pooling,
+            max_length=base.max_length,
+        )
+    except RequestError as problem:
+        raise RequestError(
+            f"{folder} holds an adapter, and the network below it cannot be loaded. {problem}"
+        ) from problem
+    if network.weights_hash != base.weights_hash:
+        raise RequestError(
+            f"{folder} holds an adapter for other weights than {base.source} has now: "
+            "restore those that it was trained on."
+        )
+    tensors: Mapping[str, Tensor] = network.module.state_dict()
+    return tensors
+
+
+def open_source(
+    source: str,
+    *,
+    modality: Modality,
+    image_size: int | None = None,
+    pooling: str | None = None,
+    max_length: int | None = None,
+) -> Backbone:
+    """The backbone of a name as ``load_backbone`` reads it, or of the folder of another run."""
+    from unfreeze.backbones import load_backbone
+
+    if is_run(source):
+        if image_size is not None or pooling is not None or max_length is not None:
+            raise RequestError(
+                f"{source} is a run: its image size, pooling and length are what it was trained with."
+            )
+        backbone = load(Path(source)).classifier.backbone
+        if backbone.modality != modality:
+            raise RequestError(
+                f"The run {source} reads {backbone.modality}s, and the data are not {backbone.modality}s."
+            )
+        return backbone
+    return load_backbone(
+        source, modality=modality, image_size=image_size, pooling=pooling, max_length=max_length
+    )
+
+
+def _compare_golden(classifier: Classifier, folder: Path) -> tuple[float, float]:
+    """The largest difference of a golden logit, and the largest one that is allowed."""
+    from safetensors.torch import load_file
+
+    golden = load_file(folder / GOLDEN)
+    mask, wanted = golden.get("mask"), golden["logits"]
+    answers = classifier.logits(State(h=golden["h"], mask=None if mask is None else mask.bool()))
+    if not len(wanted) or answers.shape != wanted.shape:
+        raise ValueError(f"golden logits {tuple(wanted.shape)} for answers {tuple(answers.shape)}")
+    worst = float((answers - wanted).abs().max())
+    return worst, GOLDEN_TOLERANCE * max(1.0, float(wanted.abs().max()))
+
+
+def is_run(source: str) -> bool:
+    """Whether a backbone's name is the folder of a finished run."""
+    return (Path(source) / BUNDLE).is_file()
+
+
+def lasting_source(source: str) -> str:
+    """The same name with its path, if it has one, made absolute: another folder may be current when it is read."""
+    name, at, file = source.partition("@")
+    if at:
+        return f"{name}@{Path(file).expanduser().resolve()}"
+    return str(Path(source).resolve()) if Path(source).is_dir() else source

@@ -1,0 +1,8 @@
+"""What can be grafted onto a frozen backbone: low-rank updates (LoRA, through PEFT) and bottleneck adapters.
+
+Importing this package loads neither torch nor PEFT: each function imports what it needs.
+"""
+
+from unfreeze.grafts.attach import attach, describe, pack, restore, settle
+
+__all__ = ["attach", "describe", "pack", "restore", "settle"]

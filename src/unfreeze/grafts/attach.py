@@ -1,0 +1,120 @@
+"""A graft's life: put onto a backbone, trained by the engine, packed into files, settled for use, put back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from unfreeze.contracts import Backbone
+from unfreeze.grafts.targets import count_kinds
+from unfreeze.plan import Adapters, Graft, Lora
+
+# PEFT's names for the files of an adapter.
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+_BOTTLENECK = "BOTTLENECK"
+
+
+def attach(backbone: Backbone, graft: Graft, *, seed: int) -> Backbone:
+    """The backbone with the graft on it, answering as before; its module is changed in place.
+
+    The new weights are a function of the seed.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(graft, Lora):
+            from unfreeze.grafts.lora import add_lora
+
+            add_lora(backbone.module, graft)
+            return backbone
+        from unfreeze.grafts.adapters import add_adapter
+
+        for path in graft.blocks:
+            add_adapter(backbone.module.get_submodule(path), graft.reduction)
+    return _with_adapters_in_stages(backbone, graft)
+
+
+def describe(backbone: Backbone, graft: Graft) -> str:
+    """What is grafted where, for a person."""
+    if isinstance(graft, Adapters):
+        return f"Adapters: a bottleneck of 1/{graft.reduction} of the width behind each of {len(graft.blocks)} blocks."
+    kinds = count_kinds(backbone, graft.targets)
+    counted = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+    return (
+        f"LoRA: rank {graft.rank}, alpha {graft.alpha:g}, dropout {graft.dropout:g}, "
+        f"on {len(graft.targets)} layers: {counted}."
+    )
+
+
+def pack(backbone: Backbone, graft: Graft, *, base: str) -> dict[str, bytes]:
+    """The files of the adapter, by name; LoRA in PEFT's own layout. ``base``: the name of the frozen network."""
+    from safetensors.torch import save
+
+    if isinstance(graft, Lora):
+        from unfreeze.grafts.lora import lora_config_json, lora_tensors
+
+        return {
+            CONFIG: lora_config_json(backbone.module, graft, base=base).encode(),
+            TENSORS: save(lora_tensors(backbone.module), metadata={"format": "pt"}),
+        }
+    config = {"peft_type": _BOTTLENECK, "base_model_name_or_path": base, **asdict(graft)}
+    state = backbone.module.state_dict()
+    tensors = {name: state[name].detach().cpu().contiguous() for name in _adapter_names(backbone, graft)}
+    return {CONFIG: json.dumps(config, indent=2).encode(), TENSORS: save(tensors, metadata={"format": "pt"})}
+
+
+def settle(backbone: Backbone, graft: Graft) -> Backbone:
+    """The backbone as it is used: LoRA merged into the weights (in place); adapters stay what they are."""
+    if isinstance(graft, Lora):
+        from unfreeze.grafts.lora import merge_lora
+
+        merge_lora(backbone.module)
+    return backbone
+
+
+def restore(backbone: Backbone, files: Mapping[str, bytes]) -> Backbone:
+    """A bare backbone with the adapter of these files on it, settled. ValueError when they do not fit it."""
+    from safetensors.torch import load
+
+    config, tensors = json.loads(files[CONFIG]), load(files[TENSORS])
+    graft = _graft_from(config)
+    grafted = attach(backbone, graft, seed=0)
+    if isinstance(graft, Lora):
+        from unfreeze.grafts.lora import load_lora
+
+        load_lora(grafted.module, tensors)
+    elif set(tensors) != set(_adapter_names(grafted, graft)):
+        raise ValueError("the adapter holds other tensors than its configuration says")
+    else:
+        grafted.module.load_state_dict(tensors, strict=False)
+    grafted.module.eval().requires_grad_(False)
+    return settle(grafted, graft)
+
+
+def _graft_from(config: Mapping[str, Any]) -> Graft:
+    if config["peft_type"] == _BOTTLENECK:
+        blocks = tuple(str(path) for path in config["blocks"])
+        return Adapters(reduction=int(config["reduction"]), blocks=blocks)
+    from unfreeze.grafts.lora import lora_from_json
+
+    return lora_from_json(config)
+
+
+def _adapter_names(backbone: Backbone, graft: Adapters) -> list[str]:
+    from unfreeze.grafts.adapters import NAME
+
+    marks = tuple(f"{path}.{NAME}." for path in graft.blocks)
+    return [name for name in backbone.module.state_dict() if name.startswith(marks)]
+
+
+def _with_adapters_in_stages(backbone: Backbone, graft: Adapters) -> Backbone:
+    """Every tensor belongs to a stage: a block's adapter to the block's."""
+    added = _adapter_names(backbone, graft)
+    stages = list(backbone.stages)
+    for index, path in enumerate(backbone.blocks, start=1):
+        own = tuple(name for name in added if name.startswith(f"{path}."))
+        stages[index] = replace(stages[index], tensors=(*stages[index].tensors, *own))
+    return replace(backbone, stages=tuple(stages))  # type: ignore[type-var]
