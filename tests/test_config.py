@@ -8,7 +8,17 @@ import pytest
 import yaml
 
 from unfreeze.api import train as api_train
-from unfreeze.config import CHOICES, RANGES, Resolved, TrainRequest, read_config, write_config
+from unfreeze.config import (
+    CHOICES,
+    FIXED_BY_CLASSIC,
+    RANGES,
+    READ_BY,
+    STRATEGIES,
+    Resolved,
+    TrainRequest,
+    read_config,
+    write_config,
+)
 from unfreeze.errors import RequestError
 
 FIELDS = {field.name for field in fields(TrainRequest)}
@@ -19,7 +29,7 @@ def test_python_and_the_command_line_take_every_setting():
 
     assert set(inspect.signature(api_train).parameters) - {"progress"} == FIELDS
     assert set(inspect.signature(cli_train).parameters) - {"config", "json_output"} == FIELDS
-    assert set(CHOICES) | set(RANGES) <= FIELDS
+    assert set(CHOICES) | set(RANGES) | set(READ_BY) <= FIELDS
 
 
 def test_what_was_said_wins_over_the_file():
@@ -42,6 +52,98 @@ def test_all_problems_come_at_once():
     assert "Did you mean 'linear'" in text
     for name in ("--head", "--seed", "--val", "--batch-size"):
         assert name in text
+
+
+def a_value_of(name):
+    """A value within the range of a setting."""
+    if name in CHOICES:
+        return CHOICES[name][0]
+    if name in RANGES:
+        kind = str(next(field.type for field in fields(TrainRequest) if field.name == name))
+        return (int if kind.startswith("int") else float)(RANGES[name][1])
+    return {"targets": "qkv", "interpolate": True}[name]
+
+
+@pytest.mark.parametrize("name", READ_BY)
+@pytest.mark.parametrize("strategy", [None, *STRATEGIES])
+def test_a_setting_that_the_strategy_does_not_read_is_refused(name, strategy):
+    request = TrainRequest(data="x", strategy=strategy, **{name: a_value_of(name)})
+    if strategy in READ_BY[name]:
+        request.check()
+        return
+    with pytest.raises(RequestError) as caught:
+        request.check()
+    text = str(caught.value)
+    assert text.startswith("--" + name.replace("_", "-") + " is a setting of ")
+    assert f"the strategy is {strategy or 'feature-extraction'}: leave it out" in text
+    assert f"--strategy {READ_BY[name][0]}." in text
+
+
+def test_a_refused_setting_names_the_strategy_that_reads_it():
+    with pytest.raises(RequestError) as caught:
+        TrainRequest(data="x", strategy="full", rank=8).check()
+    wanted = "--rank is a setting of lora, and the strategy is full: leave it out or choose --strategy lora."
+    assert str(caught.value) == wanted
+    with pytest.raises(
+        RequestError, match="--epochs is a setting of every strategy but feature-extraction, and"
+    ):
+        TrainRequest(data="x", epochs=3).check()
+    with pytest.raises(RequestError) as caught:
+        TrainRequest(data="x", strategy="ful", rank=8).check()
+    assert "--rank" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FIXED_BY_CLASSIC)
+@pytest.mark.parametrize("strategy", [None, "lora", "full"])
+def test_nothing_that_the_classic_recipe_fixes_can_be_set_beside_it(name, strategy):
+    request = TrainRequest(data="x", recipe="classic", strategy=strategy, **{name: a_value_of(name)})
+    with pytest.raises(RequestError) as caught:
+        request.check()
+    flag = "--" + name.replace("_", "-")
+    assert (
+        str(caught.value)
+        == f"{flag} cannot be set beside --recipe classic, which fixes it: leave one of them out."
+    )
+
+
+def test_the_classic_recipe_takes_what_does_not_change_its_schedule():
+    given = {
+        "batch_size": 8,
+        "seed": 3,
+        "device": "cpu",
+        "precision": "fp32",
+        "store_budget": "1GB",
+        "image_size": 64,
+    }
+    for strategy in STRATEGIES:
+        TrainRequest(data="x", recipe="classic", strategy=strategy, **given).check()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name", "value"),
+    [
+        ("lora", "rank", 0),
+        ("lora", "rank", 1025),
+        ("lora", "alpha", 0.0),
+        ("lora", "lora_dropout", 0.95),
+        ("lora", "lora_blocks", 0),
+        ("lora", "targets", " , "),
+        ("adapters", "reduction", 0),
+        ("adapters", "reduction", 1025),
+        ("full", "label_smoothing", 0.6),
+        ("full", "mixup", 11.0),
+        ("full", "token_dropout", 0.91),
+        ("full", "ema", 1.0),
+        ("full", "ema", float("nan")),
+        ("full", "patience", 0),
+        ("full", "schedule", "linear"),
+        ("full", "recipe", "clasic"),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused(strategy, name, value):
+    with pytest.raises(RequestError, match="^--" + name.replace("_", "-")) as caught:
+        TrainRequest(data="x", strategy=strategy, **{name: value}).check()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, 1.5, -0.1, float("nan"), float("inf"), 2])

@@ -46,6 +46,10 @@ def test_a_thawed_run_brings_its_history_and_a_ledger_that_proves_what_stayed(th
     assert record["frozen_before"] == record["frozen_after"]
     assert record["declared"] == ["blocks.5: weights", "blocks.6: weights", "pool: weights"]
     assert set(record["change"]) == {"blocks.5", "blocks.6", "pool", "head"}
+    assert record["precision"] == "fp32"
+    drift = record["drift"]
+    assert list(drift) == ["stem", *(f"blocks.{index}" for index in range(7)), "pool"]
+    assert {drift[name] for name in drift if name not in record["change"]} == {0.0}
     assert not (thawed.folder / "checkpoints").exists()
 
 
@@ -89,6 +93,8 @@ def test_stopped_and_resumed_gives_the_bits_of_a_run_never_stopped(
             unfreeze.train(str(photos), output_dir=tmp_path / "run", **SETTINGS)
     assert (tmp_path / "run" / "checkpoints").is_dir()
     assert not (tmp_path / "run" / "bundle.json").exists()
+    with pytest.raises(RequestError, match="another plan"):
+        unfreeze.train(str(photos), output_dir=tmp_path / "run", resume=True, **SETTINGS | {"lr": 1e-4})
     resumed = unfreeze.train(str(photos), output_dir=tmp_path / "run", resume=True, **SETTINGS)
     ours, theirs = (load_file(run.folder / "model.safetensors") for run in (resumed, thawed))
     assert ours.keys() == theirs.keys()

@@ -12,9 +12,13 @@ from unfreeze.errors import RequestError, did_you_mean
 
 Origin = Literal["default", "data", "probe", "trial", "user"]
 
-STRATEGIES = ("feature-extraction", "partial", "gradual", "discriminative", "full", "scratch")
+# The strategy that thaws nothing: its probe is the floor beside every other result.
+FLOOR = "feature-extraction"
+THAWING = ("partial", "gradual", "discriminative", "full", "lora", "adapters", "scratch")
+STRATEGIES = (FLOOR, *THAWING)
 CHOICES: dict[str, tuple[str, ...]] = {
     "strategy": STRATEGIES,
+    "recipe": ("own", "classic"),
     "head": ("linear", "mlp"),
     "device": ("auto", "cpu", "cuda", "mps"),
     "precision": ("auto", "fp32", "bf16"),
@@ -23,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "pooling": ("native", "mean", "cls", "last"),
     "bn": ("freeze", "train"),
     "augment": ("none", "light", "strong", "dihedral"),
+    "schedule": ("cosine", "constant"),
 }
 # The smallest value that makes sense; the largest guards against a typing error, not against ambition.
 RANGES: dict[str, tuple[float, float]] = {
@@ -38,8 +43,44 @@ RANGES: dict[str, tuple[float, float]] = {
     "layer_decay": (0.01, 1.0),
     "views": (1, 256),
     "pull_to_start": (0.0, 100.0),
+    "patience": (1, 10_000),
+    "label_smoothing": (0.0, 0.5),
+    "mixup": (0.0, 10.0),
+    "token_dropout": (0.0, 0.9),
+    # At 1 the averaged weights never leave their start.
+    "ema": (0.0, 0.99999),
+    "rank": (1, 1_024),
+    "alpha": (0.01, 65_536),
+    "lora_dropout": (0.0, 0.9),
+    "lora_blocks": (1, 1_000),
+    "reduction": (1, 1_024),
 }
-
+# The strategies that read a setting; what is not listed is read by all. Said to another strategy it is refused.
+READ_BY: dict[str, tuple[str, ...]] = {
+    "freeze": ("partial",),
+    "layer_decay": ("discriminative",),
+    "rank": ("lora",),
+    "alpha": ("lora",),
+    "lora_dropout": ("lora",),
+    "targets": ("lora",),
+    "lora_blocks": ("lora",),
+    "reduction": ("adapters",),
+    "epochs": THAWING,
+    "lr": THAWING,
+    "schedule": THAWING,
+    "patience": THAWING,
+    "bn": THAWING,
+    "augment": THAWING,
+    "views": THAWING,
+    "token_dropout": THAWING,
+    "mixup": THAWING,
+    "label_smoothing": THAWING,
+    "pull_to_start": THAWING,
+    "ema": THAWING,
+    "interpolate": THAWING,
+}
+# What the classic recipe fixes: it is a baseline only as long as nothing about it is changed.
+FIXED_BY_CLASSIC = ("head", *READ_BY)
 
 # What a setting must be, by its annotation in TrainRequest, and in words.
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -69,6 +110,7 @@ class TrainRequest:
     output_dir: Path | None = None
     backbone: str | None = None
     strategy: str | None = None
+    recipe: str | None = None
     head: str | None = None
     batch_size: int | None = None
     image_size: int | None = None
@@ -92,6 +134,19 @@ class TrainRequest:
     augment: str | None = None
     views: int | None = None
     pull_to_start: float | None = None
+    schedule: str | None = None
+    patience: int | None = None
+    label_smoothing: float | None = None
+    mixup: float | None = None
+    token_dropout: float | None = None
+    ema: float | None = None
+    interpolate: bool | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    lora_dropout: float | None = None
+    targets: str | None = None
+    lora_blocks: int | None = None
+    reduction: int | None = None
     store_budget: str | None = None
     resume: bool | None = None
     seed: int | None = None
@@ -128,11 +183,30 @@ class TrainRequest:
             value = getattr(self, name)
             if isinstance(value, int | float) and not 0 < value < 1:
                 yield f"{flag(name)} {value:g} is no share: give a number between 0 and 1, or a data set."
-
+        if self.targets is not None and not target_patterns(self.targets):
+            yield "--targets names no layers: give attention, linear, or patterns such as qkv,mlp.fc1."
         if self.store_budget is not None and _bytes(self.store_budget) is None:
             yield f"--store-budget {self.store_budget!r} is no size: write it like 8GB or 500MB."
         if self.resume and self.output_dir is None:
             yield "--resume needs --output-dir: the folder of the run to continue."
+        yield from self._unread()
+
+    def _unread(self) -> Iterator[str]:
+        """A sentence for each setting that was said and would have no effect."""
+        strategy = FLOOR if self.strategy is None else self.strategy
+        given = self.given()
+        if self.recipe == "classic":
+            for name in FIXED_BY_CLASSIC:
+                if name in given:
+                    yield f"{flag(name)} cannot be set beside --recipe classic, which fixes it: leave one of them out."
+        elif strategy in STRATEGIES:
+            for name, readers in READ_BY.items():
+                if name in given and strategy not in readers:
+                    whose = f"every strategy but {FLOOR}" if readers == THAWING else " and ".join(readers)
+                    yield (
+                        f"{flag(name)} is a setting of {whose}, and the strategy is {strategy}: "
+                        f"leave it out or choose --strategy {readers[0]}."
+                    )
 
     def given(self) -> dict[str, object]:
         """The settings that were said, by name, without the data."""
@@ -160,6 +234,11 @@ class TrainRequest:
 
 
 SETTINGS = frozenset(field.name for field in fields(TrainRequest)) - {"data"}
+
+
+def target_patterns(targets: str) -> tuple[str, ...]:
+    """The layers that --targets names, one pattern each."""
+    return tuple(name.strip() for name in targets.split(",") if name.strip())
 
 
 def bytes_of(size: str) -> int:

@@ -10,6 +10,7 @@ from unfreeze.report.content import Section, Table
 
 if TYPE_CHECKING:
     from unfreeze.engine.fit import Fit
+    from unfreeze.engine.ledger import PhaseRecord
 
 
 def fit_sections(fit: Fit) -> tuple[Section, ...]:
@@ -38,25 +39,26 @@ def _history(fit: Fit) -> Section:
     taken = f"The weights taken: {fit.taken}." + (
         f" They are mixed with the start, {fit.mix:.0%} trained." if fit.mix < 1 else ""
     )
-    rows = tuple(_phase_row(fit, record.phase) for record in fit.ledger)
+    rows = tuple(_phase_row(fit, record) for record in fit.ledger)
     table = Table(
-        ("phase", "epochs", "rows a second", "waiting for data", "peak memory"),
+        ("phase", "precision", "epochs", "rows a second", "waiting for data", "peak memory"),
         rows,
-        numeric=frozenset({1, 2, 3, 4}),
+        numeric=frozenset({2, 3, 4, 5}),
     )
     rule = "The rule: the lowest log-loss on the validation rows, after the temperature that fits them best."
     return Section("How it was thawed", (rule, taken), (table,), tuple(charts))
 
 
-def _phase_row(fit: Fit, phase: str) -> tuple[str, ...]:
-    records = [record for record in fit.history if record.phase == phase]
+def _phase_row(fit: Fit, phase: PhaseRecord) -> tuple[str, ...]:
+    named = (phase.phase, phase.precision)
+    records = [record for record in fit.history if record.phase == phase.phase]
     if not records:
-        return (phase, "0", "", "", "")
+        return (*named, "0", "", "", "")
     seconds = max(sum(record.seconds for record in records), 1e-9)
     rate = sum(record.rows_per_second * record.seconds for record in records) / seconds
     waited = sum(record.wait_share * record.seconds for record in records) / seconds
     peak = max(record.peak_bytes for record in records)
-    return (phase, str(len(records)), f"{rate:,.0f}", f"{waited:.1%}", f"{peak / 1e9:.2f} GB")
+    return (*named, str(len(records)), f"{rate:,.0f}", f"{waited:.1%}", f"{peak / 1e9:.2f} GB")
 
 
 def _ledger(fit: Fit) -> Section:
@@ -80,4 +82,30 @@ def _ledger(fit: Fit) -> Section:
         "relative change of the weights",
         tuple(ChartBar(stage, (change,), f"{change:.2e}") for stage, change in moved.items()),
     )
-    return Section("The ledger", (proof,), (table,), (chart,))
+    return Section("The ledger", (proof, _forgetting(fit)), (table,), (chart, _drift_chart(fit)))
+
+
+def _forgetting(fit: Fit) -> str:
+    exact = [stage for stage, drift in fit.ledger[-1].drift.items() if drift == 0]
+    told = (
+        "Forgetting is how far the features of training rows have moved from what the backbone gave before, as a "
+        "share of their length: the more they moved, the less is left of what it knew."
+    )
+    if exact:
+        named = f"stage {exact[0]}" if len(exact) == 1 else f"the stages {exact[0]} to {exact[-1]}"
+        told += f" At the end of {named} they are exactly, bit for bit, what they were."
+    if fit.mix < 1:
+        told += " It was measured before the trained weights were mixed with the start."
+    return told
+
+
+def _drift_chart(fit: Fit) -> BarChart:
+    """Of the last phase's end: drift is counted from the start of the training, not of the phase."""
+    return BarChart(
+        "How far the features moved, by stage",
+        "mean distance from the features before training, relative to their length",
+        tuple(
+            ChartBar(stage, (drift,), f"{drift:.1%}" if drift else "0, exactly")
+            for stage, drift in fit.ledger[-1].drift.items()
+        ),
+    )

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from unfreeze.report.content import ReportData
 
 RUNS = Path("runs")
-# The strategy that thaws nothing: its probe is the floor beside every other result.
-FLOOR = "feature-extraction"
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +115,12 @@ def _train_into(
     with clock.part("test rows, from the raw inputs"):
         tested = test_classifier(fitted, dataset, executor, decisions, progress, same_weights=True)
     floor, fit, oof = None, None, fitted
-    if decisions.text("strategy") != FLOOR:
+    if decisions.thaws:
         floor = tested
+        # The mlp that was asked for reads the pooled feature; the chosen linear probe may read other depths too.
+        start = probe.probe if decisions.text("head") == "mlp" else probe.pooled
         with clock.part("thawing"):
-            fitted, fit = thaw(
-                folder, dataset, backbone, probe.pooled, features, executor, decisions, progress
-            )
+            fitted, fit = thaw(folder, dataset, backbone, start, features, executor, decisions, progress)
         with clock.part("test rows, from the raw inputs"):
             tested = test_classifier(fitted, dataset, executor, decisions, progress, same_weights=False)
     with clock.part("scoring"):

@@ -151,6 +151,18 @@ def test_a_configuration_with_an_unknown_setting(command, photos, tmp_path):
     )
 
 
+def test_a_setting_that_the_strategy_does_not_read(train, photos):
+    refused(
+        train(photos, "--strategy", "full", "--rank", "8"), "--rank is a setting of lora", "--strategy lora"
+    )
+    refused(train(photos, "--epochs", "3"), "--epochs is a setting of every strategy but feature-extraction")
+
+
+def test_a_setting_that_the_classic_recipe_fixes(train, photos):
+    refused(train(photos, "--recipe", "classic", "--lr", "1e-3"), "--lr", "--recipe classic")
+    refused(train(photos, "--recipe", "classic", "--strategy", "full", "--no-interpolate"), "--interpolate")
+
+
 def test_an_unknown_flag_is_a_usage_error(command, photos):
     answer = command("train", photos, "--bakbone", "x")
     assert answer.status == 2

@@ -287,3 +287,104 @@ def test_texts_cannot_be_varied_as_pictures_are(t, settings):
     backbone = t.toy("text")
     with pytest.raises(RequestError, match="texts"):
         t.run(t.plan_of(backbone, **settings), backbone, t.task_of("text"))
+
+
+class Adapted(torch.nn.Module):
+    """A block with a bottleneck behind it, which is run or forgotten."""
+
+    def __init__(self, block, *, used):
+        super().__init__()
+        self.base_layer, self.adapter, self.used = block, torch.nn.Linear(8, 8), used
+
+    def forward(self, h, mask=None):
+        h = self.base_layer(h, mask)
+        return h + self.adapter(h) if self.used else h
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_graft_that_the_forward_pass_goes_around_is_an_error(t, used):
+    backbone = t.toy("vit")
+    backbone.module.block2 = Adapted(backbone.module.block2, used=used)
+    before = t.tensors_of(backbone)
+    phase = Phase(name="g", epochs=1, thaw=(Thaw(2, "graft", 0.01),), head_rate=0.02)
+    plan = Plan(strategy="own", phases=(phase,), batch_size=8)
+    if not used:
+        with pytest.raises(
+            UnfreezeError, match=r"'block2.adapter.weight' is not used by the network's forward"
+        ):
+            t.run(plan, backbone, t.task_of("vit", val=0))
+        return
+    t.run(plan, backbone, t.task_of("vit", val=0))
+    moved = {
+        name for name, tensor in backbone.module.state_dict().items() if not torch.equal(tensor, before[name])
+    }
+    assert moved == {"block2.adapter.weight", "block2.adapter.bias"}
+
+
+def test_every_step_of_every_phase_draws_its_own_chance_and_a_second_run_the_same(t, monkeypatch):
+    trails = []
+    for _ in range(2):
+        backbone, trail = t.toy("vit"), []
+        run = backbone.run
+
+        def note(state, start=0, stop=None, run=run, trail=trail):
+            if torch.is_grad_enabled():
+                trail.append(torch.get_rng_state().numpy().tobytes())
+            return run(state, start, stop)
+
+        monkeypatch.setattr(backbone, "run", note)
+        # What others draw before must not matter, nor may a step disturb it.
+        torch.manual_seed(len(trails))
+        head, chance = t.head_of(backbone), torch.get_rng_state()
+        t.run(two_phases(), backbone, t.task_of("vit"), head=head)
+        assert torch.equal(torch.get_rng_state(), chance)
+        trails.append(trail)
+    assert len(set(trails[0])) == len(trails[0]) == 15
+    assert trails[0] == trails[1]
+
+
+def test_a_prefix_that_an_earlier_phase_trained_is_stored_as_it_is_then(t, kind, tmp_path):
+    found = []
+    for use in ("off", "on"):
+        backbone = t.toy(kind)
+        last = len(backbone.stages) - 2
+        everything = t.plan_of(backbone, freeze=0, epochs=1, rate=0.05)
+        top = Phase(name="top", epochs=2, thaw=(Thaw(last, "weights", 0.01),), head_rate=0.01)
+        plan = replace(everything, phases=(*everything.phases, top))
+        prefix = t.maker(backbone, task := t.task_of(kind, val=0), tmp_path, use=use)
+        result, _ = t.run(plan, backbone, task, prefix=prefix)
+        found.append([record.train_loss for record in result.history])
+        assert all(moved > 0.01 for moved in result.ledger[1].drift.values())
+    # A stale store would give the losses of the features that the network had before the first phase.
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("problem", ["budget", "disk"])
+def test_a_store_that_cannot_be_made_changes_nothing_and_is_told(t, tmp_path, monkeypatch, problem):
+    found, told = [], []
+
+    class Telling:
+        def say(self, sentence):
+            told.append(sentence)
+
+        def count(self, what, done, total):
+            pass
+
+    def full(prefix, dir):
+        # A file of a device that is always full takes the place of the one that is filled.
+        (dir / "store").mkdir()
+        (dir / "store" / "train0").symlink_to("/dev/full")
+        return str(dir / "store")
+
+    for use in ("off", "on"):
+        backbone, task = t.toy("cnn"), t.task_of("cnn")
+        budget = 1000 if problem == "budget" else 10**9
+        if problem == "disk":
+            monkeypatch.setattr("unfreeze.engine.prefix.tempfile.mkdtemp", full)
+        prefix = t.maker(backbone, task, tmp_path, use=use, budget=budget)
+        _, head = t.run(t.plan_of(backbone, freeze=2), backbone, task, prefix=prefix, progress=Telling())
+        found.append(t.tensors_of(backbone, head))
+    assert t.same(*found)
+    reason = "more than --store-budget" if problem == "budget" else "No space left on device"
+    assert [reason in sentence for sentence in told].count(True) == 1
+    assert not list(tmp_path.iterdir())

@@ -197,7 +197,7 @@ def test_texts_are_padded_to_their_own_batch_and_the_longest_come_first(toys, co
 
 
 def test_padding_is_on_the_right_and_masked():
-    state = pad_texts([np.array([5, 6, 7]), np.arange(9)], 0)
+    state = pad_texts([np.array([5, 6, 7]), np.arange(9)], 0, most=24)
     assert state.h.shape == (2, 16)
     assert state.h[0].tolist() == [5, 6, 7] + [0] * 13
     assert state.mask.sum(dim=1).tolist() == [3, 9]

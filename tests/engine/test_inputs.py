@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.engine.inputs import cut, padded
+from unfreeze.engine.batches import padded
+from unfreeze.engine.inputs import cut
 
 
 @pytest.mark.parametrize("rows", [1, 2, 8, 9, 17, 38])

@@ -58,7 +58,11 @@ def test_the_change_of_a_stage_is_relative_to_its_weights(t):
             parameter *= 1.25
         head.weight += 2.0
         backbone.module.block2.norm.running_var += 100
-    record = record_phase(backbone, phase, groups, before, weights.live(), frozen)
+    drift = {"stem": 0.0, "block2": 0.5}
+    record = record_phase(
+        backbone, phase, groups, before, weights.live(), frozen, drift=drift, precision="bf16"
+    )
+    assert (record.drift, record.precision) == (drift, "bf16")
     assert record.change == pytest.approx({"block2": 0.25, "head": 8.0})
     assert record.frozen_unchanged
     assert record.declared == ("block2: weights",)
@@ -73,6 +77,9 @@ def test_the_change_of_a_stage_is_relative_to_its_weights(t):
 
 def test_a_record_survives_json(t):
     backbone, _, phase, weights, groups = begun(t, "vit")
-    record = record_phase(backbone, phase, groups, weights.copy(), weights.live(), "x")
+    moved = {"embed": 0.0, "pool": 0.25}
+    record = record_phase(
+        backbone, phase, groups, weights.copy(), weights.live(), "x", drift=moved, precision="fp32"
+    )
     assert not record.frozen_unchanged
     assert PhaseRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record

@@ -97,7 +97,7 @@ def test_more_frozen_stages_than_there_are_is_refused(t, freeze):
 
 def test_scratch_starts_at_random_and_learns_its_norms(t):
     plan = scratch.plan(t.toy("cnn"), SETTINGS)
-    assert (plan.start, plan.fit_head, plan.phases[0].norm) == ("random", False, "train")
+    assert (plan.start, plan.head, plan.phases[0].norm) == ("random", "linear", "train")
     assert plan.phases[0].boundary(4) == 0
     assert scratch.plan(t.toy("cnn"), replace(SETTINGS, norm="freeze")).phases[0].norm == "freeze"
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from unfreeze.config import Origin, Resolved, TrainRequest
+from unfreeze.config import FLOOR, Origin, Resolved, TrainRequest
 
 if TYPE_CHECKING:
     from unfreeze.data.dataset import Dataset
 
 DEFAULTS: Mapping[str, tuple[object, str]] = {
-    "strategy": ("feature-extraction", "the head alone: the floor that anything thawed must beat"),
+    "strategy": (FLOOR, "the head alone: the floor that anything thawed must beat"),
+    "recipe": ("own", "the program's own schedules; the classic guide's are the baseline to beat"),
     "head": ("linear", "a convex problem, solved to convergence; the two-layer head is --head mlp"),
     "batch_size": (32, "the frozen pass was fastest at 32 on two cores (bench/frozen_pass.py)"),
     "fit": ("squash", "nothing is cut away; --fit crop is what most backbones were pretrained with"),
@@ -27,6 +28,8 @@ DEFAULTS: Mapping[str, tuple[object, str]] = {
 INPUTS = (
     "output_dir", "backbone", "image_size", "max_length", "pooling", "val", "test",
     "lr", "epochs", "freeze", "layer_decay", "bn", "views", "pull_to_start",
+    "schedule", "patience", "label_smoothing", "mixup", "token_dropout", "ema", "interpolate",
+    "rank", "alpha", "lora_dropout", "targets", "lora_blocks", "reduction",
     "text_column", "image_column", "label_column", "group_column", "stratify_column",
 )  # fmt: skip
 
@@ -62,6 +65,11 @@ class Decisions:
     def text(self, name: str) -> str:
         """The same, for a setting that is a word."""
         return str(self.entries[name].value)
+
+    @property
+    def thaws(self) -> bool:
+        """Whether a plan is run: the classic recipe has one even for the head alone."""
+        return self.text("strategy") != FLOOR or self.text("recipe") == "classic"
 
     def number(self, name: str) -> int:
         """The same, for a setting that is a whole number."""

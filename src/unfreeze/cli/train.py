@@ -15,6 +15,7 @@ DATA_HELP = (
 COLUMNS = "Columns of a table"
 MODEL = "Model"
 THAW = "Thawing"
+FINE = "Thawing, finer"
 MEASURE = "Splitting and measuring"
 MACHINE = "Machine"
 
@@ -33,7 +34,7 @@ def train(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="How much to thaw: feature-extraction, partial, gradual, discriminative, full or scratch."
+            help="What to thaw: feature-extraction, partial, gradual, discriminative, full, lora, adapters or scratch."
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides the split and every order. (default: 0)")] = None,
@@ -76,6 +77,13 @@ def train(
             help="native, mean, cls or last, for texts. (default: the model's own)", rich_help_panel=MODEL
         ),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="own, or classic: the classic guide's exact schedules, as the baseline. (default: own)",
+            rich_help_panel=THAW,
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(help="Epochs of the plan. (default: by strategy and rows)", rich_help_panel=THAW),
@@ -83,13 +91,24 @@ def train(
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Peak rate of the backbone; the head's is ten times that. (default: by family)",
+            help="Peak rate of the backbone (the head's is ten times that) or of a graft. (default: by family)",
             rich_help_panel=THAW,
         ),
     ] = None,
     freeze: Annotated[
         int | None,
         typer.Option(help="Stages kept frozen, counted from the input (partial).", rich_help_panel=THAW),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(help="Rank of the low-rank updates (lora). (default: 8)", rich_help_panel=THAW),
+    ] = None,
+    reduction: Annotated[
+        int | None,
+        typer.Option(
+            help="How much narrower than its block an adapter is (adapters). (default: 16)",
+            rich_help_panel=THAW,
+        ),
     ] = None,
     layer_decay: Annotated[
         float | None,
@@ -114,20 +133,92 @@ def train(
         int | None,
         typer.Option(
             help="Augmented views kept for each image when a frozen prefix is stored. (default: 8)",
-            rich_help_panel=THAW,
+            rich_help_panel=FINE,
         ),
     ] = None,
     pull_to_start: Annotated[
         float | None,
-        typer.Option(help="Strength of the L2 pull to the pretrained weights.", rich_help_panel=THAW),
+        typer.Option(help="Strength of the L2 pull to the pretrained weights.", rich_help_panel=FINE),
     ] = None,
     store_budget: Annotated[
         str | None,
-        typer.Option(help="Most that stored activations may take, such as 8GB.", rich_help_panel=THAW),
+        typer.Option(help="Most that stored activations may take, such as 8GB.", rich_help_panel=FINE),
     ] = None,
     resume: Annotated[
         bool | None,
         typer.Option("--resume", help="Continue the stopped run in --output-dir.", rich_help_panel=THAW),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="cosine or constant rates after the warm-up. (default: cosine)", rich_help_panel=FINE
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Epochs without a better validation log-loss before a phase ends. (default: by strategy)",
+            rich_help_panel=FINE,
+        ),
+    ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of each label that is spread over the other classes. (default: 0)",
+            rich_help_panel=FINE,
+        ),
+    ] = None,
+    mixup: Annotated[
+        float | None,
+        typer.Option(
+            help="Strength (Beta parameter) of mixing pairs of images; 0 is off. (default: 0)",
+            rich_help_panel=FINE,
+        ),
+    ] = None,
+    token_dropout: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the words of a text left out at random. (default: 0)", rich_help_panel=FINE
+        ),
+    ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(
+            help="Decay a step of the averaged weights, such as 0.999; 0 is off. (default: 0)",
+            rich_help_panel=FINE,
+        ),
+    ] = None,
+    interpolate: Annotated[
+        bool | None,
+        typer.Option(
+            "--interpolate/--no-interpolate",
+            help="Mix start and trained weights as validation likes best. (default: no)",
+            rich_help_panel=FINE,
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of the updates, over the rank (lora). (default: the rank)", rich_help_panel=FINE
+        ),
+    ] = None,
+    lora_dropout: Annotated[
+        float | None,
+        typer.Option(help="Dropout before the updates (lora). (default: 0)", rich_help_panel=FINE),
+    ] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            help="attention, linear, or patterns such as qkv,mlp.fc1: the layers updated (lora). (default: linear)",
+            rich_help_panel=FINE,
+        ),
+    ] = None,
+    lora_blocks: Annotated[
+        int | None,
+        typer.Option(
+            help="Update the top N blocks alone; those below are computed once (lora). (default: all)",
+            rich_help_panel=FINE,
+        ),
     ] = None,
     text_column: Annotated[
         str | None, typer.Option(help="Column with the text.", rich_help_panel=COLUMNS)
@@ -193,6 +284,7 @@ def train(
         output_dir=output_dir,
         backbone=backbone,
         strategy=strategy,
+        recipe=recipe,
         head=head,
         batch_size=batch_size,
         image_size=image_size,
@@ -216,6 +308,19 @@ def train(
         augment=augment,
         views=views,
         pull_to_start=pull_to_start,
+        schedule=schedule,
+        patience=patience,
+        label_smoothing=label_smoothing,
+        mixup=mixup,
+        token_dropout=token_dropout,
+        ema=ema,
+        interpolate=interpolate,
+        rank=rank,
+        alpha=alpha,
+        lora_dropout=lora_dropout,
+        targets=targets,
+        lora_blocks=lora_blocks,
+        reduction=reduction,
         store_budget=store_budget,
         resume=resume,
         seed=seed,

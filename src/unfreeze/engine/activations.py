@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.contracts import State
-from unfreeze.engine.inputs import padded
+from unfreeze.engine.batches import padded
 
 HALF_MAX = 65504.0
 

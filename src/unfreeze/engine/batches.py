@@ -87,12 +87,19 @@ def golden_batch(dataset: Dataset, backbone: Backbone, rows: Sequence[int] | NDA
     return State(state.h[order], None if state.mask is None else state.mask[order])
 
 
-def pad_texts(ids: Sequence[NDArray[np.int64]], pad_id: int) -> State:
-    """Token ids (texts, tokens) padded on the right to the longest text, rounded up, and their mask."""
+def padded(longest: int, *, most: int) -> int:
+    """The width of a batch: rounded up, but not past ``most`` tokens, where a position table may end."""
+    return max(longest, min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, most))
+
+
+def pad_texts(ids: Sequence[NDArray[np.int64]], pad_id: int, *, most: int) -> State:
+    """Token ids (texts, tokens) padded on the right to the longest text, rounded up, and their mask.
+
+    ``most``: how many tokens a text can have at all.
+    """
     import torch
 
-    longest = max((len(row) for row in ids), default=1)
-    width = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    width = padded(max((len(row) for row in ids), default=1), most=most)
     h = np.full((len(ids), width), pad_id, dtype=np.int64)
     mask = np.zeros((len(ids), width), dtype=np.bool_)
     for position, row in enumerate(ids):
@@ -207,7 +214,7 @@ def _text_batches(
         order = np.argsort([-len(row) for row in ids], kind="stable")
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
-            state = pad_texts([ids[index] for index in chosen], preprocess.pad_id)
+            state = pad_texts([ids[index] for index in chosen], preprocess.pad_id, most=preprocess.max_length)
             yield Batch(np.array([positions[index] for index in chosen], dtype=np.intp), state)
 
 

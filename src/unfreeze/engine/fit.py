@@ -6,8 +6,6 @@ augmentation and dropout are functions of seed and position, so that a resumed r
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,8 +18,11 @@ from torch import nn
 
 from unfreeze.contracts import Backbone
 from unfreeze.engine.checkpoints import Checkpoint, Checkpoints, Position
+from unfreeze.engine.devices import Precision, peak_bytes
+from unfreeze.engine.drift import Drift
 from unfreeze.engine.judging import load_best_mix, score
 from unfreeze.engine.ledger import fingerprint_frozen, record_phase
+from unfreeze.engine.phase_precision import choose_precision
 from unfreeze.engine.prefix import Prefix, PrefixMaker
 from unfreeze.engine.schedule import rate_factor
 from unfreeze.engine.state import (
@@ -103,9 +104,12 @@ class _Loop:
         self.plan, self.backbone, self.head, self.task = plan, backbone, head, task
         self.prefix, self.checkpoints = prefix, checkpoints
         self.should_stop, self.progress = should_stop, progress
+        self.saved = time.perf_counter()
         backbone.module.to(task.device)
         head.to(task.device)
         self.weights = Weights(plan, backbone, head)
+        # Before a checkpoint is loaded: a training that goes on has moved since the same start.
+        self.drift = Drift(backbone, task.train.inputs, seed=task.seed)
         self.standing = Standing(start=self.weights.copy() if plan.pull or plan.interpolate else {})
 
     def run(self, *, resume: bool) -> Fit:
@@ -143,10 +147,23 @@ class _Loop:
         elif self.task.val is None:
             self.weights.load(self.standing.ema)
             self.standing.fit.taken = f"{phase.name}, epoch {self.standing.position.epoch}"
-        record = record_phase(
-            self.backbone, phase, groups, self.standing.before, self.weights.live(), self.standing.frozen
+        self._record(phase, groups)
+
+    def _record(self, phase: Phase, groups: tuple[Group, ...]) -> None:
+        standing = self.standing
+        assert standing.precision is not None
+        standing.fit.ledger.append(
+            record_phase(
+                self.backbone,
+                phase,
+                groups,
+                standing.before,
+                self.weights.live(),
+                standing.frozen,
+                drift=self.drift.since_start(),
+                precision=standing.precision,
+            )
         )
-        self.standing.fit.ledger.append(record)
 
     def _begin_phase(self, index: int, groups: tuple[Group, ...]) -> None:
         standing = self.standing
@@ -154,7 +171,7 @@ class _Loop:
         standing.before = self.weights.copy()
         standing.ema = {} if self.plan.ema is None else copied(trainable(groups))
         standing.frozen = fingerprint_frozen(self.backbone, groups, self.plan.phases[index])
-        standing.stored, standing.stale, standing.losses = None, 0, []
+        standing.stored, standing.precision, standing.stale, standing.losses = None, None, 0, []
 
     def _train(self, index: int, groups: tuple[Group, ...], optimizer: torch.optim.Optimizer) -> None:
         phase = self.plan.phases[index]
@@ -164,6 +181,7 @@ class _Loop:
         try:
             self.standing.stored = prefix.stored
             self.progress.say(describe_phase(phase, groups, self.backbone, prefix.reason))
+            prefix.precision = self._precision(index, prefix)
             if self.standing.best is None and self.task.val is not None:
                 self._judge(prefix, "start")
             stepper = Stepper(
@@ -173,6 +191,7 @@ class _Loop:
                 task=self.task,
                 index=index,
                 boundary=boundary,
+                precision=prefix.precision,
                 groups=groups,
                 optimizer=optimizer,
                 standing=self.standing,
@@ -188,6 +207,22 @@ class _Loop:
             self.progress.say(
                 f"{phase.name}: no better validation log-loss for {self.standing.stale} epochs, it ends here."
             )
+
+    def _precision(self, index: int, prefix: Prefix) -> Precision:
+        """What the phase computes in: as it was, when it is gone on with, else as it measures now."""
+        if self.standing.precision is None:
+            choice = choose_precision(
+                self.backbone,
+                self.head,
+                task=self.task,
+                prefix=prefix,
+                phase=self.plan.phases[index],
+                rows=self._batches(index, 0)[0],
+            )
+            self.standing.precision = choice.precision
+            if choice.reason:
+                self.progress.say(choice.reason)
+        return self.standing.precision
 
     def _phase_is_over(self, phase: Phase) -> bool:
         patient = phase.patience is None or self.standing.stale < phase.patience
@@ -239,14 +274,14 @@ class _Loop:
                 seconds=seconds,
                 rows_per_second=seen / max(seconds, 1e-9),
                 wait_share=waited / max(seconds, 1e-9),
-                peak_bytes=_peak_bytes(self.task.device),
+                peak_bytes=peak_bytes(self.task.device),
                 rates={group.name: group.rate * factor for group in active.groups},
             )
         )
         standing.losses = []
         standing.position = Position(active.index, place.epoch + 1, 0, place.done)
         self.progress.count(f"{phase.name}, epochs", place.epoch + 1, phase.epochs)
-        if (place.epoch + 1) % self.task.checkpoint_epochs == 0:
+        if time.perf_counter() - self.saved >= self.task.checkpoint_seconds:
             self._save(active)
 
     def _check_losses(self, phase: Phase, batches: list[NDArray[np.intp]]) -> None:
@@ -276,6 +311,7 @@ class _Loop:
 
     def _save(self, active: _Active) -> None:
         if self.checkpoints is not None:
+            self.saved = time.perf_counter()
             self.checkpoints.save(to_checkpoint(self.standing, self.weights, active.groups, active.optimizer))
 
     def _batches(self, index: int, epoch: int) -> list[NDArray[np.intp]]:
@@ -317,6 +353,7 @@ class _Loop:
         stages = len(self.backbone.stages)
         lowest = min(phase.boundary(stages) for phase in self.plan.phases)
         prefix = self.prefix.make(self.plan.phases[-1], lowest, rounds=1, stored=False)
+        prefix.precision = self.standing.precision or prefix.precision
         try:
             self.standing.fit.mix = load_best_mix(
                 self.weights,
@@ -330,11 +367,3 @@ class _Loop:
             )
         finally:
             prefix.close()
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

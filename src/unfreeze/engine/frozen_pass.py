@@ -243,7 +243,7 @@ def _widths(backbone: Backbone, boundaries: tuple[int, ...]) -> list[int]:
     if isinstance(preprocess, ImagePreprocess):
         blank = State(torch.zeros((1, preprocess.height, preprocess.width, 3), dtype=torch.uint8))
     else:
-        blank = pad_texts([np.zeros(2, dtype=np.int64)], preprocess.pad_id)
+        blank = pad_texts([np.zeros(2, dtype=np.int64)], preprocess.pad_id, most=preprocess.max_length)
     with torch.no_grad():
         return [
             int(backbone.summary(backbone.run(blank, 0, boundary), boundary).shape[1])

@@ -14,14 +14,13 @@ from unfreeze.contracts import State
 from unfreeze.data.augment import Name as AugmentName
 from unfreeze.data.augment import augment
 from unfreeze.data.chance import order, uniforms
+from unfreeze.engine.batches import pad_texts
 
 if TYPE_CHECKING:
     import torch
 
 # Texts of similar length share a batch: windows of this many batches are sorted by length, as in fairseq and others.
 WINDOW_BATCHES = 32
-# Padding to a multiple keeps the number of different shapes small.
-LENGTH_MULTIPLE = 8
 # Separates the chance that drops tokens from the chance that orders rows.
 _TOKEN_ROUND = 1 << 32
 
@@ -86,18 +85,12 @@ class TextInputs:
 
     def batch(self, rows: NDArray[np.intp], round_: int | None) -> State:
         """See ``Inputs``; padded on the right to the longest row, rounded up."""
-        import torch
-
         chosen = [self.ids[row] for row in rows]
         if round_ is not None and self.token_dropout:
             chosen = [self._thinned(row, ids, round_) for row, ids in zip(rows, chosen, strict=True)]
-        width = padded(max(len(ids) for ids in chosen), most=int(self.lengths.max()))
-        h = np.full((len(chosen), width), self.pad_id, dtype=np.int64)
-        mask = np.zeros((len(chosen), width), dtype=bool)
-        for position, ids in enumerate(chosen):
-            h[position, : len(ids)] = ids
-            mask[position, : len(ids)] = True
-        return State(torch.from_numpy(h).to(self.device), torch.from_numpy(mask).to(self.device))
+        state = pad_texts(chosen, self.pad_id, most=int(self.lengths.max()))
+        assert state.mask is not None
+        return State(state.h.to(self.device), state.mask.to(self.device))
 
     def batches(self, seed: int, epoch: int, batch_size: int) -> list[NDArray[np.intp]]:
         """See ``Inputs``; rows of similar length stand together."""
@@ -116,11 +109,6 @@ class TextInputs:
         keep[0] = keep[-1] = True
         thinned: NDArray[np.int64] = ids[keep]
         return thinned
-
-
-def padded(longest: int, *, most: int) -> int:
-    """The width of a batch: rounded up, but not past the longest row of all, which a position table may end at."""
-    return max(longest, min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, most))
 
 
 def cut(rows: NDArray[np.intp], batch_size: int) -> list[NDArray[np.intp]]:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone
+from unfreeze.engine.devices import autocast
 from unfreeze.engine.losses import log_loss_and_accuracy
 from unfreeze.engine.state import Weights
-from unfreeze.engine.task import Task, autocast
+from unfreeze.engine.task import Task
 from unfreeze.evaluate.calibration import fit_temperature
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def score(
 ) -> tuple[float, float]:
     """Log-loss in nats after the best temperature, and accuracy, of the present weights on validation rows.
 
-    Both modules are left in evaluation mode. Logits that are not finite give an infinite log-loss.
+    Computed in the prefix's precision. Both modules are left in evaluation mode. Logits that are not finite give
+    an infinite log-loss.
     """
     assert task.val is not None
     y = task.val.y
@@ -36,7 +38,7 @@ def score(
     logits = []
     with torch.no_grad():
         for state in prefix.val_batches(np.arange(len(y)), batch_size):
-            with autocast(task):
+            with autocast(task.device, prefix.precision):
                 features = backbone.run(state, prefix.boundary, None).h
             logits.append(head(features.float()).float().cpu())
     values = torch.cat(logits).numpy()

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from unfreeze.contracts import Backbone
+from unfreeze.engine.devices import Precision
 from unfreeze.engine.trainable import HEAD, Group, stage_of_parameters
 from unfreeze.plan import Phase
 
@@ -31,6 +32,8 @@ class PhaseRecord:
     """A phase in the ledger.
 
     ``change``: relative change of each stage's trainable weights, ‖Δw‖/‖w‖, by stage name (``head`` too).
+    ``drift``: how far the features at the end of each stage moved since the training began, relative to their length.
+    ``precision``: what the phase computed in.
     ``frozen_before`` and ``frozen_after``: a hash over all frozen weights and norm statistics; equal when they did
     not change.
     """
@@ -39,6 +42,8 @@ class PhaseRecord:
     declared: tuple[str, ...]
     groups: tuple[GroupRecord, ...]
     change: Mapping[str, float]
+    drift: Mapping[str, float]
+    precision: Precision
     frozen_before: str
     frozen_after: str
 
@@ -85,6 +90,9 @@ def record_phase(
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
     frozen_before: str,
+    *,
+    drift: Mapping[str, float],
+    precision: Precision,
 ) -> PhaseRecord:
     """The record of a phase that has ended."""
     owner = stage_of_parameters(backbone)
@@ -115,6 +123,8 @@ def record_phase(
             stage: (change**0.5) / (size**0.5) if size > 0 else change**0.5
             for stage, (change, size) in moved.items()
         },
+        drift=drift,
+        precision=precision,
         frozen_before=frozen_before,
         frozen_after=fingerprint_frozen(backbone, groups, phase),
     )

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.engine.activations import Activations, HalfOverflowError, write_activations
+from unfreeze.engine.devices import Precision, autocast, wait_for
 from unfreeze.engine.inputs import Inputs
-from unfreeze.engine.task import autocast
 from unfreeze.plan import Phase
 
 if TYPE_CHECKING:
@@ -34,11 +34,15 @@ LEAST_STEP_SECONDS = 3e-4
 
 
 class Prefix(Protocol):
-    """Where a phase gets its batches from, at its boundary."""
+    """Where a phase gets its batches from, at its boundary.
+
+    ``precision``: what the phase computes in, here and above; the loop sets it when the phase has chosen.
+    """
 
     boundary: int
     reason: str
     stored: bool
+    precision: Precision
 
     def train_batch(self, rows: NDArray[np.intp], round_: int) -> State:
         """The training rows at the boundary, as they look in this round (epochs of all phases are counted)."""
@@ -101,6 +105,7 @@ class PlainPrefix:
     boundary: int
     reason: str
     stored: bool = False
+    precision: Precision = "fp32"
 
     def train_batch(self, rows: NDArray[np.intp], round_: int) -> State:
         """See ``Prefix``."""
@@ -118,7 +123,7 @@ class PlainPrefix:
     def _up(self, state: State) -> State:
         if self.boundary == 0:
             return state
-        with torch.no_grad(), autocast(self.task):
+        with torch.no_grad(), autocast(self.task.device, self.precision):
             return self.backbone.run(state, 0, self.boundary)
 
 
@@ -133,6 +138,7 @@ class StoredPrefix:
     reason: str
     folder: Path | None
     stored: bool = True
+    precision: Precision = "fp32"
 
     def train_batch(self, rows: NDArray[np.intp], round_: int) -> State:
         """See ``Prefix``; round r reads view r modulo the number of views."""
@@ -205,7 +211,7 @@ class StoringMaker:
         rows = np.arange(min(self.batch_size, len(train)))
         started = time.perf_counter()
         raw = train.batch(rows, 0)
-        _wait(self.task.device)
+        wait_for(self.task.device)
         loading = time.perf_counter() - started
         executor(raw)
         started = time.perf_counter()
@@ -229,30 +235,35 @@ class StoringMaker:
         )
 
     def _time_suffix(self, state: State, boundary: int) -> float:
-        """Seconds a row of a third of a forward and backward pass above the boundary: what the formula calls S."""
+        """Seconds a row of a third of a forward and backward pass above the boundary: what the formula calls S.
+
+        Of the precisions that the phase will choose from, the faster one counts.
+        """
         parameters = [p for p in self.backbone.module.parameters() if p.requires_grad]
         rows = len(state.h)
         best = float("inf")
         # Measuring must not change the statistics of norms.
         self.backbone.module.eval()
-        for _ in range(2):
+        for precision in 2 * self.task.precisions:
             started = time.perf_counter()
-            while not self._try_suffix(state, boundary, rows, parameters):
+            while not self._try_suffix(state, boundary, rows, parameters, precision):
                 rows = max(1, rows // 2)
                 started = time.perf_counter()
             best = min(best, (time.perf_counter() - started) / rows)
         return max(best, LEAST_STEP_SECONDS / self.batch_size) / 3
 
-    def _try_suffix(self, state: State, boundary: int, rows: int, parameters: Sequence[Tensor]) -> bool:
+    def _try_suffix(
+        self, state: State, boundary: int, rows: int, parameters: Sequence[Tensor], precision: Precision
+    ) -> bool:
         """One pass over the first rows; False when the device has no memory for so many."""
         device = self.task.device
         mask = None if state.mask is None else state.mask[:rows].to(device)
         try:
-            with autocast(self.task):
+            with autocast(device, precision):
                 out = self.backbone.run(State(state.h[:rows].to(device), mask), boundary, None).h
             if parameters and out.requires_grad:
                 torch.autograd.grad(out.float().square().sum(), parameters, allow_unused=True)
-            _wait(device)
+            wait_for(device)
         except torch.OutOfMemoryError:
             if rows == 1:
                 raise
@@ -304,8 +315,3 @@ class ExecutorBuilder(Protocol):
 
     def __call__(self, boundary: int) -> Executor:
         """The executor; its states come on the CPU in float32."""
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

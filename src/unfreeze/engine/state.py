@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone
 from unfreeze.engine.checkpoints import Checkpoint, Position
+from unfreeze.engine.devices import Precision
 from unfreeze.engine.ledger import PhaseRecord
 from unfreeze.engine.task import EpochRecord, Fit
 from unfreeze.engine.trainable import Group, head_key, select, stage_of_parameters
@@ -60,7 +61,8 @@ class Standing:
 
     ``start``: the first weights, where the plan looks back at them; ``before``: those the phase began with, and
     ``frozen`` the hash of what it must not change. ``stored``: whether the phase reads a stored prefix (its
-    activations are rounded, so the choice must not be made anew). ``losses``: those of the epoch so far.
+    activations are rounded, so the choice must not be made anew), and ``precision`` what it computes in; both are
+    None before the phase has decided. ``losses``: those of the epoch so far.
     """
 
     position: Position = field(default_factory=Position)
@@ -71,6 +73,7 @@ class Standing:
     losses: list[Tensor] = field(default_factory=list)
     frozen: str = ""
     stored: bool | None = None
+    precision: Precision | None = None
     stale: int = 0
     micro_batches: int = 1
     fit: Fit = field(default_factory=Fit)
@@ -108,6 +111,7 @@ def to_checkpoint(
         "best": None if best is None else [best.log_loss, best.accuracy, best.where],
         "frozen": standing.frozen,
         "stored": standing.stored,
+        "precision": standing.precision,
         "stale": standing.stale,
         "micro_batches": standing.micro_batches,
         "taken": standing.fit.taken,
@@ -147,6 +151,7 @@ def from_checkpoint(
         losses=[] if losses is None else list(losses.unbind()),
         frozen=numbers["frozen"],
         stored=numbers["stored"],
+        precision=numbers["precision"],
         stale=numbers["stale"],
         micro_batches=numbers["micro_batches"],
         fit=Fit(

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone, State
+from unfreeze.engine.devices import Precision, autocast
 from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix
 from unfreeze.engine.state import Standing, trainable
-from unfreeze.engine.task import Task, autocast
-from unfreeze.engine.trainable import Group
+from unfreeze.engine.task import Task
+from unfreeze.engine.trainable import Group, is_graft
 from unfreeze.errors import UnfreezeError
 from unfreeze.plan import Plan
 
@@ -31,6 +32,7 @@ class Stepper:
     task: Task
     index: int
     boundary: int
+    precision: Precision
     groups: Sequence[Group]
     optimizer: torch.optim.Optimizer
     standing: Standing
@@ -39,13 +41,16 @@ class Stepper:
     def take(self, state: State, rows: NDArray[np.intp], *, factor: float) -> Tensor:
         """One step on a whole batch at ``factor`` times the peak rates; its mean loss.
 
-        Where the loss or a gradient is not finite, the loss is NaN and the weights stay as they were.
+        Where the loss or a gradient is not finite, the loss is NaN and the weights stay as they were. Raises
+        UnfreezeError in a phase's first step when a part of a graft gets no gradient.
         """
         for entry, group in zip(self.optimizer.param_groups, self.groups, strict=True):
             entry["lr"] = group.rate * factor
         loss = None
         while loss is None:
             loss = self._try_gradients(state, rows)
+        if self.standing.position.done == 0:
+            self._refuse_unused_grafts()
         finite = torch.isfinite(loss)
         if self.plan.clip:
             norm = nn.utils.clip_grad_norm_(list(trainable(self.groups).values()), self.plan.clip)
@@ -99,7 +104,7 @@ class Stepper:
             for part in np.array_split(np.arange(len(rows)), parts):
                 chosen = slice(int(part[0]), int(part[-1]) + 1)
                 piece = State(state.h[chosen], None if state.mask is None else state.mask[chosen])
-                with autocast(self.task):
+                with autocast(device, self.precision):
                     features = self.backbone.run(piece, self.boundary, None).h
                 mixed = None if mix is None or other is None else Mixed(mix.share, other[chosen])
                 summed = cross_entropy(
@@ -113,6 +118,15 @@ class Stepper:
                 (loss + self._pull() / parts).backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
         return total
+
+    def _refuse_unused_grafts(self) -> None:
+        """A graft that the forward pass goes around would stay as it is, and nobody would notice."""
+        for name, parameter in trainable(self.groups).items():
+            if is_graft(name) and parameter.grad is None:
+                raise UnfreezeError(
+                    f"The graft {name!r} is not used by the network's forward pass, so that it cannot be trained: "
+                    "choose other layers with --targets, or another --strategy."
+                )
 
     def _pull(self) -> Tensor | float:
         """L2-SP: half the squared distance of the backbone's trainable weights from where they started."""

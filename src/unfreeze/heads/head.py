@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 HeadKind = Literal["linear", "mlp"]
+# Width of the hidden layer of an mlp head, as in the classic guide.
+HIDDEN = 256
 
 
 @dataclass(frozen=True, eq=False)

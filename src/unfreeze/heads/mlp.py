@@ -11,11 +11,10 @@ from torch import Tensor
 
 from unfreeze.heads.design import Design, make_design
 from unfreeze.heads.folds import ALWAYS_TRAINED
-from unfreeze.heads.head import Head
+from unfreeze.heads.head import HIDDEN, Head
 from unfreeze.heads.problem import make_folds
 from unfreeze.heads.weights import row_log_loss, row_weights
 
-HIDDEN = 256
 DROPOUT = 0.2
 RATE = 1e-3
 WEIGHT_DECAY = 1e-2

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unfreeze.heads.head import Head
+from unfreeze.heads.head import HIDDEN, Head, HeadKind
 
 
 class LinearHead(nn.Linear):
@@ -47,6 +47,23 @@ def to_module(head: Head, dropout: float = 0.0) -> LinearHead | MlpHead:
         else:
             module = LinearHead(head.width, head.classes, dropout=dropout)
     module.load_state_dict({name: torch.tensor(value) for name, value in head.tensors.items()})
+    return module.eval()
+
+
+def new_head(kind: HeadKind, width: int, classes: int, *, dropout: float, seed: int) -> LinearHead | MlpHead:
+    """A head that knows nothing, in evaluation mode: a linear one of zeros, or an mlp drawn by the seed.
+
+    Both layers of an mlp are drawn as torch draws linear layers: from zeros its hidden layer gets no gradient.
+    """
+    module: LinearHead | MlpHead
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if kind == "mlp":
+            module = MlpHead(width, HIDDEN, classes, dropout=dropout)
+        else:
+            module = LinearHead(width, classes, dropout=dropout)
+            torch.nn.init.zeros_(module.weight)
+            torch.nn.init.zeros_(module.bias)
     return module.eval()
 
 

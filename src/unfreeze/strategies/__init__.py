@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from unfreeze.contracts import Backbone
 from unfreeze.plan import Plan
-from unfreeze.strategies import discriminative, full, gradual, partial, scratch
+from unfreeze.strategies import adapters, discriminative, full, gradual, lora, partial, scratch
 from unfreeze.strategies.settings import StrategySettings
 
 STRATEGIES: Mapping[str, Callable[[Backbone, StrategySettings], Plan]] = {
@@ -18,5 +18,7 @@ STRATEGIES: Mapping[str, Callable[[Backbone, StrategySettings], Plan]] = {
     "gradual": gradual.plan,
     "discriminative": discriminative.plan,
     "full": full.plan,
+    "lora": lora.plan,
+    "adapters": adapters.plan,
     "scratch": scratch.plan,
 }

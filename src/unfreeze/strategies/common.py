@@ -68,14 +68,13 @@ def finish(plan: Plan, backbone: Backbone, settings: StrategySettings) -> Plan:
     """The plan with the settings that hold for all its phases. RequestError for what its inputs cannot have."""
     finished = replace(
         plan,
-        start=settings.start or plan.start,
         batch_size=settings.batch_size or plan.batch_size,
         augment=augment_for(backbone, settings),
         views=settings.views or VIEWS,
         label_smoothing=settings.label_smoothing or 0.0,
         mixup=settings.mixup or 0.0,
         token_dropout=settings.token_dropout or 0.0,
-        ema=settings.ema,
+        ema=settings.ema or None,
         pull=settings.pull or 0.0,
         interpolate=bool(settings.interpolate),
     )

@@ -25,4 +25,4 @@ def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
     rate = RATE if settings.rate is None else backbone_rate(backbone, settings)
     made = one_phase(backbone, given, strategy="scratch", first=0, rate=rate)
     phase = replace(made.phases[0], weight_decay=WEIGHT_DECAY, head_rate=rate)
-    return replace(made, start="random", fit_head=False, phases=(phase,))
+    return replace(made, start="random", head="linear", phases=(phase,))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from unfreeze.contracts import Backbone
 from unfreeze.errors import RequestError
@@ -22,6 +21,9 @@ BACKBONE_RATE: Mapping[str, float] = {
 MOST_RATE = 0.1
 # The head starts fitted; it moves ten times as fast as the backbone (the classic guide's ratio).
 HEAD_FACTOR = 10.0
+# What is grafted starts at zero and learns faster than pretrained weights (LoRA's rates are about ten times those of
+# full fine-tuning, Hu et al. 2021).
+GRAFT_FACTOR = 10.0
 # Layer-wise decay a stage: 0.65 to 0.75 for vision transformers (BEiT, MAE), 0.8 to 0.9 for BERT-like encoders
 # (ELECTRA). Convolutional networks have few, thick stages.
 LAYER_DECAY: Mapping[str, float] = {
@@ -58,17 +60,31 @@ class StrategySettings:
     ema: float | None = None
     interpolate: bool | None = None
     patience: int | None = None
-    start: Path | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    lora_dropout: float | None = None
+    targets: tuple[str, ...] | None = None
+    lora_blocks: int | None = None
+    reduction: int | None = None
 
 
 def backbone_rate(backbone: Backbone, settings: StrategySettings) -> float:
     """The peak rate of the backbone: what was said, or the family's. RequestError when it can only do harm."""
+    return _checked_rate(backbone, settings, usual=BACKBONE_RATE[backbone.family])
+
+
+def graft_rate(backbone: Backbone, settings: StrategySettings) -> float:
+    """The peak rate of LoRA or adapters, and of the head beside them: what was said, or the family's."""
+    return _checked_rate(backbone, settings, usual=GRAFT_FACTOR * BACKBONE_RATE[backbone.family])
+
+
+def _checked_rate(backbone: Backbone, settings: StrategySettings, *, usual: float) -> float:
     if settings.rate is None:
-        return BACKBONE_RATE[backbone.family]
+        return usual
     if not 0 < settings.rate <= MOST_RATE:
         raise RequestError(
             f"--lr {settings.rate:g} is out of range: it must be above 0 and at most {MOST_RATE:g} "
-            f"({BACKBONE_RATE[backbone.family]:g} is usual for {backbone.name})."
+            f"({usual:g} is usual for {backbone.name})."
         )
     return settings.rate
 

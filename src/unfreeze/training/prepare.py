@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.backbones import default_backbone, load_backbone, with_fit
+from unfreeze.backbones import default_backbone, with_fit
+from unfreeze.bundle.loading import is_run, open_source
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import TrainRequest
 from unfreeze.contracts import Backbone, Executor
@@ -45,16 +46,18 @@ def open_backbone(dataset: Dataset, decisions: Decisions, progress: Progress) ->
     if name is None:
         name, reason = default_backbone(dataset.modality)
         decisions.record("backbone", name, "default", reason)
-    backbone = load_backbone(
+    backbone = open_source(
         name,
         modality=dataset.modality,
         image_size=request.image_size,
         pooling=request.pooling,
         max_length=request.max_length,
     )
-    if dataset.modality == "image":
+    if is_run(name) and "fit" not in request.given():
+        decisions.record("fit", backbone.preprocess.to_dict().get("fit"), "data", f"as in {name}")
+    elif dataset.modality == "image":
         backbone = with_fit(backbone, cast("Fit", decisions.text("fit")))
-    else:
+    if dataset.modality == "text":
         decisions.entries.pop("fit", None)
     decisions.record(
         "preprocessing", backbone.preprocess.to_dict(), "default", "from the pretrained configuration"

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.bundle.classifier import Classifier
-from unfreeze.bundle.folder import Story, save
+from unfreeze.bundle.folder import BUNDLE, Story, save
+from unfreeze.bundle.loading import is_run, read_bundle
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import write_config
 from unfreeze.data.dataset import Dataset
 from unfreeze.engine.frozen_pass import golden_batch
 from unfreeze.evaluate.scores import Scores
-from unfreeze.runtime.files import write_atomically
+from unfreeze.runtime.files import file_hash, write_atomically
 from unfreeze.runtime.predictions import Prediction, write_rows
 from unfreeze.training.probing import Fitted, Tested
 
@@ -43,9 +44,18 @@ def save_run(
         data_source=dataset.source,
         data_fingerprint=fingerprint(dataset),
         data_rows={part: len(dataset.rows(part)) for part in ("train", "val", "test")},
+        lineage=_lineage(decisions.text("backbone")),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     save(classifier, folder, story=story, golden=golden_batch(dataset, classifier.backbone, tested.rows[:4]))
+
+
+def _lineage(source: str) -> tuple[str, ...]:
+    """The runs that this one started from, the nearest first, each with the hash of its ``bundle.json``."""
+    if not is_run(source):
+        return ()
+    folder = Path(source).resolve()
+    return (f"{folder} {file_hash(folder / BUNDLE)}", *read_bundle(folder).lineage)
 
 
 def _prediction_rows(

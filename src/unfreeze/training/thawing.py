@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.backbones import randomise, rehash
-from unfreeze.bundle.classifier import Classifier
+from unfreeze.bundle.classifier import Adapter, Base, Classifier
+from unfreeze.bundle.loading import lasting_source
 from unfreeze.choose.settings import Decisions
-from unfreeze.config import Origin, bytes_of
+from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.chance import keys_of
 from unfreeze.data.dataset import Dataset
@@ -29,15 +30,15 @@ from unfreeze.engine.store import cache_root
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import RequestError
 from unfreeze.executors import build_executor
+from unfreeze.grafts import attach, describe, pack, settle
 from unfreeze.heads.head import Head
 from unfreeze.heads.probe import Probe
-from unfreeze.plan import AugmentName, NormPolicy, Plan
+from unfreeze.plan import Plan
 from unfreeze.progress import Progress
 from unfreeze.runtime.decode import Quarantined
 from unfreeze.runtime.files import write_atomically
 from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
-from unfreeze.strategies import STRATEGIES
-from unfreeze.strategies.settings import StrategySettings
+from unfreeze.training.planning import make_plan
 from unfreeze.training.probing import Fitted, calibrate, exact_executor, score_rows
 
 if TYPE_CHECKING:
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from unfreeze.engine.fit import Fit, Rows
     from unfreeze.engine.inputs import Inputs
     from unfreeze.engine.prefix import Use
-
-BF16_DEVICES = ("cuda",)
 
 
 def thaw(
@@ -64,6 +63,7 @@ def thaw(
     import torch
 
     from unfreeze.engine.checkpoints import Checkpoints
+    from unfreeze.engine.devices import precisions
     from unfreeze.engine.fit import Task, fit
     from unfreeze.engine.prefix import StoringMaker
     from unfreeze.heads.module import from_module
@@ -79,17 +79,18 @@ def thaw(
     plan = make_plan(trained, len(train_rows), len(dataset.labels), decisions)
     if plan.start == "random":
         randomise(trained, seed=decisions.number("seed"))
+    if plan.graft is not None:
+        trained = attach(trained, plan.graft, seed=decisions.number("seed"))
+        progress.say(describe(backbone, plan.graft))
     device = torch.device(executor.device)
-    head = _start_head(probe, plan)
+    head = _start_head(probe, plan, decisions.number("seed"))
     task = Task(
         train=_rows(dataset, train_rows, trained, plan, device, decisions, progress),
         val=_rows(dataset, val_rows, trained, plan, device, decisions, progress),
         seed=decisions.number("seed"),
         device=device,
         class_weight=_class_weight(dataset, train_rows, decisions),
-        autocast=torch.bfloat16
-        if device.type in BF16_DEVICES and decisions.text("precision") != "fp32"
-        else None,
+        precisions=precisions(device, decisions.text("precision")),
     )
     engine = executor.name.partition("-")[0]
     maker = StoringMaker(
@@ -119,8 +120,14 @@ def thaw(
             progress=progress,
         )
     trained.module.to("cpu")
+    adapter = None
+    if plan.graft is not None:
+        base = _base(backbone, decisions)
+        adapter = Adapter(base=base, files=pack(trained, plan.graft, base=base.source))
+        trained = settle(trained, plan.graft)
     shipped = from_module(head.cpu(), boundaries=probe.head.boundaries)
     fitted = _measure(rehash(trained), shipped, dataset, val_rows, executor, decisions, progress)
+    fitted = replace(fitted, classifier=replace(fitted.classifier, adapter=adapter))
     write_atomically(
         folder / "ledger.json", json.dumps([record.to_dict() for record in result.ledger], indent=2)
     )
@@ -129,37 +136,16 @@ def thaw(
     return fitted, result
 
 
-def make_plan(backbone: Backbone, rows: int, classes: int, decisions: Decisions) -> Plan:
-    """The plan of the strategy that was asked for; raises RequestError when it does not fit the backbone."""
+def _base(backbone: Backbone, decisions: Decisions) -> Base:
+    """Where the frozen network below an adapter came from."""
     request = decisions.request
-    settings = StrategySettings(
-        rows=rows,
-        classes=classes,
-        epochs=request.epochs,
-        rate=request.lr,
-        batch_size=request.batch_size,
-        freeze=request.freeze,
-        layer_decay=request.layer_decay,
-        norm=cast("NormPolicy | None", request.bn),
-        augment=cast("AugmentName | None", request.augment),
-        views=request.views,
-        pull=request.pull_to_start,
+    return Base(
+        source=lasting_source(decisions.text("backbone")),
+        weights_hash=backbone.weights_hash,
+        image_size=request.image_size,
+        pooling=request.pooling,
+        max_length=request.max_length,
     )
-    plan = STRATEGIES[decisions.text("strategy")](backbone, settings)
-    for phase in plan.phases:
-        rates = sorted({thaw.rate for thaw in phase.thaw})
-        value = {
-            "epochs": phase.epochs,
-            "stages": ", ".join(backbone.stages[thaw.stage].name for thaw in phase.thaw) or "the head alone",
-            "rates": rates,
-            "head rate": phase.head_rate,
-            "norm statistics": phase.norm,
-        }
-        origin: Origin = "user" if request.lr is not None or request.epochs is not None else "default"
-        decisions.record(f"phase {phase.name}", value, origin, "the strategy's plan")
-    given: Origin = "user" if request.augment is not None else "default"
-    decisions.record("augment", plan.augment, given, "per sample, seeded")
-    return plan
 
 
 def write_history(result: Fit, path: Path) -> None:
@@ -238,15 +224,13 @@ def _inputs(
     return TextInputs(ids, keys_of(digests), preprocess.pad_id, seed, device, plan.token_dropout)
 
 
-def _start_head(probe: Probe, plan: Plan) -> torch.nn.Module:
-    """The fitted head on the pooled feature, or one of zeros when there was nothing to fit."""
-    head = probe.head.module(dropout=plan.dropout)
-    if not plan.fit_head:
-        import torch
+def _start_head(probe: Probe, plan: Plan, seed: int) -> torch.nn.Module:
+    """The fitted head on the pooled feature, or a new one for as many features and classes."""
+    if plan.head == "fitted":
+        return probe.head.module(dropout=plan.dropout)
+    from unfreeze.heads.module import new_head
 
-        for parameter in head.parameters():
-            torch.nn.init.zeros_(parameter)
-    return head
+    return new_head(plan.head, probe.head.width, probe.head.classes, dropout=plan.dropout, seed=seed)
 
 
 def _class_weight(

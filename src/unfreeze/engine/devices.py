@@ -1,0 +1,54 @@
+"""What a device computes in, when it is done, and how much memory it took."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Literal
+
+from unfreeze.executors.processor import has_bf16
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["fp32", "bf16"]
+
+
+def precisions(device: torch.device, wanted: str) -> tuple[Precision, ...]:
+    """What a training may compute in on ``device``, the exact one first; ``wanted``: auto, fp32 or bf16.
+
+    float16 is no candidate: its loss needs a scale that grows and shrinks, and bfloat16 is as fast.
+    """
+    if wanted == "fp32":
+        return ("fp32",)
+    if wanted == "bf16":
+        return ("bf16",)
+    native = device.type == "cuda" or (device.type == "cpu" and has_bf16())
+    return ("fp32", "bf16") if native else ("fp32",)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """The context in which ``device`` computes in this precision."""
+    import torch
+
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done what it was given."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory taken so far: of the device, or of this process where it is the processor."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    # Kilobytes on Linux, bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,95 @@
+"""From a request to its plan: nothing that was said and accepted is without effect."""
+
+from dataclasses import replace
+
+import pytest
+
+from unfreeze.choose.settings import Decisions
+from unfreeze.config import CHOICES, FLOOR, READ_BY, STRATEGIES, TrainRequest
+from unfreeze.plan import Lora
+from unfreeze.training.planning import make_plan
+
+# For each setting a value that no strategy has by itself.
+VALUES = {
+    "freeze": 1,
+    "layer_decay": 0.33,
+    "rank": 3,
+    "alpha": 5.0,
+    "lora_dropout": 0.3,
+    "targets": "qkv,fc1",
+    "lora_blocks": 1,
+    "reduction": 2,
+    "epochs": 7,
+    "lr": 3.3e-4,
+    "schedule": "constant",
+    "patience": 11,
+    "bn": "train",
+    "augment": "dihedral",
+    "views": 5,
+    "mixup": 0.3,
+    "token_dropout": 0.2,
+    "label_smoothing": 0.1,
+    "pull_to_start": 0.2,
+    "ema": 0.97,
+    "interpolate": True,
+}
+
+
+def plan_of(backbone, **settings):
+    request = TrainRequest(data="x", **settings)
+    request.check()
+    decisions = Decisions(request)
+    return make_plan(backbone, 1000, 2, decisions), decisions
+
+
+def test_every_setting_of_a_strategy_has_a_value_here():
+    assert set(VALUES) == set(READ_BY)
+
+
+@pytest.mark.parametrize(("name", "strategy"), [(name, s) for name, found in READ_BY.items() for s in found])
+def test_every_setting_changes_the_plan_of_each_strategy_that_reads_it(t, name, strategy):
+    backbone = t.toy("text" if name == "token_dropout" else "vit")
+    given = {name: VALUES[name]}
+    if (name, strategy) == ("bn", "scratch"):
+        given = {"bn": "freeze"}
+    plain, _ = plan_of(backbone, strategy=strategy)
+    changed, _ = plan_of(backbone, strategy=strategy, **given)
+    assert changed != plain
+
+
+def test_targets_are_patterns_between_commas(t):
+    plan, _ = plan_of(t.toy("vit"), strategy="lora", targets=" qkv, fc1 ,", rank=4)
+    paths = tuple(f"block{index}.{name}" for index in (1, 2, 3) for name in ("qkv", "fc1"))
+    assert plan.graft == Lora(rank=4, alpha=4.0, dropout=0.0, targets=paths)
+
+
+def test_an_average_with_decay_zero_is_none(t):
+    assert plan_of(t.toy("vit"), strategy="full", ema=0.0)[0].ema is None
+
+
+def test_a_plan_from_a_new_head_takes_the_kind_that_was_asked_for(t):
+    assert plan_of(t.toy("vit"), strategy="scratch", head="mlp")[0].head == "mlp"
+    assert plan_of(t.toy("vit"), strategy="full", head="mlp")[0].head == "fitted"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_classic_recipe_is_recorded_with_its_schedule_and_batch(t, strategy):
+    plan, decisions = plan_of(t.toy("text"), strategy=strategy, recipe="classic")
+    assert decisions.thaws
+    assert plan.head == "linear"
+    assert decisions.number("batch_size") == 16
+    recipe = decisions.entries["recipe"]
+    assert (recipe.value, recipe.origin) == ("classic", "user")
+    assert ("the keys are updated too" in recipe.reason) == (strategy == "lora")
+    for phase in plan.phases:
+        entry = decisions.entries[f"phase {phase.name}"]
+        assert (entry.value["epochs"], entry.value["head rate"]) == (phase.epochs, phase.head_rate)
+        assert (entry.origin, entry.reason) == ("default", "the classic guide's schedule")
+
+
+def test_only_the_head_alone_has_no_plan():
+    for strategy in STRATEGIES:
+        for recipe in CHOICES["recipe"]:
+            request = TrainRequest(data="x", strategy=strategy, recipe=recipe)
+            assert Decisions(request).thaws == (strategy != FLOOR or recipe == "classic")
+    assert not Decisions(replace(request, strategy=None, recipe=None)).thaws

@@ -1,0 +1,58 @@
+"""What the report says of a thawing: curves, precisions, what moved and what was forgotten."""
+
+from dataclasses import replace
+
+from unfreeze.engine.ledger import GroupRecord, PhaseRecord
+from unfreeze.engine.task import EpochRecord, Fit
+from unfreeze.fitpages import fit_sections
+
+
+def epoch(phase, number, seconds):
+    return EpochRecord(phase, number, 0.5, 0.4, 0.9, seconds, 100.0 / seconds, 0.25, 3 * 10**9, {"head": 0.1})
+
+
+def ledger(phase, drift, precision="fp32", change=0.5):
+    groups = (GroupRecord("head", 0.02, 0.0, 2, 1234),)
+    return PhaseRecord(phase, ("b: weights",), groups, {"b": change, "head": 0.1}, drift, precision, "x", "x")
+
+
+FIT = Fit(
+    history=[epoch("first", 0, 1.0), epoch("first", 1, 3.0), epoch("second", 0, 1.0)],
+    ledger=[
+        ledger("first", {"a": 0.0, "b": 0.3, "pool": 0.4}),
+        ledger("second", {"a": 0.0, "b": 0.1, "pool": 0.2}, "bf16", change=0.25),
+    ],
+    taken="second, epoch 1",
+)
+
+
+def test_a_phase_is_a_row_with_its_precision_and_its_rate_over_all_epochs():
+    history, _ = fit_sections(FIT)
+    assert history.tables[0].rows == (
+        ("first", "fp32", "2", "50", "25.0%", "3.00 GB"),
+        ("second", "bf16", "1", "100", "25.0%", "3.00 GB"),
+    )
+    assert history.tables[0].columns[1] == "precision"
+
+
+def test_forgetting_is_that_of_the_weights_handed_on_last_and_zero_is_called_exact():
+    _, section = fit_sections(FIT)
+    weights, features = section.charts
+    assert [(bar.name, bar.parts) for bar in weights.bars] == [("b", (0.5,)), ("head", (0.1,))]
+    assert features.title == "How far the features moved, by stage"
+    assert [(bar.name, bar.parts, bar.text) for bar in features.bars] == [
+        ("a", (0.0,), "0, exactly"),
+        ("b", (0.1,), "10.0%"),
+        ("pool", (0.2,), "20.0%"),
+    ]
+    assert "At the end of stage a they are exactly, bit for bit, what they were." in section.paragraphs[1]
+    assert "mixed" not in section.paragraphs[1]
+
+
+def test_what_is_not_exact_is_not_called_so():
+    everything = replace(FIT, ledger=[ledger("only", {"a": 0.2, "pool": 0.1})], mix=0.5)
+    told = fit_sections(everything)[1].paragraphs[1]
+    assert "exactly" not in told
+    assert "before the trained weights were mixed with the start" in told
+    frozen = replace(FIT, ledger=[ledger("only", {"a": 0.0, "b": 0.0, "pool": 0.1})])
+    assert "the stages a to b they are exactly" in fit_sections(frozen)[1].paragraphs[1]
