@@ -34,7 +34,7 @@ def timed(monkeypatch):
     """Steps that seem to take these seconds."""
 
     def give(**seconds):
-        monkeypatch.setattr(module, "_time_step", lambda *arguments: seconds[arguments[-1]])
+        monkeypatch.setattr(module, "_time_step", lambda *given: seconds[given[-1].precision])
 
     return give
 
@@ -44,7 +44,9 @@ def choosing(t, backbone, task, *, prefix=None):
     phase, head = t.plan_of(backbone, freeze=2, phase={"norm": "train"}).phases[0], t.head_of(backbone)
     select(backbone, head, phase)
     made = t.maker(backbone, task).make(phase, 2, rounds=1) if prefix is None else prefix
-    return lambda: choose_precision(backbone, head, task=task, prefix=made, phase=phase, rows=np.arange(8))
+    return lambda: choose_precision(
+        backbone, head, task=task, prefix=made, phase=phase, rows=np.arange(8), steps=1
+    )
 
 
 def choose(t, backbone, task, *, prefix=None):
@@ -81,7 +83,7 @@ def test_the_lower_precision_must_be_a_tenth_faster(t, timed, low, taken):
 
 def test_the_best_of_three_steps_counts_after_one_to_warm_up(t, monkeypatch):
     seconds = {"fp32": iter([0.1, 5.0, 1.0, 3.0]), "bf16": iter([0.0, 9.0, 2.0, 0.8])}
-    monkeypatch.setattr(module, "_time_step", lambda *arguments: next(seconds[arguments[-1]]))
+    monkeypatch.setattr(module, "_time_step", lambda *given: next(seconds[given[-1].precision]))
     choice = choose(t, t.toy("cnn"), t.task_of("cnn", precisions=BOTH))
     assert choice.reason == "Phase only computes in bf16: a step takes 800.0 ms, 1000.0 ms in fp32."
 
@@ -142,7 +144,9 @@ def test_measuring_takes_fewer_rows_when_memory_runs_out(t, monkeypatch):
 
 
 @pytest.mark.parametrize("taken", BOTH)
-def test_the_choice_reaches_training_validation_and_the_frozen_part(t, kind, timed, monkeypatch, taken):
+def test_the_choice_reaches_training_and_validation_and_the_frozen_part_keeps_its_executor(
+    t, kind, timed, monkeypatch, taken
+):
     timed(fp32=1.0, bf16=0.5 if taken == "bf16" else 2.0)
     backbone, task = t.toy(kind), t.task_of(kind, precisions=BOTH)
     run, seen = backbone.run, set()
@@ -162,7 +166,7 @@ def test_the_choice_reaches_training_validation_and_the_frozen_part(t, kind, tim
     plan = t.plan_of(backbone, freeze=2, interpolate=True)
     result, head = t.run(plan, backbone, task, progress=telling)
     low = taken == "bf16"
-    lowest = {(("frozen", False), low), (("trained", True), low), (("trained", False), low)}
+    lowest = {(("frozen", False), False), (("trained", True), low), (("trained", False), low)}
     assert seen == lowest | {("drift", False)}
     assert result.ledger[0].precision == taken
     assert sum("computes in" in sentence for sentence in telling.told) == 1
@@ -205,8 +209,8 @@ def test_a_phase_that_is_gone_on_with_does_not_choose_again(t, tmp_path, timed, 
 
 
 def test_every_phase_chooses_for_itself(t, monkeypatch):
-    def step(backbone, head, task, prefix, rows, precision):
-        return {"fp32": 1.0, "bf16": 0.5 if prefix.boundary == 1 else 2.0}[precision]
+    def step(backbone, head, task, prefix, rows, suffix):
+        return {"fp32": 1.0, "bf16": 0.5 if prefix.boundary == 1 else 2.0}[suffix.precision]
 
     monkeypatch.setattr(module, "_time_step", step)
     backbone = t.toy("vit")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from unfreeze.backbones.staging import assign_tensors, cut_is_exact, hash_weights
@@ -14,6 +14,7 @@ from unfreeze.errors import RequestError
 from unfreeze.runtime.preprocess import ImagePreprocess
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 _INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest")
@@ -82,11 +83,19 @@ def normalise(pixels: Tensor, preprocess: ImagePreprocess, module: nn.Module) ->
     import torch
 
     x = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255.0
-    mean = torch.tensor(preprocess.mean, dtype=x.dtype, device=x.device).view(1, 3, 1, 1)
-    std = torch.tensor(preprocess.std, dtype=x.dtype, device=x.device).view(1, 3, 1, 1)
+    mean, std = _channels(preprocess.mean, x.device), _channels(preprocess.std, x.device)
     weights = next(module.parameters(), None)
     x = (x - mean) / std
     return x if weights is None else x.to(weights.dtype)
+
+
+@cache
+def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """One float32 value a channel (1, 3, 1, 1), on its device once: a captured graph cannot fetch it."""
+    import torch
+
+    with torch.inference_mode(mode=False):
+        return torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
 
 
 def assemble(

@@ -32,7 +32,10 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     """The context in which ``device`` computes in this precision."""
     import torch
 
-    return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=torch.bfloat16)
+    if precision == "fp32":
+        return nullcontext()
+    # A graph must not read a cast weight that another pass has cached.
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 
 
 def wait_for(device: torch.device) -> None:

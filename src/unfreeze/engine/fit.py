@@ -35,6 +35,7 @@ from unfreeze.engine.state import (
     trainable,
 )
 from unfreeze.engine.stepping import Stepper, build_optimizer
+from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.task import EpochRecord, Fit, Rows, StoppedError, Task
 from unfreeze.engine.trainable import Group, describe_phase, select, set_modes
 from unfreeze.errors import UnfreezeError
@@ -181,23 +182,21 @@ class _Loop:
         try:
             self.standing.stored = prefix.stored
             self.progress.say(describe_phase(phase, groups, self.backbone, prefix.reason))
-            prefix.precision = self._precision(index, prefix)
+            steps = sum(len(self._batches(index, epoch)) for epoch in range(phase.epochs))
+            prefix.precision = self._precision(index, prefix, steps)
             if self.standing.best is None and self.task.val is not None:
                 self._judge(prefix, "start")
             stepper = Stepper(
                 plan=self.plan,
-                backbone=self.backbone,
+                suffix=Suffix(self.backbone, boundary, self.task.device, prefix.precision, steps=steps),
                 head=self.head,
                 task=self.task,
                 index=index,
-                boundary=boundary,
-                precision=prefix.precision,
                 groups=groups,
                 optimizer=optimizer,
                 standing=self.standing,
                 say=self.progress.say,
             )
-            steps = sum(len(self._batches(index, epoch)) for epoch in range(phase.epochs))
             active = _Active(index, phase, groups, optimizer, stepper, prefix, steps)
             while not self._phase_is_over(phase):
                 self._run_epoch(active)
@@ -208,7 +207,7 @@ class _Loop:
                 f"{phase.name}: no better validation log-loss for {self.standing.stale} epochs, it ends here."
             )
 
-    def _precision(self, index: int, prefix: Prefix) -> Precision:
+    def _precision(self, index: int, prefix: Prefix, steps: int) -> Precision:
         """What the phase computes in: as it was, when it is gone on with, else as it measures now."""
         if self.standing.precision is None:
             choice = choose_precision(
@@ -218,6 +217,7 @@ class _Loop:
                 prefix=prefix,
                 phase=self.plan.phases[index],
                 rows=self._batches(index, 0)[0],
+                steps=steps,
             )
             self.standing.precision = choice.precision
             if choice.reason:

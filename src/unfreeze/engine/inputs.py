@@ -18,6 +18,7 @@ from unfreeze.engine.batches import pad_texts
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 # Texts of similar length share a batch: windows of this many batches are sorted by length, as in fairseq and others.
 WINDOW_BATCHES = 32
@@ -54,10 +55,22 @@ class ImageInputs:
         """See ``Inputs``; the variation is computed on the device."""
         import torch
 
-        pixels = torch.from_numpy(np.ascontiguousarray(self.squares[rows])).to(self.device, non_blocking=True)
+        if self._resident is None:
+            pixels = torch.from_numpy(np.ascontiguousarray(self.squares[rows])).to(self.device)
+        else:
+            pixels = self._resident[torch.from_numpy(rows).to(self.device)]
         if round_ is None:
             return State(pixels)
         return State(augment(pixels, self.augment, seed=self.seed, round_=round_, keys=self.keys[rows]))
+
+    @cached_property
+    def _resident(self) -> Tensor | None:
+        """All squares on the accelerator, where they take a quarter of its free memory at most."""
+        import torch
+
+        if self.device.type != "cuda" or self.squares.nbytes > torch.cuda.mem_get_info(self.device)[0] / 4:
+            return None
+        return torch.from_numpy(self.squares).to(self.device)
 
     def batches(self, seed: int, epoch: int, batch_size: int) -> list[NDArray[np.intp]]:
         """See ``Inputs``."""

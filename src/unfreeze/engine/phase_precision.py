@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unfreeze.contracts import Backbone
-from unfreeze.engine.devices import Precision, autocast, wait_for
+from unfreeze.engine.devices import Precision, wait_for
+from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.trainable import set_modes
 from unfreeze.plan import Phase
 
@@ -34,9 +35,18 @@ class PrecisionChoice:
 
 
 def choose_precision(
-    backbone: Backbone, head: nn.Module, *, task: Task, prefix: Prefix, phase: Phase, rows: NDArray[np.intp]
+    backbone: Backbone,
+    head: nn.Module,
+    *,
+    task: Task,
+    prefix: Prefix,
+    phase: Phase,
+    rows: NDArray[np.intp],
+    steps: int,
 ) -> PrecisionChoice:
     """The task's first precision, or its second where a step on ``rows`` takes at least 10 % less time in it.
+
+    ``steps``: how many are to come.
 
     Weights, statistics of norms, gradients and generators are as before; the backbone is left in evaluation mode.
     """
@@ -51,7 +61,7 @@ def choose_precision(
     seconds = None
     with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
         while seconds is None and len(rows):
-            seconds = _time_steps(backbone, head, task, prefix, rows)
+            seconds = _time_steps(backbone, head, task, prefix, rows, steps)
             rows = rows[: len(rows) // 2]
     backbone.module.eval()
     head.eval()
@@ -66,15 +76,21 @@ def choose_precision(
 
 
 def _time_steps(
-    backbone: Backbone, head: nn.Module, task: Task, prefix: Prefix, rows: NDArray[np.intp]
+    backbone: Backbone, head: nn.Module, task: Task, prefix: Prefix, rows: NDArray[np.intp], steps: int
 ) -> tuple[float, float] | None:
     """Seconds of a step in each of the two precisions, the best of three; None when memory ran out."""
     best = [float("inf"), float("inf")]
+    # As the steps will be run: captured where there are enough of them to come.
+    suffixes = [
+        Suffix(backbone, prefix.boundary, task.device, precision, steps=steps)
+        for precision in task.precisions
+    ]
     try:
         # In turns, so that a busy moment does not fall on one of them alone; the first of each warms up.
         for attempt in range(1 + TIMES):
             for place, precision in enumerate(task.precisions):
-                seconds = _time_step(backbone, head, task, prefix, rows, precision)
+                prefix.precision = precision
+                seconds = _time_step(backbone, head, task, prefix, rows, suffixes[place])
                 if attempt:
                     best[place] = min(best[place], seconds)
     except torch.OutOfMemoryError:
@@ -88,7 +104,7 @@ def _time_step(
     task: Task,
     prefix: Prefix,
     rows: NDArray[np.intp],
-    precision: Precision,
+    suffix: Suffix,
 ) -> float:
     """Seconds of reading a batch, with the frozen stages where they are not stored, and of both passes above."""
     parameters = [
@@ -97,12 +113,8 @@ def _time_step(
         for parameter in module.parameters()
         if parameter.requires_grad
     ]
-    prefix.precision = precision
     started = time.perf_counter()
-    state = prefix.train_batch(rows, 0)
-    with autocast(task.device, precision):
-        features = backbone.run(state, prefix.boundary, None).h
-    loss = head(features.float()).square().sum()
+    loss = head(suffix(prefix.train_batch(rows, 0))).square().sum()
     if loss.requires_grad:
         torch.autograd.grad(loss, parameters, allow_unused=True)
     wait_for(task.device)

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from unfreeze.engine.task import Task
 
 Use = Literal["auto", "on", "off"]
-# The head and the optimizer take at least this for a batch, however little of the backbone is trained.
-LEAST_STEP_SECONDS = 3e-4
+# The head and the optimizer take at least this for a batch, however little of the backbone is trained (two cores).
+LEAST_STEP_SECONDS = 2.5e-3
 
 
 class Prefix(Protocol):
@@ -69,7 +69,8 @@ class Estimate:
     """Seconds and bytes of a phase with and without the store, from measured stage times.
 
     ``frozen`` and ``trained`` are seconds a row of the forward pass below and above the boundary; ``input`` is
-    decoding, augmenting and moving one row.
+    decoding, augmenting and moving one row; ``preparing`` are the seconds that building the executor and measuring
+    took, either way.
     """
 
     frozen: float
@@ -79,16 +80,19 @@ class Estimate:
     rounds: int
     views: int
     bytes: int
+    preparing: float = 0.0
 
     @property
     def stored_seconds(self) -> float:
         """Filling, then epochs from the boundary."""
-        return self.rows * (self.views * (self.frozen + self.input) + self.rounds * 3 * self.trained)
+        return self.preparing + self.rows * (
+            self.views * (self.frozen + self.input) + self.rounds * 3 * self.trained
+        )
 
     @property
     def plain_seconds(self) -> float:
         """Epochs from the raw rows."""
-        return self.rows * self.rounds * (self.input + self.frozen + 3 * self.trained)
+        return self.preparing + self.rows * self.rounds * (self.input + self.frozen + 3 * self.trained)
 
     @property
     def epoch_speedup(self) -> float:
@@ -98,12 +102,13 @@ class Estimate:
 
 @dataclass(eq=False)
 class PlainPrefix:
-    """Runs the frozen stages for every batch, without gradients."""
+    """Runs the frozen stages for every batch, without gradients: by ``executor``, or where there is none by PyTorch."""
 
     backbone: Backbone
     task: Task
     boundary: int
     reason: str
+    executor: Executor | None = None
     stored: bool = False
     precision: Precision = "fp32"
 
@@ -123,6 +128,10 @@ class PlainPrefix:
     def _up(self, state: State) -> State:
         if self.boundary == 0:
             return state
+        if self.executor is not None:
+            below = self.executor(state).state
+            assert below is not None
+            return below
         with torch.no_grad(), autocast(self.task.device, self.precision):
             return self.backbone.run(state, 0, self.boundary)
 
@@ -180,15 +189,17 @@ class StoringMaker:
         """See ``PrefixMaker``."""
         if boundary == 0:
             return self._plain(boundary, "Nothing is frozen below it.")
-        if self.use == "off":
-            return self._plain(boundary, "The store is off (--store off).")
-        if stored is False:
-            return self._plain(boundary, "The frozen part is run every time.")
         views = min(self.views, rounds) if self.augmented else 1
+        started = time.perf_counter()
         executor = self.build(boundary)
+        if self.use == "off":
+            return self._plain(boundary, "The store is off (--store off).", executor)
+        if stored is False:
+            return self._plain(boundary, "The frozen part is run every time.", executor)
         if stored:
             return self._fill(executor, boundary, views, "The frozen part is stored, as before.")
         estimate = self.measure(executor, boundary, rounds=rounds, views=views)
+        estimate = replace(estimate, preparing=time.perf_counter() - started)
         if self.estimates is not None:
             self.estimates.append(estimate)
         if estimate.bytes > self.budget:
@@ -196,13 +207,14 @@ class StoringMaker:
                 boundary,
                 f"The store would take {estimate.bytes / 1e9:.2f} GB, more than --store-budget "
                 f"({self.budget / 1e9:.2f} GB): the frozen part is run every epoch.",
+                executor,
             )
         told = (
             f"predicted {estimate.stored_seconds:.0f} s with the store, {estimate.plain_seconds:.0f} s without "
             f"(an epoch {estimate.epoch_speedup:.1f} times faster, {estimate.bytes / 1e6:.0f} MB, {views} views)"
         )
         if self.use == "auto" and estimate.stored_seconds >= estimate.plain_seconds:
-            return self._plain(boundary, f"The store does not pay: {told}.")
+            return self._plain(boundary, f"The store does not pay: {told}.", executor)
         return self._fill(executor, boundary, views, f"The frozen part is stored: {told}.")
 
     def measure(self, executor: Executor, boundary: int, *, rounds: int, views: int) -> Estimate:
@@ -270,8 +282,10 @@ class StoringMaker:
             return False
         return True
 
-    def _plain(self, boundary: int, reason: str) -> PlainPrefix:
-        return PlainPrefix(self.backbone, self.task, boundary, reason)
+    def _plain(self, boundary: int, reason: str, executor: Executor | None = None) -> PlainPrefix:
+        # An executor hands its states over in the processor's memory: beside an accelerator that would be a detour.
+        fast = executor if self.task.device.type == "cpu" else None
+        return PlainPrefix(self.backbone, self.task, boundary, reason, fast)
 
     def _fill(self, executor: Executor, boundary: int, views: int, reason: str) -> Prefix:
         folder: Path | None = None
@@ -297,7 +311,7 @@ class StoringMaker:
             why = f"The store could not be written ({problem.strerror or problem})"
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-        return self._plain(boundary, f"{why}: the frozen part is run every epoch.")
+        return self._plain(boundary, f"{why}: the frozen part is run every epoch.", executor)
 
     def _compute(self, executor: Executor, inputs: Inputs, view: int | None, path: Path) -> Activations:
         def states() -> Iterator[tuple[NDArray[np.intp], State]]:

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unfreeze.contracts import Backbone, State
-from unfreeze.engine.devices import Precision, autocast
+from unfreeze.contracts import State
 from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix
 from unfreeze.engine.state import Standing, trainable
+from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.task import Task
 from unfreeze.engine.trainable import Group, is_graft
 from unfreeze.errors import UnfreezeError
@@ -24,15 +24,13 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stepper:
-    """Takes the steps of one phase (number ``index``, trained from ``boundary`` on)."""
+    """Takes the steps of one phase (number ``index``)."""
 
     plan: Plan
-    backbone: Backbone
+    suffix: Suffix
     head: nn.Module
     task: Task
     index: int
-    boundary: int
-    precision: Precision
     groups: Sequence[Group]
     optimizer: torch.optim.Optimizer
     standing: Standing
@@ -104,11 +102,10 @@ class Stepper:
             for part in np.array_split(np.arange(len(rows)), parts):
                 chosen = slice(int(part[0]), int(part[-1]) + 1)
                 piece = State(state.h[chosen], None if state.mask is None else state.mask[chosen])
-                with autocast(device, self.precision):
-                    features = self.backbone.run(piece, self.boundary, None).h
+                features = self.suffix(piece)
                 mixed = None if mix is None or other is None else Mixed(mix.share, other[chosen])
                 summed = cross_entropy(
-                    self.head(features.float()),
+                    self.head(features),
                     y[chosen],
                     weight=weight,
                     smoothing=self.plan.label_smoothing,
