@@ -132,7 +132,9 @@ def text_case(backbone: Backbone, texts: Sequence[str]) -> Case:
                 (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
 
     ids.sort(key=len, reverse=True)
-    batches = [pad_texts(ids[start : start + BATCH_SIZE], pad) for start in range(0, len(ids), BATCH_SIZE)]
+    most = backbone.preprocess.max_length
+    starts = range(0, len(ids), BATCH_SIZE)
+    batches = [pad_texts(ids[start : start + BATCH_SIZE], pad, most=most) for start in starts]
     name = "plain PyTorch fp32, random order"
     return Case(backbone, Contender(name, plain), batches, len(ids), "texts")
 

@@ -13,6 +13,7 @@ from unfreeze.data.dataset import Dataset
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import Scores
 from unfreeze.progress import Clock, Progress, Silent
+from unfreeze.training.planning import make_plan
 from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data
 from unfreeze.training.probing import calibrate_probe, probe_features, test_classifier
 from unfreeze.training.saving import fingerprint, save_metrics, save_run
@@ -105,6 +106,10 @@ def _train_into(
     record_data(decisions, dataset)
     with clock.part("loading the backbone"):
         backbone = open_backbone(dataset, decisions, progress)
+    plan = None
+    if decisions.thaws:
+        # Made now, so that what does not fit the backbone is refused before anything is computed.
+        plan = make_plan(backbone, len(dataset.rows("train")), len(dataset.labels), decisions)
     with clock.part("choosing the executor"):
         chosen, executor = pick_executor(backbone, dataset, decisions, progress)
     with clock.part("frozen pass"):
@@ -115,12 +120,14 @@ def _train_into(
     with clock.part("test rows, from the raw inputs"):
         tested = test_classifier(fitted, dataset, executor, decisions, progress, same_weights=True)
     floor, fit, oof = None, None, fitted
-    if decisions.thaws:
+    if plan is not None:
         floor = tested
         # The mlp that was asked for reads the pooled feature; the chosen linear probe may read other depths too.
         start = probe.probe if decisions.text("head") == "mlp" else probe.pooled
         with clock.part("thawing"):
-            fitted, fit = thaw(folder, dataset, backbone, start, features, executor, decisions, progress)
+            fitted, fit = thaw(
+                folder, dataset, backbone, plan, start, features, executor, decisions, progress
+            )
         with clock.part("test rows, from the raw inputs"):
             tested = test_classifier(fitted, dataset, executor, decisions, progress, same_weights=False)
     with clock.part("scoring"):

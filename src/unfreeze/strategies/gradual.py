@@ -7,8 +7,9 @@ from unfreeze.plan import Plan
 from unfreeze.strategies.common import finish, make_phase, thaw_from
 from unfreeze.strategies.settings import HEAD_FACTOR, StrategySettings, backbone_rate, epochs_for
 
-# With fewer rows than this the last phase, which thaws everything, is left out: the last third is enough to overfit.
-ROWS_FOR_ALL = 400
+# With fewer rows than this the last phase, which thaws everything and has no frozen prefix, is left out: it would take
+# most of the time, and the last third is enough to overfit. Below a thousand rows the classic guide thaws nothing.
+ROWS_FOR_ALL = 1000
 # Shares of the epochs, in order: last stage, last third, all.
 SHARES = (0.25, 0.25, 0.5)
 # The head starts fitted: two epochs without gain show that there is nothing left for it alone.

@@ -38,7 +38,6 @@ from unfreeze.progress import Progress
 from unfreeze.runtime.decode import Quarantined
 from unfreeze.runtime.files import write_atomically
 from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
-from unfreeze.training.planning import make_plan
 from unfreeze.training.probing import Fitted, calibrate, exact_executor, score_rows
 
 if TYPE_CHECKING:
@@ -53,13 +52,14 @@ def thaw(
     folder: Path,
     dataset: Dataset,
     backbone: Backbone,
+    plan: Plan,
     probe: Probe,
     features: Features,
     executor: Executor,
     decisions: Decisions,
     progress: Progress,
 ) -> tuple[Fitted, Fit]:
-    """The classifier that the strategy's plan came to, calibrated on validation rows, with its history and ledger."""
+    """The classifier that the plan came to, calibrated on validation rows, with its history and ledger."""
     import torch
 
     from unfreeze.engine.checkpoints import Checkpoints
@@ -76,7 +76,6 @@ def thaw(
             f"{decisions.text('strategy')} needs validation rows to know when it is right: give --val a share or data."
         )
     trained = copy.deepcopy(backbone)
-    plan = make_plan(trained, len(train_rows), len(dataset.labels), decisions)
     if plan.start == "random":
         randomise(trained, seed=decisions.number("seed"))
     if plan.graft is not None:
