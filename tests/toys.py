@@ -16,7 +16,7 @@ from unfreeze.engine.inputs import ImageInputs, TextInputs
 from unfreeze.engine.prefix import StoringMaker
 from unfreeze.executors.torch_ import TorchExecutor
 from unfreeze.heads.module import LinearHead
-from unfreeze.plan import Phase, Plan, Thaw
+from unfreeze.plan import Lora, Phase, Plan, Thaw
 from unfreeze.progress import Silent
 
 SIDE = 8
@@ -219,3 +219,16 @@ def tensors_of(backbone, head=None):
 
 def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def attach_graft(backbone, graft, seed=0):
+    """What ``unfreeze.grafts.attach`` does; a toy's stages list what is grafted of themselves."""
+    from unfreeze.grafts import attach
+    from unfreeze.grafts.adapters import add_adapter
+
+    if graft is None or isinstance(graft, Lora):
+        return backbone if graft is None else attach(backbone, graft, seed=seed)
+    torch.manual_seed(seed)
+    for path in graft.blocks:
+        add_adapter(backbone.module.get_submodule(path), graft.reduction)
+    return backbone

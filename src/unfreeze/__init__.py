@@ -12,20 +12,27 @@ if TYPE_CHECKING:
     from unfreeze.api import train
     from unfreeze.backbones import load_backbone
     from unfreeze.contracts import Backbone
-    from unfreeze.engine.fit import fit
+    from unfreeze.engine.fit import Rows, Task, fit
+    from unfreeze.engine.inputs import ImageInputs, TextInputs
     from unfreeze.errors import DataError, RequestError, UnfreezeError
     from unfreeze.model import Model, load
-    from unfreeze.plan import Phase, Plan, Thaw
+    from unfreeze.plan import Adapters, Lora, Phase, Plan, Thaw
     from unfreeze.run import Run
 
 _HOMES = {
+    "Adapters": "unfreeze.plan",
     "Backbone": "unfreeze.contracts",
     "DataError": "unfreeze.errors",
+    "ImageInputs": "unfreeze.engine.inputs",
+    "Lora": "unfreeze.plan",
     "Model": "unfreeze.model",
     "Phase": "unfreeze.plan",
     "Plan": "unfreeze.plan",
     "RequestError": "unfreeze.errors",
+    "Rows": "unfreeze.engine.fit",
     "Run": "unfreeze.run",
+    "Task": "unfreeze.engine.fit",
+    "TextInputs": "unfreeze.engine.inputs",
     "Thaw": "unfreeze.plan",
     "UnfreezeError": "unfreeze.errors",
     "fit": "unfreeze.engine.fit",
@@ -34,13 +41,19 @@ _HOMES = {
     "train": "unfreeze.api",
 }
 __all__ = [
+    "Adapters",
     "Backbone",
     "DataError",
+    "ImageInputs",
+    "Lora",
     "Model",
     "Phase",
     "Plan",
     "RequestError",
+    "Rows",
     "Run",
+    "Task",
+    "TextInputs",
     "Thaw",
     "UnfreezeError",
     "fit",

@@ -122,12 +122,8 @@ def _train_into(
     floor, fit, oof = None, None, fitted
     if plan is not None:
         floor = tested
-        # The mlp that was asked for reads the pooled feature; the chosen linear probe may read other depths too.
-        start = probe.probe if decisions.text("head") == "mlp" else probe.pooled
         with clock.part("thawing"):
-            fitted, fit = thaw(
-                folder, dataset, backbone, plan, start, features, executor, decisions, progress
-            )
+            fitted, fit = thaw(folder, dataset, backbone, plan, features, executor, decisions, progress)
         with clock.part("test rows, from the raw inputs"):
             tested = test_classifier(fitted, dataset, executor, decisions, progress, same_weights=False)
     with clock.part("scoring"):

@@ -203,13 +203,20 @@ def open_source(
 ) -> Backbone:
     """The backbone of a name as ``load_backbone`` reads it, or of the folder of another run."""
     from unfreeze.backbones import load_backbone
+    from unfreeze.grafts import can_be_merged
 
     if is_run(source):
         if image_size is not None or pooling is not None or max_length is not None:
             raise RequestError(
                 f"{source} is a run: its image size, pooling and length are what it was trained with."
             )
-        backbone = load(Path(source)).classifier.backbone
+        start = load(Path(source)).classifier
+        backbone = start.backbone
+        if start.adapter is not None and not can_be_merged(start.adapter.files):
+            raise RequestError(
+                f"The run {source} has adapters between its layers, which no other strategy can train on: start from "
+                f"{start.adapter.base.source}, or from a run of another strategy."
+            )
         if backbone.modality != modality:
             raise RequestError(
                 f"The run {source} reads {backbone.modality}s, and the data are not {backbone.modality}s."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from unfreeze.engine.drift import Drift
 from unfreeze.engine.judging import load_best_mix, score
 from unfreeze.engine.ledger import fingerprint_frozen, record_phase
 from unfreeze.engine.phase_precision import choose_precision
-from unfreeze.engine.prefix import Prefix, PrefixMaker
+from unfreeze.engine.prefix import PlainMaker, Prefix, PrefixMaker
 from unfreeze.engine.schedule import rate_factor
 from unfreeze.engine.state import (
     Best,
@@ -40,9 +40,7 @@ from unfreeze.engine.task import EpochRecord, Fit, Rows, StoppedError, Task
 from unfreeze.engine.trainable import Group, describe_phase, select, set_modes
 from unfreeze.errors import UnfreezeError
 from unfreeze.plan import Phase, Plan, check_modality
-
-if TYPE_CHECKING:
-    from unfreeze.progress import Progress
+from unfreeze.progress import Progress, Silent
 
 __all__ = ["EpochRecord", "Fit", "Rows", "StoppedError", "Task", "fit"]
 
@@ -53,13 +51,16 @@ def fit(
     backbone: Backbone,
     head: nn.Module,
     task: Task,
-    prefix: PrefixMaker,
+    prefix: PrefixMaker | None = None,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
-    progress: Progress,
+    progress: Progress | None = None,
 ) -> Fit:
     """Run the plan; backbone and head hold the weights taken in the end, in evaluation mode.
+
+    ``head`` maps features (batch, dim) to logits (batch, classes). ``prefix`` decides how frozen stages are read;
+    without one they are run by PyTorch for every batch. A plan with a graft needs it attached (``unfreeze.grafts``).
 
     Raises UnfreezeError when there are no training rows or a loss is not finite (the best weights so far are kept
     in the backbone), StoppedError when ``should_stop`` said so.
@@ -69,7 +70,8 @@ def fit(
         raise UnfreezeError(
             f"Phase {plan.phases[0].name!r} has no training steps: there are no training rows."
         )
-    loop = _Loop(plan, backbone, head, task, prefix, checkpoints, should_stop, progress)
+    maker = PlainMaker(backbone, task) if prefix is None else prefix
+    loop = _Loop(plan, backbone, head, task, maker, checkpoints, should_stop, progress or Silent())
     try:
         return loop.run(resume=resume)
     finally:

@@ -136,6 +136,18 @@ class PlainPrefix:
             return self.backbone.run(state, 0, self.boundary)
 
 
+@dataclass(frozen=True, eq=False)
+class PlainMaker:
+    """Makes prefixes that are run by PyTorch for every batch."""
+
+    backbone: Backbone
+    task: Task
+
+    def make(self, phase: Phase, boundary: int, *, rounds: int, stored: bool | None = None) -> Prefix:
+        """See ``PrefixMaker``."""
+        return PlainPrefix(self.backbone, self.task, boundary, "The frozen part is run for every batch.")
+
+
 @dataclass(eq=False)
 class StoredPrefix:
     """Reads activations of stored views; ``folder`` holds the mapped files."""

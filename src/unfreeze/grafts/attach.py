@@ -66,6 +66,11 @@ def pack(backbone: Backbone, graft: Graft, *, base: str) -> dict[str, bytes]:
     return {CONFIG: json.dumps(config, indent=2).encode(), TENSORS: save(tensors, metadata={"format": "pt"})}
 
 
+def can_be_merged(files: Mapping[str, bytes]) -> bool:
+    """Whether the settled backbone is the bare architecture again."""
+    return isinstance(_graft_from(json.loads(files[CONFIG])), Lora)
+
+
 def settle(backbone: Backbone, graft: Graft) -> Backbone:
     """The backbone as it is used: LoRA merged into the weights (in place); adapters stay what they are."""
     if isinstance(graft, Lora):

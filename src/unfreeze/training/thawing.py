@@ -1,4 +1,4 @@
-"""Thawing: from the fitted probe and a strategy's plan to a fine-tuned classifier."""
+"""Thawing: from features and a strategy's plan to a fine-tuned classifier."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from unfreeze.errors import RequestError
 from unfreeze.executors import build_executor
 from unfreeze.grafts import attach, describe, pack, settle
 from unfreeze.heads.head import Head
-from unfreeze.heads.probe import Probe
 from unfreeze.plan import Plan
 from unfreeze.progress import Progress
 from unfreeze.runtime.decode import Quarantined
 from unfreeze.runtime.files import write_atomically
 from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
 from unfreeze.training.probing import Fitted, calibrate, exact_executor, score_rows
+from unfreeze.training.starting import starting_head
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,6 @@ def thaw(
     dataset: Dataset,
     backbone: Backbone,
     plan: Plan,
-    probe: Probe,
     features: Features,
     executor: Executor,
     decisions: Decisions,
@@ -82,7 +81,7 @@ def thaw(
         trained = attach(trained, plan.graft, seed=decisions.number("seed"))
         progress.say(describe(backbone, plan.graft))
     device = torch.device(executor.device)
-    head = _start_head(probe, plan, decisions.number("seed"))
+    head = starting_head(dataset, features, backbone, plan, decisions)
     task = Task(
         train=_rows(dataset, train_rows, trained, plan, device, decisions, progress),
         val=_rows(dataset, val_rows, trained, plan, device, decisions, progress),
@@ -124,7 +123,7 @@ def thaw(
         base = _base(backbone, decisions)
         adapter = Adapter(base=base, files=pack(trained, plan.graft, base=base.source))
         trained = settle(trained, plan.graft)
-    shipped = from_module(head.cpu(), boundaries=probe.head.boundaries)
+    shipped = from_module(head.cpu(), boundaries=(len(trained.stages),))
     fitted = _measure(rehash(trained), shipped, dataset, val_rows, executor, decisions, progress)
     fitted = replace(fitted, classifier=replace(fitted.classifier, adapter=adapter))
     write_atomically(
@@ -221,15 +220,6 @@ def _inputs(
     encoder = TextEncoder(preprocess, backbone.assets["tokenizer.json"])
     ids = encoder.encode(read_texts(dataset.samples, everything))
     return TextInputs(ids, keys_of(digests), preprocess.pad_id, seed, device, plan.token_dropout)
-
-
-def _start_head(probe: Probe, plan: Plan, seed: int) -> torch.nn.Module:
-    """The fitted head on the pooled feature, or a new one for as many features and classes."""
-    if plan.head == "fitted":
-        return probe.head.module(dropout=plan.dropout)
-    from unfreeze.heads.module import new_head
-
-    return new_head(plan.head, probe.head.width, probe.head.classes, dropout=plan.dropout, seed=seed)
 
 
 def _class_weight(

@@ -1,0 +1,229 @@
+"""Every strategy, and the classic recipe of each, on the solar cells: accuracy, trainable parameters, time, memory.
+
+python bench/strategies.py --rows 500 --seeds 5
+python bench/strategies.py --backbone timm:vit_small_patch14_dinov2@FILE --image-size 224 --jobs 8 full lora:rank=16
+
+An entry is a strategy, with settings behind a colon where they differ from the defaults; without entries all
+strategies are run, with and without ``recipe=classic``. A quarter of the cells is held out for each seed (stratified
+by label and kind, as published); the interval is Student's, over seeds. Seconds an epoch and memory come from a run
+of two epochs that has the machine for itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import multiprocessing
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, fields, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from unfreeze.config import FLOOR, STRATEGIES, TrainRequest
+from unfreeze.demo import demo_request, solar_cells, write_table
+from unfreeze.executors.processor import available_cores
+
+TIMED_EPOCHS = 2
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A strategy and the settings in which it differs from the defaults."""
+
+    name: str
+    settings: dict[str, Any]
+
+    @property
+    def strategy(self) -> str:
+        return self.name.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all runs of a bench share."""
+
+    table: Path
+    folder: Path
+    backbone: str
+    image_size: int | None
+    rows: int | None
+    jobs: int
+
+
+def parse_entry(text: str) -> Entry:
+    settings: dict[str, Any] = {}
+    kinds = {field.name: str(field.type) for field in fields(TrainRequest)}
+    for pair in text.partition(":")[2].split("+"):
+        name, _, value = pair.partition("=")
+        if name:
+            settings[name] = value if kinds[name].startswith("str") else json.loads(value)
+    return Entry(text, settings)
+
+
+def measure(entry: Entry, seed: int, setting: Setting, *, timed: bool = False) -> dict[str, Any]:
+    """One run; ``timed``: two epochs, whose seconds and memory are what counts."""
+    import torch
+
+    from unfreeze.run import train
+
+    torch.set_num_threads(max(1, available_cores() // (1 if timed else setting.jobs)))
+    folder = Path(tempfile.mkdtemp(dir=setting.folder)) / "run"
+    request = replace(
+        demo_request(setting.table, folder, seed=seed),
+        backbone=setting.backbone,
+        strategy=entry.strategy,
+        **({"image_size": setting.image_size} | entry.settings),
+    )
+    if setting.rows is not None:
+        train_table, test_table = reduced(setting, seed)
+        request = replace(request, data=str(train_table), test=str(test_table))
+    if timed and entry.strategy != FLOOR and "recipe" not in entry.settings:
+        request = replace(request, epochs=TIMED_EPOCHS)
+    run = train(request)
+    result = {
+        "entry": entry.name,
+        "seed": seed,
+        "accuracy": run.test.accuracy,
+        "balanced": run.test.balanced_accuracy,
+        "validation": run.validation.accuracy,
+        "seconds": run.seconds,
+        "timed": timed,
+    }
+    return result | (training(folder) if (folder / "ledger.json").exists() else {})
+
+
+def training(folder: Path) -> dict[str, Any]:
+    """Parameters trained, epochs, seconds of the last epoch of the last phase, and peak memory of a run."""
+    phases = json.loads((folder / "ledger.json").read_text())
+    with (folder / "history.csv").open() as file:
+        epochs = list(csv.DictReader(file))
+    return {
+        "parameters": max(sum(group["parameters"] for group in phase["groups"]) for phase in phases),
+        "epochs": len(epochs),
+        "epoch_seconds": float(epochs[-1]["seconds"]),
+        "peak_bytes": max(int(epoch["peak_bytes"]) for epoch in epochs),
+    }
+
+
+def reduced(setting: Setting, seed: int) -> tuple[Path, Path]:
+    """Two tables: ``rows`` cells to train and validate on, and the held-out quarter of the seed."""
+    from sklearn.model_selection import train_test_split
+
+    with setting.table.open() as file:
+        cells = list(csv.DictReader(file))
+    kinds = [f"{cell['label']} {cell['cell_type']}" for cell in cells]
+    rest, test = train_test_split(range(len(cells)), test_size=0.25, random_state=seed, stratify=kinds)
+    used, _ = train_test_split(
+        rest, train_size=setting.rows, random_state=seed, stratify=[kinds[row] for row in rest]
+    )
+    folder = Path(tempfile.mkdtemp(dir=setting.folder))
+    for name, rows in (("train", used), ("test", test)):
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(cells[0]))
+            writer.writeheader()
+            writer.writerows(cells[row] for row in rows)
+    return folder / "train.csv", folder / "test.csv"
+
+
+def run_all(entries: list[Entry], seeds: int, setting: Setting) -> Iterator[dict[str, Any]]:
+    """The results as they come; failures are printed and left out."""
+    # Read when a process starts: without it every run takes all cores for its matrix products.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, available_cores() // setting.jobs))
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(setting.jobs, mp_context=spawn) as pool:
+        futures = {
+            pool.submit(measure, entry, seed, setting): (entry, seed)
+            for seed in range(seeds)
+            for entry in entries
+        }
+        for future in as_completed(futures):
+            entry, seed = futures[future]
+            try:
+                yield future.result()
+            except Exception as problem:
+                print(f"{entry.name}, seed {seed}: {problem}", flush=True)
+
+
+def interval(values: list[float]) -> str:
+    """Mean and half-width of Student's 95 % interval over seeds."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return f"{statistics.mean(values):.4f}"
+    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):.4f} ± {half:.4f}"
+
+
+def print_table(entries: list[Entry], results: list[dict[str, Any]]) -> None:
+    print(
+        "\n| strategy | accuracy | balanced accuracy | parameters trained | epochs | s an epoch | peak memory |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for entry in entries:
+        rows = [row for row in results if row["entry"] == entry.name]
+        free = [row for row in rows if not row["timed"]]
+        alone = next((row for row in rows if row["timed"]), {})
+        if not free:
+            continue
+        first = next((row for row in free if "parameters" in row), {})
+        cells = [
+            entry.name,
+            interval([row["accuracy"] for row in free]),
+            interval([row["balanced"] for row in free]),
+            f"{first['parameters']:,}" if first else "",
+            f"{statistics.mean(row['epochs'] for row in free):.0f}" if first else "",
+            f"{alone['epoch_seconds']:.2f}" if "epoch_seconds" in alone else "",
+            f"{alone['peak_bytes'] / 1e9:.2f} GB" if "peak_bytes" in alone else "",
+        ]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("entries", nargs="*")
+    parser.add_argument("--backbone", default="efficientnet-lite0")
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--rows", type=int, help="training and validation rows (default: all that are not test)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
+    parser.add_argument(
+        "--timed", action="store_true", help="also measure seconds an epoch, one run at a time"
+    )
+    parser.add_argument(
+        "--results", type=Path, help="file that every result is added to, a JSON object a line"
+    )
+    arguments = parser.parse_args()
+    names = arguments.entries or [
+        name for strategy in STRATEGIES for name in (strategy, f"{strategy}:recipe=classic")
+    ]
+    entries = [parse_entry(name) for name in names]
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "solar_cells.csv"
+        write_table(solar_cells(), table)
+        setting = Setting(
+            table, Path(folder), arguments.backbone, arguments.image_size, arguments.rows, arguments.jobs
+        )
+        results = []
+        timed = [measure(entry, 0, setting, timed=True) for entry in entries] if arguments.timed else []
+        for result in chain(timed, run_all(entries, arguments.seeds, setting)):
+            results.append(result)
+            print(json.dumps(result), flush=True)
+            if arguments.results is not None:
+                with arguments.results.open("a") as file:
+                    file.write(json.dumps(result) + "\n")
+        print_table(entries, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The code in the documentation runs as it stands."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def code_of(page):
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_a_plan_of_ones_own_is_fitted_in_fifteen_lines(capsys):
+    (code,) = code_of("plans.md")
+    lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(lines) <= 15
+    rng = np.random.default_rng(0)
+    y = np.arange(24) % 2
+    squares = (rng.integers(0, 120, (24, 224, 224, 3)) + 100 * y[:, None, None, None]).astype(np.uint8)
+    found = {"squares": squares, "y": y, "train": np.arange(16), "val": np.arange(16, 24)}
+    exec(code, found)
+    assert [record.phase for record in found["result"].ledger] == ["norms", "last"]
+    assert all(record.frozen_unchanged for record in found["result"].ledger)
+    drift = found["result"].ledger[-1].drift
+    assert drift["stem"] > 0
+    assert "norms" in capsys.readouterr().out
+
+
+def test_the_strategy_of_the_page_gives_a_plan():
+    (code,) = code_of("add-a-strategy.md")
+    from unfreeze import load_backbone
+    from unfreeze.strategies.settings import StrategySettings
+
+    found = {}
+    exec(code, found)
+    plan = found["plan"](
+        load_backbone("efficientnet-lite0", modality="image"), StrategySettings(rows=500, classes=2)
+    )
+    assert [thaw.stage for thaw in plan.phases[0].thaw] == [0, 1]
+    assert plan.phases[0].head_rate == pytest.approx(3e-3)

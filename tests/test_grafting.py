@@ -1,0 +1,134 @@
+"""LoRA and adapters through the whole program: trained, shipped beside their base, loaded again."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import unfreeze
+from unfreeze.errors import RequestError
+
+SETTINGS = {"image_size": 32, "epochs": 2, "views": 2, "batch_size": 8, "precision": "fp32", "device": "cpu"}
+ARCHITECTURE = "test_vit"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of weights for a tiny vision transformer."""
+    import timm
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(timm.create_model(ARCHITECTURE, num_classes=0).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module", params=["lora", "adapters"])
+def run(request, photos, weights, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNFREEZE_CACHE", str(folder / "cache"))
+        patch.setattr("unfreeze.engine.choice.available_executors", lambda device: ("torch-fp32",))
+        return unfreeze.train(
+            str(photos),
+            output_dir=folder / "run",
+            strategy=request.param,
+            backbone=f"timm:{ARCHITECTURE}@{weights}",
+            **SETTINGS,
+        )
+
+
+def test_the_folder_holds_the_adapter_and_the_head_alone(run, weights):
+    names = {path.name for path in run.folder.iterdir()}
+    assert {"adapter", "head.safetensors", "bundle.json", "ledger.json", "report.html"} <= names
+    assert "model.safetensors" not in names
+    config = json.loads((run.folder / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == f"timm:{ARCHITECTURE}@{weights}"
+    size = sum(path.stat().st_size for path in (run.folder / "adapter").iterdir())
+    assert size < weights.stat().st_size
+    (record,) = json.loads((run.folder / "ledger.json").read_text())
+    assert record["frozen_unchanged"]
+    assert all("graft" in declared for declared in record["declared"])
+
+
+def test_the_loaded_model_gives_the_tested_probabilities(run, photos):
+    with (run.folder / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = run.model().predict([photos / row["input"] for row in rows])
+    for row, prediction in zip(rows, found, strict=True):
+        assert prediction.label == row["label"]
+        assert prediction.probability == pytest.approx(float(row["probability"]), abs=1e-4)
+
+
+def test_another_process_gives_the_golden_answers(run):
+    code = f"import unfreeze; print(unfreeze.load({str(run.folder)!r}).labels)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "green" in done.stdout
+
+
+def test_peft_itself_reads_the_adapter(run, weights):
+    if run.strategy != "lora":
+        pytest.skip("bottleneck adapters are not PEFT's")
+    import timm
+    from peft import PeftModel
+
+    bare = timm.create_model(ARCHITECTURE, num_classes=0, img_size=32)
+    base = unfreeze.load_backbone(f"timm:{ARCHITECTURE}@{weights}", modality="image", image_size=32)
+    bare.load_state_dict(base.module.state_dict())
+    wrapped = PeftModel.from_pretrained(bare, run.folder / "adapter").eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+    ours = run.model().features(list(pixels))
+    preprocess = base.preprocess
+    inputs = (
+        torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - torch.tensor(preprocess.mean).view(3, 1, 1)
+    ) / (torch.tensor(preprocess.std).view(3, 1, 1))
+    with torch.no_grad():
+        assert np.allclose(wrapped(inputs).numpy(), ours, atol=1e-4)
+
+
+def test_a_base_that_is_gone_or_changed_is_named(run, weights, tmp_path):
+    kept = weights.read_bytes()
+    try:
+        tensors = load_file(weights)
+        tensors["norm.bias"] += 1
+        save_file(tensors, weights)
+        with pytest.raises(RequestError, match="for other weights than timm:"):
+            unfreeze.load(run.folder)
+        weights.unlink()
+        with pytest.raises(RequestError, match="holds an adapter, and the network below it cannot be loaded"):
+            unfreeze.load(run.folder)
+    finally:
+        weights.write_bytes(kept)
+    assert unfreeze.load(run.folder).labels
+
+
+def test_a_run_can_be_what_another_one_starts_from(run, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("unfreeze.engine.choice.available_executors", lambda device: ("torch-fp32",))
+    settings = SETTINGS | {"image_size": None, "epochs": 1}
+    if run.strategy == "adapters":
+        with pytest.raises(RequestError, match=r"has adapters between its layers.* start from timm:"):
+            unfreeze.train(str(photos), output_dir=tmp_path / "run", backbone=str(run.folder))
+        return
+    second = unfreeze.train(
+        str(photos), output_dir=tmp_path / "run", strategy="partial", backbone=str(run.folder), **settings
+    )
+    lineage = json.loads((second.folder / "bundle.json").read_text())["lineage"]
+    assert len(lineage) == 1
+    assert lineage[0].startswith(str(run.folder.resolve()))
+    assert unfreeze.load(second.folder).classifier.backbone.preprocess.height == 32
+    with pytest.raises(RequestError, match="is a run: its image size"):
+        unfreeze.train(str(photos), output_dir=tmp_path / "b", backbone=str(run.folder), image_size=64)
+
+
+def test_bottlenecks_on_a_convolutional_network_are_refused_before_any_work(photos, tmp_path):
+    with pytest.raises(RequestError, match="--strategy adapters puts bottlenecks behind transformer blocks"):
+        unfreeze.train(
+            str(photos), output_dir=tmp_path / "run", strategy="adapters", backbone="efficientnet-lite0"
+        )
+    assert not (tmp_path / "run").exists()
