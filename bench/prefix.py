@@ -327,8 +327,8 @@ def phase_figures(case: Case, plan: Plan, stored: Outcome, plain: Outcome) -> li
                     frozen=waited - data,
                     filling=filling,
                     preparing=making.preparing,
-                    total_plain=sum(r.seconds for r in theirs),
-                    total_stored=filling + sum(r.seconds for r in ours),
+                    total_plain=making.preparing + sum(r.seconds for r in theirs),
+                    total_stored=making.preparing + filling + sum(r.seconds for r in ours),
                     epochs_plain=len(theirs),
                     epochs_stored=len(ours),
                 )

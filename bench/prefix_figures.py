@@ -131,7 +131,8 @@ def print_parts(figures: Sequence[Figures]) -> None:
 
 def print_predictions(figures: Sequence[Figures]) -> None:
     print(
-        "\nSeconds of a phase, predicted > measured, for the epochs that were run; the store's with its filling."
+        "\nSeconds of a phase, predicted > measured, for the epochs that were run; preparing"
+        " included, and the store's with its filling."
     )
     print(
         f"{'':34} {'epochs':>8} {'prepare':>8} {'fill':>6} {'stored':>17} {'error':>6} {'plain':>17} {'error':>6}"

@@ -108,7 +108,6 @@ def test_nothing_that_the_classic_recipe_fixes_can_be_set_beside_it(name, strate
 
 def test_the_classic_recipe_takes_what_does_not_change_its_schedule():
     given = {
-        "batch_size": 8,
         "seed": 3,
         "device": "cpu",
         "precision": "fp32",

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import unfreeze
 from unfreeze.errors import RequestError
+from unfreeze.runtime.files import file_hash
 
 SETTINGS = {"image_size": 32, "epochs": 2, "views": 2, "batch_size": 8, "precision": "fp32", "device": "cpu"}
 ARCHITECTURE = "test_vit"
@@ -132,3 +134,59 @@ def test_bottlenecks_on_a_convolutional_network_are_refused_before_any_work(phot
             str(photos), output_dir=tmp_path / "run", strategy="adapters", backbone="efficientnet-lite0"
         )
     assert not (tmp_path / "run").exists()
+
+
+def edited(folder, target, change):
+    """A copy of a run folder whose adapter's configuration was changed by someone who mended the hashes too."""
+    copied = shutil.copytree(folder, target)
+    config = copied / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    bundle = copied / "bundle.json"
+    values = json.loads(bundle.read_text())
+    values["files"]["adapter/adapter_config.json"] = file_hash(config)
+    bundle.write_text(json.dumps(values))
+    return copied
+
+
+HOSTILE = {
+    "type": {"peft_type": "IA3"},
+    "huge": {"r": 10**9, "reduction": 10**9},
+    "truth": {"r": True, "reduction": True},
+    "word": {"target_modules": "all-linear", "blocks": "blocks.0"},
+    "elsewhere": {"target_modules": ["patch_embed.proj"], "blocks": ["patch_embed"]},
+    "nowhere": {"target_modules": ["nowhere"], "blocks": ["nowhere"]},
+    "nothing": {"target_modules": [], "blocks": []},
+    "other-shape": {"r": 4, "reduction": 3},
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_an_adapter_that_ours_never_write_is_refused_in_a_sentence(run, tmp_path, change):
+    with pytest.raises(RequestError, match="is damaged: its files contradict each other"):
+        unfreeze.load(edited(run.folder, tmp_path / "copy", change))
+
+
+def test_options_that_change_what_lora_means_are_refused(run, tmp_path):
+    if run.strategy != "lora":
+        pytest.skip("bottleneck adapters have no such options")
+    for number, change in enumerate(
+        ({"use_dora": True}, {"alpha_pattern": {"qkv": 99}}, {"lora_alpha": 1e9})
+    ):
+        with pytest.raises(RequestError, match="contradict each other"):
+            unfreeze.load(edited(run.folder, tmp_path / str(number), change))
+
+
+def test_a_run_that_stands_on_itself_is_refused(run, tmp_path):
+    copied = edited(run.folder, tmp_path / "copy", {})
+    values = json.loads((copied / "bundle.json").read_text())
+    values["backbone"]["base"] |= {"source": str(copied), "image_size": None}
+    (copied / "bundle.json").write_text(json.dumps(values))
+    with pytest.raises(RequestError, match="names itself as the run that it stands on"):
+        unfreeze.load(copied)
+
+
+def test_a_run_that_learnt_from_what_would_be_tested_is_refused(run, photos, tmp_path):
+    if run.strategy != "lora":
+        pytest.skip("adapters cannot be started from at all")
+    with pytest.raises(RequestError, match="was trained on another split of"):
+        unfreeze.train(str(photos), output_dir=tmp_path / "run", backbone=str(run.folder), seed=9)

@@ -15,6 +15,7 @@ Origin = Literal["default", "data", "probe", "trial", "user"]
 # The strategy that thaws nothing: its probe is the floor beside every other result.
 FLOOR = "feature-extraction"
 THAWING = ("partial", "gradual", "discriminative", "full", "lora", "adapters", "scratch")
+GRAFTING = ("lora", "adapters")
 STRATEGIES = (FLOOR, *THAWING)
 CHOICES: dict[str, tuple[str, ...]] = {
     "strategy": STRATEGIES,
@@ -69,7 +70,8 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "lr": THAWING,
     "schedule": THAWING,
     "patience": THAWING,
-    "bn": THAWING,
+    # Statistics that moved are no part of a graft, which is all that such a run keeps.
+    "bn": tuple(name for name in THAWING if name not in GRAFTING),
     "augment": THAWING,
     "views": THAWING,
     "token_dropout": THAWING,
@@ -80,7 +82,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "interpolate": THAWING,
 }
 # What the classic recipe fixes: it is a baseline only as long as nothing about it is changed.
-FIXED_BY_CLASSIC = ("head", *READ_BY)
+FIXED_BY_CLASSIC = ("head", "batch_size", *READ_BY)
 
 # What a setting must be, by its annotation in TrainRequest, and in words.
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unfreeze.bundle.folder import claim_folder, release_folder
+from unfreeze.bundle.folder import CHECKPOINTS, claim_folder, release_folder
 from unfreeze.choose.settings import Decisions, record_data
 from unfreeze.config import TrainRequest
-from unfreeze.data.dataset import Dataset
+from unfreeze.data.dataset import Dataset, fingerprint
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import Scores
+from unfreeze.grafts import describe
 from unfreeze.progress import Clock, Progress, Silent
-from unfreeze.training.planning import make_plan
+from unfreeze.training.planning import describe_plan, make_plan
 from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data
 from unfreeze.training.probing import calibrate_probe, probe_features, test_classifier
-from unfreeze.training.saving import fingerprint, save_metrics, save_run
+from unfreeze.training.saving import save_metrics, save_run
 from unfreeze.training.thawing import thaw
 
 if TYPE_CHECKING:
@@ -110,6 +112,9 @@ def _train_into(
     if decisions.thaws:
         # Made now, so that what does not fit the backbone is refused before anything is computed.
         plan = make_plan(backbone, len(dataset.rows("train")), len(dataset.labels), decisions)
+        progress.say(describe_plan(plan, backbone))
+        if plan.graft is not None:
+            progress.say(describe(backbone, plan.graft))
     with clock.part("choosing the executor"):
         chosen, executor = pick_executor(backbone, dataset, decisions, progress)
     with clock.part("frozen pass"):
@@ -133,6 +138,8 @@ def _train_into(
         names = tuple(dataset.samples.name(int(row)) for row in tested.rows)
         save_run(folder, fitted, dataset, decisions, names, tested)
         save_metrics(folder, validation, test, fitted.how)
+        # Not before: a disk that is full now must not cost the training.
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     from unfreeze.reporting import Evidence, write_pages
 
     evidence = Evidence(

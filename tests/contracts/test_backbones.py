@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from unfreeze.backbones import rebuild, stage_parameters
+from unfreeze.backbones import randomise, rebuild, stage_parameters
 from unfreeze.contracts import Backbone, State
 from unfreeze.engine.trainable import is_graft, stage_of_parameters
 from unfreeze.grafts import attach, pack, restore, settle
@@ -531,3 +531,14 @@ def test_a_packed_graft_settles_into_the_same_answers(grafted: tuple[Case, Graft
     if isinstance(graft, Lora):
         assert names == list(build(case).module.state_dict())
         assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "somewhere"
+
+
+def test_a_random_start_keeps_nothing_of_the_pretrained_weights(case: Case) -> None:
+    backbone = copy.deepcopy(build(case))
+    before = {name: value.clone() for name, value in backbone.module.named_parameters()}
+    randomise(backbone, seed=4)
+    after = dict(backbone.module.named_parameters())
+    assert not [name for name, value in after.items() if torch.equal(value, before[name])]
+    again = copy.deepcopy(build(case))
+    randomise(again, seed=4)
+    assert all(torch.equal(value, after[name]) for name, value in again.module.named_parameters())

@@ -228,9 +228,9 @@ def test_what_the_store_expects_of_the_trained_part_is_its_faster_precision(t, t
     backbone, task = t.toy("cnn"), t.task_of("cnn", precisions=BOTH)
     clock, tried = [0.0], []
 
-    def tick(self, state, boundary, rows, parameters, precision):
-        tried.append(precision)
-        clock[0] += {"fp32": 6.0, "bf16": 2.4}[precision]
+    def tick(self, suffix, state, rows, parameters):
+        tried.append(suffix.precision)
+        clock[0] += {"fp32": 6.0, "bf16": 2.4}[suffix.precision]
         return True
 
     monkeypatch.setattr(storing.StoringMaker, "_try_suffix", tick)

@@ -1,6 +1,7 @@
 """A phase's trained stages, replayed as a graph on a GPU, give what the eager pass gives."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -28,11 +29,57 @@ def gradients(suffix, backbone, h):
     return features.detach().clone(), found
 
 
-def test_on_a_processor_every_step_is_eager(t):
+def test_on_a_processor_every_step_is_eager(t, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda *_, **__: pytest.fail("captured"))
     backbone = t.toy("vit")
     suffix = Suffix(backbone, 0, t.CPU, "fp32", steps=10**6)
+    assert torch.equal(suffix(State(images(5, 0))), backbone.run(State(images(5, 0))).h)
+
+
+def on_pretended_gpu(t, monkeypatch, backbone, told, captured):
+    """A suffix that believes in a GPU; capturing gives what ``captured`` makes of the module."""
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda part, *_, **__: captured(part))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda **_: nullcontext())
+    suffix = Suffix(backbone, 0, t.CPU, "fp32", steps=LEAST_STEPS, say=told.append)
+    # No tensor can be put on a device that is not there.
+    suffix._wanted = True
+    return suffix
+
+
+def test_only_whole_batches_of_the_captured_shape_are_replayed(t, monkeypatch):
+    backbone, replayed = t.toy("vit"), []
+
+    def captured(part):
+        return lambda h: replayed.append(len(h)) or part.features(State(h))
+
+    suffix = on_pretended_gpu(t, monkeypatch, backbone, [], captured)
+    suffix(State(images(2, 0)), whole=False)
+    assert not replayed
+    for rows, whole in ((6, True), (6, False), (4, True), (6, True)):
+        assert torch.equal(
+            suffix(State(images(rows, 1)), whole=whole), backbone.run(State(images(rows, 1))).h
+        )
+    assert replayed == [6, 6]
     with torch.no_grad():
+        suffix(State(images(6, 1)))
+    suffix.close()
+    suffix(State(images(6, 1)))
+    assert replayed == [6, 6]
+
+
+def test_a_network_that_cannot_be_captured_is_run_step_by_step_and_said_so(t, monkeypatch):
+    def refused(part):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    backbone, told = t.toy("cnn"), []
+    suffix = on_pretended_gpu(t, monkeypatch, backbone, told, refused)
+    for _ in range(2):
         assert torch.equal(suffix(State(images(5, 0))), backbone.run(State(images(5, 0))).h)
+    assert told == [
+        "The trained part is run kernel by kernel: it could not be captured "
+        "(operation not permitted when stream is capturing)."
+    ]
 
 
 @needs_gpu

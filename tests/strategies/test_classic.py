@@ -73,7 +73,7 @@ def test_partial_trains_the_last_third_of_a_transformer(t):
     # The embedding and blocks 0 to 7 are frozen: stages 0 to 8.
     assert rates == dict.fromkeys(range(9, 14), 1e-5)
     [(_, epochs, rates, head_rate)] = schedule(t.toy("text"), "partial")
-    assert (epochs, rates, head_rate) == (20, {3: 1e-5, 4: 1e-5}, 1e-4)
+    assert (epochs, rates, head_rate) == (3, {3: 1e-5, 4: 1e-5}, 1e-4)
     [(_, _, rates, _)] = schedule(t.toy("cnn"), "partial")
     assert rates == {2: 1e-5}
 
@@ -188,11 +188,12 @@ def test_texts_start_from_a_new_linear_head_and_warm_up(t, name):
 
 
 @pytest.mark.parametrize("name", classic.PLANS)
-def test_only_the_batch_size_can_be_chosen(t, name):
+def test_nothing_of_it_can_be_chosen(t, name):
     plan = classic.PLANS[name](t.toy("vit"), SETTINGS)
-    given = replace(SETTINGS, rows=50, classes=9, epochs=1, rate=1e-2, freeze=1, ema=0.9, patience=1, rank=2)
+    given = replace(
+        SETTINGS, rows=50, classes=9, epochs=1, rate=1e-2, batch_size=7, freeze=1, ema=0.9, patience=1, rank=2
+    )
     assert classic.PLANS[name](t.toy("vit"), given) == plan
-    assert classic.PLANS[name](t.toy("vit"), replace(given, batch_size=7)) == replace(plan, batch_size=7)
 
 
 @pytest.mark.parametrize("name", ALONE)

@@ -113,12 +113,25 @@ def rehash(backbone: Backbone) -> Backbone:
 
 
 def randomise(backbone: Backbone, *, seed: int) -> None:
-    """Give every layer that knows how to the random weights it would start from; a function of the seed."""
-    import torch
+    """Give every parameter the random value that it would start from, and statistics theirs; a function of the seed.
 
-    with torch.random.fork_rng(devices=[]):
+    What no layer of PyTorch knows how to draw (tokens, tables of positions, scales) follows ViT and BERT: a normal
+    distribution of width 0.02, vectors ones or, where they are biases, zeros.
+    """
+    import torch
+    from torch import nn
+
+    before = {name: parameter.detach().clone() for name, parameter in backbone.module.named_parameters()}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for module in backbone.module.modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
+        for name, parameter in backbone.module.named_parameters():
+            if not torch.equal(parameter, before[name]):
+                continue
+            if parameter.ndim > 1:
+                nn.init.trunc_normal_(parameter, std=0.02)
+            else:
+                parameter.fill_(0.0 if "bias" in name else 1.0)

@@ -64,13 +64,16 @@ def read_bundle(folder: Path) -> BundleFile:
         raise RequestError(f"{folder / BUNDLE} is damaged: it holds no JSON object.") from None
 
 
-def load(folder: Path) -> Loaded:
+def load(folder: Path, *, above: tuple[Path, ...] = ()) -> Loaded:
     """The classifier of a run folder, after checking hashes, schema and golden answers.
 
-    Raises RequestError when the folder is no run, was changed, or does not answer as it did when it was saved.
+    ``above``: the runs whose adapters stand on this one. Raises RequestError when the folder is no run, was changed,
+    or does not answer as it did when it was saved.
     """
     from safetensors import SafetensorError
 
+    if folder.resolve() in above:
+        raise RequestError(f"{folder} names itself as the run that it stands on: it is damaged.")
     bundle = read_bundle(folder)
     for name, wanted in bundle.files.items():
         _check_file(folder, name, wanted)
@@ -79,7 +82,7 @@ def load(folder: Path) -> Loaded:
         if name not in bundle.files:
             raise RequestError(f"{folder / BUNDLE} lists no {name}: the run folder is damaged.")
     try:
-        classifier = _build(folder, bundle)
+        classifier, same_base = _build(folder, bundle, (*above, folder.resolve()))
         worst, allowed = _compare_golden(classifier, folder)
     except (ArithmeticError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as problem:
         # The files are those that bundle.json names, but do not fit together: it was written by something else.
@@ -87,6 +90,12 @@ def load(folder: Path) -> Loaded:
         raise RequestError(
             f"{folder} is damaged: its files contradict each other ({first[:160].rstrip('.')})."
         ) from problem
+    base = bundle.backbone.base
+    if not worst <= allowed and base is not None and not same_base:
+        raise RequestError(
+            f"{folder} holds an adapter for other weights than {base.source} has now: "
+            "restore those that it was trained on."
+        )
     if not worst <= allowed:
         raise UnfreezeError(
             f"{folder} does not give the answers it was saved with (logits differ by up to {worst:.2g}): "
@@ -113,21 +122,27 @@ def _check_file(folder: Path, name: str, wanted: str) -> None:
         )
 
 
-def _build(folder: Path, bundle: BundleFile) -> Classifier:
+def _build(folder: Path, bundle: BundleFile, above: tuple[Path, ...]) -> tuple[Classifier, bool]:
+    """The classifier, and whether the network below its adapter, if it has one, is bit for bit what it was.
+
+    Resized positions and merged updates may differ in the last bit on another processor: the golden answers decide.
+    """
     from safetensors.torch import load_file
 
     from unfreeze.backbones import rebuild, rehash
     from unfreeze.grafts import restore
 
     assets = {name: (folder / ASSETS / Path(name).name).read_bytes() for name in bundle.backbone.assets}
-    adapter = None
+    adapter, same_base = None, True
     if bundle.backbone.base is not None:
         head_tensors = load_file(folder / HEAD)
         adapter = Adapter(
             base=Base(**bundle.backbone.base.model_dump()),
             files={Path(name).name: (folder / name).read_bytes() for name in ADAPTER_FILES},
         )
-        bare = rebuild(bundle.backbone.recipe, open_base(folder, adapter.base, bundle.modality), assets)
+        network = open_base(folder, adapter.base, bundle.modality, above)
+        same_base = network.weights_hash == adapter.base.weights_hash
+        bare = rebuild(bundle.backbone.recipe, network.module.state_dict(), assets)
         backbone = rehash(restore(bare, adapter.files))
     else:
         tensors, head_tensors = _split(load_file(folder / WEIGHTS), folder)
@@ -144,7 +159,7 @@ def _build(folder: Path, bundle: BundleFile) -> Classifier:
         preprocess_from_dict(bundle.preprocess).to_dict()
     ):
         raise ValueError("preprocess differs from that of the backbone")
-    return Classifier(
+    classifier = Classifier(
         backbone=backbone,
         head=head,
         labels=Labels(bundle.labels),
@@ -152,6 +167,7 @@ def _build(folder: Path, bundle: BundleFile) -> Classifier:
         threshold=None if bundle.threshold is None else Threshold(**bundle.threshold.model_dump()),
         adapter=adapter,
     )
+    return classifier, same_base
 
 
 def _split(tensors: Mapping[str, Tensor], folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -167,30 +183,21 @@ def _split(tensors: Mapping[str, Tensor], folder: Path) -> tuple[dict[str, Tenso
     return parts["backbone"], parts["head"]
 
 
-def open_base(folder: Path, base: Base, modality: Modality) -> Mapping[str, Tensor]:
-    """The tensors of the network below an adapter, from where it came from.
-
-    Raises RequestError when they cannot be had any more, or are others.
-    """
+def open_base(folder: Path, base: Base, modality: Modality, above: tuple[Path, ...]) -> Backbone:
+    """The network below an adapter, from where it came from; RequestError when it cannot be had any more."""
     try:
-        network = open_source(
+        return open_source(
             base.source,
             modality=modality,
             image_size=base.image_size,
             pooling=base.pooling,
             max_length=base.max_length,
+            above=above,
         )
     except RequestError as problem:
         raise RequestError(
             f"{folder} holds an adapter, and the network below it cannot be loaded. {problem}"
         ) from problem
-    if network.weights_hash != base.weights_hash:
-        raise RequestError(
-            f"{folder} holds an adapter for other weights than {base.source} has now: "
-            "restore those that it was trained on."
-        )
-    tensors: Mapping[str, Tensor] = network.module.state_dict()
-    return tensors
 
 
 def open_source(
@@ -200,6 +207,7 @@ def open_source(
     image_size: int | None = None,
     pooling: str | None = None,
     max_length: int | None = None,
+    above: tuple[Path, ...] = (),
 ) -> Backbone:
     """The backbone of a name as ``load_backbone`` reads it, or of the folder of another run."""
     from unfreeze.backbones import load_backbone
@@ -210,7 +218,7 @@ def open_source(
             raise RequestError(
                 f"{source} is a run: its image size, pooling and length are what it was trained with."
             )
-        start = load(Path(source)).classifier
+        start = load(Path(source), above=above).classifier
         backbone = start.backbone
         if start.adapter is not None and not can_be_merged(start.adapter.files):
             raise RequestError(
@@ -247,7 +255,7 @@ def is_run(source: str) -> bool:
 
 def lasting_source(source: str) -> str:
     """The same name with its path, if it has one, made absolute: another folder may be current when it is read."""
+    if Path(source).is_dir():
+        return str(Path(source).resolve())
     name, at, file = source.partition("@")
-    if at:
-        return f"{name}@{Path(file).expanduser().resolve()}"
-    return str(Path(source).resolve()) if Path(source).is_dir() else source
+    return f"{name}@{Path(file).expanduser().resolve()}" if at else source

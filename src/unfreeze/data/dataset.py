@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Literal, Protocol
 
 import numpy as np
@@ -87,3 +88,13 @@ class Dataset:
             part=self.part[keep],
             group=None if self.group is None else self.group[keep],
         )
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """A hash over names, labels and parts of all rows: another one means other data or another split."""
+    digest = sha256()
+    for name in dataset.labels:
+        digest.update(f"{name}\0".encode())
+    for row in range(len(dataset)):
+        digest.update(f"{dataset.samples.name(row)}\0{dataset.label[row]}\0{dataset.part[row]}\n".encode())
+    return digest.hexdigest()

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from unfreeze.backbones import randomise
 from unfreeze.contracts import Backbone
 from unfreeze.engine.checkpoints import Checkpoint, Checkpoints, Position
 from unfreeze.engine.devices import Precision, peak_bytes
@@ -60,7 +61,8 @@ def fit(
     """Run the plan; backbone and head hold the weights taken in the end, in evaluation mode.
 
     ``head`` maps features (batch, dim) to logits (batch, classes). ``prefix`` decides how frozen stages are read;
-    without one they are run by PyTorch for every batch. A plan with a graft needs it attached (``unfreeze.grafts``).
+    without one they are run by PyTorch for every batch. What a plan says of its head, its graft and its inputs
+    (``head``, ``graft``, ``dropout``, ``augment``, ``views``, ``token_dropout``) is for the caller to have made.
 
     Raises UnfreezeError when there are no training rows or a loss is not finite (the best weights so far are kept
     in the backbone), StoppedError when ``should_stop`` said so.
@@ -70,6 +72,8 @@ def fit(
         raise UnfreezeError(
             f"Phase {plan.phases[0].name!r} has no training steps: there are no training rows."
         )
+    if plan.start == "random":
+        randomise(backbone, seed=task.seed)
     maker = PlainMaker(backbone, task) if prefix is None else prefix
     loop = _Loop(plan, backbone, head, task, maker, checkpoints, should_stop, progress or Silent())
     try:
@@ -188,20 +192,23 @@ class _Loop:
             prefix.precision = self._precision(index, prefix, steps)
             if self.standing.best is None and self.task.val is not None:
                 self._judge(prefix, "start")
+            say = self.progress.say
+            suffix = Suffix(self.backbone, boundary, self.task.device, prefix.precision, steps=steps, say=say)
             stepper = Stepper(
                 plan=self.plan,
-                suffix=Suffix(self.backbone, boundary, self.task.device, prefix.precision, steps=steps),
+                suffix=suffix,
                 head=self.head,
                 task=self.task,
                 index=index,
                 groups=groups,
                 optimizer=optimizer,
                 standing=self.standing,
-                say=self.progress.say,
+                say=say,
             )
             active = _Active(index, phase, groups, optimizer, stepper, prefix, steps)
             while not self._phase_is_over(phase):
                 self._run_epoch(active)
+            suffix.close()
         finally:
             prefix.close()
         if self.standing.position.epoch < phase.epochs:
@@ -337,7 +344,11 @@ class _Loop:
     def _judge(self, prefix: Prefix, where: str) -> tuple[float, float]:
         """Score the present weights on validation and keep them when they are the best yet."""
         log_loss, accuracy = score(
-            self.backbone, self.head, self.task, prefix, batch_size=self.plan.batch_size
+            self.backbone,
+            self.head,
+            self.task,
+            prefix,
+            batch_size=max(1, self.plan.batch_size // self.standing.micro_batches),
         )
         best = self.standing.best
         if best is None or log_loss < best.log_loss:

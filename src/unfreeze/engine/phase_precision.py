@@ -95,6 +95,9 @@ def _time_steps(
                     best[place] = min(best[place], seconds)
     except torch.OutOfMemoryError:
         return None
+    finally:
+        for suffix in suffixes:
+            suffix.close()
     return best[0], best[1]
 
 

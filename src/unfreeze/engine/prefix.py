@@ -23,6 +23,7 @@ from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.engine.activations import Activations, HalfOverflowError, write_activations
 from unfreeze.engine.devices import Precision, autocast, wait_for
 from unfreeze.engine.inputs import Inputs
+from unfreeze.engine.suffix import Suffix
 from unfreeze.plan import Phase
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ class StoringMaker:
             numbers = state.h[0].numel()
         return Estimate(
             frozen=below / len(rows),
-            trained=self._time_suffix(state, boundary),
+            trained=self._time_suffix(state, boundary, steps=rounds * -(-len(train) // self.batch_size)),
             input=loading / len(rows),
             rows=len(train),
             rounds=rounds,
@@ -258,35 +259,35 @@ class StoringMaker:
             * (2 if self.half else 4),
         )
 
-    def _time_suffix(self, state: State, boundary: int) -> float:
+    def _time_suffix(self, state: State, boundary: int, *, steps: int) -> float:
         """Seconds a row of a third of a forward and backward pass above the boundary: what the formula calls S.
 
-        Of the precisions that the phase will choose from, the faster one counts.
+        Run as the ``steps`` to come will be; of the precisions that the phase will choose from, the faster one counts.
         """
         parameters = [p for p in self.backbone.module.parameters() if p.requires_grad]
         rows = len(state.h)
         best = float("inf")
         # Measuring must not change the statistics of norms.
         self.backbone.module.eval()
-        for precision in 2 * self.task.precisions:
-            started = time.perf_counter()
-            while not self._try_suffix(state, boundary, rows, parameters, precision):
-                rows = max(1, rows // 2)
+        for precision in self.task.precisions:
+            suffix = Suffix(self.backbone, boundary, self.task.device, precision, steps=steps)
+            for _ in range(2):
                 started = time.perf_counter()
-            best = min(best, (time.perf_counter() - started) / rows)
+                while not self._try_suffix(suffix, state, rows, parameters):
+                    rows = max(1, rows // 2)
+                    started = time.perf_counter()
+                best = min(best, (time.perf_counter() - started) / rows)
+            suffix.close()
         return max(best, LEAST_STEP_SECONDS / self.batch_size) / 3
 
-    def _try_suffix(
-        self, state: State, boundary: int, rows: int, parameters: Sequence[Tensor], precision: Precision
-    ) -> bool:
+    def _try_suffix(self, suffix: Suffix, state: State, rows: int, parameters: Sequence[Tensor]) -> bool:
         """One pass over the first rows; False when the device has no memory for so many."""
         device = self.task.device
         mask = None if state.mask is None else state.mask[:rows].to(device)
         try:
-            with autocast(device, precision):
-                out = self.backbone.run(State(state.h[:rows].to(device), mask), boundary, None).h
+            out = suffix(State(state.h[:rows].to(device), mask))
             if parameters and out.requires_grad:
-                torch.autograd.grad(out.float().square().sum(), parameters, allow_unused=True)
+                torch.autograd.grad(out.square().sum(), parameters, allow_unused=True)
             wait_for(device)
         except torch.OutOfMemoryError:
             if rows == 1:

@@ -76,6 +76,7 @@ class Stepper:
                 "One row alone does not fit into the device's memory: take a smaller backbone or --image-size."
             )
         self.standing.micro_batches = parts * 2
+        self.suffix.close()
         torch.cuda.empty_cache()
         self.say(f"Out of memory: every batch is now computed in {parts * 2} parts, with the same result.")
         return None
@@ -102,7 +103,8 @@ class Stepper:
             for part in np.array_split(np.arange(len(rows)), parts):
                 chosen = slice(int(part[0]), int(part[-1]) + 1)
                 piece = State(state.h[chosen], None if state.mask is None else state.mask[chosen])
-                features = self.suffix(piece)
+                # Only whole batches are replayed; the shorter last one of an epoch must not be what is captured.
+                features = self.suffix(piece, whole=parts == 1 and len(rows) == self.plan.batch_size)
                 mixed = None if mix is None or other is None else Mixed(mix.share, other[chosen])
                 summed = cross_entropy(
                     self.head(features),

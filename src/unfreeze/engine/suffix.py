@@ -1,21 +1,19 @@
 """The trained stages of a phase as one function of a batch, replayed as a captured graph where that is faster.
 
 On a GPU the processor hands over a network's many small kernels more slowly than they run: a step of DINOv2 ViT-S at
-batch 32 spent 36 of its 45 ms on launches (H100, bench/strategies.py). A captured graph is launched as a whole.
+batch 32 took 45 ms when each was launched by itself and 13 ms as a graph (H100), which is launched as a whole.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone, State
 from unfreeze.engine.devices import Precision, autocast
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Capturing costs about as much as this many steps save.
 LEAST_STEPS = 50
@@ -24,45 +22,69 @@ LEAST_STEPS = 50
 class Suffix:
     """Runs the stages from ``boundary`` on in ``precision``; pooled features (batch, dim) in float32.
 
-    ``steps``: how many batches are to come; with enough of them on a GPU, batches of the first one's shape are
-    replayed. Only what is captured in training mode is replayed, so the modules must be in their modes by then.
+    ``steps``: how many batches are to come; with enough of them on a GPU the first whole batch is captured, in the
+    modes that its modules are in, and batches of its shape are replayed. ``say`` is told when that fails.
     """
 
     def __init__(
-        self, backbone: Backbone, boundary: int, device: torch.device, precision: Precision, *, steps: int
+        self,
+        backbone: Backbone,
+        boundary: int,
+        device: torch.device,
+        precision: Precision,
+        *,
+        steps: int,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._eager = _Part(backbone, boundary, device, precision)
         self.precision = precision
-        self._device = device
+        self._eager = _Part(backbone, boundary, device, precision)
+        self._device, self._say = device, say
         self._wanted = device.type == "cuda" and steps >= LEAST_STEPS
-        self._shape: torch.Size | None = None
+        self._captured: tuple[torch.Size, torch.dtype] | None = None
         self._replay: Callable[[Tensor], Tensor] | None = None
 
-    def __call__(self, state: State) -> Tensor:
-        """The features, with their way back for gradients."""
-        trained = any(parameter.requires_grad for parameter in self._eager.parameters())
+    def __call__(self, state: State, *, whole: bool = True) -> Tensor:
+        """The features, with their way back for gradients.
+
+        ``whole``: that this is all of a batch. Gradients of a replay lie where the next one writes its own, so what is
+        added up over parts of a batch must not be replayed.
+        """
         # Texts come in many lengths: a graph for each of them would not pay.
-        if self._wanted and trained and state.mask is None and torch.is_grad_enabled():
+        if not whole or state.mask is not None or not torch.is_grad_enabled():
+            return self._eager.features(state)
+        if self._wanted and any(parameter.requires_grad for parameter in self._eager.parameters()):
             self._capture(state.h)
-        if self._replay is not None and state.h.shape == self._shape:
+        if self._replay is not None and (state.h.shape, state.h.dtype) == self._captured:
             return self._replay(state.h)
         return self._eager.features(state)
+
+    def close(self) -> None:
+        """Give the graph's memory back; what follows is run step by step."""
+        self._wanted, self._replay = False, None
+        # Capturing replaces the method by one that holds the module, and so the graph.
+        self._eager.__dict__.pop("forward", None)
 
     def _capture(self, h: Tensor) -> None:
         self._wanted = False
         buffers = {name: buffer.clone() for name, buffer in self._eager.named_buffers()}
+        problem = None
         with torch.random.fork_rng(devices=[self._device]):
             try:
                 replay = torch.cuda.make_graphed_callables(self._eager, (h.clone(),), allow_unused_input=True)
-            except torch.OutOfMemoryError:
-                # The eager pass may fit; if not, the batch is cut into parts.
-                torch.cuda.empty_cache()
-                return
-            finally:
-                # The trial runs have moved the statistics of norms.
-                for name, buffer in self._eager.named_buffers():
-                    buffer.copy_(buffers[name])
-        self._replay, self._shape = cast("Callable[[Tensor], Tensor]", replay), h.shape
+                self._replay = cast("Callable[[Tensor], Tensor]", replay)
+                self._captured = h.shape, h.dtype
+            except RuntimeError as raised:
+                # Memory ran out, or the network does something that a graph cannot hold.
+                problem = str(raised).splitlines()[0]
+        if problem is not None:
+            # Outside of the handler, which keeps the failed pass in memory.
+            self.close()
+            torch.cuda.synchronize(self._device)
+            torch.cuda.empty_cache()
+            self._say(f"The trained part is run kernel by kernel: it could not be captured ({problem}).")
+        # The trial runs have moved the statistics of norms.
+        for name, buffer in self._eager.named_buffers():
+            buffer.copy_(buffers[name])
 
 
 class _Part(nn.Module):

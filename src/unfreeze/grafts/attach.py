@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from unfreeze.contracts import Backbone
-from unfreeze.grafts.targets import count_kinds
+from unfreeze.grafts.targets import count_kinds, targetable
 from unfreeze.plan import Adapters, Graft, Lora
 
 # PEFT's names for the files of an adapter.
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _BOTTLENECK = "BOTTLENECK"
+# What would change the meaning of a LoRA adapter, or what it is put on; ours never set any of it.
+_REFUSED = (
+    "use_rslora", "use_dora", "use_qalora", "rank_pattern", "alpha_pattern", "modules_to_save", "exclude_modules",
+    "layers_to_transform", "layers_pattern", "layer_replication", "target_parameters", "trainable_token_indices",
+    "megatron_config", "eva_config", "corda_config", "loftq_config", "lora_bias", "auto_mapping",
+)  # fmt: skip
+# The largest that can be asked for on the command line: a file must not make loading take all memory.
+MOST_RANK, MOST_ALPHA = 1024, 65_537
 
 
 def attach(backbone: Backbone, graft: Graft, *, seed: int) -> Backbone:
@@ -68,7 +76,7 @@ def pack(backbone: Backbone, graft: Graft, *, base: str) -> dict[str, bytes]:
 
 def can_be_merged(files: Mapping[str, bytes]) -> bool:
     """Whether the settled backbone is the bare architecture again."""
-    return isinstance(_graft_from(json.loads(files[CONFIG])), Lora)
+    return bool(json.loads(files[CONFIG])["peft_type"] != _BOTTLENECK)
 
 
 def settle(backbone: Backbone, graft: Graft) -> Backbone:
@@ -85,7 +93,7 @@ def restore(backbone: Backbone, files: Mapping[str, bytes]) -> Backbone:
     from safetensors.torch import load
 
     config, tensors = json.loads(files[CONFIG]), load(files[TENSORS])
-    graft = _graft_from(config)
+    graft = _graft_from(config, backbone)
     grafted = attach(backbone, graft, seed=0)
     if isinstance(graft, Lora):
         from unfreeze.grafts.lora import load_lora
@@ -99,13 +107,41 @@ def restore(backbone: Backbone, files: Mapping[str, bytes]) -> Backbone:
     return settle(grafted, graft)
 
 
-def _graft_from(config: Mapping[str, Any]) -> Graft:
+def _graft_from(config: Mapping[str, Any], backbone: Backbone) -> Graft:
+    """The graft of a configuration that may come from anywhere; ValueError for what ours never hold."""
     if config["peft_type"] == _BOTTLENECK:
-        blocks = tuple(str(path) for path in config["blocks"])
-        return Adapters(reduction=int(config["reduction"]), blocks=blocks)
-    from unfreeze.grafts.lora import lora_from_json
+        return Adapters(
+            reduction=_whole(config, "reduction"), blocks=_paths(config, "blocks", backbone.blocks)
+        )
+    if config["peft_type"] != "LORA":
+        raise ValueError(f"an adapter of the type {config['peft_type']!r}")
+    changed = [name for name in _REFUSED if config.get(name)]
+    if changed:
+        raise ValueError(f"the adapter's configuration sets {changed[0]!r}")
+    alpha, dropout = float(config["lora_alpha"]), float(config["lora_dropout"])
+    if not 0 < alpha < MOST_ALPHA or not 0 <= dropout < 1:
+        raise ValueError(f"alpha {alpha} and dropout {dropout} are out of range")
+    return Lora(
+        rank=_whole(config, "r"),
+        alpha=alpha,
+        dropout=dropout,
+        targets=_paths(config, "target_modules", targetable(backbone)),
+    )
 
-    return lora_from_json(config)
+
+def _whole(config: Mapping[str, Any], name: str) -> int:
+    value = config[name]
+    if type(value) is not int or not 1 <= value <= MOST_RANK:
+        raise ValueError(f"{name} is {value!r}")
+    return value
+
+
+def _paths(config: Mapping[str, Any], name: str, known: Collection[str]) -> tuple[str, ...]:
+    """Module paths, each one that this network has."""
+    value = config[name]
+    if not isinstance(value, list) or not value or not set(value) <= set(known):
+        raise ValueError(f"{name} names other layers than this network has")
+    return tuple(value)
 
 
 def _adapter_names(backbone: Backbone, graft: Adapters) -> list[str]:

@@ -58,16 +58,6 @@ def lora_config_json(module: nn.Module, lora: Lora, *, base: str) -> str:
     return json.dumps(plain, indent=2, sort_keys=True)
 
 
-def lora_from_json(values: Mapping[str, Any]) -> Lora:
-    """The graft that a configuration file describes."""
-    return Lora(
-        rank=int(values["r"]),
-        alpha=float(values["lora_alpha"]),
-        dropout=float(values["lora_dropout"]),
-        targets=tuple(str(path) for path in values["target_modules"]),
-    )
-
-
 def _config(lora: Lora, module: nn.Module) -> Any:
     layers = (module.get_submodule(path) for path in lora.targets)
     bare = (layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer for layer in layers)

@@ -65,6 +65,11 @@ def resolve_targets(backbone: Backbone, patterns: Sequence[str], blocks: int | N
     return Targets(tuple(layer.path for layer in taken), tuple(sorted({layer.stage for layer in taken})))
 
 
+def targetable(backbone: Backbone) -> frozenset[str]:
+    """Module paths of all layers that can take a low-rank update."""
+    return frozenset(layer.path for layer in _layers(backbone))
+
+
 def count_kinds(backbone: Backbone, paths: Sequence[str]) -> dict[str, int]:
     """How many of the layers at these paths there are of each kind, by their path below the block."""
     wanted = set(paths)

@@ -73,7 +73,7 @@ def plan_head(backbone: Backbone, settings: StrategySettings) -> Plan:
 def plan_partial(backbone: Backbone, settings: StrategySettings) -> Plan:
     """``partial``: what is not frozen by default (of a 12-block transformer the embedding and 8 blocks are)."""
     thaw = thaw_from(backbone, default_freeze(backbone), PARTIAL_RATE)
-    phase = _phase(backbone, "partial", epochs=EPOCHS, thaw=thaw, head_rate=PARTIAL_HEAD_RATE)
+    phase = _phase(backbone, "partial", epochs=_epochs(backbone), thaw=thaw, head_rate=PARTIAL_HEAD_RATE)
     return _plan(backbone, settings, "partial", phase)
 
 
@@ -102,14 +102,16 @@ def plan_discriminative(backbone: Backbone, settings: StrategySettings) -> Plan:
     # Counted from the top, so that the late third is never the smallest one.
     thirds = {stage: 2 - place * 3 // len(stages) for place, stage in enumerate(reversed(stages))}
     thaw = tuple(Thaw(stage, "weights", BASE_RATE * THIRDS[thirds[stage]]) for stage in stages)
-    phase = _phase(backbone, "discriminative", epochs=EPOCHS, thaw=thaw, head_rate=BASE_RATE * HEAD_SHARE)
+    phase = _phase(
+        backbone, "discriminative", epochs=_epochs(backbone), thaw=thaw, head_rate=BASE_RATE * HEAD_SHARE
+    )
     return _plan(backbone, settings, "discriminative", phase)
 
 
 def plan_full(backbone: Backbone, settings: StrategySettings) -> Plan:
     """``full``: one rate for everything, the head too."""
     rate = FULL_TEXT_RATE if backbone.modality == "text" else FULL_RATE
-    epochs = _short_epochs(backbone)
+    epochs = _epochs(backbone)
     phase = _phase(backbone, "full", epochs=epochs, thaw=thaw_from(backbone, 0, rate), head_rate=rate)
     return _plan(backbone, settings, "full", phase)
 
@@ -120,7 +122,11 @@ def plan_lora(backbone: Backbone, settings: StrategySettings) -> Plan:
     Raises RequestError for a network without such projections.
     """
     names = _query_value_names(backbone)
-    found = resolve_targets(backbone, names, None)
+    try:
+        found = resolve_targets(backbone, names, None)
+    except RequestError as problem:
+        reason = "its query and value projections cannot be updated"
+        raise RequestError(_no_recipe(backbone, "lora", reason)) from problem
     graft = Lora(rank=RANK, alpha=ALPHA, dropout=LORA_DROPOUT, targets=found.paths)
     notes: tuple[str, ...] = ()
     if names[0] in FUSED:
@@ -139,7 +145,7 @@ def plan_adapters(backbone: Backbone, settings: StrategySettings) -> Plan:
 def plan_scratch(backbone: Backbone, settings: StrategySettings) -> Plan:
     """``scratch``: random weights, at a rate that pretrained ones would not survive."""
     thaw = thaw_from(backbone, 0, SCRATCH_RATE)
-    phase = _phase(backbone, "scratch", epochs=EPOCHS, thaw=thaw, head_rate=SCRATCH_RATE)
+    phase = _phase(backbone, "scratch", epochs=_epochs(backbone), thaw=thaw, head_rate=SCRATCH_RATE)
     phase = replace(phase, norm="train")
     return replace(_plan(backbone, settings, "scratch", phase), start="random")
 
@@ -182,11 +188,11 @@ def _graft_plan(
     notes: tuple[str, ...] = (),
 ) -> Plan:
     thaw = tuple(Thaw(stage, "graft", GRAFT_RATE) for stage in stages)
-    phase = _phase(backbone, strategy, epochs=_short_epochs(backbone), thaw=thaw, head_rate=GRAFT_RATE)
+    phase = _phase(backbone, strategy, epochs=_epochs(backbone), thaw=thaw, head_rate=GRAFT_RATE)
     return replace(_plan(backbone, settings, strategy, phase), graft=graft, notes=notes)
 
 
-def _short_epochs(backbone: Backbone) -> int:
+def _epochs(backbone: Backbone) -> int:
     return TEXT_EPOCHS if backbone.modality == "text" else EPOCHS
 
 
@@ -214,7 +220,7 @@ def _plan(backbone: Backbone, settings: StrategySettings, strategy: str, *phases
         phases=phases,
         head=manner.head,
         dropout=manner.dropout,
-        batch_size=settings.batch_size or manner.batch_size,
+        batch_size=manner.batch_size,
         augment=manner.augment,
         clip=manner.clip,
     )

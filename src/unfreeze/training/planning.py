@@ -27,6 +27,24 @@ def make_plan(backbone: Backbone, rows: int, classes: int, decisions: Decisions)
     return plan
 
 
+def describe_plan(plan: Plan, backbone: Backbone) -> str:
+    """The whole plan in a sentence or two, before anything of it is run."""
+    head = "the fitted head" if plan.head == "fitted" else f"a new {plan.head} head"
+    phases = []
+    for phase in plan.phases:
+        stages = [backbone.stages[thaw.stage].name for thaw in phase.thaw]
+        where = (
+            "the head alone"
+            if not stages
+            else stages[0]
+            if len(stages) == 1
+            else f"{stages[0]} to {stages[-1]}"
+        )
+        phases.append(f"{phase.name} ({phase.epochs} epochs: {where})")
+    batch = f"batches of {plan.batch_size}, augmentation {plan.augment}"
+    return f"Plan {plan.strategy}, from {head}, {batch}: {', then '.join(phases)}."
+
+
 def _settings(request: TrainRequest, rows: int, classes: int) -> StrategySettings:
     return StrategySettings(
         rows=rows,

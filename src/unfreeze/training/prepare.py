@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.backbones import default_backbone, with_fit
-from unfreeze.bundle.loading import is_run, open_source
+from unfreeze.bundle.loading import is_run, open_source, read_bundle
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import TrainRequest
 from unfreeze.contracts import Backbone, Executor
-from unfreeze.data.dataset import Dataset
+from unfreeze.data.dataset import Dataset, fingerprint
 from unfreeze.data.load import load_dataset
 from unfreeze.engine.choice import resolve_device
 from unfreeze.engine.frozen_pass import Features, choose_executor, compute_features, open_store
-from unfreeze.errors import DataError
+from unfreeze.errors import DataError, RequestError
 from unfreeze.progress import Progress
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def open_backbone(dataset: Dataset, decisions: Decisions, progress: Progress) ->
     if name is None:
         name, reason = default_backbone(dataset.modality)
         decisions.record("backbone", name, "default", reason)
+    if is_run(name):
+        _refuse_another_split(name, dataset)
     backbone = open_source(
         name,
         modality=dataset.modality,
@@ -65,6 +68,16 @@ def open_backbone(dataset: Dataset, decisions: Decisions, progress: Progress) ->
     for note in backbone.notes:
         progress.say(note)
     return backbone
+
+
+def _refuse_another_split(run: str, dataset: Dataset) -> None:
+    """Raise RequestError when rows that are test here may have trained the run to start from."""
+    before = read_bundle(Path(run)).data
+    if before.source == dataset.source and before.fingerprint != fingerprint(dataset):
+        raise RequestError(
+            f"The run {run} was trained on another split of {dataset.source}, so that rows which it has learnt would "
+            "be tested here: give the same --seed, --val and --test, or other data."
+        )
 
 
 def pick_executor(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from unfreeze.bundle.folder import BUNDLE, Story, save
 from unfreeze.bundle.loading import is_run, read_bundle
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import write_config
-from unfreeze.data.dataset import Dataset
+from unfreeze.data.dataset import Dataset, fingerprint
 from unfreeze.engine.frozen_pass import golden_batch
 from unfreeze.evaluate.scores import Scores
 from unfreeze.runtime.files import file_hash, write_atomically
@@ -82,13 +81,3 @@ def save_metrics(folder: Path, validation: Scores, test: Scores, how: str) -> No
         "test": test.to_dict() | {"how": "the saved model in fp32 from the raw inputs"},
     }
     write_atomically(folder / "metrics.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-
-
-def fingerprint(dataset: Dataset) -> str:
-    """A hash over names, labels and parts of all rows: another one means other data or another split."""
-    digest = sha256()
-    for name in dataset.labels:
-        digest.update(f"{name}\0".encode())
-    for row in range(len(dataset)):
-        digest.update(f"{dataset.samples.name(row)}\0{dataset.label[row]}\0{dataset.part[row]}\n".encode())
-    return digest.hexdigest()

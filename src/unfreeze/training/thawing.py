@@ -16,21 +16,22 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.backbones import randomise, rehash
+from unfreeze.backbones import rehash
 from unfreeze.bundle.classifier import Adapter, Base, Classifier
+from unfreeze.bundle.folder import CHECKPOINTS
 from unfreeze.bundle.loading import lasting_source
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.chance import keys_of
-from unfreeze.data.dataset import Dataset
+from unfreeze.data.dataset import Dataset, fingerprint
 from unfreeze.data.reading import content_hashes, read_images, read_texts
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.engine.store import cache_root
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import RequestError
 from unfreeze.executors import build_executor
-from unfreeze.grafts import attach, describe, pack, settle
+from unfreeze.grafts import attach, pack, settle
 from unfreeze.heads.head import Head
 from unfreeze.plan import Plan
 from unfreeze.progress import Progress
@@ -75,11 +76,8 @@ def thaw(
             f"{decisions.text('strategy')} needs validation rows to know when it is right: give --val a share or data."
         )
     trained = copy.deepcopy(backbone)
-    if plan.start == "random":
-        randomise(trained, seed=decisions.number("seed"))
     if plan.graft is not None:
         trained = attach(trained, plan.graft, seed=decisions.number("seed"))
-        progress.say(describe(backbone, plan.graft))
     device = torch.device(executor.device)
     head = starting_head(dataset, features, backbone, plan, decisions)
     task = Task(
@@ -104,7 +102,7 @@ def thaw(
         folder=cache_root() / "prefix",
         augmented=plan.augment != "none" or plan.token_dropout > 0,
     )
-    checkpoints = Checkpoints(folder / "checkpoints", _identity(dataset, backbone, plan, decisions))
+    checkpoints = Checkpoints(folder / CHECKPOINTS, _identity(dataset, backbone, plan, decisions))
     with _stop_on_signal(progress) as should_stop:
         result = fit(
             plan,
@@ -130,7 +128,6 @@ def thaw(
         folder / "ledger.json", json.dumps([record.to_dict() for record in result.ledger], indent=2)
     )
     write_history(result, folder / "history.csv")
-    checkpoints.clear()
     return fitted, result
 
 
@@ -225,7 +222,8 @@ def _inputs(
 def _class_weight(
     dataset: Dataset, rows: NDArray[np.intp], decisions: Decisions
 ) -> NDArray[np.float32] | None:
-    if decisions.text("class_weight") != "balanced":
+    # The guides weigh no classes.
+    if decisions.text("class_weight") != "balanced" or decisions.text("recipe") == "classic":
         return None
     counts = np.bincount(dataset.label[rows], minlength=len(dataset.labels))
     return (len(rows) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
@@ -233,8 +231,6 @@ def _class_weight(
 
 def _identity(dataset: Dataset, backbone: Backbone, plan: Plan, decisions: Decisions) -> dict[str, str]:
     """What a checkpoint must share with the run that takes it up."""
-    from unfreeze.training.saving import fingerprint
-
     described = json.dumps(asdict(plan), default=str, sort_keys=True)
     return {
         "data": fingerprint(dataset)[:16],
@@ -242,6 +238,9 @@ def _identity(dataset: Dataset, backbone: Backbone, plan: Plan, decisions: Decis
         "strategy": plan.strategy,
         "plan": sha256(described.encode()).hexdigest()[:16],
         "preprocessing": sha256(json.dumps(backbone.preprocess.to_dict()).encode()).hexdigest()[:16],
+        "head": decisions.text("head"),
+        "precision": decisions.text("precision"),
+        "store": decisions.text("store"),
         "seed": str(decisions.number("seed")),
     }
 
