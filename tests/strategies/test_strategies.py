@@ -147,3 +147,11 @@ def test_what_the_user_says_holds_in_every_phase(t, name):
 def test_texts_are_not_mixed(t, name):
     with pytest.raises(RequestError, match="--mixup"):
         PLANS[name](t.toy("text"), replace(SETTINGS, mixup=0.2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "epochs"),
+    [("cnn", 425, 40), ("cnn", 1574, 18), ("cnn", 9000, 15), ("text", 425, 12), ("text", 9000, 5)],
+)
+def test_few_rows_get_more_epochs(t, kind, rows, epochs):
+    assert full.plan(t.toy(kind), replace(SETTINGS, rows=rows)).epochs == epochs
