@@ -128,6 +128,19 @@ class Toy:
         return state.h.flatten(1)
 
 
+class Telling:
+    """Keeps what a training reports."""
+
+    def __init__(self):
+        self.told = []
+
+    def say(self, sentence):
+        self.told.append(sentence)
+
+    def count(self, what, done, total):
+        pass
+
+
 def toy(kind, seed=0):
     torch.manual_seed(seed)
     if kind == "cnn":

@@ -18,17 +18,6 @@ from unfreeze.plan import Phase
 BOTH = ("fp32", "bf16")
 
 
-class Telling:
-    def __init__(self):
-        self.told = []
-
-    def say(self, sentence):
-        self.told.append(sentence)
-
-    def count(self, what, done, total):
-        pass
-
-
 @pytest.fixture
 def timed(monkeypatch):
     """Steps that seem to take these seconds."""
@@ -162,7 +151,7 @@ def test_the_choice_reaches_training_and_validation_and_the_frozen_part_keeps_it
         return run(state, start, stop)
 
     monkeypatch.setattr(backbone, "run", note)
-    telling = Telling()
+    telling = t.Telling()
     plan = t.plan_of(backbone, freeze=2, interpolate=True)
     result, head = t.run(plan, backbone, task, progress=telling)
     low = taken == "bf16"

@@ -95,17 +95,6 @@ def without_dropout(backbone):
     return backbone
 
 
-class Telling:
-    def __init__(self):
-        self.told = []
-
-    def say(self, sentence):
-        self.told.append(sentence)
-
-    def count(self, what, done, total):
-        pass
-
-
 # What has no frozen prefix has nothing to store.
 WITH_PREFIX = [case for case in CASES if case[0] not in ("full", "discriminative", "scratch")]
 
@@ -113,7 +102,7 @@ WITH_PREFIX = [case for case in CASES if case[0] not in ("full", "discriminative
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
 @pytest.mark.parametrize("case", WITH_PREFIX, ids="-".join)
 def test_stored_and_unstored_prefix_train_to_the_same_logits(t, case, tmp_path, half):
-    logits, telling = [], Telling()
+    logits, telling = [], t.Telling()
     for use in ("off", "on"):
         backbone, plan = begin(t, case)
         task = t.task_of(case[1])
