@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -131,6 +133,18 @@ def image_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained
 @pytest.fixture(scope="session")
 def text_run(mails: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return _train_once(mails, tmp_path_factory.mktemp("text"), MINILM)
+
+
+@pytest.fixture(scope="session")
+def t() -> ModuleType:
+    """Everything of tests/toys.py, which loads torch."""
+    spec = importlib.util.spec_from_file_location("training_toys", Path(__file__).parent / "toys.py")
+    assert spec is not None
+    assert spec.loader is not None
+    toys = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = toys
+    spec.loader.exec_module(toys)
+    return toys
 
 
 @pytest.fixture

@@ -51,18 +51,6 @@ def counting():
     return Counting
 
 
-toy_spec = importlib.util.spec_from_file_location("training_toys", Path(__file__).parent.parent / "toys.py")
-training_toys = importlib.util.module_from_spec(toy_spec)
-sys.modules[toy_spec.name] = training_toys
-toy_spec.loader.exec_module(training_toys)
-
-
-@pytest.fixture(scope="session")
-def t():
-    """Everything of tests/toys.py."""
-    return training_toys
-
-
-@pytest.fixture(params=training_toys.KINDS)
+@pytest.fixture(params=["cnn", "vit", "text"])
 def kind(request):
     return request.param

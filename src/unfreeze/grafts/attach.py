@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from unfreeze.config import RANGES
 from unfreeze.contracts import Backbone
-from unfreeze.grafts.targets import count_kinds, targetable
+from unfreeze.grafts.targets import targetable, tell_kinds
 from unfreeze.plan import Adapters, Graft, Lora
 
 # PEFT's names for the files of an adapter.
@@ -20,8 +21,6 @@ _REFUSED = (
     "layers_to_transform", "layers_pattern", "layer_replication", "target_parameters", "trainable_token_indices",
     "megatron_config", "eva_config", "corda_config", "loftq_config", "lora_bias", "auto_mapping",
 )  # fmt: skip
-# The largest that can be asked for on the command line: a file must not make loading take all memory.
-MOST_RANK, MOST_ALPHA = 1024, 65_537
 
 
 def attach(backbone: Backbone, graft: Graft, *, seed: int) -> Backbone:
@@ -49,11 +48,9 @@ def describe(backbone: Backbone, graft: Graft) -> str:
     """What is grafted where, for a person."""
     if isinstance(graft, Adapters):
         return f"Adapters: a bottleneck of 1/{graft.reduction} of the width behind each of {len(graft.blocks)} blocks."
-    kinds = count_kinds(backbone, graft.targets)
-    counted = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
     return (
         f"LoRA: rank {graft.rank}, alpha {graft.alpha:g}, dropout {graft.dropout:g}, "
-        f"on {len(graft.targets)} layers: {counted}."
+        f"on {len(graft.targets)} layers: {tell_kinds(backbone, graft.targets)}."
     )
 
 
@@ -111,7 +108,8 @@ def _graft_from(config: Mapping[str, Any], backbone: Backbone) -> Graft:
     """The graft of a configuration that may come from anywhere; ValueError for what ours never hold."""
     if config["peft_type"] == _BOTTLENECK:
         return Adapters(
-            reduction=_whole(config, "reduction"), blocks=_paths(config, "blocks", backbone.blocks)
+            reduction=_whole(config, "reduction", RANGES["reduction"]),
+            blocks=_paths(config, "blocks", backbone.blocks),
         )
     if config["peft_type"] != "LORA":
         raise ValueError(f"an adapter of the type {config['peft_type']!r}")
@@ -119,19 +117,20 @@ def _graft_from(config: Mapping[str, Any], backbone: Backbone) -> Graft:
     if changed:
         raise ValueError(f"the adapter's configuration sets {changed[0]!r}")
     alpha, dropout = float(config["lora_alpha"]), float(config["lora_dropout"])
-    if not 0 < alpha < MOST_ALPHA or not 0 <= dropout < 1:
+    if not 0 < alpha <= RANGES["alpha"][1] or not 0 <= dropout < 1:
         raise ValueError(f"alpha {alpha} and dropout {dropout} are out of range")
     return Lora(
-        rank=_whole(config, "r"),
+        rank=_whole(config, "r", RANGES["rank"]),
         alpha=alpha,
         dropout=dropout,
         targets=_paths(config, "target_modules", targetable(backbone)),
     )
 
 
-def _whole(config: Mapping[str, Any], name: str) -> int:
+def _whole(config: Mapping[str, Any], name: str, bounds: tuple[float, float]) -> int:
+    """A whole number that could have been asked for too: a file must not make loading take all memory."""
     value = config[name]
-    if type(value) is not int or not 1 <= value <= MOST_RANK:
+    if type(value) is not int or not bounds[0] <= value <= bounds[1]:
         raise ValueError(f"{name} is {value!r}")
     return value
 

@@ -6,7 +6,7 @@ PEFT's own table knows few architectures; timm's are not among them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -70,10 +70,15 @@ def targetable(backbone: Backbone) -> frozenset[str]:
     return frozenset(layer.path for layer in _layers(backbone))
 
 
-def count_kinds(backbone: Backbone, paths: Sequence[str]) -> dict[str, int]:
-    """How many of the layers at these paths there are of each kind, by their path below the block."""
+def tell_kinds(backbone: Backbone, paths: Sequence[str]) -> str:
+    """How many of the layers at these paths there are of each kind, as ``qkv (12), proj (12)``."""
     wanted = set(paths)
-    return dict(Counter(layer.short for layer in _layers(backbone) if layer.path in wanted))
+    return _tell_kinds(layer for layer in _layers(backbone) if layer.path in wanted)
+
+
+def _tell_kinds(layers: Iterable[Layer]) -> str:
+    counts = Counter(layer.short for layer in layers)
+    return ", ".join(f"{short} ({count})" for short, count in counts.items())
 
 
 def _layers(backbone: Backbone) -> Iterator[Layer]:
@@ -133,7 +138,7 @@ def _matches(layer: Layer, pattern: str) -> bool:
 def _check_matches(
     backbone: Backbone, pattern: str, matches: Sequence[Layer], offered: Sequence[Layer]
 ) -> None:
-    there = ", ".join(f"{short} ({count})" for short, count in Counter(_shorts(offered)).items())
+    there = _tell_kinds(offered)
     if not matches:
         raise RequestError(f"--targets {pattern} matches no layer of {backbone.name}. It has: {there}.")
     blocks = {layer.stage for layer in offered}
@@ -143,7 +148,3 @@ def _check_matches(
             f"--targets {pattern} matches layers in {len(hit)} of {len(blocks)} blocks of {backbone.name}: name layers "
             f"that every block has ({there}), or the top blocks alone with --lora-blocks."
         )
-
-
-def _shorts(layers: Sequence[Layer]) -> Iterator[str]:
-    return (layer.short for layer in layers)

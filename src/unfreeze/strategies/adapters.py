@@ -5,8 +5,8 @@ from __future__ import annotations
 from unfreeze.contracts import Backbone
 from unfreeze.errors import RequestError
 from unfreeze.plan import Adapters, Plan, Thaw
-from unfreeze.strategies.common import finish, make_phase
-from unfreeze.strategies.settings import StrategySettings, epochs_for, graft_rate
+from unfreeze.strategies.common import one_phase
+from unfreeze.strategies.settings import StrategySettings, graft_rate
 
 # The classic reduction: about 3 % of a small vision transformer's parameters.
 REDUCTION = 16
@@ -20,12 +20,6 @@ def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
             "use --strategy lora, partial or full, or a vision transformer."
         )
     rate = graft_rate(backbone, settings)
-    phase = make_phase(
-        settings,
-        "adapters",
-        epochs=epochs_for(backbone, settings),
-        thaw=tuple(Thaw(stage, "graft", rate) for stage in range(1, len(backbone.blocks) + 1)),
-        head_rate=rate,
-    )
     graft = Adapters(reduction=settings.reduction or REDUCTION, blocks=backbone.blocks)
-    return finish(Plan(strategy="adapters", phases=(phase,), graft=graft), backbone, settings)
+    thaw = tuple(Thaw(stage, "graft", rate) for stage in range(1, len(backbone.blocks) + 1))
+    return one_phase(backbone, settings, strategy="adapters", thaw=thaw, head_rate=rate, graft=graft)

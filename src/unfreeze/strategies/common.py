@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from unfreeze.contracts import Backbone
-from unfreeze.plan import Phase, Plan, Thaw, What, check_modality
+from unfreeze.plan import Graft, Phase, Plan, Thaw, check_modality
 from unfreeze.strategies.settings import (
     HEAD_FACTOR,
     NORM,
@@ -22,9 +22,9 @@ WEIGHT_DECAY = 0.01
 VIEWS = 8
 
 
-def thaw_from(backbone: Backbone, first: int, rate: float, *, what: What = "weights") -> tuple[Thaw, ...]:
+def thaw_from(backbone: Backbone, first: int, rate: float) -> tuple[Thaw, ...]:
     """All stages from ``first`` on that have parameters, at one rate."""
-    return tuple(Thaw(stage, what, rate) for stage in stages_with_parameters(backbone, first))
+    return tuple(Thaw(stage, "weights", rate) for stage in stages_with_parameters(backbone, first))
 
 
 def make_phase(
@@ -49,19 +49,29 @@ def make_phase(
     return phase if settings.schedule is None else replace(phase, schedule=settings.schedule)
 
 
-def one_phase(
+def tune_from(
     backbone: Backbone, settings: StrategySettings, *, strategy: str, first: int, rate: float | None = None
 ) -> Plan:
     """A plan of one phase that trains the head and all stages from ``first`` on at one rate."""
     peak = backbone_rate(backbone, settings) if rate is None else rate
+    thaw = thaw_from(backbone, first, peak)
+    return one_phase(backbone, settings, strategy=strategy, thaw=thaw, head_rate=peak * HEAD_FACTOR)
+
+
+def one_phase(
+    backbone: Backbone,
+    settings: StrategySettings,
+    *,
+    strategy: str,
+    thaw: tuple[Thaw, ...],
+    head_rate: float,
+    graft: Graft | None = None,
+) -> Plan:
+    """A plan of one phase, which has the strategy's name."""
     phase = make_phase(
-        settings,
-        strategy,
-        epochs=epochs_for(backbone, settings),
-        thaw=thaw_from(backbone, first, peak),
-        head_rate=peak * HEAD_FACTOR,
+        settings, strategy, epochs=epochs_for(backbone, settings), thaw=thaw, head_rate=head_rate
     )
-    return finish(Plan(strategy=strategy, phases=(phase,)), backbone, settings)
+    return finish(Plan(strategy=strategy, phases=(phase,), graft=graft), backbone, settings)
 
 
 def finish(plan: Plan, backbone: Backbone, settings: StrategySettings) -> Plan:

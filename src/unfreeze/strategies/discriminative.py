@@ -5,13 +5,12 @@ from __future__ import annotations
 from unfreeze.contracts import Backbone
 from unfreeze.errors import RequestError
 from unfreeze.plan import Plan, Thaw
-from unfreeze.strategies.common import finish, make_phase
+from unfreeze.strategies.common import one_phase
 from unfreeze.strategies.settings import (
     HEAD_FACTOR,
     LAYER_DECAY,
     StrategySettings,
     backbone_rate,
-    epochs_for,
     stages_with_parameters,
 )
 
@@ -27,11 +26,4 @@ def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
         raise RequestError(f"--layer-decay {decay:g} is out of range: it must be above 0 and at most 1.")
     stages = stages_with_parameters(backbone, 0)
     thaw = tuple(Thaw(stage, "weights", peak * decay ** (stages[-1] - stage)) for stage in stages)
-    phase = make_phase(
-        settings,
-        "discriminative",
-        epochs=epochs_for(backbone, settings),
-        thaw=thaw,
-        head_rate=peak * HEAD_FACTOR,
-    )
-    return finish(Plan(strategy="discriminative", phases=(phase,)), backbone, settings)
+    return one_phase(backbone, settings, strategy="discriminative", thaw=thaw, head_rate=peak * HEAD_FACTOR)

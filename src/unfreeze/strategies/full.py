@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from unfreeze.contracts import Backbone
 from unfreeze.plan import Plan
-from unfreeze.strategies.common import one_phase
+from unfreeze.strategies.common import tune_from
 from unfreeze.strategies.settings import StrategySettings
 
 
 def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
     """The plan; see the module."""
-    return one_phase(backbone, settings, strategy="full", first=0)
+    return tune_from(backbone, settings, strategy="full", first=0)

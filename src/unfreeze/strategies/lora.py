@@ -5,8 +5,8 @@ from __future__ import annotations
 from unfreeze.contracts import Backbone
 from unfreeze.grafts.targets import LINEAR, resolve_targets
 from unfreeze.plan import Lora, Plan, Thaw
-from unfreeze.strategies.common import finish, make_phase
-from unfreeze.strategies.settings import StrategySettings, epochs_for, graft_rate
+from unfreeze.strategies.common import one_phase
+from unfreeze.strategies.settings import StrategySettings, graft_rate
 
 # All linear layers at rank 8, alpha equal to the rank: within two points of tuning every task of VTAB-1k
 # (arXiv 2409.16434), and what RoBERTa needs to reach full fine-tuning.
@@ -20,17 +20,11 @@ def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
     rank = settings.rank or RANK
     found = resolve_targets(backbone, settings.targets or TARGETS, settings.lora_blocks)
     rate = graft_rate(backbone, settings)
-    phase = make_phase(
-        settings,
-        "lora",
-        epochs=epochs_for(backbone, settings),
-        thaw=tuple(Thaw(stage, "graft", rate) for stage in found.stages),
-        head_rate=rate,
-    )
     graft = Lora(
         rank=rank,
         alpha=float(rank) if settings.alpha is None else settings.alpha,
         dropout=DROPOUT if settings.lora_dropout is None else settings.lora_dropout,
         targets=found.paths,
     )
-    return finish(Plan(strategy="lora", phases=(phase,), graft=graft), backbone, settings)
+    thaw = tuple(Thaw(stage, "graft", rate) for stage in found.stages)
+    return one_phase(backbone, settings, strategy="lora", thaw=thaw, head_rate=rate, graft=graft)

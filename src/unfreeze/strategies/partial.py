@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unfreeze.contracts import Backbone
 from unfreeze.plan import Plan
-from unfreeze.strategies.common import one_phase
+from unfreeze.strategies.common import tune_from
 from unfreeze.strategies.settings import StrategySettings, check_freeze
 
 
@@ -12,7 +12,7 @@ def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
     """The plan; ``freeze`` counts frozen stages from the input. Raises RequestError when there are not so many."""
     freeze = default_freeze(backbone) if settings.freeze is None else settings.freeze
     check_freeze(backbone, freeze)
-    return one_phase(backbone, settings, strategy="partial", first=freeze)
+    return tune_from(backbone, settings, strategy="partial", first=freeze)
 
 
 def default_freeze(backbone: Backbone) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from unfreeze.contracts import Backbone
 from unfreeze.plan import Plan
-from unfreeze.strategies.common import one_phase
+from unfreeze.strategies.common import tune_from
 from unfreeze.strategies.settings import StrategySettings, backbone_rate
 
 # Rates 10 to 100 times those of fine-tuning; statistics of random networks must be learned.
@@ -23,6 +23,6 @@ def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
         norm=settings.norm or "train",
     )
     rate = RATE if settings.rate is None else backbone_rate(backbone, settings)
-    made = one_phase(backbone, given, strategy="scratch", first=0, rate=rate)
+    made = tune_from(backbone, given, strategy="scratch", first=0, rate=rate)
     phase = replace(made.phases[0], weight_decay=WEIGHT_DECAY, head_rate=rate)
     return replace(made, start="random", head="linear", phases=(phase,))

@@ -33,14 +33,8 @@ def describe_plan(plan: Plan, backbone: Backbone) -> str:
     phases = []
     for phase in plan.phases:
         stages = [backbone.stages[thaw.stage].name for thaw in phase.thaw]
-        where = (
-            "the head alone"
-            if not stages
-            else stages[0]
-            if len(stages) == 1
-            else f"{stages[0]} to {stages[-1]}"
-        )
-        phases.append(f"{phase.name} ({phase.epochs} epochs: {where})")
+        ends = dict.fromkeys((stages[0], stages[-1])) if stages else ["the head alone"]
+        phases.append(f"{phase.name} ({phase.epochs} epochs: {' to '.join(ends)})")
     batch = f"batches of {plan.batch_size}, augmentation {plan.augment}"
     return f"Plan {plan.strategy}, from {head}, {batch}: {', then '.join(phases)}."
 
