@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from unfreeze.bundle.folder import CHECKPOINTS, claim_folder, release_folder
 from unfreeze.choose.settings import Decisions, record_data
 from unfreeze.config import TrainRequest
-from unfreeze.data.dataset import Dataset, fingerprint
+from unfreeze.data.dataset import Dataset
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import Scores
 from unfreeze.grafts import describe
@@ -160,7 +160,7 @@ def _train_into(
         floor=None if floor is None else floor.probabilities,
         fit=fit,
         settings=decisions.resolved(),
-        fingerprint=fingerprint(dataset),
+        fingerprint=dataset.fingerprint,
         command=command,
     )
     report = write_pages(evidence, clock, progress)

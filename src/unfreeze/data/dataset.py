@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from typing import Literal, Protocol
 
@@ -73,6 +74,16 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash over names, labels and parts of all rows: another one means other data or another split."""
+        digest = sha256()
+        for name in self.labels:
+            digest.update(f"{name}\0".encode())
+        for row in range(len(self)):
+            digest.update(f"{self.samples.name(row)}\0{self.label[row]}\0{self.part[row]}\n".encode())
+        return digest.hexdigest()
+
     def rows(self, *parts: Part) -> NDArray[np.intp]:
         """Positions of the rows in these parts, ascending."""
         wanted = [PARTS.index(part) for part in parts]
@@ -88,13 +99,3 @@ class Dataset:
             part=self.part[keep],
             group=None if self.group is None else self.group[keep],
         )
-
-
-def fingerprint(dataset: Dataset) -> str:
-    """A hash over names, labels and parts of all rows: another one means other data or another split."""
-    digest = sha256()
-    for name in dataset.labels:
-        digest.update(f"{name}\0".encode())
-    for row in range(len(dataset)):
-        digest.update(f"{dataset.samples.name(row)}\0{dataset.label[row]}\0{dataset.part[row]}\n".encode())
-    return digest.hexdigest()

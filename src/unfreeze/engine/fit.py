@@ -348,7 +348,7 @@ class _Loop:
             self.head,
             self.task,
             prefix,
-            batch_size=max(1, self.plan.batch_size // self.standing.micro_batches),
+            batch_size=self._scored_rows(),
         )
         best = self.standing.best
         if best is None or log_loss < best.log_loss:
@@ -358,6 +358,10 @@ class _Loop:
         else:
             self.standing.stale += 1
         return log_loss, accuracy
+
+    def _scored_rows(self) -> int:
+        """Rows that fit into memory at a time, as training has found out."""
+        return max(1, self.plan.batch_size // self.standing.micro_batches)
 
     def _interpolate(self) -> None:
         """Take the mix of start and trained weights that validates best (WiSE-FT)."""
@@ -376,7 +380,7 @@ class _Loop:
                 head=self.head,
                 task=self.task,
                 prefix=prefix,
-                batch_size=self.plan.batch_size,
+                batch_size=self._scored_rows(),
             )
         finally:
             prefix.close()

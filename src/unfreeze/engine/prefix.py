@@ -202,13 +202,13 @@ class StoringMaker:
         """See ``PrefixMaker``."""
         if boundary == 0:
             return self._plain(boundary, "Nothing is frozen below it.")
+        if self.use == "off":
+            return self._plain(boundary, "The store is off (--store off).")
+        if stored is False:
+            return self._plain(boundary, "The frozen part is run every time.")
         views = min(self.views, rounds) if self.augmented else 1
         started = time.perf_counter()
         executor = self.build(boundary)
-        if self.use == "off":
-            return self._plain(boundary, "The store is off (--store off).", executor)
-        if stored is False:
-            return self._plain(boundary, "The frozen part is run every time.", executor)
         if stored:
             return self._fill(executor, boundary, views, "The frozen part is stored, as before.")
         estimate = self.measure(executor, boundary, rounds=rounds, views=views)
@@ -296,8 +296,11 @@ class StoringMaker:
         return True
 
     def _plain(self, boundary: int, reason: str, executor: Executor | None = None) -> PlainPrefix:
-        # An executor hands its states over in the processor's memory: beside an accelerator that would be a detour.
-        fast = executor if self.task.device.type == "cpu" else None
+        """``executor``: the one at hand, if any."""
+        # It hands its states over in the processor's memory: beside an accelerator that would be a detour.
+        if self.task.device.type != "cpu" or boundary == 0:
+            return PlainPrefix(self.backbone, self.task, boundary, reason)
+        fast = self.build(boundary) if executor is None else executor
         return PlainPrefix(self.backbone, self.task, boundary, reason, fast)
 
     def _fill(self, executor: Executor, boundary: int, views: int, reason: str) -> Prefix:

@@ -13,7 +13,7 @@ from unfreeze.bundle.loading import is_run, open_source, read_bundle
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import TrainRequest
 from unfreeze.contracts import Backbone, Executor
-from unfreeze.data.dataset import Dataset, fingerprint
+from unfreeze.data.dataset import Dataset
 from unfreeze.data.load import load_dataset
 from unfreeze.engine.choice import resolve_device
 from unfreeze.engine.frozen_pass import Features, choose_executor, compute_features, open_store
@@ -73,7 +73,7 @@ def open_backbone(dataset: Dataset, decisions: Decisions, progress: Progress) ->
 def _refuse_another_split(run: str, dataset: Dataset) -> None:
     """Raise RequestError when rows that are test here may have trained the run to start from."""
     before = read_bundle(Path(run)).data
-    if before.source == dataset.source and before.fingerprint != fingerprint(dataset):
+    if before.source == dataset.source and before.fingerprint != dataset.fingerprint:
         raise RequestError(
             f"The run {run} was trained on another split of {dataset.source}, so that rows which it has learnt would "
             "be tested here: give the same --seed, --val and --test, or other data."

@@ -15,7 +15,7 @@ from unfreeze.bundle.folder import BUNDLE, Story, save
 from unfreeze.bundle.loading import is_run, read_bundle
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import write_config
-from unfreeze.data.dataset import Dataset, fingerprint
+from unfreeze.data.dataset import Dataset
 from unfreeze.engine.frozen_pass import golden_batch
 from unfreeze.evaluate.scores import Scores
 from unfreeze.runtime.files import file_hash, write_atomically
@@ -41,7 +41,7 @@ def save_run(
         calibrated_on=fitted.how,
         calibration_rows=len(fitted.rows),
         data_source=dataset.source,
-        data_fingerprint=fingerprint(dataset),
+        data_fingerprint=dataset.fingerprint,
         data_rows={part: len(dataset.rows(part)) for part in ("train", "val", "test")},
         lineage=_lineage(decisions.text("backbone")),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

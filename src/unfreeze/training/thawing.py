@@ -24,7 +24,7 @@ from unfreeze.choose.settings import Decisions
 from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.chance import keys_of
-from unfreeze.data.dataset import Dataset, fingerprint
+from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import content_hashes, read_images, read_texts
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.engine.store import cache_root
@@ -233,7 +233,7 @@ def _identity(dataset: Dataset, backbone: Backbone, plan: Plan, decisions: Decis
     """What a checkpoint must share with the run that takes it up."""
     described = json.dumps(asdict(plan), default=str, sort_keys=True)
     return {
-        "data": fingerprint(dataset)[:16],
+        "data": dataset.fingerprint[:16],
         "backbone": f"{backbone.name} {backbone.weights_hash[:16]}",
         "strategy": plan.strategy,
         "plan": sha256(described.encode()).hexdigest()[:16],
