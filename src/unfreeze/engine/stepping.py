@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unfreeze.contracts import State
+from unfreeze.engine.devices import seed_chance
 from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix
 from unfreeze.engine.state import Standing, trainable
 from unfreeze.engine.suffix import Suffix
@@ -99,7 +100,7 @@ class Stepper:
             other = y[partner]
         total = torch.zeros((), device=device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed((seed + done) % 2**63)
+            seed_chance((seed + done) % 2**63, device)
             for part in np.array_split(np.arange(len(rows)), parts):
                 chosen = slice(int(part[0]), int(part[-1]) + 1)
                 piece = State(state.h[chosen], None if state.mask is None else state.mask[chosen])

@@ -6,7 +6,8 @@ batch 32 took 45 ms when each was launched by itself and 13 ms as a graph (H100)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -94,11 +95,23 @@ class _Part(nn.Module):
         super().__init__()
         self.module = backbone.module
         self._run = (backbone, boundary, device, precision)
+        self._channels_last = device.type == "cpu" and any(
+            isinstance(module, nn.Conv2d) for module in _modules_from(backbone, boundary)
+        )
 
     def forward(self, h: Tensor) -> Tensor:
         return self.features(State(h))
 
     def features(self, state: State) -> Tensor:
         backbone, boundary, device, precision = self._run
+        if self._channels_last and boundary and state.h.dim() == 4:
+            # A step from Lite0's blocks.5 on: 10.8 ms a row in this layout and 16.5 in the stored one (EPYC, 2 cores).
+            state = replace(state, h=state.h.contiguous(memory_format=torch.channels_last))
         with autocast(device, precision):
             return backbone.run(state, boundary, None).h.float()
+
+
+def _modules_from(backbone: Backbone, boundary: int) -> Iterator[nn.Module]:
+    """The modules that hold parameters or buffers of the stages from ``boundary`` on."""
+    held = {tensor.rpartition(".")[0] for stage in backbone.stages[boundary:] for tensor in stage.tensors}
+    return (module for name, module in backbone.module.named_modules() if name in held)

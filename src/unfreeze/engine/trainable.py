@@ -99,21 +99,30 @@ def set_modes(backbone: Backbone, head: nn.Module, phase: Phase) -> None:
     Normalisation layers with running statistics train only where the phase says so and the stage is thawed.
     """
     thawed = {thaw.stage for thaw in phase.thaw}
-    owner = stage_of_parameters(backbone)
-    _set_mode(backbone.module, "", owner, thawed, inherited=False, norm=phase.norm == "train")
+    held: dict[str, set[int]] = {}
+    for name, stage in stage_of_parameters(backbone).items():
+        parts = name.split(".")
+        for length in range(len(parts)):
+            held.setdefault(".".join(parts[:length]), set()).add(stage)
+    _set_mode(backbone.module, "", held, thawed, inherited=False, norm=phase.norm == "train")
     head.train(phase.head_rate is not None)
 
 
 def _set_mode(
-    module: nn.Module, path: str, owner: dict[str, int], thawed: set[int], *, inherited: bool, norm: bool
+    module: nn.Module,
+    path: str,
+    held: Mapping[str, set[int]],
+    thawed: set[int],
+    *,
+    inherited: bool,
+    norm: bool,
 ) -> None:
-    prefix = f"{path}." if path else ""
-    stages = {index for name, index in owner.items() if name.startswith(prefix)}
     # A module without tensors, such as dropout, follows the module it stands in.
-    training = stages <= thawed if stages else inherited
+    training = held[path] <= thawed if path in held else inherited
     module.training = training and (norm or not _has_statistics(module))
     for name, child in module.named_children():
-        _set_mode(child, f"{prefix}{name}", owner, thawed, inherited=training, norm=norm)
+        below = f"{path}.{name}" if path else name
+        _set_mode(child, below, held, thawed, inherited=training, norm=norm)
 
 
 def _has_statistics(module: nn.Module) -> bool:
