@@ -72,7 +72,7 @@ def write_split(cells: list[Cell], path: Path, count: int | None, seed: int) -> 
 
 
 def train(table: Path, folder: Path, name: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "unfreeze", "train", str(table)]
+    command = [sys.executable, "-m", "unfreeze", "train", str(table), "--strategy", "feature-extraction"]
     command += ["--backbone", "efficientnet-lite0", "--output-dir", str(folder / name), "--json"]
     command += ["--image-column", "image", "--label-column", "label"]
     result = run(command, folder)

@@ -30,8 +30,9 @@ WORDS = {
     "spam": ("prize", "winner", "cash", "claim", "offer", "urgent"),
 }
 TEXTS_PER_CLASS = 48
-LITE0 = {"backbone": "efficientnet-lite0", "image_size": 64}
-MINILM = {"backbone": "all-minilm-l6-v2", "max_length": 16}
+PROBED = {"strategy": "feature-extraction"}
+LITE0 = {"backbone": "efficientnet-lite0", "image_size": 64} | PROBED
+MINILM = {"backbone": "all-minilm-l6-v2", "max_length": 16} | PROBED
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Settings: said on the command line, in a file, or not at all."""
 
 import inspect
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ import yaml
 
 from unfreeze.api import train as api_train
 from unfreeze.config import (
+    AUTO,
     CHOICES,
     FIXED_BY_CLASSIC,
     RANGES,
@@ -17,6 +18,7 @@ from unfreeze.config import (
     Resolved,
     TrainRequest,
     read_config,
+    seconds_of,
     write_config,
 )
 from unfreeze.errors import RequestError
@@ -65,7 +67,7 @@ def a_value_of(name):
 
 
 @pytest.mark.parametrize("name", READ_BY)
-@pytest.mark.parametrize("strategy", [None, *STRATEGIES])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_setting_that_the_strategy_does_not_read_is_refused(name, strategy):
     request = TrainRequest(data="x", strategy=strategy, **{name: a_value_of(name)})
     if strategy in READ_BY[name]:
@@ -75,7 +77,7 @@ def test_a_setting_that_the_strategy_does_not_read_is_refused(name, strategy):
         request.check()
     text = str(caught.value)
     assert text.startswith("--" + name.replace("_", "-") + " is a setting of ")
-    assert f"the strategy is {strategy or 'feature-extraction'}: leave it out" in text
+    assert f"the strategy is {strategy}: leave it out" in text
     assert f"--strategy {READ_BY[name][0]}." in text
 
 
@@ -87,10 +89,35 @@ def test_a_refused_setting_names_the_strategy_that_reads_it():
     with pytest.raises(
         RequestError, match="--epochs is a setting of every strategy but feature-extraction, and"
     ):
-        TrainRequest(data="x", epochs=3).check()
+        TrainRequest(data="x", strategy="feature-extraction", epochs=3).check()
     with pytest.raises(RequestError) as caught:
         TrainRequest(data="x", strategy="ful", rank=8).check()
     assert "--rank" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", READ_BY)
+@pytest.mark.parametrize("strategy", [None, AUTO])
+def test_what_is_left_to_auto_is_refused_and_what_all_candidates_read_is_taken(name, strategy):
+    request = TrainRequest(data="x", strategy=strategy, **{name: a_value_of(name)})
+    if len(READ_BY[name]) > 1:
+        request.check()
+        return
+    with pytest.raises(
+        RequestError, match="--strategy auto chooses by itself: leave it out or say --strategy"
+    ):
+        request.check()
+
+
+def test_a_time_limit_is_for_auto_alone():
+    for time in ("90s", "10m", "2h", "45"):
+        TrainRequest(data="x", time_limit=time).check()
+    assert [seconds_of(time) for time in ("90s", "10m", "0.5h", "45")] == [90, 600, 1800, 45]
+    for request in (TrainRequest(data="x", strategy="full"), TrainRequest(data="x", recipe="classic")):
+        with pytest.raises(RequestError, match="--time-limit is a setting of --strategy auto"):
+            replace(request, time_limit="5m").check()
+    for time in ("soon", "0s", "-3m", "10 years"):
+        with pytest.raises(RequestError, match="write it like 90s, 10m or 2h"):
+            TrainRequest(data="x", time_limit=time).check()
 
 
 @pytest.mark.parametrize("name", FIXED_BY_CLASSIC)

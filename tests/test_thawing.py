@@ -88,7 +88,7 @@ def test_stopped_and_resumed_gives_the_bits_of_a_run_never_stopped(
         yield lambda: len(seen) >= 3 or bool(seen.append(0))
 
     with monkeypatch.context() as patch:
-        patch.setattr("unfreeze.training.thawing._stop_on_signal", stop_at_the_third_step)
+        patch.setattr("unfreeze.training.thawing.stop_on_signal", stop_at_the_third_step)
         with pytest.raises(StoppedError, match="--resume"):
             unfreeze.train(str(photos), output_dir=tmp_path / "run", **SETTINGS)
     assert (tmp_path / "run" / "checkpoints").is_dir()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from unfreeze.api import train
     from unfreeze.backbones import load_backbone
+    from unfreeze.comparing.call import compare
+    from unfreeze.comparing.comparison import Comparison
     from unfreeze.contracts import Backbone
     from unfreeze.engine.fit import Rows, Task, fit
     from unfreeze.engine.inputs import ImageInputs, TextInputs
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Adapters": "unfreeze.plan",
     "Backbone": "unfreeze.contracts",
+    "Comparison": "unfreeze.comparing.comparison",
     "DataError": "unfreeze.errors",
     "ImageInputs": "unfreeze.engine.inputs",
     "Lora": "unfreeze.plan",
@@ -35,6 +38,7 @@ _HOMES = {
     "TextInputs": "unfreeze.engine.inputs",
     "Thaw": "unfreeze.plan",
     "UnfreezeError": "unfreeze.errors",
+    "compare": "unfreeze.comparing.call",
     "fit": "unfreeze.engine.fit",
     "load": "unfreeze.model",
     "load_backbone": "unfreeze.backbones",
@@ -43,6 +47,7 @@ _HOMES = {
 __all__ = [
     "Adapters",
     "Backbone",
+    "Comparison",
     "DataError",
     "ImageInputs",
     "Lora",
@@ -56,6 +61,7 @@ __all__ = [
     "TextInputs",
     "Thaw",
     "UnfreezeError",
+    "compare",
     "fit",
     "load",
     "load_backbone",

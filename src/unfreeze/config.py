@@ -17,8 +17,10 @@ FLOOR = "feature-extraction"
 THAWING = ("partial", "gradual", "discriminative", "full", "lora", "adapters", "scratch")
 GRAFTING = ("lora", "adapters")
 STRATEGIES = (FLOOR, *THAWING)
+# Tries before it chooses.
+AUTO = "auto"
 CHOICES: dict[str, tuple[str, ...]] = {
-    "strategy": STRATEGIES,
+    "strategy": (AUTO, *STRATEGIES),
     "recipe": ("own", "classic"),
     "head": ("linear", "mlp"),
     "device": ("auto", "cpu", "cuda", "mps"),
@@ -36,6 +38,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "image_size": (16, 4_096),
     "max_length": (4, 131_072),
     "seed": (0, 2**32 - 1),
+    # Two rows are the least that two classes need; whether they are enough, and there, the data say.
+    "train_size": (2, 10**9),
     "precision_target": (0.5, 0.9999),
     "epochs": (1, 10_000),
     # A rate of 1e-2 already destroys pretrained features (measured for LoRA, arXiv 2409.16434).
@@ -122,6 +126,7 @@ class TrainRequest:
     store: str | None = None
     val: Any = None
     test: Any = None
+    train_size: int | None = None
     text_column: str | None = None
     image_column: str | None = None
     label_column: str | None = None
@@ -150,6 +155,7 @@ class TrainRequest:
     lora_blocks: int | None = None
     reduction: int | None = None
     store_budget: str | None = None
+    time_limit: str | None = None
     resume: bool | None = None
     seed: int | None = None
     device: str | None = None
@@ -189,18 +195,29 @@ class TrainRequest:
             yield "--targets names no layers: give attention, linear, or patterns such as qkv,mlp.fc1."
         if self.store_budget is not None and _bytes(self.store_budget) is None:
             yield f"--store-budget {self.store_budget!r} is no size: write it like 8GB or 500MB."
+        if self.time_limit is not None and not _seconds(self.time_limit):
+            yield f"--time-limit {self.time_limit!r} is no time: write it like 90s, 10m or 2h."
         if self.resume and self.output_dir is None:
             yield "--resume needs --output-dir: the folder of the run to continue."
         yield from self._unread()
 
     def _unread(self) -> Iterator[str]:
         """A sentence for each setting that was said and would have no effect."""
-        strategy = FLOOR if self.strategy is None else self.strategy
+        strategy = AUTO if self.strategy is None else self.strategy
         given = self.given()
+        if self.time_limit is not None and (strategy != AUTO or self.recipe == "classic"):
+            yield "--time-limit is a setting of --strategy auto, which cuts its trials and epochs to it: leave it out."
         if self.recipe == "classic":
             for name in FIXED_BY_CLASSIC:
                 if name in given:
                     yield f"{flag(name)} cannot be set beside --recipe classic, which fixes it: leave one of them out."
+        elif strategy == AUTO:
+            for name, readers in READ_BY.items():
+                if name in given and readers not in (THAWING, READ_BY["bn"]):
+                    yield (
+                        f"{flag(name)} is a setting of {' and '.join(readers)}, and --strategy auto chooses by itself: "
+                        f"leave it out or say --strategy {readers[0]}."
+                    )
         elif strategy in STRATEGIES:
             for name, readers in READ_BY.items():
                 if name in given and strategy not in readers:
@@ -256,6 +273,21 @@ def _bytes(size: str) -> int | None:
     if match is None:
         return None
     return int(float(match[1]) * 1000 ** ("", "K", "M", "G", "T").index(match[2].upper()))
+
+
+def seconds_of(time: str) -> float:
+    """The seconds of a time such as 10m; raises RequestError when it is none."""
+    found = _seconds(time)
+    if not found:
+        raise RequestError(f"{time!r} is no time: write it like 90s, 10m or 2h.")
+    return found
+
+
+def _seconds(time: str) -> float | None:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", time, re.IGNORECASE)
+    if match is None:
+        return None
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2].lower()]
 
 
 def flag(name: str) -> str:

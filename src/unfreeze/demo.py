@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +65,9 @@ def write_table(cells: list[Cell], path: Path) -> None:
     write_atomically(path, text.getvalue())
 
 
-def run_demo(*, output_dir: Path | None, seed: int, progress: Progress, console: Console) -> Run:
+def run_demo(
+    *, output_dir: Path | None, seed: int, time_limit: str, progress: Progress, console: Console
+) -> Run:
     """Train on the cells, 75/25 stratified by label and kind, predict four held-out ones, print where to look."""
     cells = solar_cells()
     folder = output_dir or free_run_folder("demo")
@@ -73,13 +75,14 @@ def run_demo(*, output_dir: Path | None, seed: int, progress: Progress, console:
     table = folder.parent / "solar_cells.csv"
     write_table(cells, table)
     progress.say(f"{len(cells):,} electroluminescence photographs of solar cells. {LICENCE}")
-    run = train(demo_request(table, folder, seed=seed), progress=progress, command="unfreeze demo")
+    request = replace(demo_request(table, folder, seed=seed), time_limit=time_limit)
+    run = train(request, progress=progress, command="unfreeze demo")
     run.print(console)
     _show_predictions(run, cells, console)
     ours = run.test
     console.print(
         f"\nPublished for this data (CNN, Deitsch et al. 2019): {PUBLISHED_CNN:.2%}. "
-        f"Here, with nothing thawed yet: {ours.accuracy:.2%} "
+        f"Here, with {run.strategy} within {time_limit}: {ours.accuracy:.2%} "
         f"(95 % interval {ours.accuracy_low:.1%} to {ours.accuracy_high:.1%}, {ours.n} held-out cells).",
     )
     console.print(f"Open the report in a browser: {run.folder / 'report.html'}", soft_wrap=True)

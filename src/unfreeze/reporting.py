@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from unfreeze.backbones import list_backbones
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.folder import package_versions
+from unfreeze.choicepages import choice_section
 from unfreeze.config import Resolved
 from unfreeze.contracts import Backbone
 from unfreeze.data.audit import audit
@@ -56,6 +58,7 @@ class Evidence:
 
     ``oof``: rows and calibrated probabilities that no fit saw; ``test_logits`` belong to ``test_rows``, as do
     ``floor``, the probe's probabilities beside a thawed result. ``fit``: the history and ledger of thawing.
+    ``choice``: what ``choice.json`` holds.
     """
 
     folder: Path
@@ -77,6 +80,7 @@ class Evidence:
     command: str
     floor: NDArray[np.float64] | None
     fit: Fit | None
+    choice: Mapping[str, Any] | None
 
 
 def write_pages(evidence: Evidence, clock: Clock, progress: Progress) -> content.ReportData:
@@ -144,7 +148,7 @@ def _collect(evidence: Evidence, baselines: tuple[content.Baseline, ...], clock:
         suspects=_examples(suspects, oof_rows, evidence.dataset),
         feature_space=_feature_space(evidence),
         timing=tuple(content.Timing(part, seconds) for part, seconds in clock.seconds.items()),
-        sections=() if evidence.fit is None else fit_sections(evidence.fit),
+        sections=_sections(evidence),
         licences=(content.Licence(backbone.name, licence),) if licence else (),
     )
 
@@ -296,6 +300,11 @@ def _feature_space(evidence: Evidence) -> content.FeatureSpace:
             predicted.get(int(row), int(true)) != int(true) for row, true in zip(rows, label, strict=True)
         ),
     )
+
+
+def _sections(evidence: Evidence) -> tuple[content.Section, ...]:
+    choice = () if evidence.choice is None else (choice_section(evidence.choice),)
+    return choice if evidence.fit is None else (*choice, *fit_sections(evidence.fit))
 
 
 def _settings(evidence: Evidence) -> tuple[Resolved, ...]:

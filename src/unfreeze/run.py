@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 
 from unfreeze.bundle.folder import CHECKPOINTS, claim_folder, release_folder
 from unfreeze.choose.settings import Decisions, record_data
-from unfreeze.config import TrainRequest
+from unfreeze.config import AUTO, TrainRequest
 from unfreeze.data.dataset import Dataset
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import Scores
 from unfreeze.grafts import describe
 from unfreeze.progress import Clock, Progress, Silent
-from unfreeze.training.planning import describe_plan, make_plan
+from unfreeze.training.choosing import choose, train_chosen
+from unfreeze.training.costing import CostModel
+from unfreeze.training.material import Material
+from unfreeze.training.planning import describe_plan, follow_guide, make_plan
 from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data
 from unfreeze.training.probing import calibrate_probe, probe_features, test_classifier
 from unfreeze.training.saving import save_metrics, save_run
-from unfreeze.training.thawing import thaw
+from unfreeze.training.thawing import thaw, write_fit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,8 +111,10 @@ def _train_into(
     record_data(decisions, dataset)
     with clock.part("loading the backbone"):
         backbone = open_backbone(dataset, decisions, progress)
+    follow_guide(decisions, len(dataset.rows("train", "val")))
+    auto = decisions.text("strategy") == AUTO
     plan = None
-    if decisions.thaws:
+    if decisions.thaws and not auto:
         # Made now, so that what does not fit the backbone is refused before anything is computed.
         plan = make_plan(backbone, len(dataset.rows("train")), len(dataset.labels), decisions)
         progress.say(describe_plan(plan, backbone))
@@ -121,15 +126,26 @@ def _train_into(
         features = frozen_pass(backbone, dataset, executor, decisions, progress)
     with clock.part("probe and thaw curve"):
         probe = probe_features(dataset, features, backbone, decisions, progress)
-        fitted = calibrate_probe(dataset, features, probe.probe, backbone, decisions)
-    with clock.part("test rows, from the raw inputs"):
-        tested = test_classifier(fitted, dataset, executor, decisions, progress, same_weights=True)
-    floor, fit, oof = None, None, fitted
-    if plan is not None:
-        floor = tested
+        floor = calibrate_probe(dataset, features, probe.probe, backbone, decisions)
+    material = Material(dataset, backbone, features, executor, decisions, progress)
+    fitted, fit, choice = floor, None, None
+    if auto:
+        with clock.part("choosing the strategy"):
+            cost = CostModel(material)
+            choice = choose(
+                folder, material, probe.probe, cost=lambda plan: cost.predict(plan).seconds, spent=clock.total
+            )
         with clock.part("thawing"):
-            fitted, fit = thaw(folder, dataset, backbone, plan, features, executor, decisions, progress)
-        with clock.part("test rows, from the raw inputs"):
+            choice, fitted, fit = train_chosen(folder, material, choice, floor, probe.probe)
+        decisions.record("strategy", choice.shipped, "trial", choice.reason)
+    elif plan is not None:
+        with clock.part("thawing"):
+            fitted, fit = thaw(folder, material, plan)
+    with clock.part("test rows, from the raw inputs"):
+        tested = test_classifier(floor, dataset, executor, decisions, progress, same_weights=True)
+        floor_tested, oof = None, (floor.rows, floor.probabilities)
+        if fit is not None:
+            floor_tested = tested
             tested = test_classifier(fitted, dataset, executor, decisions, progress, same_weights=False)
     with clock.part("scoring"):
         validation = score(fitted.probabilities, fitted.y, dataset.labels.names)
@@ -138,6 +154,8 @@ def _train_into(
         names = tuple(dataset.samples.name(int(row)) for row in tested.rows)
         save_run(folder, fitted, dataset, decisions, names, tested)
         save_metrics(folder, validation, test, fitted.how)
+        if fit is not None:
+            write_fit(fit, folder)
         # Not before: a disk that is full now must not cost the training.
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     from unfreeze.reporting import Evidence, write_pages
@@ -153,12 +171,13 @@ def _train_into(
         validation=validation,
         validation_how=fitted.how,
         calibration_rows=len(fitted.rows),
-        oof=(oof.rows, oof.probabilities),
+        oof=oof,
         test=test,
         test_rows=tested.rows,
         test_logits=tested.logits,
-        floor=None if floor is None else floor.probabilities,
+        floor=None if floor_tested is None else floor_tested.probabilities,
         fit=fit,
+        choice=None if choice is None else choice.to_dict(),
         settings=decisions.resolved(),
         fingerprint=dataset.fingerprint,
         command=command,

@@ -155,7 +155,10 @@ def test_a_setting_that_the_strategy_does_not_read(train, photos):
     refused(
         train(photos, "--strategy", "full", "--rank", "8"), "--rank is a setting of lora", "--strategy lora"
     )
-    refused(train(photos, "--epochs", "3"), "--epochs is a setting of every strategy but feature-extraction")
+    refused(
+        train(photos, "--strategy", "feature-extraction", "--epochs", "3"),
+        "--epochs is a setting of every strategy but feature-extraction",
+    )
 
 
 def test_a_setting_that_the_classic_recipe_fixes(train, photos):

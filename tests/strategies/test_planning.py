@@ -1,13 +1,11 @@
 """From a request to its plan: nothing that was said and accepted is without effect."""
 
-from dataclasses import replace
-
 import pytest
 
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import CHOICES, FLOOR, READ_BY, STRATEGIES, TrainRequest
 from unfreeze.plan import Lora
-from unfreeze.training.planning import make_plan
+from unfreeze.training.planning import follow_guide, make_plan
 
 # For each setting a value that no strategy has by itself.
 VALUES = {
@@ -87,9 +85,18 @@ def test_the_classic_recipe_is_recorded_with_its_schedule_and_batch(t, strategy)
         assert (entry.origin, entry.reason) == ("default", "the classic guide's schedule")
 
 
+@pytest.mark.parametrize(
+    ("rows", "strategy"), [(999, "feature-extraction"), (1_000, "gradual"), (10_000, "discriminative")]
+)
+def test_the_classic_recipe_alone_takes_the_strategy_of_its_table(rows, strategy):
+    decisions = Decisions(TrainRequest(data="x", recipe="classic"))
+    follow_guide(decisions, rows)
+    assert decisions.text("strategy") == strategy
+    assert f"for {rows:,} rows" in decisions.entries["strategy"].reason
+
+
 def test_only_the_head_alone_has_no_plan():
     for strategy in STRATEGIES:
         for recipe in CHOICES["recipe"]:
             request = TrainRequest(data="x", strategy=strategy, recipe=recipe)
             assert Decisions(request).thaws == (strategy != FLOOR or recipe == "classic")
-    assert not Decisions(replace(request, strategy=None, recipe=None)).thaws

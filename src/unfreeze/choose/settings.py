@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from unfreeze.config import FLOOR, Origin, Resolved, TrainRequest
+from unfreeze.config import AUTO, FLOOR, Origin, Resolved, TrainRequest
 
 if TYPE_CHECKING:
     from unfreeze.data.dataset import Dataset
 
 DEFAULTS: Mapping[str, tuple[object, str]] = {
-    "strategy": (FLOOR, "the head alone: the floor that anything thawed must beat"),
+    "strategy": (AUTO, "tried on this data before it is chosen"),
     "recipe": ("own", "the program's own schedules; the classic guide's are the baseline to beat"),
     "head": ("linear", "a convex problem, solved to convergence; the two-layer head is --head mlp"),
     "batch_size": (32, "the frozen pass was fastest at 32 on two cores (bench/frozen_pass.py)"),
@@ -26,7 +26,7 @@ DEFAULTS: Mapping[str, tuple[object, str]] = {
 }
 # Inputs of a run rather than knobs; shown only when they were said.
 INPUTS = (
-    "output_dir", "backbone", "image_size", "max_length", "pooling", "val", "test",
+    "output_dir", "backbone", "image_size", "max_length", "pooling", "val", "test", "train_size",
     "lr", "epochs", "freeze", "layer_decay", "bn", "views", "pull_to_start",
     "schedule", "patience", "label_smoothing", "mixup", "token_dropout", "ema", "interpolate",
     "rank", "alpha", "lora_dropout", "targets", "lora_blocks", "reduction",

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from unfreeze.cli import backbones, check, demo, evaluate, predict, train
+from unfreeze.cli import backbones, check, compare, demo, evaluate, predict, train
 from unfreeze.errors import UnfreezeError
 
 INTERRUPTED = 130
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("check")(check.check)
 app.command("train")(train.train)
+app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("backbones")(backbones.backbones)

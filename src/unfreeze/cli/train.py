@@ -34,8 +34,13 @@ def train(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="What to thaw: feature-extraction, partial, gradual, discriminative, full, lora, adapters or scratch."
+            help="What to thaw: feature-extraction, partial, gradual, discriminative, full, lora, adapters or scratch; "
+            "auto tries before it chooses. (default: auto)"
         ),
+    ] = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(help="For trials and training of --strategy auto, such as 90s or 1h. (default: 10m)"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides the split and every order. (default: 0)")] = None,
     json_output: Annotated[
@@ -248,6 +253,13 @@ def train(
         str | None,
         typer.Option(help="Test data, or a share of the rows. (default: 0.15)", rich_help_panel=MEASURE),
     ] = None,
+    train_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Learn from this many of the rows that are not test, drawn by class. (default: all)",
+            rich_help_panel=MEASURE,
+        ),
+    ] = None,
     precision_target: Annotated[
         float | None,
         typer.Option(
@@ -294,6 +306,7 @@ def train(
         store=store,
         val=share_or_data(val),
         test=share_or_data(test),
+        train_size=train_size,
         text_column=text_column,
         image_column=image_column,
         label_column=label_column,
@@ -322,6 +335,7 @@ def train(
         lora_blocks=lora_blocks,
         reduction=reduction,
         store_budget=store_budget,
+        time_limit=time_limit,
         resume=resume,
         seed=seed,
         device=device,

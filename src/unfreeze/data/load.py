@@ -17,6 +17,7 @@ from unfreeze.data.memory import read_pair
 from unfreeze.data.rows import NOT_GIVEN, Columns, Rows, listed
 from unfreeze.data.samples import join_samples
 from unfreeze.data.split import Pool, draw_parts, hash_order
+from unfreeze.data.subset import keep_rows
 from unfreeze.data.table import read_table_file
 from unfreeze.errors import DataError, RequestError, did_you_mean
 from unfreeze.runtime.labels import Labels
@@ -54,6 +55,7 @@ def load_dataset(
     val: float | Source | None = None,
     test: float | Source | None = None,
     seed: int = 0,
+    train_size: int | None = None,
     fractions: tuple[float, float, float] = FRACTIONS,
     labels: Labels | None = None,
 ) -> Dataset:
@@ -62,7 +64,8 @@ def load_dataset(
     Parts that the source or ``val`` and ``test`` (data of their own) give are kept; the others are drawn from
     the rest, stratified by class (and ``stratify_column``), whole groups when ``group_column`` is named.
     ``fractions``, and ``val`` and ``test`` as numbers, are shares of the rows that are drawn from. ``labels``
-    fixes the classes and their order; otherwise they are those of train, sorted.
+    fixes the classes and their order; otherwise they are those of train, sorted. ``train_size``: how many of the rows
+    that train and val are drawn from stay; see ``keep_rows``.
     Raises RequestError and DataError.
     """
     columns = Columns(text_column, image_column, label_column, group_column, stratify_column)
@@ -88,7 +91,7 @@ def load_dataset(
     order = labels or Labels.of(train)
     drawn, notes = _draw(rows, missing, seed)
     whole = _joined(rows, extra)
-    return Dataset(
+    everything = Dataset(
         source=rows.source,
         modality=rows.modality,
         labels=order,
@@ -100,6 +103,11 @@ def load_dataset(
         ignored=whole.ignored,
         inferred=(*whole.inferred, *notes),
     )
+    if train_size is None:
+        return everything
+    kept, note = _keep(rows, drawn, train_size, seed)
+    beside = np.arange(len(rows), len(everything))
+    return replace(everything.select(np.concatenate([kept, beside])), inferred=(*everything.inferred, note))
 
 
 def load_whole(
@@ -238,22 +246,10 @@ def _check_classes(rows: Rows, extra: Mapping[Part, Rows], train: list[str], lab
 def _draw(
     rows: Rows, missing: Mapping[Part, float], seed: int
 ) -> tuple[NDArray[np.int8], tuple[Inference, ...]]:
-    pool = np.flatnonzero(_in_train(rows))
-    present = tuple(_names(rows, _in_train(rows)))
-    ranks = np.array([present.index(name) if name in present else -1 for name in rows.names], dtype=np.int32)
-    drawn = draw_parts(
-        Pool(
-            source=rows.source,
-            names=present,
-            label=ranks[rows.code[pool]],
-            order=hash_order(rows.identity, seed)[pool],
-            group=None if rows.group is None else rows.group[pool],
-            stratum=None if rows.stratum is None else rows.stratum[pool],
-        ),
-        missing,
-    )
+    where, pool = _pool(rows, seed)
+    drawn = draw_parts(pool, missing)
     part = rows.part.copy()
-    part[pool] = drawn
+    part[where] = drawn
     names = [name for name, share in missing.items() if share > 0]
     if not names:
         return part, ()
@@ -262,12 +258,42 @@ def _draw(
     notes = [Inference("split", shares, f"drawn from {drawn_from} by class, seed {seed}")]
     lacking = [
         name
-        for code, name in enumerate(present)
-        if "val" in names and not np.any(drawn[ranks[rows.code[pool]] == code] == PARTS.index("val"))
+        for code, name in enumerate(pool.names)
+        if "val" in names and not np.any(drawn[pool.label == code] == PARTS.index("val"))
     ]
     if lacking:
         notes.append(Inference("val part", f"without {listed(lacking)}", "too few rows of these classes"))
     return part, tuple(notes)
+
+
+def _pool(rows: Rows, seed: int) -> tuple[NDArray[np.intp], Pool]:
+    """The rows that parts are drawn from, as positions and as a pool."""
+    where = np.flatnonzero(_in_train(rows))
+    present = tuple(_names(rows, _in_train(rows)))
+    ranks = np.array([present.index(name) if name in present else -1 for name in rows.names], dtype=np.int32)
+    return where, Pool(
+        source=rows.source,
+        names=present,
+        label=ranks[rows.code[where]],
+        order=hash_order(rows.identity, seed)[where],
+        group=None if rows.group is None else rows.group[where],
+        stratum=None if rows.stratum is None else rows.stratum[where],
+    )
+
+
+def _keep(
+    rows: Rows, drawn: NDArray[np.int8], train_size: int, seed: int
+) -> tuple[NDArray[np.intp], Inference]:
+    """The rows that stay when ``train_size`` are learned from, ascending, and a note."""
+    where, pool = _pool(rows, seed)
+    part = drawn[where]
+    kept = np.ones(len(rows), dtype=bool)
+    kept[where] = keep_rows(pool, part, train_size)
+    among = int((part != PARTS.index("test")).sum())
+    note = Inference(
+        "train size", f"{train_size:,} rows", f"of {among:,} that are not test, by class, seed {seed}"
+    )
+    return np.flatnonzero(kept), note
 
 
 def _joined(rows: Rows, extra: Mapping[Part, Rows]) -> Rows:

@@ -57,12 +57,14 @@ def fit(
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    watch: Callable[[EpochRecord], None] = lambda _: None,
 ) -> Fit:
     """Run the plan; backbone and head hold the weights taken in the end, in evaluation mode.
 
     ``head`` maps features (batch, dim) to logits (batch, classes). ``prefix`` decides how frozen stages are read;
     without one they are run by PyTorch for every batch. What a plan says of its head, its graft and its inputs
     (``head``, ``graft``, ``dropout``, ``augment``, ``views``, ``token_dropout``) is for the caller to have made.
+    ``watch`` is given each epoch's record; what it raises ends the training.
 
     Raises UnfreezeError when there are no training rows or a loss is not finite (the best weights so far are kept
     in the backbone), StoppedError when ``should_stop`` said so.
@@ -75,7 +77,7 @@ def fit(
     if plan.start == "random":
         randomise(backbone, seed=task.seed)
     maker = PlainMaker(backbone, task) if prefix is None else prefix
-    loop = _Loop(plan, backbone, head, task, maker, checkpoints, should_stop, progress or Silent())
+    loop = _Loop(plan, backbone, head, task, maker, checkpoints, should_stop, progress or Silent(), watch)
     try:
         return loop.run(resume=resume)
     finally:
@@ -107,10 +109,11 @@ class _Loop:
         checkpoints: Checkpoints | None,
         should_stop: Callable[[], bool],
         progress: Progress,
+        watch: Callable[[EpochRecord], None],
     ) -> None:
         self.plan, self.backbone, self.head, self.task = plan, backbone, head, task
         self.prefix, self.checkpoints = prefix, checkpoints
-        self.should_stop, self.progress = should_stop, progress
+        self.should_stop, self.progress, self.watch = should_stop, progress, watch
         self.saved = time.perf_counter()
         backbone.module.to(task.device)
         head.to(task.device)
@@ -290,6 +293,7 @@ class _Loop:
         standing.losses = []
         standing.position = Position(active.index, place.epoch + 1, 0, place.done)
         self.progress.count(f"{phase.name}, epochs", place.epoch + 1, phase.epochs)
+        self.watch(standing.fit.history[-1])
         if time.perf_counter() - self.saved >= self.task.checkpoint_seconds:
             self._save(active)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -63,6 +63,10 @@ class ImageInputs:
             return State(pixels)
         return State(augment(pixels, self.augment, seed=self.seed, round_=round_, keys=self.keys[rows]))
 
+    def select(self, rows: NDArray[np.intp]) -> SelectedImages:
+        """These rows in this order, without a copy of their pixels."""
+        return SelectedImages(self, rows)
+
     @cached_property
     def _resident(self) -> Tensor | None:
         """All squares on the accelerator, where they take a quarter of its free memory at most."""
@@ -71,6 +75,25 @@ class ImageInputs:
         if self.device.type != "cuda" or self.squares.nbytes > torch.cuda.mem_get_info(self.device)[0] / 4:
             return None
         return torch.from_numpy(self.squares).to(self.device)
+
+    def batches(self, seed: int, epoch: int, batch_size: int) -> list[NDArray[np.intp]]:
+        """See ``Inputs``."""
+        return cut(order(seed, epoch, len(self)), batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class SelectedImages:
+    """Some rows of other inputs, counted from 0 in the order of ``rows``."""
+
+    whole: ImageInputs
+    rows: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: NDArray[np.intp], round_: int | None) -> State:
+        """See ``Inputs``."""
+        return self.whole.batch(self.rows[rows], round_)
 
     def batches(self, seed: int, epoch: int, batch_size: int) -> list[NDArray[np.intp]]:
         """See ``Inputs``."""
@@ -114,6 +137,10 @@ class TextInputs:
             rows = shuffled[start : start + window]
             parts += cut(rows[np.argsort(self.lengths[rows], kind="stable")], batch_size)
         return [parts[index] for index in order(seed + 1, epoch, len(parts))]
+
+    def select(self, rows: NDArray[np.intp]) -> TextInputs:
+        """These rows in this order."""
+        return replace(self, ids=[self.ids[row] for row in rows], keys=self.keys[rows])
 
     def _thinned(self, row: int, ids: NDArray[np.int64], round_: int) -> NDArray[np.int64]:
         """The ids with some inner tokens left out; the first and the last, which are special, stay."""

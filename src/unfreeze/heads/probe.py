@@ -24,6 +24,7 @@ from unfreeze.heads.search import (
 from unfreeze.heads.weights import row_log_loss, row_weights
 
 CURVE_ROWS = 20_000
+PROBE_FOLDS = 5
 JOINED_BOUNDARIES = 5
 JOINED_BYTES = 2**30
 NORMAL_95 = 1.959964
@@ -117,7 +118,7 @@ def fit_probe(
     boundaries_names: Mapping[int, str],
     seed: int,
     groups: NDArray[np.int32] | None = None,
-    folds: int = 5,
+    folds: int = PROBE_FOLDS,
     class_weight: str | None = None,
     kind: HeadKind = "linear",
 ) -> ProbeResult:
@@ -163,6 +164,41 @@ def fit_probe(
             probe = _finish(task, joined, candidate, wide)
             reasons.append(_penalty_reason(candidate, task))
     return ProbeResult(probe, pooled, tuple(points), tuple(reasons), int(task.assigned.max()) + 1)
+
+
+def predict_from_less(
+    probe: Probe,
+    features: Features,
+    y: NDArray[np.integer],
+    assigned: NDArray[np.intp],
+    *,
+    classes: int,
+    seed: int,
+    class_weight: str | None = None,
+) -> NDArray[np.float32]:
+    """What such a probe says of rows that it is not fitted on, with other folds: logits (rows, classes).
+
+    ``assigned`` (rows,): the fold in which each row is held out, or ``ALWAYS_TRAINED``. The penalty stands for the same
+    prior as before: the data term is a mean, so its share of the objective falls with the rows of a fit.
+    """
+    truth, balanced = np.asarray(y, dtype=np.intp), _is_balanced(class_weight)
+    if probe.head.kind == "mlp":
+        (last,) = probe.boundaries
+        return fit_mlp(
+            features[last],
+            truth,
+            boundary=last,
+            assigned=assigned,
+            classes=classes,
+            balanced=balanced,
+            seed=seed,
+        ).oof_logits
+    before, now = 1 - 1 / PROBE_FOLDS, 1 - 1 / (int(assigned.max()) + 1)
+    design = make_design([features[boundary] for boundary in probe.boundaries], name="probe")
+    penalty = probe.regularisation * before / now
+    return predict_out_of_fold(
+        design, truth, assigned, penalty=penalty, classes=classes, balanced=balanced
+    ).logits
 
 
 def _is_balanced(class_weight: str | None) -> bool:

@@ -40,6 +40,43 @@ def write_report(data: ReportData, path: Path) -> None:
 
 def render(data: ReportData) -> str:
     """The page as HTML."""
+    page = (
+        make_environment()
+        .get_template("report.html")
+        .render(
+            data=data,
+            baselines=figures.both(figures.baseline_chart(data)),
+            counts=figures.both(figures.counts_chart(data)),
+            count_table=tables.count_table(data),
+            settings=[
+                (entry.name, words.setting_text(entry.value), entry.origin, entry.reason)
+                for entry in data.settings
+            ],
+            thaw=figures.both(figures.thaw_chart(data)) if data.thaw else None,
+            thaw_table=tables.thaw_table(data),
+            scores=tables.score_rows(data),
+            confusion=figures.confusion(data.test),
+            pairs=tables.pair_table(data.test),
+            classes=tables.class_rows(data.test),
+            weakest=tables.weakest_rows(data.test) if len(data.test.labels) > figures.MANY_CLASSES else [],
+            reliability=reliability_diagram(data.reliability, width=figures.HALF)
+            if data.reliability
+            else None,
+            galleries=_galleries(data),
+            space=figures.space(data),
+            sections=[
+                (section, [figures.both(chart) for chart in section.charts], list(section.tables))
+                for section in data.sections
+            ],
+            timing=figures.both(figures.timing_chart(data)) if data.timing else None,
+            most_open=figures.MANY_CLASSES,
+        )
+    )
+    return words.printable(page)
+
+
+def make_environment() -> jinja2.Environment:
+    """Where the pages' templates are read, with the parts, filters and colours that all pages share."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),
         autoescape=True,
@@ -49,35 +86,8 @@ def render(data: ReportData) -> str:
     )
     environment.filters["nb"] = _unbroken
     environment.filters["number"] = words.number
-    page = environment.get_template("report.html").render(
-        data=data,
-        words=words,
-        style=Markup(_template("style.css")),
-        baselines=figures.both(figures.baseline_chart(data)),
-        counts=figures.both(figures.counts_chart(data)),
-        count_table=tables.count_table(data),
-        settings=[
-            (entry.name, words.setting_text(entry.value), entry.origin, entry.reason)
-            for entry in data.settings
-        ],
-        thaw=figures.both(figures.thaw_chart(data)) if data.thaw else None,
-        thaw_table=tables.thaw_table(data),
-        scores=tables.score_rows(data),
-        confusion=figures.confusion(data.test),
-        pairs=tables.pair_table(data.test),
-        classes=tables.class_rows(data.test),
-        weakest=tables.weakest_rows(data.test) if len(data.test.labels) > figures.MANY_CLASSES else [],
-        reliability=reliability_diagram(data.reliability, width=figures.HALF) if data.reliability else None,
-        galleries=_galleries(data),
-        space=figures.space(data),
-        sections=[
-            (section, [figures.both(chart) for chart in section.charts], list(section.tables))
-            for section in data.sections
-        ],
-        timing=figures.both(figures.timing_chart(data)) if data.timing else None,
-        most_open=figures.MANY_CLASSES,
-    )
-    return words.printable(page)
+    environment.globals |= {"words": words, "style": Markup(_template("style.css"))}
+    return environment
 
 
 def _template(name: str) -> str:

@@ -24,7 +24,7 @@ def print_summary(data: ReportData, console: Console) -> None:
     width = min(console.width, WIDTH)
 
     def say(text: str, style: str = "") -> None:
-        console.print(Text(_encodable(text, console), style=style), width=width)
+        console.print(Text(encodable(text, console), style=style), width=width)
 
     say("")
     say(words.title(data), "bold")
@@ -49,7 +49,7 @@ def print_summary(data: ReportData, console: Console) -> None:
         say(f"Took {words.duration(seconds)}, run with {data.executor.name}.", "dim")
     # Paths stay on one line, however long, so that they can be copied.
     for name, path in (("Run", PurePath(data.folder)), ("Report", PurePath(data.folder) / "report.html")):
-        console.print(Text(f"{name:7} {_encodable(str(path), console)}"), soft_wrap=True)
+        console.print(Text(f"{name:7} {encodable(str(path), console)}"), soft_wrap=True)
 
 
 def _baselines(data: ReportData, console: Console) -> Table:
@@ -61,31 +61,32 @@ def _baselines(data: ReportData, console: Console) -> Table:
     rows = [(words.baseline_name(entry), entry.accuracy, "") for entry in data.baselines]
     rows.append(("this run", data.test.accuracy, "bold"))
     # Blocks are drawn only where the terminal can show them.
-    block = "█" if _can_show("█", console) else "#"
+    block = "█" if can_show("█", console) else "#"
     for name, estimate, style in rows:
         bar = block * round(estimate.value * BAR_WIDTH)
         cells = (name, bar, words.percent(estimate.value), words.interval(estimate))
-        table.add_row(*(Text(_encodable(cell, console)) for cell in cells), style=style)
+        table.add_row(*(Text(encodable(cell, console)) for cell in cells), style=style)
     return table
 
 
 def _classes(data: ReportData, console: Console) -> Table:
     table = Table(
-        box=box.SIMPLE_HEAD if _can_show("─", console) else box.ASCII, pad_edge=False, show_edge=False
+        box=box.SIMPLE_HEAD if can_show("─", console) else box.ASCII, pad_edge=False, show_edge=False
     )
     table.add_column("class", max_width=NAME_WIDTH, overflow=_overflow(console), no_wrap=True)
     for name in ("precision", "recall", "F1", "rows"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in tables.class_rows(data.test):
-        table.add_row(*(Text(_encodable(cell, console)) for cell in row))
+        table.add_row(*(Text(encodable(cell, console)) for cell in row))
     return table
 
 
 def _overflow(console: Console) -> Literal["ellipsis", "crop"]:
-    return "ellipsis" if _can_show("…", console) else "crop"
+    return "ellipsis" if can_show("…", console) else "crop"
 
 
-def _can_show(text: str, console: Console) -> bool:
+def can_show(text: str, console: Console) -> bool:
+    """Whether the terminal has these letters."""
     try:
         text.encode(console.encoding)
     except UnicodeEncodeError:
@@ -93,10 +94,10 @@ def _can_show(text: str, console: Console) -> bool:
     return True
 
 
-def _encodable(text: str, console: Console) -> str:
+def encodable(text: str, console: Console) -> str:
     """The text without control characters, in the letters that the terminal knows."""
     shown = "".join(character if character.isprintable() else "\ufffd" for character in text)
-    if not _can_show(shown, console):
+    if not can_show(shown, console):
         shown = shown.replace("–", "-").replace("…", "...")
         shown = shown.encode(console.encoding, "replace").decode(console.encoding)
     return shown

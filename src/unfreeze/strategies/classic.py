@@ -34,6 +34,10 @@ SCRATCH_RATE = 1e-3
 GRAFT_RATE = 1e-4
 RANK, ALPHA, LORA_DROPOUT = 8, 32.0, 0.05
 REDUCTION = 16
+# The guides' table: below the first number the head alone, below the second gradual unfreezing, then everything with
+# rates that fall toward the input.
+BY_ROWS = ((1_000, "feature-extraction"), (10_000, "gradual"))
+MORE_ROWS = "discriminative"
 # How networks name the projections that make queries and values; in the first ones the keys are fused with them.
 FUSED = ("qkv", "Wqkv")
 PAIRS = (
@@ -61,6 +65,11 @@ IMAGES = Manner(
 TEXTS = Manner(
     head="linear", dropout=0.1, batch_size=16, augment="none", schedule="cosine", warmup=0.1, clip=1.0
 )
+
+
+def by_rows(rows: int) -> str:
+    """The strategy that the guides' table names for so many rows."""
+    return next((strategy for limit, strategy in BY_ROWS if rows < limit), MORE_ROWS)
 
 
 def plan_head(backbone: Backbone, settings: StrategySettings) -> Plan:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, cast
 
+from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.settings import Decisions
-from unfreeze.config import Origin, TrainRequest, target_patterns
+from unfreeze.config import AUTO, Origin, TrainRequest, target_patterns
 from unfreeze.contracts import Backbone
 from unfreeze.plan import AugmentName, NormPolicy, Plan, Schedule
 from unfreeze.strategies import STRATEGIES, classic
@@ -23,8 +24,51 @@ def make_plan(backbone: Backbone, rows: int, classes: int, decisions: Decisions)
     plan = plans[decisions.text("strategy")](backbone, _settings(request, rows, classes))
     if plan.head != "fitted" and request.head is not None:
         plan = replace(plan, head=cast("HeadKind", request.head))
-    _record(plan, backbone, decisions)
+    record_plan(plan, backbone, decisions)
     return plan
+
+
+def follow_guide(decisions: Decisions, rows: int) -> None:
+    """With ``--recipe classic`` and no strategy named, take the one of its table for so many rows."""
+    if decisions.text("strategy") == AUTO and decisions.text("recipe") == "classic":
+        strategy = classic.by_rows(rows)
+        decisions.record("strategy", strategy, "data", f"the classic guide's table says so for {rows:,} rows")
+
+
+def plan_candidate(
+    candidate: Candidate, backbone: Backbone, rows: int, classes: int, request: TrainRequest
+) -> Plan:
+    """The plan of a candidate, whose settings stand where nothing was asked for."""
+    settings = replace(_settings(request, rows, classes), **candidate.changes)  # type: ignore[arg-type]
+    return STRATEGIES[candidate.strategy](backbone, settings)
+
+
+def said_settings(request: TrainRequest) -> dict[str, object]:
+    """What was asked for among the settings that strategies look at."""
+    settings = _settings(request, 1, 2)
+    named = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return {
+        name: value for name, value in named.items() if value is not None and name not in ("rows", "classes")
+    }
+
+
+def shorten(plan: Plan, share: float) -> Plan:
+    """The plan with this share of its epochs, at least one a phase."""
+    phases = tuple(replace(phase, epochs=max(1, round(phase.epochs * share))) for phase in plan.phases)
+    return replace(plan, phases=phases)
+
+
+def lower_rates(plan: Plan, share: float) -> Plan:
+    """The plan at this share of its rates."""
+    phases = tuple(
+        replace(
+            phase,
+            thaw=tuple(replace(thaw, rate=thaw.rate * share) for thaw in phase.thaw),
+            head_rate=None if phase.head_rate is None else phase.head_rate * share,
+        )
+        for phase in plan.phases
+    )
+    return replace(plan, phases=phases)
 
 
 def describe_plan(plan: Plan, backbone: Backbone) -> str:
@@ -68,7 +112,8 @@ def _settings(request: TrainRequest, rows: int, classes: int) -> StrategySetting
     )
 
 
-def _record(plan: Plan, backbone: Backbone, decisions: Decisions) -> None:
+def record_plan(plan: Plan, backbone: Backbone, decisions: Decisions) -> None:
+    """Note the plan's schedule among the decisions."""
     request, whose = decisions.request, "the strategy's plan"
     if decisions.text("recipe") == "classic":
         whose = "the classic guide's schedule"

@@ -37,6 +37,7 @@ def read_data(request: TrainRequest) -> Dataset:
         val=request.val,
         test=request.test,
         seed=request.seed or 0,
+        train_size=request.train_size,
     )
 
 

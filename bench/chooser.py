@@ -1,0 +1,205 @@
+"""What `--strategy auto` costs beside knowing the best strategy: its regret, on tasks of several sizes.
+
+    python bench/chooser.py --tasks digits-200,mails-32 --seeds 3 --results chooser.jsonl
+    python bench/chooser.py --report chooser.jsonl
+
+Every strategy and ``auto`` are trained on the same rows for each seed, and tested on rows that are the same for all
+seeds of a task. The regret of a rule is the accuracy of the strategy with the best mean over the seeds less the rule's
+mean. Beside ``auto`` stand the two rules that need no trial: the classic guide's table by number of rows, and always
+full fine-tuning. Times are wall seconds of whole runs, reports included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import unfreeze
+from unfreeze.config import AUTO, FLOOR
+from unfreeze.demo import solar_cells
+from unfreeze.strategies.classic import by_rows
+
+STRATEGIES = (FLOOR, "partial", "gradual", "discriminative", "full", "lora")
+SIZES = {"solar": (100, 250, 500), "mails": (32, 100, 500, 4000), "digits": (200, 1000)}
+TEST_ROWS = 600
+
+
+@dataclass(frozen=True)
+class Material:
+    """All inputs and labels of a source, and the settings that its runs share."""
+
+    inputs: Sequence[Any]
+    labels: Sequence[str]
+    settings: dict[str, Any]
+
+
+def solar(image_size: int | None, max_length: int | None) -> Material:
+    cells = solar_cells()
+    settings = {"backbone": "efficientnet-lite0", "image_size": image_size}
+    return Material([cell.image for cell in cells], [cell.label for cell in cells], settings)
+
+
+def digits(image_size: int | None, max_length: int | None) -> Material:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    grey = (found.images / 16 * 255).astype(np.uint8)
+    settings = {"backbone": "efficientnet-lite0", "image_size": image_size}
+    return Material(
+        list(np.repeat(grey[..., None], 3, axis=3)), [str(label) for label in found.target], settings
+    )
+
+
+def mails(image_size: int | None, max_length: int | None) -> Material:
+    import pyarrow.parquet as pq
+
+    path = Path(__file__).parents[2] / "shared" / "data" / "spam_assassin.parquet"
+    table = pq.read_table(path, columns=["text", "label"]).to_pydict()
+    settings = {"backbone": "all-minilm-l6-v2", "max_length": max_length}
+    return Material(table["text"], [str(label) for label in table["label"]], settings)
+
+
+SOURCES: dict[str, Callable[[int | None, int | None], Material]] = {
+    "solar": solar,
+    "digits": digits,
+    "mails": mails,
+}
+
+
+def draw(labels: Sequence[str], rows: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows to train on, drawn by seed and stratified, and rows to test on, the same for every seed."""
+    from sklearn.model_selection import train_test_split
+
+    everything = np.arange(len(labels))
+    rest, test = train_test_split(everything, test_size=TEST_ROWS, random_state=0, stratify=labels)
+    used, _ = train_test_split(
+        rest, train_size=rows, random_state=seed, stratify=[labels[row] for row in rest]
+    )
+    return used, test
+
+
+def measure(task: str, strategy: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    source, _, size = task.partition("-")
+    material = SOURCES[source](arguments.image_size, arguments.max_length)
+    train, test = draw(material.labels, int(size), seed)
+
+    def pick(rows: NDArray[np.intp]) -> tuple[list[Any], list[str]]:
+        return [material.inputs[row] for row in rows], [material.labels[row] for row in rows]
+
+    limit = {"time_limit": arguments.time_limit} if strategy == AUTO else {}
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        run = unfreeze.train(
+            pick(train),
+            test=pick(test),
+            output_dir=Path(folder) / "run",
+            strategy=strategy,
+            seed=seed,
+            **material.settings,
+            **limit,
+        )
+        seconds = time.perf_counter() - began
+        choice = Path(folder) / "run" / "choice.json"
+        chosen = json.loads(choice.read_text())["shipped"] if choice.exists() else strategy
+    return {
+        "task": task,
+        "strategy": strategy,
+        "seed": seed,
+        "accuracy": run.test.accuracy,
+        "seconds": seconds,
+        "chosen": chosen,
+    }
+
+
+def report(results: Sequence[dict[str, Any]]) -> None:
+    """The table of regrets, of all tasks with results of auto."""
+    cells: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for result in results:
+        cells[result["task"], result["strategy"]].append(result)
+    print(
+        "| task | seeds | best strategy | auto | regret | chosen | classic table | always full | time: auto / best |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    regrets: dict[str, list[float]] = {"auto": [], "table": [], "full": []}
+    for task in dict.fromkeys(result["task"] for result in results):
+        mean = {
+            strategy: statistics.mean(row["accuracy"] for row in rows)
+            for (name, strategy), rows in cells.items()
+            if name == task
+        }
+        if AUTO not in mean or len(mean) < 2:
+            continue
+        named = {strategy: value for strategy, value in mean.items() if strategy != AUTO}
+        best = max(named, key=lambda strategy: named[strategy])
+        autos = cells[task, AUTO]
+        rule = by_rows(int(task.partition("-")[2]))
+        rules = {"auto": mean[AUTO], "table": named.get(rule), "full": named.get("full")}
+        shown = {}
+        for name, value in rules.items():
+            shown[name] = "–"
+            if value is not None:
+                regrets[name].append(named[best] - value)
+                shown[name] = f"{100 * (named[best] - value):+.1f}"
+        took = [statistics.mean(row["seconds"] for row in cells[task, name]) for name in (AUTO, best)]
+        chosen = ", ".join(sorted({row["chosen"] for row in autos}))
+        print(
+            f"| {task} | {len(autos)} | {best} {named[best]:.3f} | {mean[AUTO]:.3f} | {shown['auto']} | {chosen} | "
+            f"{shown['table']} | {shown['full']} | {took[0]:.0f} / {took[1]:.0f} s |"
+        )
+    if regrets["auto"]:
+        told = "; ".join(
+            f"{name} {100 * statistics.mean(values):+.1f} (largest {100 * max(values):+.1f})"
+            for name, values in regrets.items()
+            if values
+        )
+        print(f"\nMean regret in points: {told}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    everything = [f"{source}-{rows}" for source, sizes in SIZES.items() for rows in sizes]
+    parser.add_argument("--tasks", default=",".join(everything))
+    parser.add_argument("--strategies", default=",".join((*STRATEGIES, AUTO)))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--time-limit", default="10m")
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--max-length", type=int)
+    parser.add_argument(
+        "--results", type=Path, help="file that every result is added to, a JSON object a line"
+    )
+    parser.add_argument("--report", type=Path, help="only print the table of such a file")
+    arguments = parser.parse_args()
+    if arguments.report is not None:
+        report([json.loads(line) for line in arguments.report.read_text().splitlines()])
+        return
+    results = []
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.setdefault("UNFREEZE_CACHE", cache)
+        for seed in range(arguments.seeds):
+            for task in arguments.tasks.split(","):
+                for strategy in arguments.strategies.split(","):
+                    result = measure(task, strategy, seed, arguments)
+                    results.append(result)
+                    print(json.dumps(result), flush=True)
+                    if arguments.results is not None:
+                        with arguments.results.open("a") as file:
+                            file.write(json.dumps(result) + "\n")
+    report(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""What a plan costs on this machine: seconds, memory and disk, put together from what a few batches took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from unfreeze.plan import Phase, Plan
+
+if TYPE_CHECKING:
+    from unfreeze.engine.prefix import Estimate
+
+Use = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True)
+class Load:
+    """The batches of one pass over a part: how many rows and batches, and their ``units`` together.
+
+    A unit is what time grows with: an image, or a token of a text, padding included.
+    """
+
+    rows: int
+    batches: int
+    units: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """Seconds of a batch: ``fixed``, and ``each`` for every unit in it."""
+
+    fixed: float = 0.0
+    each: float = 0.0
+
+    def batch(self, units: float) -> float:
+        """Seconds of one batch."""
+        return self.fixed + self.each * units
+
+    def of(self, load: Load) -> float:
+        """Seconds of a whole pass."""
+        return self.fixed * load.batches + self.each * load.units
+
+
+def line_through(points: Sequence[tuple[float, float]]) -> Line:
+    """The line through (units, seconds) of a small and a large batch; one that falls anywhere is taken for noise.
+
+    Of a single point the seconds are shared out among its units.
+    """
+    units = sum(point[0] for point in points)
+    seconds = sum(point[1] for point in points)
+    if len(points) == 2 and points[0][0] != points[1][0]:
+        (first, low), (second, high) = points
+        each = (high - low) / (second - first)
+        if each > 0 and low - each * first >= 0:
+            return Line(low - each * first, each)
+    return Line(0.0, seconds / max(units, 1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """What the batches of a phase take, measured for one trainable part above one boundary.
+
+    ``input``: a raw batch, varied and on the device; ``frozen``: the stages below the boundary; ``step``: both passes
+    above it and the optimizer; ``judged``: the forward pass above it alone; ``read`` and ``write``: stored activations
+    of a batch. ``preparing``: seconds before the first step, of the executor and of measuring. ``unit_bytes``: stored
+    activations of a unit. ``memory_bytes``: gradients, moments, copies of weights, and activations of a batch.
+    """
+
+    input: Line
+    step: Line
+    judged: Line
+    frozen: Line = Line()
+    read: Line = Line()
+    write: Line = Line()
+    preparing: float = 0.0
+    unit_bytes: float = 0.0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """What a thawing does beside its phases, in seconds.
+
+    ``starting``: the head to start from, and a copy of the network; ``decoding``: every row, once; ``drift``: one look
+    at how far the features have moved; ``temperature``: fitting one; ``calibrating``: the trained network on the
+    validation rows from the raw inputs. ``memory_bytes``: what the program holds before the first phase.
+    """
+
+    starting: float
+    decoding: float
+    drift: float
+    temperature: float
+    calibrating: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseCost:
+    """A phase: ``stored`` says whether its frozen part is expected to be stored, ``reason`` why.
+
+    ``epoch_seconds``: an epoch and its validation, as it will be run; ``plain_epoch_seconds``: without the store.
+    ``once_seconds``: preparing, the first validation, the ledger. ``store_bytes``: of the store, used or not.
+    """
+
+    name: str
+    boundary: int
+    rows: int
+    epochs: int
+    stored: bool
+    epoch_seconds: float
+    plain_epoch_seconds: float
+    filling_seconds: float
+    once_seconds: float
+    store_bytes: int
+    memory_bytes: int
+    reason: str
+
+    @property
+    def seconds(self) -> float:
+        """All of it, as it will be run."""
+        filling = self.filling_seconds if self.stored else 0.0
+        return self.once_seconds + filling + self.epochs * self.epoch_seconds
+
+    @property
+    def plain_seconds(self) -> float:
+        """All of it, without the store."""
+        return self.once_seconds + self.epochs * self.plain_epoch_seconds
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-serialisable form."""
+        return asdict(self) | {"seconds": self.seconds, "plain_seconds": self.plain_seconds}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a plan is expected to take.
+
+    ``around``: seconds before, between and after the phases, by name. ``memory_bytes``: the most that the process
+    holds (on an accelerator: that the device holds). All epochs of a phase count, even where patience may end it early.
+    """
+
+    strategy: str
+    phases: tuple[PhaseCost, ...]
+    around: Mapping[str, float]
+    memory_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """The whole thawing, as it will be run."""
+        return sum(self.around.values()) + sum(phase.seconds for phase in self.phases)
+
+    @property
+    def plain_seconds(self) -> float:
+        """The whole thawing without the store."""
+        return sum(self.around.values()) + sum(phase.plain_seconds for phase in self.phases)
+
+    @property
+    def disk_bytes(self) -> int:
+        """The largest store of a phase; each is removed when its phase ends."""
+        return max((phase.store_bytes for phase in self.phases if phase.stored), default=0)
+
+    def for_epochs(self, done: Mapping[str, int]) -> Cost:
+        """The same for the epochs that were really run, by phase; a phase that is not named was not run."""
+        phases = [
+            replace(phase, epochs=done[phase.name]) for phase in self.phases if done.get(phase.name, 0) > 0
+        ]
+        return replace(self, phases=tuple(phases))
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-serialisable form."""
+        return {
+            "strategy": self.strategy,
+            "seconds": self.seconds,
+            "plain_seconds": self.plain_seconds,
+            "disk_bytes": self.disk_bytes,
+            "memory_bytes": self.memory_bytes,
+            "around": dict(self.around),
+            "phases": [phase.to_dict() for phase in self.phases],
+        }
+
+
+def cost_of(
+    plan: Plan,
+    paces: Sequence[Pace],
+    around: Around,
+    *,
+    train: Load,
+    val: Load,
+    stages: int,
+    use: Use,
+    budget: int,
+) -> Cost:
+    """The cost of a plan whose phases have these ``paces``, over one pass of ``train`` and ``val`` an epoch.
+
+    ``use`` and ``budget`` (bytes) of the store are those of the training.
+    """
+    phases = [
+        _phase_cost(phase, pace, around, plan, train, val, stages=stages, use=use, budget=budget)
+        for phase, pace in zip(plan.phases, paces, strict=True)
+    ]
+    first = _judging(phases[0], paces[0], around, val)
+    phases[0] = replace(phases[0], once_seconds=phases[0].once_seconds + first)
+    named = {
+        "starting head": around.starting,
+        "decoding every row": around.decoding,
+        "features before": around.drift,
+        "calibrating on raw inputs": around.calibrating,
+    }
+    if plan.interpolate:
+        # Four mixes of weights are judged, without the store.
+        lowest = min(range(len(phases)), key=lambda index: phases[index].boundary)
+        named["mixing with the start"] = paces[lowest].preparing + 4 * (
+            paces[lowest].frozen.of(val) + paces[lowest].judged.of(val) + around.temperature
+        )
+    return Cost(
+        strategy=plan.strategy,
+        phases=tuple(phases),
+        around=named,
+        memory_bytes=around.memory_bytes + max(phase.memory_bytes for phase in phases),
+    )
+
+
+def _phase_cost(
+    phase: Phase,
+    pace: Pace,
+    around: Around,
+    plan: Plan,
+    train: Load,
+    val: Load,
+    *,
+    stages: int,
+    use: Use,
+    budget: int,
+) -> PhaseCost:
+    boundary = phase.boundary(stages)
+    varied = plan.augment != "none" or plan.token_dropout > 0
+    views = min(plan.views, phase.epochs) if varied else 1
+    judged = pace.judged.of(val) + around.temperature
+    plain = pace.input.of(train) + pace.frozen.of(train) + pace.step.of(train) + pace.frozen.of(val) + judged
+    short = pace.read.of(train) + pace.step.of(train) + pace.read.of(val) + judged
+    store_bytes = round((views * train.units + val.units) * pace.unit_bytes)
+    from unfreeze.engine.prefix import Estimate
+
+    estimate = Estimate(
+        frozen=pace.frozen.of(train) / train.rows,
+        trained=pace.step.of(train) / train.rows / 3,
+        input=pace.input.of(train) / train.rows,
+        rows=train.rows,
+        rounds=phase.epochs,
+        views=views,
+        bytes=store_bytes,
+        preparing=pace.preparing,
+    )
+    stored, reason = is_stored(estimate, boundary=boundary, use=use, budget=budget)
+    if phase.patience is not None:
+        reason += f" It may end after {phase.patience} epochs without gain; all {phase.epochs} are counted."
+    filling = views * (pace.input.of(train) + pace.frozen.of(train) + pace.write.of(train))
+    return PhaseCost(
+        name=phase.name,
+        boundary=boundary,
+        rows=train.rows,
+        epochs=phase.epochs,
+        stored=stored,
+        epoch_seconds=short if stored else plain,
+        plain_epoch_seconds=plain,
+        filling_seconds=filling + pace.frozen.of(val) + pace.write.of(val),
+        once_seconds=pace.preparing + around.drift,
+        store_bytes=store_bytes,
+        memory_bytes=pace.memory_bytes,
+        reason=reason,
+    )
+
+
+def is_stored(estimate: Estimate, *, boundary: int, use: Use, budget: int) -> tuple[bool, str]:
+    """Whether ``StoringMaker`` would store a phase of this estimate, and why, as a sentence."""
+    if boundary == 0:
+        return False, "Nothing is frozen below it."
+    if use == "off":
+        return False, "The store is off."
+    if estimate.bytes > budget:
+        return False, f"Its store would take {estimate.bytes / 1e9:.2f} GB, more than --store-budget allows."
+    if use == "auto" and estimate.stored_seconds >= estimate.plain_seconds:
+        return False, "Storing its frozen part does not pay."
+    return True, f"Its frozen part is stored: an epoch is {estimate.epoch_speedup:.1f} times faster."
+
+
+def _judging(phase: PhaseCost, pace: Pace, around: Around, val: Load) -> float:
+    """The start, too, is judged on validation."""
+    reading = pace.read.of(val) if phase.stored else pace.frozen.of(val)
+    return reading + pace.judged.of(val) + around.temperature

@@ -1,0 +1,278 @@
+"""What is known of the data, the machine and their distance from the pretraining: numbers, each with a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from unfreeze.choose.likeness import ALIKE, NEIGHBOURS, Pairs
+
+# From this ratio of the largest to the smallest class on, accuracy hides the smallest one.
+LOPSIDED = 10.0
+FEW_ROWS_OF_A_CLASS = 10
+# Differences of accuracies that are worth a word: a share of a hundred rows is known to about four points.
+WORTH_A_WORD = 0.05
+# Standard deviations by which activations may lie from what a network is used to without being far.
+FAR_SHIFT = 0.5
+
+Value = float | int | str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A name, a number or a word, and a sentence that says it to somebody who has never trained a network."""
+
+    name: str
+    value: Value
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """``per_class``: rows that are not test, by class name; ``train`` and ``val`` are their parts."""
+
+    modality: str
+    train: int
+    val: int
+    test: int
+    per_class: dict[str, int]
+
+    @property
+    def rows(self) -> int:
+        """Rows that are not test."""
+        return sum(self.per_class.values())
+
+    def facts(self) -> Iterator[Fact]:
+        """The counts, one by one."""
+        kind = f"{self.modality}s"
+        yield Fact("modality", self.modality, f"The rows are {kind}.")
+        yield Fact(
+            "rows",
+            self.rows,
+            f"There are {self.rows:,} {kind} to learn from ({self.train:,} to train on, {self.val:,} to choose by); "
+            f"another {self.test:,} are kept for the final test.",
+        )
+        yield Fact(
+            "classes", len(self.per_class), f"They are to be told apart into {len(self.per_class):,} classes."
+        )
+        ordered = sorted(self.per_class, key=lambda name: self.per_class[name])
+        least, most = ordered[0], ordered[-1]
+        few = (
+            ": too few to learn it well"
+            if self.per_class[least] < FEW_ROWS_OF_A_CLASS
+            else ", the fewest of all"
+        )
+        yield Fact(
+            "least_rows_of_a_class",
+            self.per_class[least],
+            f"Class '{least}' has {self.per_class[least]:,} rows{few}.",
+        )
+        yield Fact(
+            "most_rows_of_a_class",
+            self.per_class[most],
+            f"Class '{most}' has {self.per_class[most]:,} rows, the most: always answering it would be right for "
+            f"{self.per_class[most] / self.rows:.1%}.",
+        )
+        ratio = round(self.per_class[most] / max(self.per_class[least], 1), 2)
+        hides = ": read balanced accuracy, not accuracy alone" if ratio >= LOPSIDED else ""
+        yield Fact(
+            "imbalance", ratio, f"The largest class has {ratio:g} times the rows of the smallest{hides}."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSizes:
+    """Pixels, as displayed: the middle width and height, the smallest and largest side; ``side`` the network reads."""
+
+    width: float
+    height: float
+    smallest: float
+    largest: float
+    side: int
+
+    def facts(self) -> Iterator[Fact]:
+        """The sizes in one sentence."""
+        middle = round((self.width + self.height) / 2)
+        yield Fact(
+            "image_pixels",
+            middle,
+            f"A typical image has {self.width:g} by {self.height:g} pixels (sides from {self.smallest:g} to "
+            f"{self.largest:g}, {middle} in the middle); the network looks at {self.side} by {self.side}.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextLengths:
+    """Tokens of a text; ``limit`` is where texts are cut, which concerns the share ``cut``."""
+
+    median: float
+    longest: float
+    limit: int
+    cut: float
+
+    def facts(self) -> Iterator[Fact]:
+        """The lengths in a sentence, and what is cut in another."""
+        yield Fact(
+            "text_tokens",
+            self.median,
+            f"A typical text has {self.median:g} tokens (pieces of words), the longest {self.longest:,.0f}.",
+        )
+        yield Fact(
+            "texts_cut",
+            round(self.cut, 4),
+            f"Texts are cut after {self.limit:,} tokens, which shortens {self.cut:.1%} of them.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where training would run: the device, its processor, usable cores, free memory in bytes."""
+
+    device: str
+    processor: str
+    cores: int
+    memory_bytes: int
+
+    def facts(self) -> Iterator[Fact]:
+        """The machine, one by one."""
+        yield Fact("device", self.device, f"Training would run on {self.device} ({self.processor}).")
+        plural = "s" if self.cores != 1 else ""
+        yield Fact("cores", self.cores, f"The program may use {self.cores} processor core{plural}.")
+        yield Fact(
+            "memory_bytes",
+            self.memory_bytes,
+            f"About {self.memory_bytes / 1e9:.1f} GB of memory are free for it.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift:
+    """How far activations lie from the statistics that the network carries, in standard deviations.
+
+    ``early`` and ``late``: means over the first and the last third of its ``norms`` normalisation layers, on ``rows``.
+    """
+
+    early: float
+    late: float
+    norms: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distance:
+    """Signs of how far the data are from the pretraining.
+
+    ``probe`` and ``neighbours``: shares of held-out rows that a head on the pooled features and the most similar rows
+    answer rightly, on the same folds; ``learnt``: the head's share on the ``rows`` that it was fitted on.
+    """
+
+    probe: float
+    neighbours: float
+    learnt: float
+    rows: int
+    shift: Shift | None
+
+    def facts(self) -> Iterator[Fact]:
+        """The signs, one by one."""
+        yield Fact(
+            "probe_accuracy",
+            self.probe,
+            f"A simple head on the untouched network's output, the probe, is right for {self.probe:.1%} of "
+            f"{self.rows:,} rows that it had not seen: whatever is trained further has to beat that.",
+        )
+        gap = self.probe - self.neighbours
+        yield Fact("neighbours_accuracy", self.neighbours, f"{self._looking_up()}: {_of_likeness(gap)}.")
+        yield Fact(
+            "probe_over_neighbours", gap, f"The probe is {_points(gap)} asking the rows that are most alike."
+        )
+        heart = self.learnt - self.probe
+        said = (
+            "much of that is learnt by heart, and more rows would help"
+            if heart >= 2 * WORTH_A_WORD
+            else "it has learnt rules rather than rows"
+        )
+        yield Fact(
+            "probe_accuracy_on_its_own_rows",
+            self.learnt,
+            f"On the rows that it was fitted on the probe is right for {self.learnt:.1%}, {_points(heart)} what it "
+            f"reaches on unseen ones: {said}.",
+        )
+        yield from self._shift()
+
+    def _looking_up(self) -> str:
+        return (
+            f"Giving each row the class that most of the {NEIGHBOURS} rows most like it have is right for "
+            f"{self.neighbours:.1%}"
+        )
+
+    def _shift(self) -> Iterator[Fact]:
+        if self.shift is None:
+            yield Fact(
+                "shift",
+                "unknown",
+                "This network carries no record of what it was trained on: how unusual the data look to it cannot be "
+                "read from it.",
+            )
+            return
+        for name, where, value in (
+            ("shift_early", "first", self.shift.early),
+            ("shift_late", "last", self.shift.late),
+        ):
+            far = "unusual for it" if value >= FAR_SHIFT else "much like what it knows"
+            yield Fact(
+                name,
+                value,
+                f"In the {where} third of the network's layers the data lie {value:.2f} standard deviations from what "
+                f"it was trained on, on average: {far}.",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """All of it, before anything is chosen."""
+
+    counts: Counts
+    sizes: ImageSizes | TextLengths
+    duplicates: Pairs
+    machine: Machine
+    distance: Distance
+
+    @property
+    def entries(self) -> tuple[Fact, ...]:
+        """Every fact, in the order in which they are told."""
+        parts = (self.counts.facts(), self.sizes.facts(), _alike(self.duplicates), self.distance.facts())
+        return tuple(fact for part in (*parts, self.machine.facts()) for fact in part)
+
+    def to_dict(self) -> dict[str, object]:
+        """Name → value and sentence; JSON-serialisable."""
+        return {fact.name: {"value": fact.value, "sentence": fact.sentence} for fact in self.entries}
+
+
+def _alike(pairs: Pairs) -> Iterator[Fact]:
+    among = "" if pairs.rows == pairs.total else f" (among {pairs.rows:,} of {pairs.total:,} rows)"
+    if not pairs.count:
+        yield Fact("near_duplicates", 0, f"No two rows look nearly the same to the network{among}.")
+    else:
+        plural = "pairs of rows look" if pairs.count != 1 else "pair of rows looks"
+        yield Fact(
+            "near_duplicates",
+            pairs.count,
+            f"{pairs.count:,} {plural} nearly the same to the network (similarity above {ALIKE}){among}.",
+        )
+    told = (
+        "No such pair lies between training and validation."
+        if not pairs.across
+        else f"{pairs.across:,} of them lie between training and validation, which makes validation look better than "
+        "it is: keep such rows together with --group-column."
+    )
+    yield Fact("near_duplicates_across", pairs.across, told)
+
+
+def _of_likeness(gap: float) -> str:
+    if gap >= WORTH_A_WORD:
+        return "the network's idea of what is alike is not yours, as with data far from its own"
+    return "rows that look alike to the network do share a class"
+
+
+def _points(gap: float) -> str:
+    return f"{abs(gap) * 100:.1f} points {'above' if gap >= 0 else 'below'}"

@@ -1,0 +1,326 @@
+"""Trying candidates on halves of the rows: short trials of all, full-length ones of those that promise most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.choose.candidates import Candidate
+
+# A short trial has this share of the epochs of a full-length one.
+SHORT = 0.25
+# What a short trial shows may turn: its standard error counts this many times.
+SHORT_DOUBT = 2.0
+# What the dearest candidate must gain in accuracy over a free one; cheaper ones in proportion.
+PRICE = 0.005
+# With this share of errors left there is enough to be won for one more full-length trial; with twice, for two more.
+WORTH_ONE_MORE = 0.1
+# How far what may be hoped for can be wrong, as a share of the floor's errors.
+LEAST_DOUBT = 0.1
+FOLDS = 2
+# Trials together take at most this many times what training the dearest candidate takes.
+TRIALS_PER_TRAINING = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What one training on a part of the rows was worth on the rest.
+
+    ``right`` and ``floor_right`` (rows,): whether the candidate and the probe, fitted on the same rows, are right on
+    each held-out row; ``y`` its class. ``losses``: mean training loss of each epoch. ``share``: of the full number of
+    epochs. ``failed``: why it ended without a result.
+    """
+
+    candidate: Candidate
+    fold: int
+    share: float
+    right: NDArray[np.bool_]
+    floor_right: NDArray[np.bool_]
+    y: NDArray[np.intp]
+    losses: tuple[float, ...]
+    seconds: float
+    failed: str = ""
+
+    @property
+    def gain(self) -> float:
+        """Accuracy above that of the floor on the same rows."""
+        return float(self.right.mean() - self.floor_right.mean())
+
+    @property
+    def fall(self) -> float:
+        """The share of the training loss that went away from the first epoch to the last."""
+        return 1 - self.losses[-1] / max(self.losses[0], 1e-12) if len(self.losses) > 1 else 0.0
+
+    @property
+    def best_class_gain(self) -> float:
+        """Standard errors by which the recall of the most improved class rose."""
+        best = 0.0
+        for label in np.unique(self.y):
+            rows = self.y == label
+            risen, fallen = _discordant(self.right[rows], self.floor_right[rows])
+            best = max(best, (risen - fallen) / math.sqrt(risen + fallen + 1))
+        return best
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-serialisable form."""
+        return {
+            "candidate": self.candidate.name,
+            "fold": self.fold,
+            "share_of_epochs": self.share,
+            "rows": len(self.y),
+            "accuracy": None if self.failed else float(self.right.mean()),
+            "floor_accuracy": None if self.failed else float(self.floor_right.mean()),
+            "training_loss": list(self.losses),
+            "most_improved_class_standard_errors": None if self.failed else self.best_class_gain,
+            "seconds": self.seconds,
+            "failed": self.failed or None,
+        }
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """The expected gain in accuracy over the floor and its standard error, after all trials of a candidate."""
+
+    candidate: Candidate
+    gain: float
+    error: float
+    seconds: float
+    measured: bool
+    full_length: bool
+
+    def worth(self, dearest: float) -> float:
+        """The gain less its price: ``PRICE`` for the dearest candidate."""
+        return self.gain - PRICE * self.seconds / max(dearest, 1e-9)
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-serialisable form."""
+        return vars(self) | {"candidate": self.candidate.name}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], candidate: Candidate) -> Expectation:
+        """The expectation of a candidate that ``to_dict`` gave."""
+        return cls(**{**values, "candidate": candidate})
+
+
+@dataclass
+class Search:
+    """All trials, the expectations they lead to, and every decision in words."""
+
+    trials: list[Trial] = field(default_factory=list)
+    expectations: tuple[Expectation, ...] = ()
+    chosen: Expectation | None = None
+    decisions: list[str] = field(default_factory=list)
+
+
+Run = Callable[[Candidate, int, float], Trial]
+
+
+def search(
+    candidates: Sequence[Candidate],
+    run: Run,
+    *,
+    floor_error: float,
+    seconds: Callable[[Candidate], float],
+    budget: float,
+    say: Callable[[str], None] = lambda _: None,
+) -> Search:
+    """The candidate to train fully, or none where none is worth its price.
+
+    ``run`` trains a candidate on all rows but those of a fold (of two), for a share of its epochs. ``seconds``: what
+    training it fully will take. ``budget``: seconds for all trials. Successive halving (Jamieson and Talwalkar 2016)
+    with two rungs: short trials of every candidate on one fold, then full length on both; expected gains are those
+    that were hoped for, corrected by what was measured, each weighted by its certainty. ``say`` hears every decision as
+    it is made.
+    """
+    return _Searcher(candidates, run, floor_error, seconds, budget, say).search()
+
+
+class _Searcher:
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        run: Run,
+        floor_error: float,
+        seconds: Callable[[Candidate], float],
+        budget: float,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.candidates, self.run, self.floor_error, self.tell = candidates, run, floor_error, tell
+        self.seconds = {candidate.name: seconds(candidate) for candidate in candidates}
+        self.dearest = max(self.seconds.values(), default=0.0)
+        self.left = min(budget, TRIALS_PER_TRAINING * self.dearest)
+        self.result = Search()
+
+    def search(self) -> Search:
+        if not self.candidates:
+            self.say("There is no candidate that the time is enough for: the probe is taken.")
+            return self.result
+        most = max(candidate.hope for candidate in self.candidates) * self.floor_error
+        if most <= PRICE / 2:
+            self.say(
+                f"The probe is wrong on {self.floor_error:.1%} of the rows: no candidate is expected to gain more than "
+                f"{most:.2%}, which is not worth a trial. The probe is taken."
+            )
+            self.result.expectations = tuple(self.expect(candidate) for candidate in self.candidates)
+            return self.result
+        if len(self.candidates) > 1:
+            self.short_trials()
+        self.try_fully(self.survivors())
+        self.decide()
+        return self.result
+
+    def short_trials(self) -> None:
+        """Of the most hopeful that half of the budget has room for, the cheapest first."""
+        room, tried = self.left / 2, []
+        for candidate in self.candidates:
+            price = SHORT * self.seconds[candidate.name] / FOLDS
+            if price <= room:
+                tried.append(candidate)
+                room -= price
+            else:
+                self.say(f"{candidate.name}: no time for a trial.")
+        for candidate in sorted(tried, key=lambda one: self.seconds[one.name]):
+            if self.affordable(candidate, SHORT):
+                self.add(self.run(candidate, 0, SHORT))
+
+    def survivors(self) -> list[Candidate]:
+        """Those whose full-length trials are worth making, the most promising first."""
+        extra = int(self.floor_error >= WORTH_ONE_MORE) + int(self.floor_error >= 2 * WORTH_ONE_MORE)
+        ranked = sorted(
+            (candidate for candidate in self.candidates if not self.failed(candidate)),
+            key=lambda candidate: -self.worth(candidate),
+        )
+        kept = ranked[: 1 + extra]
+        trending = self.trending([candidate for candidate in ranked if candidate not in kept])
+        if extra and trending is not None:
+            # Some tasks stand on a plateau and then jump: accuracy alone would drop what is about to.
+            kept[-1] = trending
+        if kept:
+            names = "; ".join(candidate.name for candidate in kept)
+            self.say(f"The probe leaves {self.floor_error:.1%} errors: tried at full length: {names}.")
+        return kept
+
+    def trending(self, others: Sequence[Candidate]) -> Candidate | None:
+        """One that accuracy would drop, though a single class rises or its training loss falls much faster."""
+        tried = {trial.candidate.name: trial for trial in self.result.trials if not trial.failed}
+        falls = sorted(trial.fall for trial in tried.values())
+        for candidate in others:
+            trial = tried.get(candidate.name)
+            if trial is None:
+                continue
+            if trial.best_class_gain >= 2:
+                self.say(
+                    f"{candidate.name}: one class rose by {trial.best_class_gain:.1f} standard errors, it goes on."
+                )
+                return candidate
+            if len(falls) > 2 and trial.fall == falls[-1] and trial.fall > 1.5 * max(falls[-2], 0.0):
+                self.say(f"{candidate.name}: its training loss falls fastest ({trial.fall:.0%}), it goes on.")
+                return candidate
+        return None
+
+    def try_fully(self, kept: Sequence[Candidate]) -> None:
+        """One half for each, then the other half for those between which it is still open."""
+        for candidate in kept:
+            self.try_half(candidate, 0)
+        for candidate in sorted(kept, key=lambda one: -self.worth(one)):
+            if self.failed(candidate):
+                continue
+            now, best = self.expect(candidate), max(self.worth(other) for other in kept)
+            if now.gain + 2 * now.error < max(0.0, best):
+                self.say(
+                    f"{candidate.name}: clearly below what is known to be better, no second half is tried."
+                )
+            elif now.full_length:
+                self.try_half(candidate, 1)
+
+    def try_half(self, candidate: Candidate, fold: int) -> None:
+        if self.affordable(candidate, 1.0):
+            self.add(self.run(candidate, fold, 1.0))
+        else:
+            self.say(f"{candidate.name}: no time for a full-length trial on half {fold + 1}.")
+
+    def worth(self, candidate: Candidate) -> float:
+        """What it is expected to gain, less its price; a broken one is worth nothing."""
+        return -math.inf if self.failed(candidate) else self.expect(candidate).worth(self.dearest)
+
+    def affordable(self, candidate: Candidate, share: float) -> bool:
+        # A half of the rows takes half of the time.
+        return share * self.seconds[candidate.name] / FOLDS <= self.left
+
+    def add(self, trial: Trial) -> None:
+        self.left -= trial.seconds
+        self.result.trials.append(trial)
+        name, length = trial.candidate.name, "short" if trial.share < 1 else "full-length"
+        if trial.failed:
+            self.say(f"{name}: {length} trial failed: {trial.failed}")
+        else:
+            self.say(
+                f"{name}: {length} trial, {trial.right.mean():.1%} right on {len(trial.y)} held-out rows, "
+                f"the probe {trial.floor_right.mean():.1%} ({trial.seconds:.0f} s)."
+            )
+
+    def failed(self, candidate: Candidate) -> bool:
+        return any(trial.failed for trial in self.result.trials if trial.candidate == candidate)
+
+    def expect(self, candidate: Candidate) -> Expectation:
+        """The hoped-for gain, corrected by what was measured (a normal prior and normal measurements)."""
+        hoped = candidate.hope * self.floor_error
+        weight = 1 / max((candidate.hope + LEAST_DOUBT) * self.floor_error, 1e-6) ** 2
+        mean, total = hoped * weight, weight
+        trials = [trial for trial in self.result.trials if trial.candidate == candidate and not trial.failed]
+        longest = max((trial.share for trial in trials), default=0.0)
+        for trial in trials:
+            # A short trial says nothing that a full-length one does not say better.
+            if trial.share < longest:
+                continue
+            error = paired_error(trial.right, trial.floor_right) * (SHORT_DOUBT if trial.share < 1 else 1.0)
+            mean += trial.gain / error**2
+            total += 1 / error**2
+        return Expectation(
+            candidate=candidate,
+            gain=mean / total,
+            error=total**-0.5,
+            seconds=self.seconds[candidate.name],
+            measured=bool(trials),
+            full_length=longest == 1.0,
+        )
+
+    def decide(self) -> None:
+        found = sorted(
+            (self.expect(candidate) for candidate in self.candidates if not self.failed(candidate)),
+            key=lambda expectation: -expectation.worth(self.dearest),
+        )
+        self.result.expectations = tuple(found)
+        # What was never tried is not preferred to what was: it has only its hope.
+        tried = [expectation for expectation in found if expectation.measured] or found
+        full = [expectation for expectation in tried if expectation.full_length] or tried
+        if not full or full[0].worth(self.dearest) <= 0:
+            self.say(
+                "No candidate is expected to gain more over the probe than it costs: the probe is taken."
+            )
+            return
+        best = full[0]
+        self.result.chosen = best
+        self.say(
+            f"{best.candidate.name} is taken: {best.gain:+.1%} ± {2 * best.error:.1%} expected over the probe, "
+            f"less {PRICE * best.seconds / max(self.dearest, 1e-9):.1%} for its {best.seconds:.0f} s."
+        )
+
+    def say(self, sentence: str) -> None:
+        self.result.decisions.append(sentence)
+        self.tell(sentence)
+
+
+def paired_error(right: NDArray[np.bool_], floor_right: NDArray[np.bool_]) -> float:
+    """Standard error of the difference of two accuracies on the same rows; never 0, however alike they are."""
+    risen, fallen = _discordant(right, floor_right)
+    return math.sqrt(risen + fallen + 1) / len(right)
+
+
+def _discordant(right: NDArray[np.bool_], floor_right: NDArray[np.bool_]) -> tuple[int, int]:
+    return int((right & ~floor_right).sum()), int((~right & floor_right).sum())

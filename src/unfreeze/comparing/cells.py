@@ -1,0 +1,244 @@
+"""One training of a comparison: run, measured, and written down so that it is never run again."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import shutil
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.bundle.folder import BUNDLE, CHECKPOINTS, HEAD, WEIGHTS
+from unfreeze.bundle.loading import read_bundle
+from unfreeze.comparing.meter import Meter
+from unfreeze.comparing.request import Cell
+from unfreeze.config import TrainRequest
+from unfreeze.engine.task import StoppedError
+from unfreeze.errors import RequestError, UnfreezeError
+from unfreeze.progress import Progress
+from unfreeze.run import Run, train
+from unfreeze.runtime.files import file_hash, write_atomically
+
+RECORD = "cell.json"
+FINISHED, FAILED = "finished", "failed"
+# The part of a run that fills the store: what one training of a comparison computes there, all others read.
+SHARED_PART = "frozen pass"
+LONGEST_SENTENCE = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """What a cell came to; everything below ``sentence`` is there when it is finished.
+
+    ``truth`` and ``answers`` index ``labels``, one number a test row, in an order that ``rows_hash`` stands for.
+    ``learned_from``: rows of train and val. ``trained``: parameters that the optimizer held, of all ``parameters`` of
+    network and head. ``seconds``: without the ``shared_seconds`` of the frozen pass; None when some were lost.
+    """
+
+    strategy: str
+    seed: int
+    size: int | None
+    backbone: str
+    state: str
+    sentence: str = ""
+    accuracy: float = 0.0
+    accuracy_low: float = 0.0
+    accuracy_high: float = 0.0
+    balanced_accuracy: float = 0.0
+    balanced_accuracy_low: float = 0.0
+    balanced_accuracy_high: float = 0.0
+    labels: tuple[str, ...] = ()
+    truth: tuple[int, ...] = ()
+    answers: tuple[int, ...] = ()
+    rows_hash: str = ""
+    learned_from: int = 0
+    trained: int = 0
+    parameters: int = 0
+    seconds: float | None = None
+    shared_seconds: float = 0.0
+    peak_bytes: int | None = None
+    joules: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has a result."""
+        return self.state == FINISHED
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Which test rows are answered rightly, bool (rows,)."""
+        return np.asarray(np.array(self.truth) == np.array(self.answers))
+
+    @property
+    def true_class(self) -> NDArray[np.str_]:
+        """The name of each test row's class (rows,)."""
+        return np.array(self.labels)[np.array(self.truth, dtype=np.intp)]
+
+
+def request_hash(request: TrainRequest, data: str) -> str:
+    """What a finished cell must share with the request that finds it: settings, and the ``data`` they are said of."""
+    given = {
+        name: str(value) for name, value in request.given().items() if name not in ("output_dir", "resume")
+    }
+    # Where the data lie is not what they are.
+    for name in ("val", "test"):
+        if name in given and not isinstance(getattr(request, name), int | float):
+            given[name] = "data"
+    return hashlib.sha256(json.dumps([data, given], sort_keys=True).encode()).hexdigest()
+
+
+def finished_cell(folder: Path, wanted: str) -> CellResult | None:
+    """The result of a cell that is finished and whole, or None.
+
+    Raises RequestError when it was made by another request than ``wanted``.
+    """
+    record = _read(folder / RECORD)
+    if not isinstance(record, dict) or not record.keys() >= {"request", "result"}:
+        return None
+    if record["result"]["state"] != FINISHED:
+        return None
+    if record["request"] != wanted:
+        raise RequestError(
+            f"--resume: {folder} was made with other settings or data than are asked for now. Choose another "
+            "--output-dir, or remove that folder to train it again."
+        )
+    try:
+        bundle = read_bundle(folder)
+    except RequestError:
+        return None
+    whole = all(
+        (folder / name).is_file() and file_hash(folder / name) == digest
+        for name, digest in bundle.files.items()
+    )
+    return _from_record(record["result"]) if whole else None
+
+
+def run_cell(
+    cell: Cell, request: TrainRequest, wanted: str, *, backbone: str, progress: Progress
+) -> CellResult:
+    """The result of training ``cell`` into the folder of ``request``, written there; a failure is a result too.
+
+    A training that left a checkpoint is taken up again, anything else in the folder is removed. Raises StoppedError
+    when it is asked to stop.
+    """
+    folder = request.output_dir
+    assert folder is not None
+    resumed = (folder / CHECKPOINTS).is_dir() and not (folder / BUNDLE).exists()
+    if not resumed:
+        shutil.rmtree(folder, ignore_errors=True)
+    named = _Named(cell.entry.name, cell.seed, cell.size, backbone)
+    try:
+        with Meter() as meter:
+            run = train(replace(request, resume=True) if resumed else request, progress=progress)
+        result = _measured(named, run, meter, resumed=resumed)
+    except StoppedError:
+        raise
+    except Exception as problem:
+        result = CellResult(**asdict(named), state=FAILED, sentence=_sentence(problem))
+        folder.mkdir(parents=True, exist_ok=True)
+        expected = isinstance(problem, UnfreezeError)
+        _write(folder, result, wanted, trace="" if expected else traceback.format_exc())
+        return result
+    _write(folder, result, wanted)
+    return result
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Which cell a result is of."""
+
+    strategy: str
+    seed: int
+    size: int | None
+    backbone: str
+
+
+def _measured(named: _Named, run: Run, meter: Meter, *, resumed: bool) -> CellResult:
+    """What a finished run says of itself; what an interruption cost in time and energy is not known."""
+    names, truth, answers, labels = _answers(run.folder / "predictions.csv")
+    shared = sum(entry.seconds for entry in run.report.timing if entry.part == SHARED_PART)
+    head = _head_parameters(run.folder)
+    test, rows = run.test, read_bundle(run.folder).data.rows
+    return CellResult(
+        **asdict(named),
+        state=FINISHED,
+        accuracy=test.accuracy,
+        accuracy_low=test.accuracy_low,
+        accuracy_high=test.accuracy_high,
+        balanced_accuracy=test.balanced_accuracy,
+        balanced_accuracy_low=test.balanced_accuracy_low,
+        balanced_accuracy_high=test.balanced_accuracy_high,
+        labels=labels,
+        truth=truth,
+        answers=answers,
+        rows_hash=hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
+        learned_from=rows["train"] + rows["val"],
+        trained=_trained(run.folder) or head,
+        parameters=run.report.backbone.parameters + head,
+        seconds=None if resumed else run.seconds - shared,
+        shared_seconds=shared,
+        peak_bytes=meter.peak_bytes,
+        joules=None if resumed else meter.joules,
+    )
+
+
+def _answers(path: Path) -> tuple[list[str], tuple[int, ...], tuple[int, ...], tuple[str, ...]]:
+    """Of a run's ``predictions.csv``: names and true classes of its rows, both classes as indices, and the classes."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    labels = tuple(sorted({row[column] for row in rows for column in ("label", "true_label")}))
+    places = {name: index for index, name in enumerate(labels)}
+    truth = tuple(places[row["true_label"]] for row in rows)
+    names = [f"{row['input']}\0{row['true_label']}" for row in rows]
+    return names, truth, tuple(places[row["label"]] for row in rows), labels
+
+
+def _head_parameters(folder: Path) -> int:
+    """The numbers that the head of a run folder consists of."""
+    from safetensors import safe_open
+
+    file, prefix = (HEAD, "") if (folder / HEAD).exists() else (WEIGHTS, "head.")
+    with safe_open(folder / file, framework="numpy") as tensors:
+        kept = [name for name in tensors.keys() if name.startswith(prefix)]  # noqa: SIM118 - it is no mapping
+        shapes = [tensors.get_slice(name).get_shape() for name in kept]
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _trained(folder: Path) -> int:
+    """The most numbers that an optimizer held at a time, 0 for a run without one."""
+    phases = _read(folder / "ledger.json") or []
+    return max((sum(group["parameters"] for group in phase["groups"]) for phase in phases), default=0)
+
+
+def _sentence(problem: Exception) -> str:
+    """Why a cell failed, in one line; the kind of the error where nobody wrote a sentence for it."""
+    said = " ".join(str(problem).split())
+    if not isinstance(problem, UnfreezeError):
+        said = f"{type(problem).__name__}: {said}" if said else type(problem).__name__
+    return said if len(said) <= LONGEST_SENTENCE else said[: LONGEST_SENTENCE - 1].rstrip() + "…"
+
+
+def _write(folder: Path, result: CellResult, wanted: str, *, trace: str = "") -> None:
+    record = {"request": wanted, "result": asdict(result)} | ({"traceback": trace} if trace else {})
+    write_atomically(folder / RECORD, json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _read(path: Path) -> Any:
+    """What a JSON file holds, or None when it is not there or not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _from_record(values: Mapping[str, Any]) -> CellResult:
+    lists = {name: tuple(values[name]) for name in ("labels", "truth", "answers")}
+    return CellResult(**(dict(values) | lists))

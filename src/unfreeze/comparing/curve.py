@@ -1,0 +1,246 @@
+"""The learning curve: accuracy against rows, the law it follows, and whether more labels would help."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.comparing.cells import CellResult
+from unfreeze.comparing.intervals import over_seeds, paired_over_seeds
+from unfreeze.comparing.results import differences
+from unfreeze.comparing.verdict import points
+from unfreeze.heads.probe import wilson_interval
+from unfreeze.report import words
+from unfreeze.report.content import Estimate
+
+# Theory gives error a fall as n^-c with c from 1/2 to 1, large data sets 0.07 to 0.35 (Hestness et al. 2017,
+# arXiv 1712.00409): the grid goes beyond both.
+EXPONENTS = np.linspace(0.02, 2.0, 397)
+# Three numbers cannot be told from fewer points.
+FEWEST_SIZES = 3
+RESAMPLES = 300
+# Half a point is the price that a gain must be worth; see the choice of a strategy.
+WORTH = 0.005
+MOST_CLASSES_NAMED = 3
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """Error = ``a`` + ``b`` n^-``c`` for n rows: what no rows take away, and how fast the rest goes."""
+
+    a: float
+    b: float
+    c: float
+
+    def __call__(self, rows: float) -> float:
+        """The error at this number of rows."""
+        return float(self.a + self.b * rows**-self.c)
+
+
+@dataclass(frozen=True)
+class ClassGain:
+    """A class at the two largest sizes: its recalls, the gain with its interval, and its test rows over all seeds."""
+
+    name: str
+    before: float
+    after: float
+    gain: Estimate
+    support: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A strategy's learning curve.
+
+    ``points``: (rows, accuracy) ascending. ``rise``: from the last size but one to the last, on the same test rows.
+    ``law``, ``doubled`` (the accuracy expected of twice the rows) and ``gain`` are None below three sizes.
+    """
+
+    strategy: str
+    backbone: str
+    points: tuple[tuple[int, Estimate], ...]
+    rise: Estimate
+    classes: tuple[ClassGain, ...]
+    law: PowerLaw | None = None
+    doubled: Estimate | None = None
+    gain: Estimate | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-serialisable form."""
+        return asdict(self)
+
+
+def fit_power_law(sizes: Sequence[int], errors: Sequence[float]) -> PowerLaw:
+    """The law closest to the errors in least squares, with a and b not negative; raises ValueError below three."""
+    if len(sizes) < FEWEST_SIZES or len(sizes) != len(errors):
+        raise ValueError(f"a power law needs errors at {FEWEST_SIZES} sizes or more")
+    a, b, c = _fit(np.asarray(sizes, dtype=np.float64), np.asarray([errors], dtype=np.float64))
+    return PowerLaw(float(a[0]), float(b[0]), float(c[0]))
+
+
+def draw_curve(cells: Sequence[CellResult], *, seed: int = 0) -> Curve | None:
+    """The curve of one strategy's finished cells, or None with fewer than two sizes that share a seed."""
+    sizes = sorted({cell.size for cell in cells if cell.size is not None})
+    by_size = {size: [cell for cell in cells if cell.size == size and cell.finished] for size in sizes}
+    kept = [size for size in sizes if by_size[size]]
+    if len(kept) < 2:
+        return None
+    before, after = by_size[kept[-2]], by_size[kept[-1]]
+    gains = differences(after, before)
+    if not gains:
+        return None
+    drawn = tuple((size, _accuracy(by_size[size])) for size in kept)
+    curve = Curve(
+        strategy=cells[0].strategy,
+        backbone=cells[0].backbone,
+        points=drawn,
+        rise=paired_over_seeds(gains, seed=seed),
+        classes=_class_gains(before, after, seed),
+    )
+    if len(kept) < FEWEST_SIZES:
+        return curve
+    law = fit_power_law(kept, [1 - estimate.value for _, estimate in drawn])
+    last = float(kept[-1])
+    resampled = _resampled_errors([by_size[size] for size in kept], np.random.default_rng(seed))
+    a, b, c = _fit(np.asarray(kept, dtype=np.float64), resampled)
+    there, twice = a + b * last**-c, a + b * (2 * last) ** -c
+    return Curve(
+        **{name: getattr(curve, name) for name in ("strategy", "backbone", "points", "rise", "classes")},
+        law=law,
+        doubled=_bounded(1 - law(2 * last), 1 - twice),
+        gain=_bounded(law(last) - law(2 * last), there - twice),
+    )
+
+
+def answer(curve: Curve) -> tuple[str, ...]:
+    """Whether more labels would help, and in which class, in sentences."""
+    (before, _), (rows, there) = curve.points[-2:]
+    said = [_promise(curve, rows, there)]
+    verb = "rose" if curve.rise.value >= 0 else "fell"
+    said.append(
+        f"From {before:,} to {rows:,} rows accuracy {verb} by {points(curve.rise)}, on the same test rows."
+    )
+    said.append(_which_class(curve.classes))
+    return tuple(said)
+
+
+def _promise(curve: Curve, rows: int, there: Estimate) -> str:
+    if curve.doubled is None or curve.gain is None:
+        few = "two sizes cannot say how the curve goes on; give three or more."
+        rising = curve.rise.low is not None and curve.rise.low > 0
+        return f"Would more labels help? {'Probably' if rising else 'It cannot be told'}: {few}"
+    low, high = curve.gain.low or 0.0, curve.gain.high or 0.0
+    if low >= WORTH:
+        verdict = "Yes"
+    elif high < WORTH:
+        verdict = "Hardly"
+    else:
+        verdict = "Perhaps" if curve.gain.value >= WORTH else "Probably not much"
+    return (
+        f"Would more labels help? {verdict}: twice as many rows ({2 * rows:,}) are expected to bring {curve.strategy} "
+        f"from {words.percent(there.value)} to {words.with_interval(curve.doubled)}."
+    )
+
+
+def _which_class(classes: Sequence[ClassGain]) -> str:
+    clear = [one for one in classes if one.gain.low is not None and one.gain.low > 0]
+    if not clear:
+        return "In no class did recall rise by more than chance explains, so none asks for labels before the others."
+    named = ", ".join(
+        f"{one.name!r} (recall {words.percent(one.before)} to {words.percent(one.after)}, +{points(one.gain)}; "
+        f"{one.support:,} test rows)"
+        for one in clear[:MOST_CLASSES_NAMED]
+    )
+    return f"Labels helped most in {named}."
+
+
+def _accuracy(cells: Sequence[CellResult]) -> Estimate:
+    """Over seeds, or Wilson's interval over the test rows of a single one."""
+    if len(cells) > 1:
+        return over_seeds([cell.accuracy for cell in cells])
+    return Estimate(cells[0].accuracy, *wilson_interval(cells[0].accuracy, len(cells[0].truth)))
+
+
+def _class_gains(
+    before: Sequence[CellResult], after: Sequence[CellResult], seed: int
+) -> tuple[ClassGain, ...]:
+    """Every class with test rows, the one whose recall rose most first."""
+    pairs = [
+        (earlier, later)
+        for earlier in before
+        for later in after
+        if earlier.seed == later.seed and earlier.rows_hash == later.rows_hash
+    ]
+    names = sorted({str(name) for earlier, _ in pairs for name in earlier.true_class})
+    found = []
+    for name in names:
+        masks = [earlier.true_class == name for earlier, _ in pairs]
+        there = [(pair, mask) for pair, mask in zip(pairs, masks, strict=True) if mask.any()]
+        gains = [later.right[mask].astype(np.int8) - earlier.right[mask] for (earlier, later), mask in there]
+        recall_before, recall_after = (
+            statistics.mean(float(pair[side].right[mask].mean()) for pair, mask in there) for side in (0, 1)
+        )
+        support = sum(int(mask.sum()) for _, mask in there)
+        gain = paired_over_seeds(gains, seed=seed)
+        found.append(ClassGain(name, recall_before, recall_after, gain, support))
+    return tuple(sorted(found, key=lambda one: -one.gain.value))
+
+
+def _resampled_errors(
+    groups: Sequence[Sequence[CellResult]], random: np.random.Generator
+) -> NDArray[np.float64]:
+    """Errors (resamples, sizes) with seeds, and the test rows within them, drawn again, the same for every size.
+
+    Rows are drawn as counts of the patterns in which the sizes are right and wrong. Only seeds that finished every size
+    on the same rows count; without one, sizes are drawn one by one as if their rows were others.
+    """
+    seeds = sorted(set.intersection(*({cell.seed for cell in group} for group in groups)))
+    tables = []
+    for seed in seeds:
+        cells = [next(cell for cell in group if cell.seed == seed) for group in groups]
+        if len({cell.rows_hash for cell in cells}) == 1:
+            wrong = np.stack([~cell.right for cell in cells], axis=1)
+            tables.append((*np.unique(wrong, axis=0, return_counts=True), len(wrong)))
+    if not tables:
+        columns = [
+            random.binomial(len(group[0].truth), 1 - group[0].accuracy, RESAMPLES) / len(group[0].truth)
+            for group in groups
+        ]
+        return np.stack(columns, axis=1)
+    drawn = np.empty((RESAMPLES, len(tables), len(groups)))
+    chosen = random.integers(len(tables), size=(RESAMPLES, len(tables)))
+    for number, (patterns, counts, rows) in enumerate(tables):
+        here = chosen == number
+        again = random.multinomial(rows, counts / rows, size=int(here.sum()))
+        drawn[here] = again @ patterns / rows
+    return np.asarray(drawn.mean(axis=1))
+
+
+def _fit(
+    sizes: NDArray[np.float64], errors: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """a, b and c for each row of errors (curves, sizes): for every c of the grid a and b are solved for."""
+    x = (sizes[None, :] / sizes[-1]) ** -EXPONENTS[:, None]
+    centred = x - x.mean(axis=1, keepdims=True)
+    mean = errors.mean(axis=1)[:, None]
+    b = (errors @ centred.T) / (centred**2).sum(axis=1)
+    a = mean - b * x.mean(axis=1)
+    alone = (errors @ x.T) / (x**2).sum(axis=1)
+    b = np.where(a < 0, alone, b)
+    a = np.where(a < 0, 0.0, a)
+    a, b = np.where(b < 0, mean, a), np.maximum(b, 0.0)
+    misses = ((a[:, :, None] + b[:, :, None] * x[None] - errors[:, None, :]) ** 2).sum(axis=2)
+    best = misses.argmin(axis=1)
+    rows = np.arange(len(errors))
+    c = EXPONENTS[best]
+    return a[rows, best], b[rows, best] * sizes[-1] ** c, c
+
+
+def _bounded(value: float, drawn: NDArray[np.float64]) -> Estimate:
+    """A number with the 95 % percentile interval of its resamples, which is made to contain it."""
+    low, high = (float(end) for end in np.percentile(drawn, [2.5, 97.5]))
+    return Estimate(value, min(low, value), max(high, value))

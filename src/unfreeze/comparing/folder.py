@@ -1,0 +1,80 @@
+"""The folder of a comparison: who may work in it, and what it was made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from unfreeze.bundle.folder import claim_folder
+from unfreeze.config import TrainRequest, flag
+from unfreeze.data.dataset import Dataset
+from unfreeze.data.reading import content_hashes
+from unfreeze.engine.threads import reading_threads
+from unfreeze.errors import RequestError
+from unfreeze.runtime.files import write_atomically
+
+RECORD = "compare.json"
+CELLS, BACKBONES = "cells", "backbones"
+RESULTS, PAGE = "results.json", "compare.html"
+LOCK = ".lock"
+
+
+def identity_of(base: TrainRequest, dataset: Dataset) -> dict[str, str]:
+    """What all cells of a comparison share, by name: the data, down to the last byte, and every setting said.
+
+    Strategies, seeds, sizes and backbones are no part of it: a comparison may be taken up with more of them.
+    """
+    digests, _ = content_hashes(dataset.samples, threads=reading_threads("cpu"))
+    contents = hashlib.sha256(digests.tobytes()).hexdigest()
+    settings = {
+        name: str(value) if isinstance(value, int | float | str) else "data"
+        for name, value in base.given().items()
+        if name != "train_size"
+    }
+    return {"data": f"{dataset.fingerprint[:16]}-{contents[:16]}"} | settings
+
+
+def open_folder(folder: Path, identity: Mapping[str, str], *, resume: bool) -> None:
+    """Make the folder of a new comparison, or take up one that was made of the same.
+
+    Raises RequestError when the folder is taken, holds no comparison to continue, or one of other data or settings:
+    the first field that differs is named.
+    """
+    if not resume:
+        claim_folder(folder)
+        write_atomically(folder / RECORD, json.dumps({"identity": dict(identity)}, indent=2) + "\n")
+        return
+    try:
+        before = json.loads((folder / RECORD).read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RequestError(
+            f"--resume: {folder} holds no comparison. Leave --resume out to start one there."
+        ) from None
+    for name in dict.fromkeys([*before, *identity]):
+        if before.get(name) != identity.get(name):
+            raise RequestError(_difference(folder, name, before.get(name), identity.get(name)))
+
+
+def _difference(folder: Path, name: str, before: str | None, now: str | None) -> str:
+    after = "Repeat the first command, or choose another --output-dir."
+    if name == "data":
+        return f"--resume: {folder} was made with other data: rows, labels, parts or contents differ. {after}"
+    then, here = ("nothing" if value is None else repr(value) for value in (before, now))
+    return f"--resume: {folder} was made with another {flag(name)} (then {then}, now {here}). {after}"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of the folder; raises RequestError when one works there."""
+    try:
+        with filelock.FileLock(folder / LOCK, timeout=0):
+            yield
+    except filelock.Timeout:
+        raise RequestError(
+            f"Another process is comparing in {folder}: wait for it, or choose another --output-dir."
+        ) from None

@@ -1,0 +1,182 @@
+"""Backbones beside each other: cross-validated probes on the same rows, size, and speed on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unfreeze.choose.settings import Decisions
+from unfreeze.comparing.cells import FAILED, FINISHED
+from unfreeze.comparing.intervals import over_seeds, paired_over_seeds
+from unfreeze.config import FLOOR, TrainRequest
+from unfreeze.contracts import Backbone, Executor, State
+from unfreeze.data.dataset import Dataset
+from unfreeze.engine.frozen_pass import golden_batch
+from unfreeze.errors import UnfreezeError
+from unfreeze.heads.probe import wilson_interval
+from unfreeze.progress import Progress
+from unfreeze.report.content import Estimate
+from unfreeze.runtime.files import write_atomically
+from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data
+from unfreeze.training.probing import fit_rows, probe_features
+
+# Rows of the batch whose speed is given, what --batch-size is by default.
+SPEED_ROWS = 32
+# Repetitions within a second or two are enough for a median.
+REPETITIONS, SPEED_SECONDS = 9, 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """A backbone: the accuracy of its probe out of fold over the rows that are not test, and what it costs.
+
+    ``right``: for each seed, "1" or "0" a held-out row, in an order that ``rows_hash`` stands for. ``bytes``: of its
+    weights as they are saved. ``latency_seconds`` and ``rows_per_second``: of the network alone, for one row and for
+    32, on ``executor``; decoding comes on top.
+    """
+
+    backbone: str
+    state: str
+    sentence: str = ""
+    right: tuple[str, ...] = ()
+    rows_hash: tuple[str, ...] = ()
+    accuracy: Estimate | None = None
+    to_best: Estimate | None = None
+    log_loss: float | None = None
+    parameters: int | None = None
+    width: int | None = None
+    bytes: int | None = None
+    latency_seconds: float | None = None
+    rows_per_second: float | None = None
+    executor: str = ""
+
+    @property
+    def mean(self) -> float:
+        """The mean accuracy; below every other where it failed."""
+        return -1.0 if self.accuracy is None else self.accuracy.value
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-serialisable form, without the single rows."""
+        return {name: value for name, value in asdict(self).items() if name not in ("right", "rows_hash")}
+
+
+def probe_backbone(name: str, base: TrainRequest, seeds: Sequence[int], *, progress: Progress) -> Ranked:
+    """What a probe of this backbone reaches on the data of ``base`` under each seed, and its size and speed.
+
+    A backbone that cannot be used gives an entry that says why.
+    """
+    try:
+        return _probed(name, base, seeds, progress)
+    except Exception as problem:
+        said = " ".join(str(problem).split())
+        known = isinstance(problem, UnfreezeError)
+        return Ranked(
+            backbone=name, state=FAILED, sentence=said if known else f"{type(problem).__name__}: {said}"
+        )
+
+
+def rank(entries: Sequence[Ranked]) -> tuple[Ranked, ...]:
+    """The entries, the most accurate first, each with its difference to the first on the same rows."""
+    order = sorted(entries, key=lambda entry: -entry.mean)
+    best = order[0]
+    return tuple(
+        entry if entry is best or entry.accuracy is None else replace(entry, to_best=_difference(entry, best))
+        for entry in order
+    )
+
+
+def write_ranked(entry: Ranked, path: Path) -> None:
+    """Keep an entry in a file of its own."""
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, json.dumps(asdict(entry), ensure_ascii=False) + "\n")
+
+
+def finished_ranking(path: Path) -> Ranked | None:
+    """An entry that was kept, or None when there is none that finished."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if values["state"] != FINISHED:
+        return None
+    values |= {name: tuple(values[name]) for name in ("right", "rows_hash")}
+    return Ranked(**(values | {"accuracy": Estimate(**values["accuracy"])}))
+
+
+def _probed(name: str, base: TrainRequest, seeds: Sequence[int], progress: Progress) -> Ranked:
+    backbone: Backbone | None = None
+    right, hashes, accuracies, losses = [], [], [], []
+    for seed in seeds:
+        request = replace(base, backbone=name, strategy=FLOOR, seed=seed)
+        dataset, decisions = read_data(request), Decisions(request)
+        if backbone is None:
+            backbone = open_backbone(dataset, decisions, progress)
+            _, executor = pick_executor(backbone, dataset, decisions, progress)
+        features = frozen_pass(backbone, dataset, executor, decisions, progress)
+        probe = probe_features(dataset, features, backbone, decisions, progress).probe
+        rows = features.rows[fit_rows(dataset, features)][probe.held_out]
+        hits = probe.oof_logits[probe.held_out].argmax(axis=1) == dataset.label[rows]
+        right.append("".join("1" if hit else "0" for hit in hits))
+        hashes.append(_hash_rows(dataset, rows))
+        accuracies.append(probe.accuracy)
+        losses.append(probe.log_loss)
+    assert backbone is not None
+    latency, speed = _speed(golden_batch(dataset, backbone, features.rows[:SPEED_ROWS]), executor)
+    single = Estimate(accuracies[0], *wilson_interval(accuracies[0], len(right[0])))
+    return Ranked(
+        backbone=name,
+        state=FINISHED,
+        right=tuple(right),
+        rows_hash=tuple(hashes),
+        accuracy=over_seeds(accuracies) if len(seeds) > 1 else single,
+        log_loss=statistics.mean(losses),
+        parameters=sum(parameter.numel() for parameter in backbone.module.parameters()),
+        width=backbone.dim,
+        bytes=sum(tensor.numel() * tensor.element_size() for tensor in backbone.module.state_dict().values()),
+        latency_seconds=latency,
+        rows_per_second=speed,
+        executor=executor.name,
+    )
+
+
+def _difference(entry: Ranked, best: Ranked) -> Estimate | None:
+    pairs = zip(entry.right, entry.rows_hash, best.right, best.rows_hash, strict=False)
+    gains = [_digits(mine) - _digits(its) for mine, my_rows, its, its_rows in pairs if my_rows == its_rows]
+    return paired_over_seeds(gains) if gains else None
+
+
+def _digits(text: str) -> Any:
+    return np.frombuffer(text.encode("ascii"), dtype=np.int8)
+
+
+def _hash_rows(dataset: Dataset, rows: Any) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(
+            f"{dataset.samples.name(int(row))}\0{dataset.label[row]}\n".encode("utf-8", "surrogateescape")
+        )
+    return digest.hexdigest()
+
+
+def _speed(batch: State, executor: Executor) -> tuple[float, float]:
+    """Seconds for one row, and rows a second of a whole batch: medians after a first, unmeasured pass."""
+    one = State(batch.h[:1], None if batch.mask is None else batch.mask[:1])
+    return _median_seconds(executor, one), len(batch.h) / _median_seconds(executor, batch)
+
+
+def _median_seconds(executor: Executor, batch: State) -> float:
+    executor(batch)
+    taken: list[float] = []
+    while len(taken) < REPETITIONS and sum(taken) < SPEED_SECONDS:
+        start = time.perf_counter()
+        executor(batch)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)

@@ -1,0 +1,234 @@
+"""A comparison from request to page, as a table of contents; everything that finishes is kept."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from unfreeze.choose.settings import Decisions
+from unfreeze.comparing.cells import CellResult, finished_cell, request_hash, run_cell
+from unfreeze.comparing.comparison import Comparison, conclude
+from unfreeze.comparing.entry import FLOOR_ENTRY, Entry
+from unfreeze.comparing.folder import BACKBONES, CELLS, PAGE, RESULTS, identity_of, locked, open_folder
+from unfreeze.comparing.page import write_page
+from unfreeze.comparing.ranking import Ranked, finished_ranking, probe_backbone, rank, write_ranked
+from unfreeze.comparing.request import Cell, CompareRequest, entries_with_floor, safe_name
+from unfreeze.config import FLOOR, STRATEGIES
+from unfreeze.contracts import Backbone
+from unfreeze.data.dataset import Dataset
+from unfreeze.engine.task import StoppedError
+from unfreeze.errors import RequestError, UnfreezeError
+from unfreeze.progress import Progress, Silent
+from unfreeze.report import words
+from unfreeze.run import free_run_folder
+from unfreeze.runtime.files import write_atomically
+from unfreeze.training.planning import make_plan
+from unfreeze.training.prepare import open_backbone, read_data
+
+# Random weights on a small data set are a lesson, not a candidate: they are compared when they are named.
+LEFT_OUT = ("scratch",)
+# What a training says that a person should know while many of them go by.
+WORTH_SAYING = ("Stopping", "Left out")
+
+
+def compare(
+    request: CompareRequest, *, progress: Progress | None = None, command: str | None = None
+) -> Comparison:
+    """Train and measure everything that the request names; ``command`` is what the page says was typed.
+
+    Raises RequestError before anything is trained when the request or its data cannot be used, UnfreezeError when
+    nothing finished, and StoppedError when a training was asked to stop: what had finished is kept.
+    """
+    progress = progress or Silent()
+    request.check()
+    dataset = read_data(replace(request.base, seed=request.seeds[0], train_size=None))
+    for size in request.sizes[:1] + request.sizes[1:][-1:]:
+        read_data(replace(request.base, seed=request.seeds[0], train_size=size))
+    resolved = _resolve(request, dataset, progress)
+    folder = request.output_dir or free_run_folder(f"{Path(dataset.source).stem or 'data'}-compare")
+    identity = identity_of(resolved.base, dataset)
+    open_folder(folder, identity, resume=request.resume)
+    with locked(folder):
+        ranking = _rank(resolved, folder, identity, progress)
+        cells = _Cells(resolved, folder, identity["data"], progress).run()
+        comparison = conclude(
+            cells,
+            ranking,
+            folder=folder,
+            source=dataset.source,
+            modality=dataset.modality,
+            command=command or "unfreeze.compare(…)",
+            created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        )
+        results = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        write_atomically(folder / RESULTS, results + "\n")
+        write_page(comparison, folder / PAGE)
+    if not comparison.verdicts and not any(entry.accuracy for entry in ranking):
+        what, why = comparison.failures[0]
+        raise UnfreezeError(f"Nothing of this comparison finished. {what}: {why}")
+    return comparison
+
+
+def _resolve(request: CompareRequest, dataset: Dataset, progress: Progress) -> CompareRequest:
+    """The request with its backbone and its strategies named; RequestError for what cannot be had or fits nothing."""
+    wanted = request.entries
+    if wanted is None:
+        # Backbones alone are ranked, and nothing of them is thawed.
+        usual = (Entry(name) for name in STRATEGIES if name not in LEFT_OUT)
+        wanted = () if request.backbones else tuple(usual)
+    misfits: dict[Entry, list[RequestError | None]] = {entry: [] for entry in wanted}
+    names: tuple[str | None, ...] = request.backbones or (request.base.backbone,)
+    for name in names:
+        decisions = Decisions(replace(request.base, backbone=name, strategy=FLOOR))
+        backbone = open_backbone(dataset, decisions, progress)
+        for entry, found in misfits.items():
+            found.append(_misfit(request, entry, backbone, dataset))
+        if not request.backbones:
+            request = replace(request, base=replace(request.base, backbone=decisions.text("backbone")))
+    refused = {entry: found[0] for entry, found in misfits.items() if all(found)}
+    if request.entries is None:
+        wanted = tuple(entry for entry in wanted if entry not in refused)
+    elif refused:
+        raise RequestError(str(next(iter(refused.values()))))
+    request = replace(request, entries=wanted)
+    request.check()
+    return request
+
+
+def _misfit(
+    request: CompareRequest, entry: Entry, backbone: Backbone, dataset: Dataset
+) -> RequestError | None:
+    """Why the plan of an entry cannot be made for a backbone, or None when it can, or is not known before trying."""
+    decisions = Decisions(request.train_request(Cell(entry, request.seeds[0])))
+    if not decisions.thaws or entry.strategy not in STRATEGIES:
+        return None
+    try:
+        make_plan(backbone, len(dataset.rows("train")), len(dataset.labels), decisions)
+    except RequestError as problem:
+        return problem
+    return None
+
+
+def _rank(
+    request: CompareRequest, folder: Path, identity: dict[str, str], progress: Progress
+) -> tuple[Ranked, ...]:
+    """Every backbone probed, or read from what was kept."""
+    found = []
+    size = request.sizes[-1] if request.sizes else None
+    for place, name in enumerate(request.backbones):
+        base = replace(request.train_request(Cell(FLOOR_ENTRY, 0, size)), seed=None)
+        wanted = request_hash(replace(base, backbone=name), f"{identity['data']} {request.seeds}")
+        path = folder / BACKBONES / f"{safe_name(name)}-{wanted[:8]}.json"
+        entry = finished_ranking(path)
+        if entry is None:
+            label = f"[{place + 1}/{len(request.backbones)}] {name}"
+            entry = probe_backbone(name, base, request.seeds, progress=_Inside(progress, label))
+            write_ranked(entry, path)
+            progress.say(f"{label}: {_reached(entry)}")
+        found.append(entry)
+    return rank(found) if found else ()
+
+
+def _reached(entry: Ranked) -> str:
+    if entry.accuracy is None:
+        return f"failed: {entry.sentence}"
+    return f"{words.percent(entry.mean)} right out of fold."
+
+
+@dataclass
+class _Cells:
+    """The trainings of a comparison, one after the other."""
+
+    request: CompareRequest
+    folder: Path
+    data: str
+    progress: Progress
+    # Seconds by what was trained, without the seed: what is left to do will take as long.
+    taken: dict[tuple[object, ...], list[float]] = field(default_factory=dict)
+
+    def run(self) -> list[CellResult]:
+        """The results of all cells in order; those that are finished already are read."""
+        entries = self.request.entries or ()
+        if not entries:
+            return []
+        backbones: Sequence[str | None] = self.request.backbones or (None,)
+        cells = self.request.cells(entries, backbones)
+        found = {cell: self._finished(cell) for cell in cells}
+        todo = [cell for cell in cells if found[cell] is None]
+        kept = len(cells) - len(todo)
+        said = f"{len(cells)} trainings: {len(entries_with_floor(entries))} strategies, {len(self.request.seeds)} seeds"
+        said += f", {len(self.request.sizes)} sizes" if self.request.sizes else ""
+        said += f", {len(self.request.backbones)} backbones" if self.request.backbones else ""
+        self.progress.say(f"{said}." + (f" {kept} are finished already." if kept else ""))
+        for place, cell in enumerate(todo):
+            try:
+                found[cell] = self._train(
+                    cell, f"[{kept + place + 1}/{len(cells)}] {cell}", todo[place + 1 :]
+                )
+            except (StoppedError, KeyboardInterrupt):
+                self.progress.say(
+                    f"Stopped: {kept + place} of {len(cells)} trainings are finished and kept in {self.folder}. "
+                    f"The same command with --output-dir {self.folder} --resume continues."
+                )
+                raise
+        return [result for result in found.values() if result is not None]
+
+    def _finished(self, cell: Cell) -> CellResult | None:
+        folder = self.folder / CELLS / cell.name
+        return finished_cell(folder, request_hash(self.request.train_request(cell), self.data))
+
+    def _train(self, cell: Cell, label: str, left: Sequence[Cell]) -> CellResult:
+        folder = self.folder / CELLS / cell.name
+        folder.parent.mkdir(exist_ok=True)
+        train_request = self.request.train_request(cell, folder)
+        result = run_cell(
+            cell,
+            train_request,
+            request_hash(train_request, self.data),
+            backbone=train_request.backbone or "",
+            progress=_Inside(self.progress, label),
+        )
+        if not result.finished:
+            self.progress.say(f"{label} failed: {result.sentence}")
+            return result
+        seconds = result.seconds or 0.0
+        self.progress.say(f"{label}: {words.percent(result.accuracy)} right, {words.duration(seconds)}.")
+        first = _kind(cell) not in self.taken
+        self.taken.setdefault(_kind(cell), []).append(seconds)
+        if first and left:
+            self.progress.say(
+                f"{len(left)} trainings are left, about {words.duration(self._estimate(left))}."
+            )
+        return result
+
+    def _estimate(self, left: Sequence[Cell]) -> float:
+        """Seconds that are left: each training counts like those of its kind, or like the mean of all kinds."""
+        known = {kind: statistics.mean(seconds) for kind, seconds in self.taken.items()}
+        usual = statistics.mean(known.values())
+        return sum(known.get(_kind(cell), usual) for cell in left)
+
+
+def _kind(cell: Cell) -> tuple[object, ...]:
+    return (cell.entry.name, cell.size, cell.backbone)
+
+
+@dataclass
+class _Inside:
+    """The progress of one training among many: its counts, and of its sentences those that cannot wait."""
+
+    progress: Progress
+    label: str
+
+    def say(self, sentence: str) -> None:
+        """Pass the sentence on when a person should know it now."""
+        if sentence.startswith(WORTH_SAYING):
+            self.progress.say(f"{self.label}: {sentence}")
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Pass the count on while it runs; that it has ended is said by the result."""
+        if done < total:
+            self.progress.count(f"{self.label}: {what}", done, total)

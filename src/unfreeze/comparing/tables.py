@@ -1,0 +1,142 @@
+"""The numbers of a comparison as text, for the terminal, the page and the notebook alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unfreeze.comparing.ranking import Ranked
+from unfreeze.comparing.results import Result
+from unfreeze.comparing.verdict import share_text, signed
+from unfreeze.report import words
+from unfreeze.report.content import Estimate, Table
+
+NOTHING = "–"
+
+
+def accuracy_table(results: Sequence[Result]) -> Table:
+    """A row a strategy: accuracies with intervals, and differences to the floor and to the best in points."""
+    rows = tuple(
+        (
+            result.strategy,
+            _share(result.accuracy),
+            _share(result.balanced_accuracy),
+            gap_text(result.to_floor),
+            "best" if result.is_best else gap_text(result.to_best),
+        )
+        if result.accuracy is not None
+        else (result.strategy, "failed", NOTHING, NOTHING, NOTHING)
+        for result in results
+    )
+    columns = ("strategy", "accuracy %", "balanced %", "to the floor", "to the best")
+    return Table(columns, rows, numeric=frozenset({1, 2, 3, 4}))
+
+
+def cost_table(results: Sequence[Result]) -> Table:
+    """A row a strategy that finished: parameters trained, seconds, memory, and energy where the machine tells."""
+    finished = [result for result in results if result.accuracy is not None]
+    energy = any(result.joules is not None for result in finished)
+    rows = tuple(
+        (
+            result.strategy,
+            count_text(result.trained),
+            NOTHING if result.share is None else share_text(result.share),
+            NOTHING if result.seconds is None else words.duration(result.seconds),
+            bytes_text(result.peak_bytes),
+            *((joules_text(result.joules),) if energy else ()),
+        )
+        for result in finished
+    )
+    columns = ("strategy", "trained", "share", "time", "memory", *(("energy",) if energy else ()))
+    return Table(columns, rows, numeric=frozenset(range(1, len(columns))))
+
+
+def size_table(results: Sequence[Result]) -> Table:
+    """A row a strategy and size: accuracy with its interval, and the difference to the floor."""
+    rows = tuple(
+        (
+            result.strategy,
+            words.number(result.rows),
+            _share(result.accuracy) if result.accuracy is not None else "failed",
+            gap_text(result.to_floor),
+        )
+        for result in sorted(results, key=lambda result: (result.backbone, result.strategy, result.rows))
+    )
+    return Table(("strategy", "rows", "accuracy %", "to the floor"), rows, numeric=frozenset({1, 2, 3}))
+
+
+def ranking_table(ranking: Sequence[Ranked]) -> Table:
+    """A row a backbone, the most accurate first."""
+    rows = tuple(
+        (
+            entry.backbone,
+            _share(entry.accuracy),
+            "best" if entry is ranking[0] else gap_text(entry.to_best),
+            count_text(entry.parameters),
+            NOTHING if entry.width is None else words.number(entry.width),
+            bytes_text(entry.bytes),
+            NOTHING if entry.latency_seconds is None else f"{entry.latency_seconds * 1000:.3g} ms",
+            NOTHING if entry.rows_per_second is None else f"{entry.rows_per_second:,.3g}/s",
+        )
+        if entry.accuracy is not None
+        else (entry.backbone, "failed", *[NOTHING] * 6)
+        for entry in ranking
+    )
+    columns = ("backbone", "accuracy %", "to the best", "params", "width", "size", "one", "many")
+    return Table(columns, rows, numeric=frozenset(range(1, len(columns))))
+
+
+def by_backbone(results: Sequence[Result], several: bool) -> list[tuple[str, list[Result]]]:
+    """The results in groups with a title each: by backbone where there are several."""
+    if not results:
+        return []
+    first = next((result for result in results if result.accuracy is not None), results[0])
+    seeds = len(first.seeds)
+    title = f"{first.test_rows:,} test rows, {seeds} seed{'s' if seeds != 1 else ''}, n={first.rows:,}"
+    if not several:
+        return [(title, list(results))]
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.backbone, []).append(result)
+    return [(f"{backbone}: {title}", group) for backbone, group in groups.items()]
+
+
+def count_text(count: int | None) -> str:
+    """A number of parameters in a few letters: ``980``, ``12.8 k``, ``3.4 M``."""
+    if count is None:
+        return NOTHING
+    if count < 1_000:
+        return str(count)
+    value, unit = (count / 1e6, "M") if count >= 999_950 else (count / 1e3, "k")
+    return f"{value:,.1f} {unit}"
+
+
+def bytes_text(size: int | None) -> str:
+    """Bytes in a few letters: ``13 MB``, ``1.2 GB``."""
+    if size is None:
+        return NOTHING
+    return f"{size / 1e9:.1f} GB" if size >= 995e6 else f"{size / 1e6:.0f} MB"
+
+
+def joules_text(joules: float | None) -> str:
+    """Energy in a few letters: ``830 J``, ``12.4 kJ``."""
+    if joules is None:
+        return NOTHING
+    return f"{joules / 1000:,.1f} kJ" if joules >= 1000 else f"{joules:.0f} J"
+
+
+def _share(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return NOTHING
+    bounds = words.interval(estimate)
+    return f"{estimate.value * 100:.1f} ({bounds})" if bounds else f"{estimate.value * 100:.1f}"
+
+
+def gap_text(estimate: Estimate | None) -> str:
+    """A difference in points, such as ``+4.2 (2.1 to 6.3)``."""
+    if estimate is None:
+        return NOTHING
+    value = signed(estimate.value)
+    shown = value if value.startswith("−") or value == "0.0" else f"+{value}"
+    if estimate.low is None or estimate.high is None:
+        return shown
+    return f"{shown} ({signed(estimate.low)} to {signed(estimate.high)})"

@@ -1,0 +1,182 @@
+"""From a request and rows in memory to a classifier, without a test part: whoever calls ``fit`` holds that out."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.bundle.classifier import Classifier
+from unfreeze.bundle.folder import Story, save
+from unfreeze.bundle.loading import load
+from unfreeze.choose.settings import Decisions, record_data
+from unfreeze.config import AUTO, TrainRequest
+from unfreeze.contracts import State
+from unfreeze.data.dataset import Dataset
+from unfreeze.data.load import FRACTIONS, load_dataset
+from unfreeze.engine.frozen_pass import Features, golden_batch
+from unfreeze.engine.task import StoppedError
+from unfreeze.errors import DataError
+from unfreeze.heads.probe import Probe
+from unfreeze.progress import Progress
+from unfreeze.runtime.labels import Labels
+from unfreeze.training.choosing import choose, train_chosen
+from unfreeze.training.material import Material
+from unfreeze.training.planning import describe_plan, make_plan
+from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor
+from unfreeze.training.probing import Fitted, calibrate_probe, probe_features
+from unfreeze.training.thawing import thaw
+
+GOLDEN_ROWS = 4
+MOST_NAMED = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """A fitted classifier with what its run folder says beside the weights; pickled as the files of that folder."""
+
+    classifier: Classifier
+    story: Story
+    golden: State
+
+    def write(self, folder: Path) -> None:
+        """Write the run folder, without the pages and numbers of a run that was tested."""
+        save(self.classifier, folder, story=self.story, golden=self.golden)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        with tempfile.TemporaryDirectory() as place:
+            self.write(Path(place))
+            files = {
+                path.relative_to(place).as_posix(): path.read_bytes()
+                for path in sorted(Path(place).rglob("*"))
+                if path.is_file()
+            }
+        h, mask = self.golden.h, self.golden.mask
+        return _restore, (files, self.story, h.numpy(), None if mask is None else mask.numpy())
+
+
+def _restore(
+    files: dict[str, bytes], story: Story, h: NDArray[Any], mask: NDArray[np.bool_] | None
+) -> Learned:
+    """The classifier from the files of its run folder, which are checked as ``unfreeze.load`` does."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as place:
+        for name, content in files.items():
+            path = Path(place) / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        classifier = load(Path(place)).classifier
+    # Copies: joblib may have mapped them from a file that cannot be written.
+    golden = State(torch.tensor(h), None if mask is None else torch.tensor(mask))
+    return Learned(classifier, story, golden)
+
+
+def learn(
+    items: list[Any], names: Sequence[str], labels: Labels, request: TrainRequest, progress: Progress
+) -> Learned:
+    """The classifier that the request asks for, fitted on all rows; class i is name i of ``labels``.
+
+    Strategies that thaw set validation rows apart to choose the epoch and the calibration; a probe takes both from
+    its cross-validation. Rows that cannot be read are named in a warning. Raises RequestError and DataError.
+    """
+    began, decisions = time.perf_counter(), Decisions(request)
+    auto = decisions.text("strategy") == AUTO
+    share = (FRACTIONS[1] if request.val is None else float(request.val)) if decisions.thaws else 0.0
+    dataset = load_dataset(
+        (items, list(names)),
+        seed=decisions.number("seed"),
+        fractions=(1.0 - share, share, 0.0),
+        labels=labels,
+    )
+    record_data(decisions, dataset)
+    backbone = open_backbone(dataset, decisions, progress)
+    plan = None
+    if decisions.thaws and not auto:
+        # Made now, so that what does not fit the backbone is refused before anything is computed.
+        plan = make_plan(backbone, len(dataset.rows("train")), len(labels), decisions)
+        progress.say(describe_plan(plan, backbone))
+    _, executor = pick_executor(backbone, dataset, decisions, progress)
+    features = frozen_pass(backbone, dataset, executor, decisions, progress)
+    _warn_of_missing(dataset, features)
+    probe = probe_features(dataset, features, backbone, decisions, progress)
+    fitted = floor = calibrate_probe(dataset, features, probe.probe, backbone, decisions)
+    material = Material(dataset, backbone, features, executor, decisions, progress)
+    with _folder_of_a_run() as folder:
+        if auto:
+            spent = time.perf_counter() - began
+            fitted = _fit_by_trial(folder, material, probe.probe, floor, spent)
+        elif plan is not None:
+            fitted, _ = thaw(folder, material, plan)
+    return _keep(fitted, dataset, features, decisions)
+
+
+@contextmanager
+def _folder_of_a_run() -> Iterator[Path]:
+    """A folder for what a run writes, such as checkpoints; gone afterwards.
+
+    A fit that was stopped ends in KeyboardInterrupt: what tries one fit after another must stop too, and not count
+    this one as failed.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            yield Path(place)
+        except StoppedError as problem:
+            raise KeyboardInterrupt from problem
+
+
+def _fit_by_trial(folder: Path, material: Material, probe: Probe, floor: Fitted, spent: float) -> Fitted:
+    """What ``auto`` comes to; the floor itself where nothing beats it. ``spent``: seconds of the time limit."""
+    from unfreeze.training.costing import CostModel
+
+    model = CostModel(material)
+    choice = choose(folder, material, probe, cost=lambda plan: model.predict(plan).seconds, spent=spent)
+    choice, fitted, _ = train_chosen(folder, material, choice, floor, probe)
+    material.decisions.record("strategy", choice.shipped, "trial", choice.reason)
+    return fitted
+
+
+def _keep(fitted: Fitted, dataset: Dataset, features: Features, decisions: Decisions) -> Learned:
+    story = Story(
+        strategy=decisions.text("strategy"),
+        calibrated_on=fitted.how,
+        calibration_rows=len(fitted.rows),
+        data_source=dataset.source,
+        data_fingerprint=dataset.fingerprint,
+        data_rows={part: len(dataset.rows(part)) for part in ("train", "val", "test")},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    golden = golden_batch(dataset, fitted.classifier.backbone, features.rows[:GOLDEN_ROWS])
+    return Learned(fitted.classifier, story, golden)
+
+
+def _warn_of_missing(dataset: Dataset, features: Features) -> None:
+    missing = [(bad.name, bad.reason) for bad in features.quarantined]
+    missing += [(entry.name, entry.reason) for entry in dataset.ignored]
+    if missing:
+        named = "; ".join(f"{name}: {reason}" for name, reason in missing[:MOST_NAMED])
+        more = "" if len(missing) <= MOST_NAMED else f"; and {len(missing) - MOST_NAMED:,} more"
+        warnings.warn(f"{len(missing):,} rows were left out of the fit ({named}{more}).", stacklevel=4)
+
+
+def spell(classes: NDArray[Any]) -> Labels:
+    """The classes as names that stay apart: plain where that is possible, else quoted.
+
+    Raises DataError for a single class.
+    """
+    if len(classes) < 2:
+        raise DataError(f"y has one class only ({classes[0]!r}): a classifier needs two.")
+    values = [value.item() if isinstance(value, np.generic) else value for value in classes]
+    plain = [str(value).strip() for value in values]
+    if "" in plain or len(set(plain)) < len(plain):
+        plain = [repr(value) for value in values]
+    return Labels(tuple(plain))

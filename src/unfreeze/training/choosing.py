@@ -1,0 +1,275 @@
+"""``--strategy auto``: candidates by rule, trials within the time there is, one full training, and a verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.choose.candidates import Candidate, list_candidates
+from unfreeze.choose.trials import Expectation, search
+from unfreeze.choose.verdict import LOWER, RESTARTS, CollapseWatch, Verdict, judge
+from unfreeze.config import FLOOR, seconds_of
+from unfreeze.errors import UnfreezeError
+from unfreeze.heads.probe import Probe
+from unfreeze.plan import Plan
+from unfreeze.runtime.files import write_atomically
+from unfreeze.training.material import Material
+from unfreeze.training.planning import (
+    describe_plan,
+    lower_rates,
+    plan_candidate,
+    record_plan,
+    said_settings,
+    shorten,
+)
+from unfreeze.training.probing import Fitted, fit_rows
+from unfreeze.training.thawing import stop_on_signal, thaw
+from unfreeze.training.trying import Trier
+
+if TYPE_CHECKING:
+    from unfreeze.engine.fit import EpochRecord, Fit
+
+CHOICE = "choice.json"
+# About as long as fastai needs on 500 pictures and two cores (8 minutes, bench/prefix.py).
+TIME_LIMIT = "10m"
+# Of what is left of the time limit, the share that the final training may take; trials share the rest with measuring.
+FINAL_SHARE = 0.5
+# With fewer epochs a fine-tuning has not begun to follow its schedule.
+LEAST_EPOCHS = 3
+
+
+class CollapsedError(UnfreezeError):
+    """Validation accuracy fell clearly below the floor's: the rate was too high."""
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What was tried and taken, with the evidence.
+
+    ``record``: floor, candidates, trials, expectations and decisions, as ``choice.json`` has them. ``plan``: of the
+    candidate that was taken, whose gain is ``expected``; both None where it was the probe. ``verdict``: after the full
+    training, beside its ``restarts`` at lower rates.
+    """
+
+    record: Mapping[str, Any]
+    plan: Plan | None
+    expected: Expectation | None
+    verdict: Verdict | None = None
+    restarts: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shipped(self) -> str:
+        """The strategy whose result is shipped."""
+        if self.plan is None or self.verdict is None or not self.verdict.ship:
+            return FLOOR
+        return self.plan.strategy
+
+    @property
+    def reason(self) -> str:
+        """Why, in a sentence."""
+        return self.verdict.reason if self.verdict is not None else str(self.record["decisions"][-1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, JSON-serialisable."""
+        return {
+            **self.record,
+            "decisions": [*self.record["decisions"], *self.notes],
+            "restarts_at_lower_rates": self.restarts,
+            "verdict": None if self.verdict is None else vars(self.verdict),
+            "shipped": self.shipped,
+        }
+
+
+def choose(
+    folder: Path,
+    material: Material,
+    probe: Probe,
+    *,
+    cost: Callable[[Plan], float],
+    spent: float,
+) -> Choice:
+    """Try candidates and pick one, or the probe; written to ``choice.json``.
+
+    ``cost``: predicted seconds of a whole training. ``spent``: seconds of the time limit that are gone.
+    """
+    decisions = material.decisions
+    asked = decisions.request.time_limit
+    limit = asked or TIME_LIMIT
+    decisions.record(
+        "time_limit", limit, "user" if asked else "default", "for trials and the final training together"
+    )
+    path = folder / CHOICE
+    if decisions.request.resume and path.exists():
+        return _choice_from(json.loads(path.read_text(encoding="utf-8")), material, 1 - probe.accuracy)
+    left = max(0.0, seconds_of(limit) - spent)
+    plans, dropped = _plans(material, 1 - probe.accuracy, cost, left)
+    seconds = {candidate.name: cost(plan) for candidate, plan in plans.items()}
+    with stop_on_signal(material.progress) as should_stop:
+        trier = Trier(
+            material, probe, {candidate.name: plan for candidate, plan in plans.items()}, should_stop
+        )
+        found = search(
+            tuple(plans),
+            trier,
+            floor_error=1 - probe.accuracy,
+            seconds=lambda candidate: seconds[candidate.name],
+            budget=left - max(seconds.values(), default=0.0),
+            say=material.progress.say,
+        )
+    plan = None if found.chosen is None else plans[found.chosen.candidate]
+    record = {
+        "floor": {"strategy": FLOOR, "accuracy_out_of_fold": probe.accuracy, "rows": len(trier.rows)},
+        "time_limit_seconds": seconds_of(limit),
+        "candidates": [
+            candidate.to_dict() | {"predicted_seconds": seconds[candidate.name], "epochs": plan.epochs}
+            for candidate, plan in plans.items()
+        ],
+        "trials": [trial.to_dict() for trial in found.trials],
+        "expectations": [expectation.to_dict() for expectation in found.expectations],
+        "decisions": [*dropped, *found.decisions],
+        "chosen": None if found.chosen is None else found.chosen.candidate.name,
+        "epochs_by_phase": None if plan is None else [phase.epochs for phase in plan.phases],
+    }
+    choice = Choice(record, plan, found.chosen)
+    write_choice(choice, folder)
+    return choice
+
+
+def _plans(
+    material: Material, error: float, cost: Callable[[Plan], float], left: float
+) -> tuple[dict[Candidate, Plan], list[str]]:
+    """The plans of the candidates, cut to what time there is, and why others were dropped."""
+    plans, dropped = {}, []
+    for candidate in _candidates(material, error):
+        plan = _plan(candidate, material)
+        fitting = fit_into(plan, cost, left * FINAL_SHARE)
+        if fitting is not None:
+            plans[candidate] = fitting
+            continue
+        sentence = (
+            f"{candidate.name}: {cost(plan):.0f} s for {plan.epochs} epochs, and {left:.0f} s of --time-limit are "
+            f"left: fewer than {LEAST_EPOCHS} epochs would fit."
+        )
+        dropped.append(sentence)
+        material.progress.say(sentence)
+    return plans, dropped
+
+
+def _candidates(material: Material, error: float) -> tuple[Candidate, ...]:
+    said = said_settings(material.decisions.request)
+    return list_candidates(material.backbone, rows=len(material.part("train")), floor_error=error, said=said)
+
+
+def _plan(candidate: Candidate, material: Material) -> Plan:
+    rows, classes = len(material.part("train")), len(material.dataset.labels)
+    return plan_candidate(candidate, material.backbone, rows, classes, material.decisions.request)
+
+
+def _choice_from(record: dict[str, Any], material: Material, error: float) -> Choice:
+    """What was chosen before the run was stopped, to go on with."""
+    restarts = int(record.get("restarts_at_lower_rates", 0))
+    if record["chosen"] is None:
+        return Choice(record, None, None)
+    candidate = next(one for one in _candidates(material, error) if one.name == record["chosen"])
+    plan = _plan(candidate, material)
+    phases = tuple(
+        replace(phase, epochs=epochs)
+        for phase, epochs in zip(plan.phases, record["epochs_by_phase"], strict=True)
+    )
+    known = next(one for one in record["expectations"] if one["candidate"] == candidate.name)
+    expected = Expectation.from_dict(known, candidate)
+    return Choice(record, replace(plan, phases=phases), expected, restarts=restarts)
+
+
+def fit_into(plan: Plan, cost: Callable[[Plan], float], seconds: float) -> Plan | None:
+    """The plan with as many of its epochs as fit into the seconds, or None when they are too few."""
+    if cost(plan) <= seconds:
+        return plan
+    for share in (0.75, 0.5, 0.35, 0.25, 0.15, 0.1):
+        shorter = shorten(plan, share)
+        if shorter.epochs < LEAST_EPOCHS:
+            return None
+        if cost(shorter) <= seconds:
+            return shorter
+    return None
+
+
+def train_chosen(
+    folder: Path, material: Material, choice: Choice, fitted: Fitted, probe: Probe
+) -> tuple[Choice, Fitted, Fit | None]:
+    """The full training of what was chosen, and whether it or the probe (``fitted``) is shipped.
+
+    A training that falls clearly below the probe starts again at a third of its rates, twice at most.
+    """
+    if choice.plan is None:
+        return choice, fitted, None
+    decisions, backbone, progress = material.decisions, material.backbone, material.progress
+    val = material.part("val")
+    floor_right = _floor_right(material, probe, val)
+    notes: list[str] = []
+    first = choice.plan
+    for restarts in range(choice.restarts, RESTARTS + 1):
+        choice = replace(choice, restarts=restarts, notes=tuple(notes))
+        # A run that is stopped now goes on at these rates.
+        write_choice(choice, folder)
+        plan = lower_rates(first, LOWER**restarts)
+        progress.say(describe_plan(plan, backbone))
+        watch = _Watch(CollapseWatch(float(floor_right.mean()), len(val)))
+        try:
+            trained, fit = thaw(folder, material, plan, watch=watch)
+        except CollapsedError as problem:
+            notes.append(str(problem))
+            progress.say(str(problem))
+            continue
+        right = np.zeros(len(val), dtype=bool)
+        right[np.searchsorted(val, trained.rows)] = trained.logits.argmax(axis=1) == trained.y
+        verdict = judge(choice.expected, right, floor_right)
+        progress.say(verdict.reason)
+        if verdict.ship:
+            record_plan(plan, backbone, decisions)
+        choice = replace(choice, plan=plan, verdict=verdict)
+        write_choice(choice, folder)
+        return (choice, trained, fit) if verdict.ship else (choice, fitted, None)
+    verdict = Verdict(
+        False, 0.0, "Every training fell below the probe, at lower rates too: the probe is shipped."
+    )
+    progress.say(verdict.reason)
+    choice = replace(choice, verdict=verdict, notes=tuple(notes))
+    write_choice(choice, folder)
+    return choice, fitted, None
+
+
+@dataclass(frozen=True)
+class _Watch:
+    collapse: CollapseWatch
+
+    def __call__(self, record: EpochRecord) -> None:
+        if self.collapse.fallen(record.val_accuracy):
+            raise CollapsedError(
+                f"Phase {record.phase}, epoch {record.epoch + 1}: {record.val_accuracy:.1%} right on validation, the "
+                f"probe {self.collapse.floor_accuracy:.1%}: the rate is too high. It starts again at a third of it."
+            )
+
+
+def write_choice(choice: Choice, folder: Path) -> None:
+    """Write ``choice.json``."""
+    write_atomically(folder / CHOICE, json.dumps(choice.to_dict(), indent=2, ensure_ascii=False) + "\n")
+
+
+def _floor_right(material: Material, probe: Probe, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Whether the probe is right on each of these rows, from a fit that never saw it."""
+    chosen = fit_rows(material.dataset, material.features)
+    places = material.places(rows)
+    arrays = material.features.arrays
+    logits = probe.head.logits(np.concatenate([arrays[b][places] for b in probe.boundaries], axis=1))
+    # Rows that the head was fitted on were predicted out of fold.
+    fitted = chosen[places]
+    logits[fitted] = probe.oof_logits[np.cumsum(chosen)[places[fitted]] - 1]
+    return np.asarray(logits.argmax(axis=1) == material.dataset.label[rows])

@@ -1,0 +1,245 @@
+"""The cost model: what any plan would take on this machine, from a few batches that are really run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.choose.cost import Around, Cost, Load, Pace, Use, cost_of
+from unfreeze.choose.likeness import evenly
+from unfreeze.config import bytes_of
+from unfreeze.contracts import Backbone
+from unfreeze.data.chance import order
+from unfreeze.engine import drift
+from unfreeze.engine.batches import padded
+from unfreeze.engine.inputs import TextInputs
+from unfreeze.engine.suffix import LEAST_STEPS
+from unfreeze.evaluate.calibration import fit_temperature
+from unfreeze.heads.folds import stratified_sample
+from unfreeze.heads.module import new_head
+from unfreeze.plan import Graft, Phase, Plan
+from unfreeze.runtime.preprocess import ImagePreprocess
+from unfreeze.training.material import Material
+from unfreeze.training.pacing import Pacer, resident_bytes, time_line, two_batches
+from unfreeze.training.probing import exact_executor
+from unfreeze.training.starting import starting_head
+
+if TYPE_CHECKING:
+    from unfreeze.heads.head import HeadKind
+
+# Texts that are tokenised, which is cheap, to know their lengths; of images one batch is decoded.
+MOST_TEXTS = 20_000
+# Rows on which a starting head is fitted to measure it; more are counted in proportion.
+HEAD_ROWS = 5_000
+# Rows of a look at the drift that are run; the others are counted in proportion.
+DRIFT_ROWS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """What is measured with: the material of a few rows, those of its training part, and the loads of whole passes.
+
+    ``decoding``: seconds for every row of the whole material. ``drift``: units of one look at the drift.
+    """
+
+    material: Material
+    rows: NDArray[np.intp]
+    train: Load
+    val: Load
+    drift: float
+    decoding: float
+
+
+class CostModel:
+    """Predicts the cost of plans; what is equal in two of them is measured once.
+
+    Everything runs on copies: the material's backbone keeps its weights, statistics and modes. ``spent``: seconds that
+    measuring has taken so far.
+    """
+
+    def __init__(self, material: Material) -> None:
+        self.spent = 0.0
+        self._material = material
+        self._base = resident_bytes(material.device)
+        self._samples: dict[int, _Sample] = {}
+        self._paces: dict[tuple[object, ...], Pace] = {}
+        self._looks: dict[Graft | None, float] = {}
+        self._starts: dict[str, float] = {}
+        self._ends: float | None = None
+        self._network: tuple[Graft | None, Backbone, float] | None = None
+
+    def predict(self, plan: Plan) -> Cost:
+        """Seconds, memory and disk of a whole thawing by this plan, with the store and without."""
+        began = time.perf_counter()
+        sample = self._sample(plan)
+        paces = [self._pace(plan, phase, sample) for phase in plan.phases]
+        around = self._around(plan, sample)
+        self.spent += time.perf_counter() - began
+        decisions = self._material.decisions
+        return cost_of(
+            plan,
+            paces,
+            around,
+            train=sample.train,
+            val=sample.val,
+            stages=len(self._material.backbone.stages),
+            use=cast("Use", decisions.text("store")),
+            budget=bytes_of(decisions.text("store_budget")),
+        )
+
+    def _sample(self, plan: Plan) -> _Sample:
+        if plan.batch_size not in self._samples:
+            self._samples[plan.batch_size] = draw_sample(self._material, plan)
+        return self._samples[plan.batch_size]
+
+    def _copy(self, plan: Plan) -> tuple[Backbone, float]:
+        """A copy with the plan's graft, and the seconds that it took; only the latest is kept."""
+        if self._network is None or self._network[0] != plan.graft:
+            began = time.perf_counter()
+            copied = self._material.grafted(plan)
+            self._network = (plan.graft, copied, time.perf_counter() - began)
+        return self._network[1], self._network[2]
+
+    def _pace(self, plan: Plan, phase: Phase, sample: _Sample) -> Pace:
+        steps = phase.epochs * sample.train.batches
+        captured = self._material.device.type == "cuda" and steps >= LEAST_STEPS
+        trained = frozenset((thaw.stage, thaw.what) for thaw in phase.thaw)
+        # Rates, epochs and regularisation by numbers cost nothing; what is computed in a step does.
+        key = (
+            *(plan.graft, trained, phase.head_rate is None, phase.norm, captured),
+            *(plan.batch_size, plan.augment, plan.token_dropout, plan.head, bool(plan.mixup)),
+            *(plan.ema is None, bool(plan.pull), bool(plan.clip), plan.interpolate),
+        )
+        if key not in self._paces:
+            self._paces[key] = self._measure(plan, phase, sample, steps)
+        return self._paces[key]
+
+    def _measure(self, plan: Plan, phase: Phase, sample: _Sample, steps: int) -> Pace:
+        network, _ = self._copy(plan)
+        task = sample.material.task(plan, sample.rows, None)
+        kind = self._material.decisions.text("head") if plan.head == "fitted" else plan.head
+        classes = len(self._material.dataset.labels)
+        head = new_head(cast("HeadKind", kind), network.dim, classes, dropout=plan.dropout, seed=0)
+        pacer = Pacer(plan, network, head, task, sample.material.maker(network, plan, task))
+        return pacer.measure(phase, steps=steps)
+
+    def _around(self, plan: Plan, sample: _Sample) -> Around:
+        _, copying = self._copy(plan)
+        if plan.graft not in self._looks:
+            self._looks[plan.graft] = self._time_drift(plan, sample)
+        if plan.head not in self._starts:
+            self._starts[plan.head] = self._time_start(plan)
+        temperature = self._time_temperature(sample)
+        if self._ends is None:
+            self._ends = self._time_end(plan, sample)
+        return Around(
+            starting=copying + self._starts[plan.head],
+            decoding=sample.decoding,
+            drift=self._looks[plan.graft],
+            temperature=temperature,
+            calibrating=self._ends + 2 * temperature,
+            memory_bytes=self._base + self._held(),
+        )
+
+    def _time_drift(self, plan: Plan, sample: _Sample) -> float:
+        network, _ = self._copy(plan)
+        network.module.to(self._material.device)
+        some = sample.material.inputs(plan).select(np.arange(min(DRIFT_ROWS, len(sample.rows))))
+        for _ in range(2):
+            began = time.perf_counter()
+            drift.Drift(network, some, seed=0)
+            seconds = time.perf_counter() - began
+        raw = some.batch(np.arange(len(some)), None)
+        units = raw.h.shape[0] * (1 if raw.mask is None else raw.h.shape[1])
+        return seconds * sample.drift / units
+
+    def _time_start(self, plan: Plan) -> float:
+        """Seconds of the head that the plan starts from; on many rows in proportion."""
+        rows = self._material.part("train")
+        y = self._material.dataset.label[rows].astype(np.intp)
+        some = rows[stratified_sample(y, size=HEAD_ROWS, seed=0)]
+        began = time.perf_counter()
+        starting_head(self._material, plan, some)
+        return (time.perf_counter() - began) * len(rows) / len(some)
+
+    def _time_temperature(self, sample: _Sample) -> float:
+        classes, rows = len(self._material.dataset.labels), max(sample.val.rows, 1)
+        logits = np.random.default_rng(0).normal(size=(rows, classes)).astype(np.float32)
+        began = time.perf_counter()
+        fit_temperature(logits, np.arange(rows) % classes)
+        return time.perf_counter() - began
+
+    def _time_end(self, plan: Plan, sample: _Sample) -> float:
+        """Seconds of the trained network on the validation rows, from their raw inputs, in an executor of its own."""
+        bare = replace(plan, graft=None)
+        network, _ = self._copy(bare)
+        network.module.to("cpu")
+        last = len(network.stages)
+        began = time.perf_counter()
+        executor = exact_executor(network, (last,), like=self._material.executor, same_weights=False)
+        building = time.perf_counter() - began
+        small, large = two_batches(sample.material.inputs(), plan.batch_size)
+        run = time_line(lambda batch: executor(batch.raw), small, large)
+        reading = sample.decoding * sample.val.rows / max(sample.train.rows + sample.val.rows, 1)
+        return building + run.of(sample.val) + reading
+
+    def _held(self) -> int:
+        """Bytes of a copy of the network, of an executor's, and of all decoded rows."""
+        module = self._material.backbone.module
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+        preprocess, rows = self._material.backbone.preprocess, len(self._material.features.rows)
+        pixels = preprocess.height * preprocess.width if isinstance(preprocess, ImagePreprocess) else 0
+        return int(2 * weights + rows * pixels * 3)
+
+
+def draw_sample(material: Material, plan: Plan) -> _Sample:
+    """The rows to measure with, and what a pass over all of them holds."""
+    train, val = material.part("train"), material.part("val")
+    texts = material.dataset.modality == "text"
+    chosen = train[evenly(len(train), MOST_TEXTS if texts else plan.batch_size)]
+    held = val[evenly(len(val), MOST_TEXTS)] if texts else val[:0]
+    few = replace(material, features=replace(material.features, rows=np.union1d(chosen, held), arrays={}))
+    began = time.perf_counter()
+    few.inputs(plan)
+    decoding = (time.perf_counter() - began) / (len(chosen) + len(held)) * (len(train) + len(val))
+    seed, size = material.decisions.number("seed"), plan.batch_size
+    if not texts:
+        batches = max(1, -(-len(train) // size))
+        return _Sample(
+            few,
+            chosen,
+            Load(len(train), batches, float(len(train))),
+            Load(len(val), -(-len(val) // size), float(len(val))),
+            float(min(drift.ROWS, len(train))),
+            decoding,
+        )
+    everything = cast("TextInputs", few.inputs(plan))
+    trained = everything.select(few.places(chosen))
+    judged = everything.select(few.places(held))
+    looked = order(seed, 0, len(trained))[: drift.ROWS].astype(np.intp)
+    return _Sample(
+        few,
+        chosen,
+        _text_load(trained, trained.batches(seed, 0, size), len(train)),
+        _text_load(judged, _in_order(len(judged), size), len(val)),
+        _text_load(trained, [looked[: drift.BATCH_ROWS], looked[drift.BATCH_ROWS :]], len(looked)).units,
+        decoding,
+    )
+
+
+def _text_load(inputs: TextInputs, batches: list[NDArray[np.intp]], rows: int) -> Load:
+    """The load of these batches, for so many rows."""
+    most = int(inputs.lengths.max()) if len(inputs) else 0
+    units = sum(
+        len(batch) * padded(int(inputs.lengths[batch].max()), most=most) for batch in batches if len(batch)
+    )
+    share = rows / max(sum(len(batch) for batch in batches), 1)
+    return Load(rows, round(len(batches) * share), units * share)
+
+
+def _in_order(rows: int, batch_size: int) -> list[NDArray[np.intp]]:
+    return [np.arange(start, min(start + batch_size, rows)) for start in range(0, rows, batch_size)]

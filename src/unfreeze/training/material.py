@@ -1,0 +1,168 @@
+"""What trainings and trials are made of: the rows that are not test, decoded or tokenised once."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.choose.settings import Decisions
+from unfreeze.config import bytes_of
+from unfreeze.contracts import Backbone, Executor
+from unfreeze.data.chance import keys_of
+from unfreeze.data.dataset import Dataset, Part
+from unfreeze.data.reading import content_hashes, read_images, read_texts
+from unfreeze.engine.frozen_pass import Features
+from unfreeze.engine.store import cache_root
+from unfreeze.engine.threads import reading_threads
+from unfreeze.errors import RequestError
+from unfreeze.executors import build_executor
+from unfreeze.grafts import attach
+from unfreeze.plan import Plan
+from unfreeze.progress import Progress
+from unfreeze.runtime.decode import Quarantined
+from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
+
+if TYPE_CHECKING:
+    import torch
+
+    from unfreeze.engine.inputs import ImageInputs, TextInputs
+    from unfreeze.engine.prefix import StoringMaker, Use
+    from unfreeze.engine.task import Rows, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """The readable rows that are not test, with all that a training of any of them needs.
+
+    Rows are positions in the data set, as ``features.rows`` are.
+    """
+
+    dataset: Dataset
+    backbone: Backbone
+    features: Features
+    executor: Executor
+    decisions: Decisions
+    progress: Progress
+
+    @property
+    def device(self) -> torch.device:
+        """Where trainings run: beside the frozen pass."""
+        import torch
+
+        return torch.device(self.executor.device)
+
+    def part(self, part: Part) -> NDArray[np.intp]:
+        """The readable rows of a part."""
+        readable = self.features.rows
+        return readable[np.isin(readable, self.dataset.rows(part))]
+
+    def grafted(self, plan: Plan) -> Backbone:
+        """A copy of the backbone to train, with the plan's graft."""
+        trained = copy.deepcopy(self.backbone)
+        if plan.graft is None:
+            return trained
+        return attach(trained, plan.graft, seed=self.decisions.number("seed"))
+
+    def task(
+        self, plan: Plan, train: NDArray[np.intp], val: NDArray[np.intp] | None, *, seed: int | None = None
+    ) -> Task:
+        """Training and validation rows for the plan; ``seed``: another one than the run's."""
+        from unfreeze.engine.devices import precisions
+        from unfreeze.engine.task import Task
+
+        return Task(
+            train=self._rows(plan, train),
+            val=None if val is None else self._rows(plan, val),
+            seed=self.decisions.number("seed") if seed is None else seed,
+            device=self.device,
+            class_weight=self._class_weight(train),
+            precisions=precisions(self.device, self.decisions.text("precision")),
+        )
+
+    def maker(self, trained: Backbone, plan: Plan, task: Task) -> StoringMaker:
+        """What decides for each phase whether its frozen prefix is stored."""
+        from unfreeze.engine.prefix import StoringMaker
+
+        engine = self.executor.name.partition("-")[0]
+        return StoringMaker(
+            backbone=trained,
+            task=task,
+            views=plan.views,
+            batch_size=plan.batch_size,
+            use=cast("Use", self.decisions.text("store")),
+            budget=bytes_of(self.decisions.text("store_budget")),
+            build=lambda boundary: build_executor(
+                f"{engine}-fp32",
+                trained,
+                boundaries=(),
+                stop=boundary,
+                keep_state=True,
+                device=str(self.device),
+            ),
+            folder=cache_root() / "prefix",
+            augmented=plan.augment != "none" or plan.token_dropout > 0,
+        )
+
+    def places(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Where these rows stand among the features."""
+        return np.searchsorted(self.features.rows, rows)
+
+    def _rows(self, plan: Plan, rows: NDArray[np.intp]) -> Rows:
+        from unfreeze.engine.task import Rows
+
+        return Rows(self.inputs(plan).select(self.places(rows)), self.dataset.label[rows].astype(np.int64))
+
+    def inputs(self, plan: Plan | None = None) -> ImageInputs | TextInputs:
+        """All rows, in the order of the features, varied as the plan says; without one, as they are."""
+        from unfreeze.engine.inputs import ImageInputs, TextInputs
+
+        seed = self.decisions.number("seed")
+        if isinstance(self.backbone.preprocess, TextPreprocess):
+            keys, ids = self._tokens
+            pad = self.backbone.preprocess.pad_id
+            return TextInputs(ids, keys, pad, seed, self.device, plan.token_dropout if plan else 0.0)
+        keys, squares = self._pixels
+        return ImageInputs(squares, keys, plan.augment if plan else "none", seed, self.device)
+
+    @cached_property
+    def _readable(self) -> Dataset:
+        return self.dataset.select(self.features.rows)
+
+    @cached_property
+    def _pixels(self) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+        """Keys and squares, uint8 (rows, height, width, 3). RequestError when a file has vanished since."""
+        preprocess, count = self.backbone.preprocess, len(self._readable)
+        assert isinstance(preprocess, ImagePreprocess)
+        squares = np.empty((count, preprocess.height, preprocess.width, 3), dtype=np.uint8)
+        digests = np.zeros((count, 16), dtype=np.uint8)
+        threads = reading_threads(str(self.device))
+        read = read_images(self._readable.samples, np.arange(count), preprocess, threads=threads)
+        for row, picture, digest in read:
+            if isinstance(picture, Quarantined):
+                raise RequestError(f"{picture.name} could be read before and now cannot: {picture.reason}.")
+            squares[row], digests[row] = picture, np.frombuffer(digest, dtype=np.uint8)
+            self.progress.count("Decoded for training", row + 1, count)
+        return keys_of(digests), squares
+
+    @cached_property
+    def _tokens(self) -> tuple[NDArray[np.uint64], list[NDArray[np.int64]]]:
+        """Keys and token ids."""
+        from unfreeze.runtime.tokenize import TextEncoder
+
+        preprocess, samples = self.backbone.preprocess, self._readable.samples
+        assert isinstance(preprocess, TextPreprocess)
+        digests, _ = content_hashes(samples, threads=reading_threads(str(self.device)))
+        encoder = TextEncoder(preprocess, self.backbone.assets["tokenizer.json"])
+        return keys_of(digests), list(encoder.encode(read_texts(samples, np.arange(len(samples)))))
+
+    def _class_weight(self, rows: NDArray[np.intp]) -> NDArray[np.float32] | None:
+        # The guides weigh no classes.
+        if self.decisions.text("class_weight") != "balanced" or self.decisions.text("recipe") == "classic":
+            return None
+        counts = np.bincount(self.dataset.label[rows], minlength=len(self.dataset.labels))
+        return (len(rows) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)

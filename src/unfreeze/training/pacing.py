@@ -1,0 +1,312 @@
+"""How long the batches of a phase take: measured by running a few of them, on a copy of the network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from unfreeze.choose.cost import Line, Pace, line_through
+from unfreeze.contracts import Backbone, Executor, State
+from unfreeze.engine.activations import Activations, HalfOverflowError, write_activations
+from unfreeze.engine.devices import Precision, autocast, peak_bytes, wait_for
+from unfreeze.engine.phase_precision import LEAST_GAIN, TIMES
+from unfreeze.engine.state import Standing, copied, trainable
+from unfreeze.engine.stepping import Stepper, build_optimizer
+from unfreeze.engine.suffix import Suffix
+from unfreeze.engine.trainable import Group, select, set_modes
+from unfreeze.plan import Phase, Plan
+
+if TYPE_CHECKING:
+    from unfreeze.engine.inputs import Inputs
+    from unfreeze.engine.prefix import StoringMaker
+    from unfreeze.engine.task import Task
+
+# A batch is timed this often, or as often as fits into so many seconds; the median counts.
+REPEATS, REPEAT_SECONDS = 3, 1.5
+# A batch that would take longer is cut, and its rows counted in proportion.
+SLOW_SECONDS = 5.0
+# Steps are taken at this share of their rates: the weights of a copy must not run away while it is timed.
+TINY = 1e-6
+# A small batch has this share of the rows of a large one.
+SMALL = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows of a task with their raw state, and the state at the boundary where there is one."""
+
+    rows: NDArray[np.intp]
+    raw: State
+    below: State | None = None
+
+    @property
+    def units(self) -> float:
+        """Images, or tokens with padding."""
+        return float(self.raw.h.shape[0] * (1 if self.raw.mask is None else self.raw.h.shape[1]))
+
+    def cut(self, rows: int) -> Batch:
+        """The first rows."""
+        below = None if self.below is None else _first(self.below, rows)
+        return Batch(self.rows[:rows], _first(self.raw, rows), below)
+
+
+@dataclass(frozen=True, eq=False)
+class Pacer:
+    """Measures phases of a plan on a network, which is a copy: its weights and modes change."""
+
+    plan: Plan
+    network: Backbone
+    head: nn.Module
+    task: Task
+    maker: StoringMaker
+
+    def measure(self, phase: Phase, *, steps: int) -> Pace:
+        """The pace of the phase, of which ``steps`` steps are to come."""
+        boundary = phase.boundary(len(self.network.stages))
+        device = self.task.device
+        self.network.module.to(device).eval()
+        self.head.to(device)
+        groups = select(self.network, self.head, phase)
+        small, large = two_batches(self.task.train.inputs, self.plan.batch_size)
+        inputs = time_line(lambda batch: self._load(batch.rows), small, large)
+        frozen, read, write = Line(), Line(), Line()
+        building = unit_bytes = 0.0
+        if boundary:
+            began = time.perf_counter()
+            executor = self.maker.build(boundary)
+            building = time.perf_counter() - began
+            small, large = (_below(executor, batch) for batch in (small, large))
+            frozen = time_line(lambda batch: executor(batch.raw), small, large)
+            read, write = self._store(small, large)
+            unit_bytes = _numbers(large) / large.units * (2 if self.maker.half else 4)
+        step, choosing = self._steps(phase, groups, boundary, small, large, steps)
+        # Before it stores, a training measures the same in its own way, on one batch.
+        measuring = 0.0
+        if boundary and self.maker.use != "off":
+            measuring = inputs.batch(large.units) + 2 * frozen.batch(large.units)
+            measuring += 2 * len(self.task.precisions) * step.batch(large.units)
+        return Pace(
+            input=inputs,
+            step=step,
+            judged=self._judged(boundary, small, large),
+            frozen=frozen,
+            read=read,
+            write=write,
+            preparing=building + measuring + choosing,
+            unit_bytes=unit_bytes,
+            memory_bytes=self._memory(phase, groups, boundary, small, large),
+        )
+
+    def _load(self, rows: NDArray[np.intp]) -> None:
+        self.task.train.inputs.batch(rows, 0)
+        wait_for(self.task.device)
+
+    def _store(self, small: Batch, large: Batch) -> tuple[Line, Line]:
+        """Reading and writing stored activations; zero where they cannot be stored at all."""
+        self.maker.folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="pace-", dir=self.maker.folder))
+        written: dict[int, Activations] = {}
+
+        def write(batch: Batch) -> None:
+            places, count = np.arange(len(batch.rows)), len(batch.rows)
+            assert batch.below is not None
+            written[count] = write_activations(
+                folder / str(count), [(places, batch.below)], rows=count, half=self.maker.half
+            )
+
+        def read(batch: Batch) -> None:
+            written[len(batch.rows)].read(np.arange(len(batch.rows)), self.task.device)
+            wait_for(self.task.device)
+
+        try:
+            writing = time_line(write, small, large)
+            return time_line(read, small, large), writing
+        except (HalfOverflowError, OSError):
+            return Line(), Line()
+        finally:
+            written.clear()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _steps(
+        self, phase: Phase, groups: Sequence[Group], boundary: int, small: Batch, large: Batch, steps: int
+    ) -> tuple[Line, float]:
+        """A step in the precision that the phase would choose, and what choosing it takes."""
+        lines = [
+            self._step(phase, groups, boundary, small, large, precision, steps)
+            for precision in self.task.precisions
+        ]
+        if len(lines) == 1:
+            return lines[0], 0.0
+        high, low = (line.batch(large.units) for line in lines)
+        taken = lines[1] if low <= (1 - LEAST_GAIN) * high else lines[0]
+        return taken, (1 + TIMES) * (high + low)
+
+    def _step(
+        self,
+        phase: Phase,
+        groups: Sequence[Group],
+        boundary: int,
+        small: Batch,
+        large: Batch,
+        precision: Precision,
+        steps: int,
+    ) -> Line:
+        optimizer = build_optimizer(groups, self.task.device)
+        live = trainable(groups)
+        suffix = Suffix(self.network, boundary, self.task.device, precision, steps=steps)
+        stepper = Stepper(
+            plan=self.plan,
+            suffix=suffix,
+            head=self.head,
+            task=self.task,
+            index=0,
+            groups=groups,
+            optimizer=optimizer,
+            standing=Standing(
+                start=copied(live) if self.plan.pull else {},
+                ema=copied(live) if self.plan.ema is not None else {},
+            ),
+            say=lambda _: None,
+        )
+        set_modes(self.network, self.head, phase)
+
+        def step(batch: Batch) -> None:
+            # On an accelerator the loss is not looked at: nothing would wait for it.
+            stepper.take(self._state(batch), batch.rows, factor=TINY)
+            wait_for(self.task.device)
+
+        try:
+            return time_line(step, small, large)
+        finally:
+            suffix.close()
+            self.network.module.eval()
+            self.head.eval()
+
+    def _judged(self, boundary: int, small: Batch, large: Batch) -> Line:
+        precision = self.task.precisions[0]
+
+        def judge(batch: Batch) -> None:
+            with torch.no_grad(), autocast(self.task.device, precision):
+                self.head(self.network.run(self._state(batch), boundary, None).h.float())
+            wait_for(self.task.device)
+
+        return time_line(judge, small, large)
+
+    def _state(self, batch: Batch) -> State:
+        state, device = batch.raw if batch.below is None else batch.below, self.task.device
+        return State(state.h.to(device), None if state.mask is None else state.mask.to(device))
+
+    def _memory(
+        self, phase: Phase, groups: Sequence[Group], boundary: int, small: Batch, large: Batch
+    ) -> int:
+        """Bytes of gradients, moments, kept weights, and what a forward pass over a large batch keeps."""
+        parameters = trainable(groups)
+        own = {parameter.untyped_storage().data_ptr() for parameter in self.network.module.parameters()}
+        kept: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        set_modes(self.network, self.head, phase)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            features = self.network.run(self._state(small), boundary, None).h
+            loss = self.head(features.float()).sum()
+        del features, loss
+        self.network.module.eval()
+        self.head.eval()
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
+        # A gradient, two moments, the weights before the phase and the best ones; averages and a start on request.
+        copies = 5 + (self.plan.ema is not None) + bool(self.plan.pull or self.plan.interpolate)
+        # The backward pass holds a gradient or two of the largest activation beside what was kept.
+        held = sum(kept.values()) + 2 * max(kept.values(), default=0)
+        return round(copies * weights + held * large.units / small.units)
+
+
+def time_line(run: Callable[[Batch], object], small: Batch, large: Batch) -> Line:
+    """Seconds of a batch by its units; the first run of all warms up and does not count."""
+    seconds = _once(run, small)
+    share = large.units / small.units
+    if seconds * share > SLOW_SECONDS:
+        # What was loaded for the first time may have been slow, not the batch.
+        seconds = _once(run, small)
+    if seconds * share > SLOW_SECONDS:
+        rows = max(len(small.rows), int(len(large.rows) * SLOW_SECONDS / (seconds * share)))
+        some = large.cut(rows)
+        return line_through([(some.units, _usual(run, some))])
+    if seconds * share < REPEAT_SECONDS / 3:
+        _once(run, large)
+    if large.units <= small.units:
+        return line_through([(large.units, _usual(run, large))])
+    return line_through([(batch.units, _usual(run, batch)) for batch in (small, large)])
+
+
+def _usual(run: Callable[[Batch], object], batch: Batch) -> float:
+    found: list[float] = []
+    while len(found) < REPEATS and (not found or sum(found) < REPEAT_SECONDS):
+        found.append(_once(run, batch))
+    return statistics.median(found)
+
+
+def _once(run: Callable[[Batch], object], batch: Batch) -> float:
+    began = time.perf_counter()
+    run(batch)
+    return time.perf_counter() - began
+
+
+def two_batches(inputs: Inputs, batch_size: int) -> tuple[Batch, Batch]:
+    """A small and a large batch of the first epoch; of texts a batch of short ones and one of long ones."""
+    found = [(rows, inputs.batch(rows, 0)) for rows in _some(inputs.batches(0, 0, batch_size))]
+    if found[0][1].mask is not None and len(found) > 1:
+        ordered = sorted((Batch(rows, raw) for rows, raw in found), key=lambda batch: batch.units)
+        return ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]
+    # A network's norms may need two rows.
+    large = max((Batch(rows, raw) for rows, raw in found), key=lambda batch: batch.units)
+    return large.cut(max(min(2, len(large.rows)), len(large.rows) // SMALL)), large
+
+
+def _some(batches: list[NDArray[np.intp]], most: int = 8) -> list[NDArray[np.intp]]:
+    """Batches evenly spread over an epoch: looking at all of a large one would take long."""
+    return [batches[place] for place in np.linspace(0, len(batches) - 1, min(most, len(batches))).astype(int)]
+
+
+def _below(executor: Executor, batch: Batch) -> Batch:
+    return Batch(batch.rows, batch.raw, executor(batch.raw).state)
+
+
+def _numbers(batch: Batch) -> float:
+    """Numbers of a batch that are stored; padding is not."""
+    assert batch.below is not None
+    h, mask = batch.below.h, batch.below.mask
+    if mask is not None and h.ndim == 3:
+        return float(mask.sum()) * h.shape[2]
+    return float(h.numel())
+
+
+def _first(state: State, rows: int) -> State:
+    return State(state.h[:rows], None if state.mask is None else state.mask[:rows])
+
+
+def resident_bytes(device: torch.device) -> int:
+    """What this process holds now: of the device, or of the machine's memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError):
+        return peak_bytes(device)
+    return pages * int(os.sysconf("SC_PAGE_SIZE"))

@@ -1,0 +1,127 @@
+"""Trials: candidates trained on one half of the rows and asked about the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.choose.candidates import Candidate
+from unfreeze.choose.trials import FOLDS, Trial
+from unfreeze.contracts import Backbone
+from unfreeze.errors import UnfreezeError
+from unfreeze.grafts import settle
+from unfreeze.heads.folds import assign_folds
+from unfreeze.heads.module import from_module
+from unfreeze.heads.probe import Probe, predict_from_less
+from unfreeze.plan import Plan
+from unfreeze.training.material import Material
+from unfreeze.training.planning import shorten
+from unfreeze.training.probing import exact_executor, fit_rows
+from unfreeze.training.starting import starting_head
+
+# Rows of one batch when nothing is trained.
+BATCH_ROWS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Trier:
+    """Runs trials of the ``plans`` of candidates, by name, beside the probe fitted on the same halves."""
+
+    material: Material
+    probe: Probe
+    plans: Mapping[str, Plan]
+    should_stop: Callable[[], bool]
+
+    @cached_property
+    def rows(self) -> NDArray[np.intp]:
+        """The rows that the probe was scored on out of fold: all that are not test, unless validation was given."""
+        features = self.material.features
+        return features.rows[fit_rows(self.material.dataset, features)]
+
+    @cached_property
+    def assigned(self) -> NDArray[np.intp]:
+        """The half in which each row is held out; groups stay together."""
+        dataset = self.material.dataset
+        groups = None if dataset.group is None else dataset.group[self.rows]
+        y = dataset.label[self.rows].astype(np.intp)
+        return assign_folds(y, folds=FOLDS, seed=self.material.decisions.number("seed"), groups=groups)
+
+    @cached_property
+    def floor_right(self) -> NDArray[np.bool_]:
+        """Whether the probe, fitted on the other half, is right on each row."""
+        dataset, places = self.material.dataset, self.material.places(self.rows)
+        logits = predict_from_less(
+            self.probe,
+            {b: self.material.features.arrays[b][places] for b in self.probe.boundaries},
+            dataset.label[self.rows],
+            self.assigned,
+            classes=len(dataset.labels),
+            seed=self.material.decisions.number("seed"),
+            class_weight="balanced" if self.material.decisions.text("class_weight") == "balanced" else None,
+        )
+        return np.asarray(logits.argmax(axis=1) == dataset.label[self.rows])
+
+    def __call__(self, candidate: Candidate, fold: int, share: float) -> Trial:
+        """The trial of a candidate on a fold, for a share of its epochs; its last weights are what is scored."""
+        from unfreeze.engine.fit import StoppedError, fit
+
+        began = time.perf_counter()
+        material = self.material
+        plan = shorten(self.plans[candidate.name], share)
+        held = self.assigned == fold
+        train, scored = self.rows[~held], self.rows[held]
+        trained = material.grafted(plan)
+        head = starting_head(material, plan, train)
+        # Without validation rows no epoch is preferred for what it says of the rows that are scored.
+        task = material.task(plan, train, None)
+        failed = ""
+        losses: tuple[float, ...] = ()
+        right = np.zeros(len(scored), dtype=bool)
+        try:
+            result = fit(
+                plan,
+                backbone=trained,
+                head=head,
+                task=task,
+                prefix=material.maker(trained, plan, task),
+                should_stop=self.should_stop,
+            )
+            losses = tuple(record.train_loss for record in result.history)
+            trained.module.to("cpu")
+            logits = self._logits(settle(trained, plan.graft) if plan.graft else trained, head.cpu(), scored)
+            right = np.asarray(logits.argmax(axis=1) == material.dataset.label[scored])
+        except StoppedError:
+            raise
+        except UnfreezeError as problem:
+            # A candidate that breaks is an answer; the others go on.
+            failed = str(problem)
+        return Trial(
+            candidate=candidate,
+            fold=fold,
+            share=share,
+            right=right,
+            floor_right=self.floor_right[held],
+            y=material.dataset.label[scored].astype(np.intp),
+            losses=losses,
+            seconds=time.perf_counter() - began,
+            failed=failed,
+        )
+
+    def _logits(self, trained: Backbone, head: object, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        from torch import nn
+
+        assert isinstance(head, nn.Module)
+        last = len(trained.stages)
+        executor = exact_executor(trained, (last,), like=self.material.executor, same_weights=False)
+        inputs = self.material.inputs().select(self.material.places(rows))
+        order = np.arange(len(rows))
+        features = [
+            executor(inputs.batch(order[first : first + BATCH_ROWS], None)).summaries[-1].numpy()
+            for first in range(0, len(rows), BATCH_ROWS)
+        ]
+        return from_module(head, boundaries=(last,)).logits(np.concatenate(features))

@@ -1,0 +1,172 @@
+"""The search over made-up candidates whose true worth is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from unfreeze.choose.candidates import Candidate
+from unfreeze.choose.trials import PRICE, Expectation, Trial, paired_error, search
+
+ROWS = 400
+FLOOR = 0.70
+
+
+def candidate(strategy: str, hope: float = 0.2, **changes: object) -> Candidate:
+    return Candidate(strategy=strategy, hope=hope, reason="made up", changes=changes)
+
+
+class Bench:
+    """Trials that are right as often as was laid down, and notes of what was run."""
+
+    def __init__(
+        self, worth: dict[str, tuple[float, float]], *, rows: int = ROWS, floor: float = FLOOR
+    ) -> None:
+        self.worth, self.rows, self.floor = worth, rows, floor
+        self.runs: list[tuple[str, int, float]] = []
+        self.seconds = dict.fromkeys(worth, 100.0)
+        self.losses: dict[str, tuple[float, ...]] = {}
+        self.failing: set[str] = set()
+
+    def __call__(self, one: Candidate, fold: int, share: float) -> Trial:
+        self.runs.append((one.name, fold, share))
+        half = self.rows // 2
+        short, full = self.worth[one.name]
+        right = np.arange(half) < round(half * (full if share == 1 else short))
+        return Trial(
+            candidate=one,
+            fold=fold,
+            share=share,
+            right=right,
+            floor_right=np.arange(half) < round(half * self.floor),
+            y=np.arange(half) % 2,
+            losses=self.losses.get(one.name, (0.7, 0.6, 0.5)),
+            seconds=self.seconds[one.name] * share / 2,
+            failed="the loss is not finite" if one.name in self.failing else "",
+        )
+
+    def search(self, *ones: Candidate, error: float | None = None, budget: float = 1e9):
+        return search(
+            ones,
+            self,
+            floor_error=1 - self.floor if error is None else error,
+            seconds=lambda one: self.seconds[one.name],
+            budget=budget,
+        )
+
+
+def test_the_candidate_that_is_right_most_often_is_taken():
+    bench = Bench({"full": (0.72, 0.85), "partial": (0.71, 0.74)})
+    found = bench.search(candidate("full"), candidate("partial"))
+    assert found.chosen is not None
+    assert found.chosen.candidate.name == "full"
+    assert 0.10 < found.chosen.gain < 0.16
+    assert ("full", 0, 1.0) in bench.runs
+    assert ("full", 1, 1.0) in bench.runs
+
+
+def test_nothing_is_taken_where_nothing_beats_the_probe():
+    bench = Bench({"full": (0.69, 0.69), "partial": (0.70, 0.70)}, rows=4000)
+    found = bench.search(candidate("full"), candidate("partial"))
+    assert found.chosen is None
+    assert "the probe is taken" in found.decisions[-1]
+
+
+def test_a_floor_without_errors_is_not_tried_to_be_beaten():
+    bench = Bench({"full": (1.0, 1.0)}, floor=0.995)
+    found = bench.search(candidate("full"))
+    assert bench.runs == []
+    assert found.chosen is None
+    assert "not worth a trial" in found.decisions[-1]
+
+
+def test_of_two_that_are_equal_the_cheaper_is_taken():
+    bench = Bench({"full": (0.75, 0.80), "partial": (0.75, 0.80)})
+    bench.seconds = {"full": 1000.0, "partial": 100.0}
+    found = bench.search(candidate("full"), candidate("partial"))
+    assert found.chosen is not None
+    assert found.chosen.candidate.name == "partial"
+
+
+def test_a_gain_below_its_price_is_not_taken():
+    bench = Bench({"full": (0.70, 0.70 + PRICE / 2)}, rows=200_000)
+    found = bench.search(candidate("full", hope=0.05))
+    assert found.chosen is None
+
+
+def test_the_more_errors_the_floor_leaves_the_more_are_tried_at_full_length():
+    def tried(floor: float) -> set[str]:
+        bench = Bench(dict.fromkeys("abcd", (floor, floor + 0.01)), floor=floor)
+        bench.search(*(candidate(name) for name in "abcd"))
+        return {name for name, _, share in bench.runs if share == 1.0}
+
+    assert [len(tried(floor)) for floor in (0.95, 0.85, 0.70)] == [1, 2, 3]
+
+
+def test_a_task_on_a_plateau_is_found_by_its_training_loss():
+    # After the short trial all stand where the probe stands; only the slow one jumps, at full length.
+    bench = Bench(
+        {"a": (0.72, 0.72), "b": (0.72, 0.72), "c": (0.72, 0.72), "slow": (0.70, 0.98)}, floor=0.85 - 0.1
+    )
+    bench.losses = dict.fromkeys("abc", (0.70, 0.68, 0.66)) | {"slow": (0.70, 0.60, 0.40)}
+    found = bench.search(*(candidate(name) for name in "abc"), candidate("slow", hope=0.1))
+    assert ("slow", 0, 1.0) in bench.runs
+    assert found.chosen is not None
+    assert found.chosen.candidate.name == "slow"
+    assert any("training loss falls fastest" in sentence for sentence in found.decisions)
+
+
+def test_a_candidate_that_breaks_is_never_taken():
+    bench = Bench({"full": (0.9, 0.99), "partial": (0.72, 0.75)})
+    bench.failing = {"full"}
+    found = bench.search(candidate("full"), candidate("partial"))
+    assert found.chosen is not None
+    assert found.chosen.candidate.name == "partial"
+    assert any("failed: the loss is not finite" in sentence for sentence in found.decisions)
+
+
+def test_one_that_is_clearly_below_the_probe_gets_no_second_half():
+    bench = Bench({"full": (0.3, 0.3)})
+    bench.search(candidate("full"))
+    assert bench.runs == [("full", 0, 1.0)]
+
+
+@pytest.mark.parametrize("budget", [0.0, 30.0, 80.0, 170.0])
+def test_trials_keep_to_their_budget(budget):
+    bench = Bench(dict.fromkeys("abcd", (0.75, 0.8)))
+    bench.search(*(candidate(name) for name in "abcd"), budget=budget)
+    assert sum(bench.seconds[name] * share / 2 for name, _, share in bench.runs) <= budget
+
+
+def test_trials_take_at_most_twice_what_the_training_takes():
+    bench = Bench(dict.fromkeys("abcd", (0.75, 0.8)))
+    bench.search(*(candidate(name) for name in "abcd"))
+    assert sum(bench.seconds[name] * share / 2 for name, _, share in bench.runs) <= 200.0
+
+
+def test_what_is_hoped_for_counts_less_the_more_rows_were_tried():
+    gains = []
+    for rows in (40, 400, 40_000):
+        bench = Bench({"full": (0.70, 0.70)}, rows=rows)
+        (expectation,) = bench.search(candidate("full", hope=0.3)).expectations
+        gains.append(expectation.gain)
+    assert gains[0] > gains[1] > gains[2]
+    assert gains[0] < 0.3 * (1 - FLOOR)
+    assert gains[2] == pytest.approx(0, abs=1e-3)
+
+
+def test_the_error_of_a_difference_counts_the_rows_that_differ():
+    right, floor = np.zeros(100, dtype=bool), np.zeros(100, dtype=bool)
+    assert paired_error(right, floor) == pytest.approx(1 / 100)
+    right[:8] = True
+    assert paired_error(right, floor) == pytest.approx(3 / 100)
+
+
+def test_an_expectation_is_kept_as_json():
+    one = candidate("full", rate=1e-4)
+    made = Expectation(candidate=one, gain=0.1, error=0.02, seconds=3.0, measured=True, full_length=True)
+    assert Expectation.from_dict(made.to_dict(), one) == made
+    assert made.to_dict()["candidate"] == "full, rate 0.0001"
+    assert replace(made, seconds=0.0).worth(10.0) == pytest.approx(0.1)

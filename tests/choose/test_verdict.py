@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from unfreeze.choose.candidates import Candidate
+from unfreeze.choose.trials import Expectation
+from unfreeze.choose.verdict import COLLAPSE_EPOCHS, CollapseWatch, judge
+
+CANDIDATE = Candidate(strategy="full", hope=0.2, reason="")
+
+
+def expected(gain: float, error: float) -> Expectation:
+    return Expectation(
+        candidate=CANDIDATE, gain=gain, error=error, seconds=1.0, measured=True, full_length=True
+    )
+
+
+def rows(right: int, of: int = 100) -> np.ndarray:
+    return np.arange(of) < right
+
+
+def test_what_is_right_more_often_than_the_probe_is_shipped():
+    verdict = judge(expected(0.05, 0.02), rows(90), rows(80))
+    assert verdict.ship
+    assert "it is shipped" in verdict.reason
+
+
+def test_what_falls_below_the_probe_is_not_shipped():
+    verdict = judge(expected(0.02, 0.02), rows(70), rows(80))
+    assert not verdict.ship
+    assert "does not beat the probe" in verdict.reason
+
+
+def test_few_validation_rows_do_not_undo_certain_trials():
+    assert judge(expected(0.05, 0.005), rows(18, of=20), rows(19, of=20)).ship
+
+
+def test_without_trials_validation_alone_decides():
+    assert judge(None, rows(81), rows(80)).ship
+    assert not judge(None, rows(80), rows(80)).ship
+
+
+def test_a_collapse_is_called_after_epochs_in_a_row_that_are_clearly_below():
+    watch = CollapseWatch(0.8, rows=100)
+    assert not watch.fallen(0.5)
+    assert watch.fallen(0.5)
+    assert COLLAPSE_EPOCHS == 2
+
+
+@pytest.mark.parametrize("accuracies", [(0.5, 0.8, 0.5, 0.8), (0.75, 0.75, 0.75), (None, None, None)])
+def test_a_plateau_at_the_floor_is_no_collapse(accuracies):
+    watch = CollapseWatch(0.8, rows=100)
+    assert not any(watch.fallen(accuracy) for accuracy in accuracies)

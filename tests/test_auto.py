@@ -1,0 +1,189 @@
+"""``--strategy auto`` through the whole program, with prices that are laid down instead of measured."""
+
+import json
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import unfreeze
+from unfreeze.choose.candidates import Candidate
+from unfreeze.choose.trials import Expectation, Search
+from unfreeze.engine.task import StoppedError
+
+SETTINGS = {
+    "backbone": "efficientnet-lite0",
+    "image_size": 64,
+    "epochs": 4,
+    "views": 1,
+    "augment": "none",
+    "batch_size": 8,
+    "precision": "fp32",
+    "device": "cpu",
+}
+PARTIAL = Candidate(strategy="partial", hope=9.0, reason="as the test wants it")
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    """Folders of two classes, a quarter of the pictures in the wrong one: no probe is without errors."""
+    root = tmp_path_factory.mktemp("data") / "cells"
+    random = np.random.default_rng(0)
+    for number in range(40):
+        shown = number % 2
+        folder = root / ("dark", "light")[shown if number % 8 < 6 else 1 - shown]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.clip(random.normal(90 + 80 * shown, 30, (32, 32, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    return root
+
+
+class Priced:
+    """A second an epoch."""
+
+    def __init__(self, material):
+        pass
+
+    def predict(self, plan):
+        return SimpleNamespace(seconds=float(plan.epochs))
+
+
+@pytest.fixture
+def auto(monkeypatch, plain_torch):
+    monkeypatch.setattr("unfreeze.run.CostModel", Priced)
+    return monkeypatch
+
+
+@pytest.fixture
+def taken(wanted):
+    """The candidate is taken without a trial."""
+    expected = Expectation(
+        candidate=PARTIAL, gain=0.1, error=0.1, seconds=4.0, measured=False, full_length=False
+    )
+    found = Search(expectations=(expected,), chosen=expected, decisions=["It is taken."])
+    wanted.setattr("unfreeze.training.choosing.search", lambda *_, **__: found)
+    return wanted
+
+
+@pytest.fixture
+def wanted(auto):
+    """One candidate, of which so much is hoped that it is taken whatever its trials say."""
+    auto.setattr("unfreeze.training.choosing.list_candidates", lambda *_, **__: (PARTIAL,))
+    return auto
+
+
+def choice_of(folder):
+    return json.loads((folder / "choice.json").read_text())
+
+
+def origin_of(run, name):
+    return next(entry for entry in run.report.settings if entry.name == name)
+
+
+def test_what_is_taken_was_tried_on_both_halves_and_is_told_with_its_evidence(wanted, cells, tmp_path):
+    wanted.setattr(
+        "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=True, gain=0.1, reason="Good.")
+    )
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
+    choice = choice_of(run.folder)
+    assert run.strategy == choice["shipped"] == "partial"
+    trials = choice["trials"]
+    assert [(trial["fold"], trial["share_of_epochs"]) for trial in trials] == [(0, 1.0), (1, 1.0)]
+    rows = 40 - len(run.test_names)
+    assert sum(trial["rows"] for trial in trials) == choice["floor"]["rows"] == rows
+    assert all(len(trial["training_loss"]) == 4 for trial in trials)
+    setting = origin_of(run, "strategy")
+    assert (setting.value, setting.origin, setting.reason) == ("partial", "trial", "Good.")
+    titles = [section.title for section in run.report.sections]
+    assert titles == ["How the strategy was chosen", "How it was thawed", "The ledger"]
+    assert [baseline.kind for baseline in run.report.baselines][-1] == "probe"
+    page = (run.folder / "report.html").read_text()
+    assert "partial" in page
+    assert "half of them" in page
+
+
+def test_a_model_that_does_not_beat_the_probe_is_not_shipped(wanted, cells, tmp_path):
+    wanted.setattr(
+        "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=False, gain=-0.1, reason="Worse.")
+    )
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
+    probed = unfreeze.train(
+        str(cells),
+        output_dir=tmp_path / "probe",
+        **{**SETTINGS, "epochs": None, "views": None, "augment": None},
+        strategy="feature-extraction",
+    )
+    assert run.strategy == "feature-extraction"
+    assert run.test == probed.test
+    assert not (run.folder / "ledger.json").exists()
+    assert choice_of(run.folder)["chosen"] == "partial"
+    assert run.model().labels == probed.model().labels
+
+
+def test_a_collapse_starts_again_at_a_third_of_the_rate(taken, cells, tmp_path):
+    fallen = iter([True, True, False, False, False, False])
+    taken.setattr("unfreeze.training.choosing.CollapseWatch.fallen", lambda *_: next(fallen))
+    taken.setattr(
+        "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=True, gain=0.1, reason="Good.")
+    )
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS, lr=9e-6)
+    assert choice_of(run.folder)["restarts_at_lower_rates"] == 2
+    (record,) = json.loads((run.folder / "ledger.json").read_text())
+    assert record["groups"][0]["rate"] == pytest.approx(1e-6)
+    assert sum("the rate is too high" in sentence for sentence in choice_of(run.folder)["decisions"]) == 2
+
+
+def test_a_training_that_always_collapses_ships_the_probe(taken, cells, tmp_path):
+    taken.setattr("unfreeze.training.choosing.CollapseWatch.fallen", lambda *_: True)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
+    assert run.strategy == "feature-extraction"
+    assert "at lower rates too" in choice_of(run.folder)["verdict"]["reason"]
+
+
+def test_without_time_the_probe_is_shipped_and_it_says_so(auto, cells, tmp_path):
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", time_limit="1s", **SETTINGS)
+    choice = choice_of(run.folder)
+    assert run.strategy == "feature-extraction"
+    assert choice["trials"] == []
+    assert "fewer than 3 epochs would fit" in choice["decisions"][0]
+    assert "the probe is taken" in choice["decisions"][-1]
+    assert origin_of(run, "strategy").reason == choice["decisions"][-1]
+
+
+def test_epochs_are_cut_to_the_time_there_is(wanted, cells, tmp_path):
+    seen = []
+
+    def search(candidates, run, **settings):
+        seen.append(run.plans["partial"].epochs)
+        return SimpleNamespace(chosen=None, trials=[], expectations=(), decisions=["Enough."])
+
+    wanted.setattr("unfreeze.training.choosing.search", search)
+    unfreeze.train(str(cells), output_dir=tmp_path / "run", time_limit="60s", **SETTINGS | {"epochs": 100})
+    assert 3 <= seen[0] <= 30
+
+
+def test_a_run_that_is_stopped_goes_on_with_what_was_chosen(wanted, cells, tmp_path):
+    steps = []
+
+    @contextmanager
+    def stop_at_the_third_step(progress):
+        yield lambda: len(steps) >= 3 or bool(steps.append(0))
+
+    wanted.setattr(
+        "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=True, gain=0.1, reason="Good.")
+    )
+    with wanted.context() as patch:
+        patch.setattr("unfreeze.training.thawing.stop_on_signal", stop_at_the_third_step)
+        with pytest.raises(StoppedError, match="--resume"):
+            unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
+    before = choice_of(tmp_path / "run")
+
+    def never(*_, **__):
+        raise AssertionError("it was tried again")
+
+    wanted.setattr("unfreeze.training.choosing.search", never)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", resume=True, **SETTINGS)
+    assert run.strategy == "partial"
+    assert choice_of(run.folder)["trials"] == before["trials"]
