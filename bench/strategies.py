@@ -15,35 +15,24 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
 import multiprocessing
 import os
 import statistics
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from unfreeze.config import FLOOR, STRATEGIES, TrainRequest
+from unfreeze.comparing.entry import Entry, parse_entry
+from unfreeze.comparing.intervals import over_seeds
+from unfreeze.config import FLOOR, STRATEGIES
 from unfreeze.demo import demo_request, solar_cells, write_table
 from unfreeze.executors.processor import available_cores
 
 TIMED_EPOCHS = 2
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A strategy and the settings in which it differs from the defaults."""
-
-    name: str
-    settings: dict[str, Any]
-
-    @property
-    def strategy(self) -> str:
-        return self.name.partition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -56,16 +45,6 @@ class Setting:
     image_size: int | None
     rows: int | None
     jobs: int
-
-
-def parse_entry(text: str) -> Entry:
-    settings: dict[str, Any] = {}
-    kinds = {field.name: str(field.type) for field in fields(TrainRequest)}
-    for pair in text.partition(":")[2].split("+"):
-        name, _, value = pair.partition("=")
-        if name:
-            settings[name] = value if kinds[name].startswith("str") else json.loads(value)
-    return Entry(text, settings)
 
 
 def measure(entry: Entry, seed: int, setting: Setting, *, timed: bool = False) -> dict[str, Any]:
@@ -161,13 +140,11 @@ def time_alone(entries: list[Entry], setting: Setting) -> Iterator[dict[str, Any
 
 
 def interval(values: list[float]) -> str:
-    """Mean and half-width of Student's 95 % interval over seeds."""
-    from scipy.stats import t
-
-    if len(values) < 2:
-        return f"{statistics.mean(values):.4f}"
-    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.4f} ± {half:.4f}"
+    """Mean and Student's 95 % interval over seeds."""
+    found = over_seeds(values)
+    if found.low is None:
+        return f"{found.value:.4f}"
+    return f"{found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
 
 
 def print_table(entries: list[Entry], results: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 import unfreeze
 from unfreeze.choose.candidates import Candidate
+from unfreeze.choose.cost import Cost, PhaseCost
 from unfreeze.choose.trials import Expectation, Search
 from unfreeze.engine.task import StoppedError
 
@@ -47,7 +48,24 @@ class Priced:
         pass
 
     def predict(self, plan):
-        return SimpleNamespace(seconds=float(plan.epochs))
+        phases = tuple(
+            PhaseCost(
+                name=phase.name,
+                boundary=0,
+                rows=1,
+                epochs=phase.epochs,
+                stored=False,
+                epoch_seconds=1.0,
+                plain_epoch_seconds=1.0,
+                filling_seconds=0.0,
+                once_seconds=0.0,
+                store_bytes=0,
+                memory_bytes=0,
+                reason="",
+            )
+            for phase in plan.phases
+        )
+        return Cost(strategy=plan.strategy, phases=phases, around={}, memory_bytes=10**9)
 
 
 @pytest.fixture
@@ -97,7 +115,7 @@ def test_what_is_taken_was_tried_on_both_halves_and_is_told_with_its_evidence(wa
     setting = origin_of(run, "strategy")
     assert (setting.value, setting.origin, setting.reason) == ("partial", "trial", "Good.")
     titles = [section.title for section in run.report.sections]
-    assert titles == ["How the strategy was chosen", "How it was thawed", "The ledger"]
+    assert titles == ["How the strategy was chosen", "How it was thawed", "The ledger", "What it took"]
     assert [baseline.kind for baseline in run.report.baselines][-1] == "probe"
     page = (run.folder / "report.html").read_text()
     assert "partial" in page

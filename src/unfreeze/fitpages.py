@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
+from unfreeze.report import words
 from unfreeze.report.charts import Bar as ChartBar
 from unfreeze.report.charts import BarChart, LineChart, Series
 from unfreeze.report.content import Section, Table
 
 if TYPE_CHECKING:
+    from unfreeze.choose.cost import Cost
     from unfreeze.engine.fit import Fit
     from unfreeze.engine.ledger import PhaseRecord
 
@@ -16,6 +19,32 @@ if TYPE_CHECKING:
 def fit_sections(fit: Fit) -> tuple[Section, ...]:
     """Learning curves and phases, then the ledger with what moved and the proof of what did not."""
     return _history(fit), _ledger(fit)
+
+
+def cost_section(cost: Cost, fit: Fit, seconds: float) -> Section:
+    """What was predicted before the training, for the epochs that were run, beside the ``seconds`` it took."""
+    run = Counter(record.phase for record in fit.history)
+    predicted = cost.for_epochs(run)
+    rows = [
+        (phase.name, f"{run[phase.name]} of {planned.epochs}", words.duration(phase.seconds), "")
+        for phase in predicted.phases
+        for planned in cost.phases
+        if planned.name == phase.name
+    ]
+    around = words.duration(sum(predicted.around.values()))
+    peak = max((record.peak_bytes for record in fit.history), default=0)
+    rows += [
+        ("before, between and after", "", around, ""),
+        ("together", "", words.duration(predicted.seconds), words.duration(seconds)),
+        ("peak memory", "", f"{predicted.memory_bytes / 1e9:.2f} GB", f"{peak / 1e9:.2f} GB"),
+    ]
+    factor = seconds / max(predicted.seconds, 1e-9)
+    told = (
+        f"Before it began the training was predicted from a few batches: {words.duration(predicted.seconds)} for the "
+        f"epochs that were run, and it took {words.duration(seconds)}, {factor:.2f} times as long."
+    )
+    table = Table(("", "epochs", "predicted", "measured"), tuple(rows), numeric=frozenset({1, 2, 3}))
+    return Section("What it took", (told,), (table,))
 
 
 def _history(fit: Fit) -> Section:

@@ -28,7 +28,7 @@ from unfreeze.evaluate.compare import paired_difference
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.mistakes import Suspect, confident_mistakes, likely_wrong_labels
 from unfreeze.evaluate.scores import Scores
-from unfreeze.fitpages import fit_sections
+from unfreeze.fitpages import cost_section, fit_sections
 from unfreeze.progress import Clock, Progress
 from unfreeze.report import content
 from unfreeze.report.card import model_card
@@ -40,6 +40,7 @@ from unfreeze.runtime.preprocess import TextPreprocess
 from unfreeze.runtime.tokenize import TextEncoder
 
 if TYPE_CHECKING:
+    from unfreeze.choose.cost import Cost
     from unfreeze.engine.fit import Fit
     from unfreeze.heads.probe import ProbeResult
 
@@ -58,7 +59,7 @@ class Evidence:
 
     ``oof``: rows and calibrated probabilities that no fit saw; ``test_logits`` belong to ``test_rows``, as do
     ``floor``, the probe's probabilities beside a thawed result. ``fit``: the history and ledger of thawing.
-    ``choice``: what ``choice.json`` holds.
+    ``choice``: what ``choice.json`` holds. ``cost``: what was predicted of the thawing, which took ``thawing_seconds``.
     """
 
     folder: Path
@@ -81,6 +82,8 @@ class Evidence:
     floor: NDArray[np.float64] | None
     fit: Fit | None
     choice: Mapping[str, Any] | None
+    cost: Cost | None
+    thawing_seconds: float
 
 
 def write_pages(evidence: Evidence, clock: Clock, progress: Progress) -> content.ReportData:
@@ -304,7 +307,14 @@ def _feature_space(evidence: Evidence) -> content.FeatureSpace:
 
 def _sections(evidence: Evidence) -> tuple[content.Section, ...]:
     choice = () if evidence.choice is None else (choice_section(evidence.choice),)
-    return choice if evidence.fit is None else (*choice, *fit_sections(evidence.fit))
+    if evidence.fit is None:
+        return choice
+    took = (
+        ()
+        if evidence.cost is None
+        else (cost_section(evidence.cost, evidence.fit, evidence.thawing_seconds),)
+    )
+    return (*choice, *fit_sections(evidence.fit), *took)
 
 
 def _settings(evidence: Evidence) -> tuple[Resolved, ...]:

@@ -253,7 +253,7 @@ def _phase_cost(
         preparing=pace.preparing,
     )
     stored, reason = is_stored(estimate, boundary=boundary, use=use, budget=budget)
-    if phase.patience is not None:
+    if phase.patience is not None and phase.patience < phase.epochs:
         reason += f" It may end after {phase.patience} epochs without gain; all {phase.epochs} are counted."
     filling = views * (pace.input.of(train) + pace.frozen.of(train) + pace.write.of(train))
     return PhaseCost(
@@ -269,6 +269,17 @@ def _phase_cost(
         store_bytes=store_bytes,
         memory_bytes=pace.memory_bytes,
         reason=reason,
+    )
+
+
+def describe_cost(cost: Cost) -> str:
+    """A sentence to read before it begins."""
+    shorter = any("may end after" in phase.reason for phase in cost.phases)
+    epochs = sum(phase.epochs for phase in cost.phases)
+    disk = f", {cost.disk_bytes / 1e6:.0f} MB of disk" if cost.disk_bytes else ""
+    return (
+        f"Expected: {cost.seconds:.0f} s for {epochs} epochs{' if none ends early' if shorter else ''}, "
+        f"{cost.memory_bytes / 1e9:.1f} GB of memory{disk}."
     )
 
 

@@ -75,9 +75,10 @@ class Counts:
         )
         ratio = round(self.per_class[most] / max(self.per_class[least], 1), 2)
         hides = ": read balanced accuracy, not accuracy alone" if ratio >= LOPSIDED else ""
-        yield Fact(
-            "imbalance", ratio, f"The largest class has {ratio:g} times the rows of the smallest{hides}."
-        )
+        told = f"The largest class has {ratio:g} times the rows of the smallest{hides}."
+        if ratio == 1:
+            told = "All classes have the same number of rows: the ratio of the largest to the smallest is 1."
+        yield Fact("imbalance", ratio, told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +252,9 @@ class Facts:
 def _alike(pairs: Pairs) -> Iterator[Fact]:
     among = "" if pairs.rows == pairs.total else f" (among {pairs.rows:,} of {pairs.total:,} rows)"
     if not pairs.count:
-        yield Fact("near_duplicates", 0, f"No two rows look nearly the same to the network{among}.")
+        yield Fact(
+            "near_duplicates", 0, f"No two rows look nearly the same to the network{among}: 0 such pairs."
+        )
     else:
         plural = "pairs of rows look" if pairs.count != 1 else "pair of rows looks"
         yield Fact(
@@ -260,7 +263,7 @@ def _alike(pairs: Pairs) -> Iterator[Fact]:
             f"{pairs.count:,} {plural} nearly the same to the network (similarity above {ALIKE}){among}.",
         )
     told = (
-        "No such pair lies between training and validation."
+        "Validation holds no row that is nearly the same as one to train on (0 such pairs)."
         if not pairs.across
         else f"{pairs.across:,} of them lie between training and validation, which makes validation look better than "
         "it is: keep such rows together with --group-column."

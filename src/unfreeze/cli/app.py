@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from unfreeze.cli import backbones, check, compare, demo, evaluate, predict, train
+from unfreeze.cli import backbones, check, compare, demo, evaluate, plan, predict, train
 from unfreeze.errors import UnfreezeError
 
 INTERRUPTED = 130
@@ -20,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("check")(check.check)
+app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)

@@ -23,9 +23,9 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     mean = float(array.mean())
     if len(array) < 2:
         return Estimate(mean)
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    half = float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array)))
+    half = float(stdtrit(len(array) - 1, 0.975) * array.std(ddof=1) / math.sqrt(len(array)))
     return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half))
 
 
@@ -38,10 +38,10 @@ def paired_over_seeds(
     outside the interval one is better. To draw rows is to draw three counts from a multinomial distribution. With a
     single seed, rows alone are drawn, and the interval knows nothing of how results wander between seeds.
     """
+    if not gains or not all(map(len, gains)):
+        raise ValueError("a difference needs a seed, and rows in each")
     counts = np.array([[(gain > 0).sum(), (gain == 0).sum(), (gain < 0).sum()] for gain in gains])
     sizes = counts.sum(axis=1)
-    if not len(gains) or not sizes.all():
-        raise ValueError("a difference needs a seed, and rows in each")
     random = np.random.default_rng(seed)
     seeds = random.integers(len(gains), size=(resamples, len(gains)))
     drawn = np.empty(seeds.shape)

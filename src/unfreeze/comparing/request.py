@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from unfreeze.comparing.entry import FLOOR_ENTRY, Entry, make_entries, parse_entries
-from unfreeze.config import AUTO, FIXED_BY_CLASSIC, FLOOR, RANGES, READ_BY, TrainRequest, flag
+from unfreeze.config import AUTO, FIXED_BY_CLASSIC, FLOOR, RANGES, READ_BY, THAWING, TrainRequest, flag
 from unfreeze.errors import RequestError
 
 # Three tell how far results wander from draw to draw; more cost as much again each.
@@ -18,6 +18,7 @@ SEEDS = 3
 MOST_SEEDS = 1_000
 # Long enough to be told apart, short enough for every file system.
 LONGEST_NAME = 80
+TIME_LIMIT = "time_limit"
 # Decided by the comparison itself, cell by cell.
 DECIDED = {
     "strategy": "--strategies",
@@ -102,7 +103,7 @@ class CompareRequest:
         """A sentence for each shared setting that no strategy of the comparison reads."""
         if self.entries is None:
             return
-        for name in READ_BY:
+        for name in (*READ_BY, TIME_LIMIT):
             if name in self.base.given() and not any(self._reads(entry, name) for entry in self.entries):
                 compared = ", ".join(entry.name for entry in self.entries) or "a ranking of backbones"
                 yield f"{flag(name)} would have no effect on {compared}: leave it out or compare others."
@@ -111,7 +112,13 @@ class CompareRequest:
         recipe = entry.settings.get("recipe", self.base.recipe)
         if recipe == "classic" and name in FIXED_BY_CLASSIC:
             return False
-        return name not in READ_BY or entry.strategy in (AUTO, *READ_BY[name])
+        if name == TIME_LIMIT:
+            return entry.strategy == AUTO and recipe != "classic"
+        if name not in READ_BY:
+            return True
+        # What one strategy alone reads, auto chooses by itself.
+        common = READ_BY[name] in (THAWING, READ_BY["bn"])
+        return common if entry.strategy == AUTO else entry.strategy in READ_BY[name]
 
     def train_request(self, cell: Cell, folder: Path | None = None) -> TrainRequest:
         """What is trained in a cell: what all share, as far as its strategy reads it, and its own settings."""

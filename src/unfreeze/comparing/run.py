@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import statistics
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,7 +57,8 @@ def compare(
     open_folder(folder, identity, resume=request.resume)
     with locked(folder):
         ranking = _rank(resolved, folder, identity, progress)
-        cells = _Cells(resolved, folder, identity["data"], progress).run()
+        with _terminate_as_interrupt():
+            cells = _Cells(resolved, folder, identity["data"], progress).run()
         comparison = conclude(
             cells,
             ranking,
@@ -160,22 +164,27 @@ class _Cells:
         found = {cell: self._finished(cell) for cell in cells}
         todo = [cell for cell in cells if found[cell] is None]
         kept = len(cells) - len(todo)
-        said = f"{len(cells)} trainings: {len(entries_with_floor(entries))} strategies, {len(self.request.seeds)} seeds"
-        said += f", {len(self.request.sizes)} sizes" if self.request.sizes else ""
-        said += f", {len(self.request.backbones)} backbones" if self.request.backbones else ""
-        self.progress.say(f"{said}." + (f" {kept} are finished already." if kept else ""))
+        self.progress.say(f"{self._said(cells)}." + (f" Finished already: {kept}." if kept else ""))
         for place, cell in enumerate(todo):
             try:
                 found[cell] = self._train(
                     cell, f"[{kept + place + 1}/{len(cells)}] {cell}", todo[place + 1 :]
                 )
             except (StoppedError, KeyboardInterrupt):
-                self.progress.say(
-                    f"Stopped: {kept + place} of {len(cells)} trainings are finished and kept in {self.folder}. "
-                    f"The same command with --output-dir {self.folder} --resume continues."
-                )
-                raise
+                raise StoppedError(
+                    f"Stopped as asked: {kept + place} of {_trainings(len(cells))} finished and kept in {self.folder}. "
+                    f"Continue with the same command, --output-dir {self.folder} and --resume."
+                ) from None
         return [result for result in found.values() if result is not None]
+
+    def _said(self, cells: Sequence[Cell]) -> str:
+        """How many trainings there are, and what they are made of."""
+        request = self.request
+        said = f"{_trainings(len(cells))}: {len(entries_with_floor(request.entries or ()))} strategies"
+        counts = {"seed": len(request.seeds), "size": len(request.sizes), "backbone": len(request.backbones)}
+        return said + "".join(
+            f", {count} {name}{'s' if count > 1 else ''}" for name, count in counts.items() if count
+        )
 
     def _finished(self, cell: Cell) -> CellResult | None:
         folder = self.folder / CELLS / cell.name
@@ -200,9 +209,7 @@ class _Cells:
         first = _kind(cell) not in self.taken
         self.taken.setdefault(_kind(cell), []).append(seconds)
         if first and left:
-            self.progress.say(
-                f"{len(left)} trainings are left, about {words.duration(self._estimate(left))}."
-            )
+            self.progress.say(f"{_trainings(len(left))} left, about {words.duration(self._estimate(left))}.")
         return result
 
     def _estimate(self, left: Sequence[Cell]) -> float:
@@ -210,6 +217,27 @@ class _Cells:
         known = {kind: statistics.mean(seconds) for kind, seconds in self.taken.items()}
         usual = statistics.mean(known.values())
         return sum(known.get(_kind(cell), usual) for cell in left)
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM stop what runs as SIGINT does; while it thaws, a training answers both in its own way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _trainings(count: int) -> str:
+    return f"{count} training{'s' if count > 1 else ''}"
 
 
 def _kind(cell: Cell) -> tuple[object, ...]:

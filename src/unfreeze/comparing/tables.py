@@ -74,8 +74,8 @@ def ranking_table(ranking: Sequence[Ranked]) -> Table:
             count_text(entry.parameters),
             NOTHING if entry.width is None else words.number(entry.width),
             bytes_text(entry.bytes),
-            NOTHING if entry.latency_seconds is None else f"{entry.latency_seconds * 1000:.3g} ms",
-            NOTHING if entry.rows_per_second is None else f"{entry.rows_per_second:,.3g}/s",
+            NOTHING if entry.latency_seconds is None else f"{rounded(entry.latency_seconds * 1000)} ms",
+            NOTHING if entry.rows_per_second is None else f"{rounded(entry.rows_per_second)}/s",
         )
         if entry.accuracy is not None
         else (entry.backbone, "failed", *[NOTHING] * 6)
@@ -115,6 +115,11 @@ def bytes_text(size: int | None) -> str:
     if size is None:
         return NOTHING
     return f"{size / 1e9:.1f} GB" if size >= 995e6 else f"{size / 1e6:.0f} MB"
+
+
+def rounded(value: float) -> str:
+    """A number above 0 with three digits, or all of those before the point: ``0.812``, ``81.2``, ``1,234``."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def joules_text(joules: float | None) -> str:

@@ -12,7 +12,7 @@ from unfreeze.comparing import tables
 from unfreeze.comparing.folder import PAGE, RESULTS
 from unfreeze.report import words
 from unfreeze.report.content import Table
-from unfreeze.report.terminal import WIDTH, encodable
+from unfreeze.report.terminal import WIDTH, can_show, encodable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Names are broken behind these, so that every piece still reads as a word.
 BREAK_AFTER = re.compile(r"(?<=[-:+_/@.,])")
-NARROWEST_NAME = 12
+NARROWEST_NAME = 10
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
@@ -31,7 +31,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     def say(text: str, style: str = "") -> None:
         console.print(Text(encodable(text, console), style=style), width=width)
 
-    for title, table in _tables(comparison):
+    for title, table in _tables(comparison, console):
         say("")
         say(title, "bold")
         console.print(_rich(table, console, width), width=width)
@@ -49,11 +49,11 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(Text(encodable(str(comparison.folder / name), console)), soft_wrap=True)
 
 
-def _tables(comparison: Comparison) -> list[tuple[str, Table]]:
+def _tables(comparison: Comparison, console: Console) -> list[tuple[str, Table]]:
     """Titles and tables, in the order in which they are read."""
     found: list[tuple[str, Table]] = []
     for title, results in tables.by_backbone(comparison.last, comparison.several):
-        found.append((title, _narrow(tables.accuracy_table(results))))
+        found.append((title, _narrow(tables.accuracy_table(results), console)))
         found.append(("What it takes", tables.cost_table(results)))
     if len(comparison.sizes) > 1:
         found.append(("Accuracy by rows learned from", tables.size_table(comparison.results)))
@@ -64,10 +64,11 @@ def _tables(comparison: Comparison) -> list[tuple[str, Table]]:
     return found
 
 
-def _narrow(table: Table) -> Table:
+def _narrow(table: Table, console: Console) -> Table:
     """The table of accuracies without the interval of the balanced one, and with short bounds."""
+    to = "…" if can_show("…", console) else ".."
     rows = tuple(
-        (row[0], row[1], row[2].partition(" (")[0], *(cell.replace(" to ", "…") for cell in row[3:]))
+        (row[0], row[1], row[2].partition(" (")[0], *(cell.replace(" to ", to) for cell in row[3:]))
         for row in table.rows
     )
     return Table(("strategy", "accuracy %", "balanced", *table.columns[3:]), rows, numeric=table.numeric)
@@ -90,7 +91,9 @@ def _rich(table: Table, console: Console, width: int) -> RichTable:
     room = max(NARROWEST_NAME, width - sum(columns[1:]) - gap * spaces)
     drawn = RichTable(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
     for place, name in enumerate(table.columns):
-        drawn.add_column(name, justify="right" if place in table.numeric else "left", no_wrap=place > 0)
+        drawn.add_column(
+            name, justify="right" if place in table.numeric else "left", no_wrap=place > 0, overflow="crop"
+        )
     for row in table.rows:
         name = "\n".join(broken(encodable(row[0], console), room))
         drawn.add_row(Text(name), *(Text(encodable(cell, console)) for cell in row[1:]))

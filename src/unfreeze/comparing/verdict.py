@@ -79,8 +79,9 @@ def _contains_zero(estimate: Estimate | None) -> bool:
 
 
 def _least(results: Sequence[Result], name: str) -> Result | None:
+    """The one with the lowest number of that name, of equal ones the quickest; None where none is known."""
     known = [result for result in results if getattr(result, name) is not None]
-    return min(known, key=lambda result: float(getattr(result, name)), default=None)
+    return min(known, key=lambda result: (getattr(result, name), result.seconds or 0.0), default=None)
 
 
 def _sentences(

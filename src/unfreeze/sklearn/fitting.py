@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,9 +26,10 @@ from unfreeze.engine.frozen_pass import Features, golden_batch
 from unfreeze.engine.task import StoppedError
 from unfreeze.errors import DataError
 from unfreeze.heads.probe import Probe
-from unfreeze.progress import Progress
+from unfreeze.progress import Clock, Progress
 from unfreeze.runtime.labels import Labels
 from unfreeze.training.choosing import choose, train_chosen
+from unfreeze.training.costing import CostModel
 from unfreeze.training.material import Material
 from unfreeze.training.planning import describe_plan, make_plan
 from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor
@@ -89,7 +89,7 @@ def learn(
     Strategies that thaw set validation rows apart to choose the epoch and the calibration; a probe takes both from
     its cross-validation. Rows that cannot be read are named in a warning. Raises RequestError and DataError.
     """
-    began, decisions = time.perf_counter(), Decisions(request)
+    clock, decisions = Clock(), Decisions(request)
     auto = decisions.text("strategy") == AUTO
     share = (FRACTIONS[1] if request.val is None else float(request.val)) if decisions.thaws else 0.0
     dataset = load_dataset(
@@ -113,8 +113,7 @@ def learn(
     material = Material(dataset, backbone, features, executor, decisions, progress)
     with _folder_of_a_run() as folder:
         if auto:
-            spent = time.perf_counter() - began
-            fitted = _fit_by_trial(folder, material, probe.probe, floor, spent)
+            fitted = _fit_by_trial(folder, material, probe.probe, floor, clock)
         elif plan is not None:
             fitted, _ = thaw(folder, material, plan)
     return _keep(fitted, dataset, features, decisions)
@@ -134,12 +133,16 @@ def _folder_of_a_run() -> Iterator[Path]:
             raise KeyboardInterrupt from problem
 
 
-def _fit_by_trial(folder: Path, material: Material, probe: Probe, floor: Fitted, spent: float) -> Fitted:
-    """What ``auto`` comes to; the floor itself where nothing beats it. ``spent``: seconds of the time limit."""
-    from unfreeze.training.costing import CostModel
-
+def _fit_by_trial(folder: Path, material: Material, probe: Probe, floor: Fitted, clock: Clock) -> Fitted:
+    """What ``auto`` comes to; the floor itself where nothing beats it. ``clock`` started with the fit."""
     model = CostModel(material)
-    choice = choose(folder, material, probe, cost=lambda plan: model.predict(plan).seconds, spent=spent)
+    choice = choose(
+        folder,
+        material,
+        probe,
+        cost=lambda plan: model.predict(plan).seconds,
+        elapsed=lambda: clock.total,
+    )
     choice, fitted, _ = train_chosen(folder, material, choice, floor, probe)
     material.decisions.record("strategy", choice.shipped, "trial", choice.reason)
     return fitted

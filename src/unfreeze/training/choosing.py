@@ -93,11 +93,11 @@ def choose(
     probe: Probe,
     *,
     cost: Callable[[Plan], float],
-    spent: float,
+    elapsed: Callable[[], float],
 ) -> Choice:
     """Try candidates and pick one, or the probe; written to ``choice.json``.
 
-    ``cost``: predicted seconds of a whole training. ``spent``: seconds of the time limit that are gone.
+    ``cost``: predicted seconds of a whole training. ``elapsed``: seconds of the time limit that are gone.
     """
     decisions = material.decisions
     asked = decisions.request.time_limit
@@ -108,8 +108,14 @@ def choose(
     path = folder / CHOICE
     if decisions.request.resume and path.exists():
         return _choice_from(json.loads(path.read_text(encoding="utf-8")), material, 1 - probe.accuracy)
-    left = max(0.0, seconds_of(limit) - spent)
-    plans, dropped = _plans(material, 1 - probe.accuracy, cost, left)
+    wanted = {
+        candidate: _plan(candidate, material) for candidate in _candidates(material, 1 - probe.accuracy)
+    }
+    for one in wanted.values():
+        # What costs are made of is measured when the first of its kind is asked for.
+        cost(one)
+    left = max(0.0, seconds_of(limit) - elapsed())
+    plans, dropped = _cut(wanted, material, cost, left)
     seconds = {candidate.name: cost(plan) for candidate, plan in plans.items()}
     with stop_on_signal(material.progress) as should_stop:
         trier = Trier(
@@ -142,13 +148,12 @@ def choose(
     return choice
 
 
-def _plans(
-    material: Material, error: float, cost: Callable[[Plan], float], left: float
+def _cut(
+    wanted: Mapping[Candidate, Plan], material: Material, cost: Callable[[Plan], float], left: float
 ) -> tuple[dict[Candidate, Plan], list[str]]:
     """The plans of the candidates, cut to what time there is, and why others were dropped."""
     plans, dropped = {}, []
-    for candidate in _candidates(material, error):
-        plan = _plan(candidate, material)
+    for candidate, plan in wanted.items():
         fitting = fit_into(plan, cost, left * FINAL_SHARE)
         if fitting is not None:
             plans[candidate] = fitting

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 # Texts that are tokenised, which is cheap, to know their lengths; of images one batch is decoded.
 MOST_TEXTS = 20_000
+# Rows of a look at the drift that are run; the others are counted in proportion.
+DRIFT_ROWS = 16
 # Rows on which a starting head is fitted to measure it; more are counted in proportion.
 HEAD_ROWS = 5_000
-# Rows of a look at the drift that are run; the others are counted in proportion.
-DRIFT_ROWS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class CostModel:
         self._paces: dict[tuple[object, ...], Pace] = {}
         self._looks: dict[Graft | None, float] = {}
         self._starts: dict[str, float] = {}
-        self._ends: float | None = None
+        self._ends: tuple[float, float] | None = None
         self._network: tuple[Graft | None, Backbone, float] | None = None
 
     def predict(self, plan: Plan) -> Cost:
@@ -111,7 +111,7 @@ class CostModel:
         # Rates, epochs and regularisation by numbers cost nothing; what is computed in a step does.
         key = (
             *(plan.graft, trained, phase.head_rate is None, phase.norm, captured),
-            *(plan.batch_size, plan.augment, plan.token_dropout, plan.head, bool(plan.mixup)),
+            *(plan.batch_size, plan.augment, plan.token_dropout, self._head(plan), bool(plan.mixup)),
             *(plan.ema is None, bool(plan.pull), bool(plan.clip), plan.interpolate),
         )
         if key not in self._paces:
@@ -121,11 +121,14 @@ class CostModel:
     def _measure(self, plan: Plan, phase: Phase, sample: _Sample, steps: int) -> Pace:
         network, _ = self._copy(plan)
         task = sample.material.task(plan, sample.rows, None)
-        kind = self._material.decisions.text("head") if plan.head == "fitted" else plan.head
         classes = len(self._material.dataset.labels)
-        head = new_head(cast("HeadKind", kind), network.dim, classes, dropout=plan.dropout, seed=0)
+        head = new_head(self._head(plan), network.dim, classes, dropout=plan.dropout, seed=0)
         pacer = Pacer(plan, network, head, task, sample.material.maker(network, plan, task))
         return pacer.measure(phase, steps=steps)
+
+    def _head(self, plan: Plan) -> HeadKind:
+        kind = self._material.decisions.text("head") if plan.head == "fitted" else plan.head
+        return cast("HeadKind", kind)
 
     def _around(self, plan: Plan, sample: _Sample) -> Around:
         _, copying = self._copy(plan)
@@ -133,29 +136,32 @@ class CostModel:
             self._looks[plan.graft] = self._time_drift(plan, sample)
         if plan.head not in self._starts:
             self._starts[plan.head] = self._time_start(plan)
-        temperature = self._time_temperature(sample)
         if self._ends is None:
-            self._ends = self._time_end(plan, sample)
+            self._ends = self._time_temperature(sample), self._time_end(plan, sample)
+        temperature, calibrating = self._ends
         return Around(
             starting=copying + self._starts[plan.head],
             decoding=sample.decoding,
             drift=self._looks[plan.graft],
             temperature=temperature,
-            calibrating=self._ends + 2 * temperature,
+            calibrating=calibrating + 2 * temperature,
             memory_bytes=self._base + self._held(),
         )
 
     def _time_drift(self, plan: Plan, sample: _Sample) -> float:
+        """Seconds of one look at the drift, from some of its rows; fewer warm up."""
         network, _ = self._copy(plan)
         network.module.to(self._material.device)
-        some = sample.material.inputs(plan).select(np.arange(min(DRIFT_ROWS, len(sample.rows))))
-        for _ in range(2):
+        inputs = sample.material.inputs(plan)
+        seconds, rows = 0.0, 0
+        for count in (DRIFT_ROWS // 4, DRIFT_ROWS):
+            rows = min(count, len(sample.rows))
             began = time.perf_counter()
-            drift.Drift(network, some, seed=0)
+            drift.Drift(network, inputs.select(np.arange(rows)), seed=0)
             seconds = time.perf_counter() - began
-        raw = some.batch(np.arange(len(some)), None)
+        raw = inputs.batch(np.arange(rows), None)
         units = raw.h.shape[0] * (1 if raw.mask is None else raw.h.shape[1])
-        return seconds * sample.drift / units
+        return float(seconds * sample.drift / units)
 
     def _time_start(self, plan: Plan) -> float:
         """Seconds of the head that the plan starts from; on many rows in proportion."""

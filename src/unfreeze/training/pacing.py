@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from unfreeze.engine.task import Task
 
 # A batch is timed this often, or as often as fits into so many seconds; the median counts.
-REPEATS, REPEAT_SECONDS = 3, 1.5
+REPEATS, REPEAT_SECONDS = 3, 1.0
 # A batch that would take longer is cut, and its rows counted in proportion.
-SLOW_SECONDS = 5.0
+SLOW_SECONDS = 4.0
 # Steps are taken at this share of their rates: the weights of a copy must not run away while it is timed.
 TINY = 1e-6
 # A small batch has this share of the rows of a large one.
@@ -222,9 +222,10 @@ class Pacer:
                 kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
+        few = a_few(small)
         set_modes(self.network, self.head, phase)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            features = self.network.run(self._state(small), boundary, None).h
+            features = self.network.run(self._state(few), boundary, None).h
             loss = self.head(features.float()).sum()
         del features, loss
         self.network.module.eval()
@@ -234,21 +235,18 @@ class Pacer:
         copies = 5 + (self.plan.ema is not None) + bool(self.plan.pull or self.plan.interpolate)
         # The backward pass holds a gradient or two of the largest activation beside what was kept.
         held = sum(kept.values()) + 2 * max(kept.values(), default=0)
-        return round(copies * weights + held * large.units / small.units)
+        return round(copies * weights + held * large.units / few.units)
 
 
 def time_line(run: Callable[[Batch], object], small: Batch, large: Batch) -> Line:
     """Seconds of a batch by its units; the first run of all warms up and does not count."""
-    seconds = _once(run, small)
-    share = large.units / small.units
-    if seconds * share > SLOW_SECONDS:
-        # What was loaded for the first time may have been slow, not the batch.
-        seconds = _once(run, small)
-    if seconds * share > SLOW_SECONDS:
-        rows = max(len(small.rows), int(len(large.rows) * SLOW_SECONDS / (seconds * share)))
-        some = large.cut(rows)
+    few = a_few(small)
+    _once(run, few)
+    expected = _once(run, few) * large.units / few.units
+    if expected > SLOW_SECONDS:
+        some = large.cut(max(len(few.rows), int(len(large.rows) * SLOW_SECONDS / expected)))
         return line_through([(some.units, _usual(run, some))])
-    if seconds * share < REPEAT_SECONDS / 3:
+    if expected < REPEAT_SECONDS / 2:
         _once(run, large)
     if large.units <= small.units:
         return line_through([(large.units, _usual(run, large))])
@@ -274,9 +272,13 @@ def two_batches(inputs: Inputs, batch_size: int) -> tuple[Batch, Batch]:
     if found[0][1].mask is not None and len(found) > 1:
         ordered = sorted((Batch(rows, raw) for rows, raw in found), key=lambda batch: batch.units)
         return ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]
-    # A network's norms may need two rows.
     large = max((Batch(rows, raw) for rows, raw in found), key=lambda batch: batch.units)
-    return large.cut(max(min(2, len(large.rows)), len(large.rows) // SMALL)), large
+    return a_few(large), large
+
+
+def a_few(batch: Batch) -> Batch:
+    """The first quarter of a batch; norms that learn need two rows."""
+    return batch.cut(max(min(2, len(batch.rows)), len(batch.rows) // SMALL))
 
 
 def _some(batches: list[NDArray[np.intp]], most: int = 8) -> list[NDArray[np.intp]]:

@@ -51,7 +51,7 @@ def thaw(
     train_rows, val_rows = material.part("train"), material.part("val")
     if not len(val_rows):
         raise RequestError(
-            f"{decisions.text('strategy')} needs validation rows to know when it is right: give --val a share or data."
+            f"{plan.strategy} needs validation rows to know when it is right: give --val a share or data."
         )
     trained = material.grafted(plan)
     head = starting_head(material, plan, train_rows)

@@ -1,0 +1,258 @@
+"""What ``unfreeze plan`` tells: facts, what each strategy would do and take, and what the rules alone would choose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from unfreeze.choose.candidates import Candidate, list_candidates
+from unfreeze.choose.cost import Cost
+from unfreeze.choose.facts import Facts
+from unfreeze.choose.settings import Decisions, record_data
+from unfreeze.choose.trials import PRICE, Expectation
+from unfreeze.config import AUTO, FLOOR, READ_BY, THAWING, TrainRequest, seconds_of
+from unfreeze.contracts import Backbone
+from unfreeze.errors import DataError, RequestError
+from unfreeze.heads.probe import wilson_interval
+from unfreeze.plan import Plan
+from unfreeze.progress import Clock, Progress, Silent
+from unfreeze.training.choosing import FINAL_SHARE, LEAST_EPOCHS, TIME_LIMIT, fit_into
+from unfreeze.training.facing import gather_facts
+from unfreeze.training.material import Material
+from unfreeze.training.planning import follow_guide, make_plan, plan_candidate, said_settings
+from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data
+from unfreeze.training.probing import probe_features
+
+if TYPE_CHECKING:
+    from unfreeze.training.costing import CostModel
+
+
+@dataclass(frozen=True, eq=False)
+class Option:
+    """A plan that could be run, and its cost. ``candidate``: where it is one that ``--strategy auto`` would try."""
+
+    name: str
+    plan: Plan
+    cost: Cost
+    phases: tuple[str, ...]
+    reason: str
+    candidate: Candidate | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-serialisable form."""
+        return {
+            "name": self.name,
+            "tried_by_auto": self.candidate is not None,
+            "reason": self.reason,
+            "in_words": list(self.phases),
+            **self.cost.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class RuleChoice:
+    """What would be taken before anything is tried, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Outlook:
+    """All that is known before a training. ``unfit``: what cannot be run here, and why; ``seconds``: spent by part."""
+
+    source: str
+    backbone: str
+    facts: Facts
+    floor: tuple[float, float, float]
+    options: tuple[Option, ...]
+    unfit: tuple[tuple[str, str], ...]
+    choice: RuleChoice
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, object]:
+        """What ``plan --json`` prints."""
+        accuracy, low, high = self.floor
+        return {
+            "data": self.source,
+            "backbone": self.backbone,
+            "facts": self.facts.to_dict(),
+            "floor": {"accuracy": accuracy, "accuracy_low": low, "accuracy_high": high},
+            "options": [option.to_dict() for option in self.options],
+            "unfit": [{"name": name, "reason": reason} for name, reason in self.unfit],
+            "choice_by_rules": {"name": self.choice.name, "reason": self.choice.reason},
+            "seconds_spent": {name: round(seconds, 3) for name, seconds in self.seconds.items()},
+        }
+
+
+def look_ahead(request: TrainRequest, *, progress: Progress | None = None) -> Outlook:
+    """Facts, costs and the choice by rules for a request; nothing is trained but the probe, and no run is made.
+
+    Raises RequestError or DataError when the request or its data cannot be used.
+    """
+    tell, clock = progress or Silent(), Clock()
+    request.check()
+    with clock.part("reading the data"):
+        dataset = read_data(request)
+    decisions = Decisions(request)
+    record_data(decisions, dataset)
+    with clock.part("loading the backbone"):
+        backbone = open_backbone(dataset, decisions, tell)
+    rows, classes = len(dataset.rows("train")), len(dataset.labels)
+    follow_guide(decisions, rows)
+    if decisions.thaws and decisions.text("strategy") != AUTO:
+        # Refused before anything is computed when it does not fit.
+        make_plan(backbone, rows, classes, decisions)
+    with clock.part("choosing the executor"):
+        _, executor = pick_executor(backbone, dataset, decisions, tell)
+    with clock.part("frozen pass"):
+        features = frozen_pass(backbone, dataset, executor, decisions, tell)
+    with clock.part("probe and thaw curve"):
+        probe = probe_features(dataset, features, backbone, decisions, tell)
+    material = Material(dataset, backbone, features, executor, decisions, tell)
+    if decisions.thaws and not len(material.part("val")):
+        raise DataError(f"{dataset.source} leaves no validation rows: give --val a share or data.")
+    with clock.part("gathering facts"):
+        facts = gather_facts(material, probe)
+    spent = clock.total
+    floor, limit = probe.probe.accuracy, seconds_of(request.time_limit or TIME_LIMIT)
+    with clock.part("measuring a few batches"):
+        from unfreeze.training.costing import CostModel
+
+        left = max(0.0, limit - spent)
+        weighing = _Weighing(material, CostModel(material), left=left, error=1 - floor)
+        options = tuple(weighing.options())
+    return Outlook(
+        source=dataset.source,
+        backbone=backbone.name,
+        facts=facts,
+        floor=(floor, *wilson_interval(floor, int(probe.probe.held_out.sum()))),
+        options=options,
+        unfit=tuple(weighing.unfit),
+        choice=choose_by_rules(options, decisions.text("strategy"), floor_error=1 - floor),
+        seconds=clock.seconds,
+    )
+
+
+class _Weighing:
+    """The plans that a request could lead to, each with its cost.
+
+    ``left``: seconds of the time limit that are left; ``error``: the share of rows that the probe gets wrong.
+    """
+
+    def __init__(self, material: Material, model: CostModel, *, left: float, error: float) -> None:
+        self.unfit: list[tuple[str, str]] = []
+        self._material, self._model = material, model
+        self._left, self._error = left, error
+        self._rows, self._classes = len(material.part("train")), len(material.dataset.labels)
+
+    def options(self) -> Iterator[Option]:
+        """The strategy that was asked for, or the candidates of ``auto`` and then all other strategies."""
+        decisions = self._material.decisions
+        strategy = decisions.text("strategy")
+        if not decisions.thaws:
+            return
+        if strategy != AUTO:
+            self._tell(strategy)
+            yield self._option(strategy, self._plan(strategy, decisions.request), "asked for")
+            return
+        usual = set()
+        for option in self._candidates():
+            if option.candidate is not None and not option.candidate.changes:
+                usual.add(option.plan.strategy)
+            yield option
+        for other in THAWING:
+            if other in usual:
+                continue
+            try:
+                plan = self._plan(other, _readable_by(other, decisions.request))
+            except RequestError as problem:
+                self.unfit.append((other, str(problem)))
+                continue
+            self._tell(other)
+            yield self._option(other, plan, "not tried by --strategy auto")
+
+    def _candidates(self) -> Iterator[Option]:
+        material, backbone = self._material, self._material.backbone
+        request, half = material.decisions.request, self._left * FINAL_SHARE
+        said = said_settings(request)
+        for candidate in list_candidates(backbone, rows=self._rows, floor_error=self._error, said=said):
+            plan = plan_candidate(candidate, backbone, self._rows, self._classes, request)
+            self._tell(candidate.name)
+            fitting = fit_into(plan, lambda plan: self._model.predict(plan).seconds, half)
+            if fitting is None:
+                told = f"fewer than {LEAST_EPOCHS} of its epochs fit into half of --time-limit"
+                self.unfit.append((candidate.name, told))
+                continue
+            reason = candidate.reason
+            if fitting != plan:
+                reason += f"; {fitting.epochs} of its {plan.epochs} epochs fit into half of --time-limit"
+            yield self._option(candidate.name, fitting, reason, candidate)
+
+    def _plan(self, strategy: str, request: TrainRequest) -> Plan:
+        decisions = Decisions(replace(request, strategy=strategy))
+        return make_plan(self._material.backbone, self._rows, self._classes, decisions)
+
+    def _option(self, name: str, plan: Plan, reason: str, candidate: Candidate | None = None) -> Option:
+        cost = self._model.predict(plan)
+        return Option(name, plan, cost, _in_words(plan, cost, self._material.backbone), reason, candidate)
+
+    def _tell(self, name: str) -> None:
+        self._material.progress.say(f"Measuring a few batches of {name}.")
+
+
+def choose_by_rules(options: Sequence[Option], strategy: str, *, floor_error: float) -> RuleChoice:
+    """What the rules would take before any trial: the highest hope over the probe, less its price."""
+    if strategy != AUTO:
+        return RuleChoice(strategy, "It was asked for.")
+    hopeful = [option for option in options if option.candidate is not None]
+    dearest = max((option.cost.seconds for option in hopeful), default=0.0)
+    expected = {
+        option.name: Expectation(
+            candidate=option.candidate,
+            gain=option.candidate.hope * floor_error,
+            error=option.candidate.hope * floor_error,
+            seconds=option.cost.seconds,
+            measured=False,
+            full_length=False,
+        )
+        for option in hopeful
+        if option.candidate is not None
+    }
+    if not expected:
+        return RuleChoice(FLOOR, "No other strategy fits this backbone within the time limit.")
+    best = max(expected, key=lambda name: expected[name].worth(dearest))
+    gain = expected[best].gain
+    if gain <= PRICE / 2 or expected[best].worth(dearest) <= 0:
+        return RuleChoice(
+            FLOOR,
+            f"The probe is wrong on {floor_error:.1%} of the rows: nothing is expected to gain more than {gain:.1%}, "
+            "which is not worth its time.",
+        )
+    return RuleChoice(
+        best,
+        f"The probe is wrong on {floor_error:.1%} of the rows, and of the plans that --strategy auto would try this "
+        f"one is expected to gain most for its time: {gain:.1%}. Trials may find otherwise.",
+    )
+
+
+def _readable_by(strategy: str, request: TrainRequest) -> TrainRequest:
+    """The request without the settings that this strategy does not read."""
+    unread: dict[str, Any] = {name: None for name, readers in READ_BY.items() if strategy not in readers}
+    return replace(request, time_limit=None, **unread)
+
+
+def _in_words(plan: Plan, cost: Cost, backbone: Backbone) -> tuple[str, ...]:
+    """Each phase in a sentence or two."""
+    told = []
+    for phase, weighed in zip(plan.phases, cost.phases, strict=True):
+        stages = [backbone.stages[thaw.stage].name for thaw in phase.thaw]
+        part = f"{stages[0]} to {stages[-1]}" if len(set(stages)) > 1 else "".join(stages[:1])
+        if plan.graft is not None and stages:
+            trained = f"what is grafted onto {part}, and the head"
+        else:
+            trained = f"{part} and the head" if part else "the head alone"
+        epochs = "1 epoch trains" if phase.epochs == 1 else f"{phase.epochs} epochs train"
+        told.append(f"{phase.name}: {epochs} {trained}. {weighed.reason}")
+    return tuple(told)
