@@ -70,7 +70,7 @@ class Priced:
 
 @pytest.fixture
 def auto(monkeypatch, plain_torch):
-    monkeypatch.setattr("unfreeze.run.CostModel", Priced)
+    monkeypatch.setattr("unfreeze.training.learning.CostModel", Priced)
     return monkeypatch
 
 

@@ -586,7 +586,7 @@ def test_a_fit_that_is_stopped_stops_the_search_around_it(squares, staged, monke
     def stop(*arguments, **settings):
         raise StoppedError("stopped")
 
-    monkeypatch.setattr("unfreeze.sklearn.fitting.thaw", stop)
+    monkeypatch.setattr("unfreeze.training.learning.thaw", stop)
     with pytest.raises(KeyboardInterrupt):
         cross_val_score(TransferClassifier(**staged, strategy="full"), *squares, cv=2)
 

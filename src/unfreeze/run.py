@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unfreeze.bundle.folder import CHECKPOINTS, claim_folder, release_folder
-from unfreeze.choose.cost import Cost, describe_cost
 from unfreeze.choose.settings import Decisions, record_data
 from unfreeze.config import AUTO, TrainRequest
 from unfreeze.data.dataset import Dataset
@@ -16,22 +15,18 @@ from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import Scores
 from unfreeze.grafts import describe
 from unfreeze.progress import Clock, Progress, Silent
-from unfreeze.training.choosing import Choice, choose, train_chosen
-from unfreeze.training.costing import CostModel
+from unfreeze.training.learning import learn
 from unfreeze.training.material import Material
 from unfreeze.training.planning import describe_plan, follow_guide, make_plan
 from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data
-from unfreeze.training.probing import Fitted, calibrate_probe, probe_features, test_classifier
+from unfreeze.training.probing import calibrate_probe, probe_features, test_classifier
 from unfreeze.training.saving import save_metrics, save_run
-from unfreeze.training.thawing import thaw, write_fit
+from unfreeze.training.thawing import write_fit
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from unfreeze.engine.task import Fit
-    from unfreeze.heads.probe import Probe
     from unfreeze.model import Model
-    from unfreeze.plan import Plan
     from unfreeze.report.content import ReportData
 
 RUNS = Path("runs")
@@ -132,7 +127,7 @@ def _train_into(
         probe = probe_features(dataset, features, backbone, decisions, progress)
         floor = calibrate_probe(dataset, features, probe.probe, backbone, decisions)
     material = Material(dataset, backbone, features, executor, decisions, progress)
-    learned = _learn(folder, material, probe.probe, floor, plan, clock)
+    learned = learn(folder, material, probe.probe, floor, plan, clock)
     fitted, fit = learned.fitted, learned.fit
     with clock.part("test rows, from the raw inputs"):
         tested = test_classifier(floor, dataset, executor, decisions, progress, same_weights=True)
@@ -188,48 +183,6 @@ def _train_into(
         test_names=names,
         report=report,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Learned:
-    """The classifier to ship, and how it came about: nothing but the probe has neither fit nor cost."""
-
-    fitted: Fitted
-    fit: Fit | None = None
-    choice: Choice | None = None
-    cost: Cost | None = None
-
-
-def _learn(
-    folder: Path, material: Material, probe: Probe, floor: Fitted, plan: Plan | None, clock: Clock
-) -> _Learned:
-    """The probe (``floor``), or what the plan comes to: the given one, or the one that ``auto`` chooses."""
-    decisions = material.decisions
-    costs = CostModel(material)
-    choice = None
-    if decisions.text("strategy") == AUTO:
-        with clock.part("choosing the strategy"):
-            choice = choose(
-                folder,
-                material,
-                probe,
-                cost=lambda plan: costs.predict(plan).seconds,
-                elapsed=lambda: clock.total,
-            )
-        decisions.record("strategy", choice.shipped, "trial", choice.reason)
-        plan = choice.plan
-    if plan is None:
-        return _Learned(floor, choice=choice)
-    with clock.part("predicting what it takes"):
-        cost = costs.predict(plan)
-        material.progress.say(describe_cost(cost))
-    with clock.part("thawing"):
-        if choice is None:
-            fitted, fit = thaw(folder, material, plan)
-            return _Learned(fitted, fit, cost=cost)
-        choice, shipped, trained = train_chosen(folder, material, choice, floor, probe)
-        decisions.record("strategy", choice.shipped, "trial", choice.reason)
-        return _Learned(shipped, trained, choice, cost)
 
 
 def _in_python(request: TrainRequest) -> str:

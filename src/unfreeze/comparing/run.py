@@ -204,10 +204,14 @@ class _Cells:
         if not result.finished:
             self.progress.say(f"{label} failed: {result.sentence}")
             return result
-        seconds = result.seconds or 0.0
-        self.progress.say(f"{label}: {words.percent(result.accuracy)} right, {words.duration(seconds)}.")
+        reached = f"{label}: {words.percent(result.accuracy)} right"
+        if result.seconds is None:
+            # It was taken up where it had been stopped, and says nothing of how long others take.
+            self.progress.say(f"{reached}.")
+            return result
+        self.progress.say(f"{reached}, {words.duration(result.seconds)}.")
         first = _kind(cell) not in self.taken
-        self.taken.setdefault(_kind(cell), []).append(seconds)
+        self.taken.setdefault(_kind(cell), []).append(result.seconds)
         if first and left:
             self.progress.say(f"{_trainings(len(left))} left, about {words.duration(self._estimate(left))}.")
         return result

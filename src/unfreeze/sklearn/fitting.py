@@ -25,16 +25,13 @@ from unfreeze.data.load import FRACTIONS, load_dataset
 from unfreeze.engine.frozen_pass import Features, golden_batch
 from unfreeze.engine.task import StoppedError
 from unfreeze.errors import DataError
-from unfreeze.heads.probe import Probe
 from unfreeze.progress import Clock, Progress
 from unfreeze.runtime.labels import Labels
-from unfreeze.training.choosing import choose, train_chosen
-from unfreeze.training.costing import CostModel
+from unfreeze.training.learning import learn as learn_from_probe
 from unfreeze.training.material import Material
 from unfreeze.training.planning import describe_plan, make_plan
 from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor
 from unfreeze.training.probing import Fitted, calibrate_probe, probe_features
-from unfreeze.training.thawing import thaw
 
 GOLDEN_ROWS = 4
 MOST_NAMED = 3
@@ -109,14 +106,11 @@ def learn(
     features = frozen_pass(backbone, dataset, executor, decisions, progress)
     _warn_of_missing(dataset, features)
     probe = probe_features(dataset, features, backbone, decisions, progress)
-    fitted = floor = calibrate_probe(dataset, features, probe.probe, backbone, decisions)
+    floor = calibrate_probe(dataset, features, probe.probe, backbone, decisions)
     material = Material(dataset, backbone, features, executor, decisions, progress)
     with _folder_of_a_run() as folder:
-        if auto:
-            fitted = _fit_by_trial(folder, material, probe.probe, floor, clock)
-        elif plan is not None:
-            fitted, _ = thaw(folder, material, plan)
-    return _keep(fitted, dataset, features, decisions)
+        learned = learn_from_probe(folder, material, probe.probe, floor, plan, clock, foretell=False)
+    return _keep(learned.fitted, dataset, features, decisions)
 
 
 @contextmanager
@@ -131,21 +125,6 @@ def _folder_of_a_run() -> Iterator[Path]:
             yield Path(place)
         except StoppedError as problem:
             raise KeyboardInterrupt from problem
-
-
-def _fit_by_trial(folder: Path, material: Material, probe: Probe, floor: Fitted, clock: Clock) -> Fitted:
-    """What ``auto`` comes to; the floor itself where nothing beats it. ``clock`` started with the fit."""
-    model = CostModel(material)
-    choice = choose(
-        folder,
-        material,
-        probe,
-        cost=lambda plan: model.predict(plan).seconds,
-        elapsed=lambda: clock.total,
-    )
-    choice, fitted, _ = train_chosen(folder, material, choice, floor, probe)
-    material.decisions.record("strategy", choice.shipped, "trial", choice.reason)
-    return fitted
 
 
 def _keep(fitted: Fitted, dataset: Dataset, features: Features, decisions: Decisions) -> Learned:
