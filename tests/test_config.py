@@ -235,7 +235,7 @@ def test_written_settings_come_back_as_what_their_user_said(tmp_path):
 def test_the_config_of_a_run_repeats_its_settings_but_not_its_folder(image_run):
     path = image_run.run.folder / "config.yaml"
     values = read_config(path)
-    assert values == {"backbone": "efficientnet-lite0", "image_size": 64}
+    assert values == {"backbone": "efficientnet-lite0", "image_size": 64, "strategy": "feature-extraction"}
     request = TrainRequest(data="x").filled_from(values, source=str(path))
     request.check()
     assert request.output_dir is None

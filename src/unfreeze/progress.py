@@ -29,6 +29,25 @@ class Silent:
         """Drop the count."""
 
 
+@dataclass(frozen=True)
+class Inside:
+    """The progress of one part among many: its counts under a label, and of its sentences those that begin so."""
+
+    progress: Progress
+    label: str
+    passed_on: tuple[str, ...] = ()
+
+    def say(self, sentence: str) -> None:
+        """Pass the sentence on when it is one that cannot wait."""
+        if self.passed_on and sentence.startswith(self.passed_on):
+            self.progress.say(f"{self.label}: {sentence}")
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Pass the count on while it runs; that the part has ended is said by its result."""
+        if done < total:
+            self.progress.count(f"{self.label}: {what}", done, total)
+
+
 @dataclass
 class Clock:
     """Seconds by named part of a run; parts that come back add up."""

@@ -25,7 +25,7 @@ from unfreeze.contracts import Backbone
 from unfreeze.data.dataset import Dataset
 from unfreeze.engine.task import StoppedError
 from unfreeze.errors import RequestError, UnfreezeError
-from unfreeze.progress import Progress, Silent
+from unfreeze.progress import Inside, Progress, Silent
 from unfreeze.report import words
 from unfreeze.run import free_run_folder
 from unfreeze.runtime.files import write_atomically
@@ -130,7 +130,7 @@ def _rank(
         entry = finished_ranking(path)
         if entry is None:
             label = f"[{place + 1}/{len(request.backbones)}] {name}"
-            entry = probe_backbone(name, base, request.seeds, progress=_Inside(progress, label))
+            entry = probe_backbone(name, base, request.seeds, progress=Inside(progress, label, WORTH_SAYING))
             write_ranked(entry, path)
             progress.say(f"{label}: {_reached(entry)}")
         found.append(entry)
@@ -165,6 +165,10 @@ class _Cells:
         todo = [cell for cell in cells if found[cell] is None]
         kept = len(cells) - len(todo)
         self.progress.say(f"{self._said(cells)}." + (f" Finished already: {kept}." if kept else ""))
+        for cell, result in found.items():
+            if result is not None and result.seconds is not None:
+                self.taken.setdefault(_kind(cell), []).append(result.seconds)
+        self._say_left(todo)
         for place, cell in enumerate(todo):
             try:
                 found[cell] = self._train(
@@ -199,7 +203,7 @@ class _Cells:
             train_request,
             request_hash(train_request, self.data),
             backbone=train_request.backbone or "",
-            progress=_Inside(self.progress, label),
+            progress=Inside(self.progress, label, WORTH_SAYING),
         )
         if not result.finished:
             self.progress.say(f"{label} failed: {result.sentence}")
@@ -212,15 +216,22 @@ class _Cells:
         self.progress.say(f"{reached}, {words.duration(result.seconds)}.")
         first = _kind(cell) not in self.taken
         self.taken.setdefault(_kind(cell), []).append(result.seconds)
-        if first and left:
-            self.progress.say(f"{_trainings(len(left))} left, about {words.duration(self._estimate(left))}.")
+        if first:
+            self._say_left(left)
         return result
 
+    def _say_left(self, left: Sequence[Cell]) -> None:
+        if left and self.taken:
+            self.progress.say(f"{_trainings(len(left))} left, about {words.duration(self._estimate(left))}.")
+
     def _estimate(self, left: Sequence[Cell]) -> float:
-        """Seconds that are left: each training counts like those of its kind, or like the mean of all kinds."""
+        """Seconds that are left: each training counts like those of its kind, of its strategy, or like all."""
         known = {kind: statistics.mean(seconds) for kind, seconds in self.taken.items()}
-        usual = statistics.mean(known.values())
-        return sum(known.get(_kind(cell), usual) for cell in left)
+        total = 0.0
+        for cell in left:
+            alike = [seconds for (name, *_), seconds in known.items() if name == cell.entry.name]
+            total += known.get(_kind(cell), statistics.mean(alike or known.values()))
+        return total
 
 
 @contextmanager
@@ -246,21 +257,3 @@ def _trainings(count: int) -> str:
 
 def _kind(cell: Cell) -> tuple[object, ...]:
     return (cell.entry.name, cell.size, cell.backbone)
-
-
-@dataclass
-class _Inside:
-    """The progress of one training among many: its counts, and of its sentences those that cannot wait."""
-
-    progress: Progress
-    label: str
-
-    def say(self, sentence: str) -> None:
-        """Pass the sentence on when a person should know it now."""
-        if sentence.startswith(WORTH_SAYING):
-            self.progress.say(f"{self.label}: {sentence}")
-
-    def count(self, what: str, done: int, total: int) -> None:
-        """Pass the count on while it runs; that it has ended is said by the result."""
-        if done < total:
-            self.progress.count(f"{self.label}: {what}", done, total)

@@ -19,6 +19,7 @@ from unfreeze.heads.folds import assign_folds
 from unfreeze.heads.module import from_module
 from unfreeze.heads.probe import Probe, predict_from_less
 from unfreeze.plan import Plan
+from unfreeze.progress import Inside
 from unfreeze.training.material import Material
 from unfreeze.training.planning import shorten
 from unfreeze.training.probing import exact_executor, fit_rows
@@ -90,6 +91,7 @@ class Trier:
                 task=task,
                 prefix=material.maker(trained, plan, task),
                 should_stop=self.should_stop,
+                progress=Inside(material.progress, f"Trial of {candidate.name}, half {fold + 1}"),
             )
             losses = tuple(record.train_loss for record in result.history)
             trained.module.to("cpu")

@@ -1,0 +1,91 @@
+"""Learning curves: a known law is recovered, and the answer in words follows the numbers."""
+
+import numpy as np
+import pytest
+
+from unfreeze.comparing.curve import answer, draw_curve, fit_power_law
+
+SIZES = (50, 100, 200, 400, 800)
+
+
+@pytest.mark.parametrize(("a", "b", "c"), [(0.05, 2.0, 0.7), (0.0, 1.5, 0.35), (0.2, 5.0, 1.0)])
+def test_a_known_law_is_recovered(a, b, c):
+    law = fit_power_law(SIZES, [a + b * n**-c for n in SIZES])
+    assert law.a == pytest.approx(a, abs=0.002)
+    assert law.c == pytest.approx(c, abs=0.006)
+    assert law(1600) == pytest.approx(a + b * 1600**-c, abs=5e-4)
+
+
+def test_a_flat_curve_promises_nothing_and_errors_never_fall_below_zero():
+    flat = fit_power_law(SIZES, [0.1] * 5)
+    assert flat(1600) == pytest.approx(0.1)
+    steep = fit_power_law(SIZES, [0.5, 0.2, 0.05, 0.0, 0.0])
+    assert steep.a >= 0
+    assert steep.b >= 0
+    rising = fit_power_law(SIZES, [0.1, 0.12, 0.13, 0.14, 0.15])
+    assert rising.b == 0
+    assert rising(1600) == pytest.approx(0.128)
+    with pytest.raises(ValueError, match="3 sizes"):
+        fit_power_law((50, 100), (0.2, 0.1))
+
+
+def cells_of(make_cell, errors, *, rows=2000, seeds=3):
+    """Cells whose wrong rows are the first ones, so that a larger size is right wherever a smaller one is."""
+    return [
+        make_cell("full", np.arange(rows) >= round(error * rows), seed=seed, size=size)
+        for size, error in errors.items()
+        for seed in range(seeds)
+    ]
+
+
+def test_a_falling_error_says_yes_with_what_is_expected_of_twice_the_rows(make_cell):
+    curve = draw_curve(cells_of(make_cell, {n: 0.02 + 2 * n**-0.6 for n in (50, 100, 200, 400)}))
+    assert [rows for rows, _ in curve.points] == [50, 100, 200, 400]
+    wanted = 1 - (0.02 + 2 * 800**-0.6)
+    assert curve.doubled.value == pytest.approx(wanted, abs=0.003)
+    assert curve.doubled.low <= curve.doubled.value <= curve.doubled.high
+    assert 0 < curve.doubled.high - curve.doubled.low < 0.05
+    rise = 2 * (200**-0.6 - 400**-0.6)
+    assert curve.rise.value == pytest.approx(rise, abs=1e-3)
+    said = answer(curve)
+    assert said[0].startswith(
+        "Would more labels help? Yes: twice as many rows (800) are expected to bring full from"
+    )
+    assert said[1].startswith(
+        f"From 200 to 400 rows accuracy rose by {curve.rise.value * 100:.1f} points (95 % interval "
+    )
+
+
+def test_a_curve_that_has_settled_says_hardly(make_cell):
+    said = answer(draw_curve(cells_of(make_cell, {50: 0.101, 100: 0.1, 200: 0.1, 400: 0.1})))
+    assert said[0].startswith("Would more labels help? Hardly")
+    assert said[2].startswith("In no class did recall rise by more than chance explains")
+
+
+def test_two_sizes_promise_nothing(make_cell):
+    curve = draw_curve(cells_of(make_cell, {50: 0.2, 100: 0.1}))
+    assert curve.law is None
+    assert curve.doubled is None
+    assert answer(curve)[0] == (
+        "Would more labels help? Probably: two sizes cannot say how the curve goes on; give three or more."
+    )
+    assert draw_curve(cells_of(make_cell, {50: 0.2})) is None
+
+
+def test_the_class_that_gained_is_named_with_its_support(make_cell):
+    truth = np.repeat([0, 1], [300, 100])
+    before = np.where(truth == 1, np.arange(400) % 2 == 0, True)
+    after = np.where(truth == 1, np.arange(400) % 10 != 0, True)
+    cells = [
+        make_cell("full", right, seed=seed, size=size, truth=truth)
+        for seed in range(2)
+        for size, right in ((100, before), (200, after))
+    ]
+    curve = draw_curve(cells)
+    dog, cat = curve.classes
+    assert (dog.name, dog.support) == ("dog", 200)
+    assert (dog.before, dog.after) == pytest.approx((0.5, 0.9))
+    assert dog.gain.value == pytest.approx(0.4)
+    assert (cat.gain.low, cat.gain.high) == (0.0, 0.0)
+    assert answer(curve)[2].startswith("Labels helped most in 'dog' (recall 50.0 % to 90.0 %, +40.0 points")
+    assert "200 test rows" in answer(curve)[2]

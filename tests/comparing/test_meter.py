@@ -1,0 +1,55 @@
+"""What the machine tells is measured, and what it does not tell is left out."""
+
+import sys
+
+import pytest
+
+from unfreeze.comparing.meter import Meter
+
+
+def package(folder, used, limit=1_000_000):
+    folder.mkdir(parents=True)
+    (folder / "energy_uj").write_text(str(used))
+    (folder / "max_energy_range_uj").write_text(str(limit))
+
+
+def test_energy_is_summed_over_packages_and_a_counter_may_start_again(tmp_path):
+    package(tmp_path / "intel-rapl:0", 900_000)
+    package(tmp_path / "intel-rapl:1", 100)
+    package(tmp_path / "intel-rapl:0:0", 5)
+    with Meter(powercap=tmp_path) as meter:
+        (tmp_path / "intel-rapl:0" / "energy_uj").write_text("100000")
+        (tmp_path / "intel-rapl:1" / "energy_uj").write_text("300100")
+        (tmp_path / "intel-rapl:0:0" / "energy_uj").write_text("999")
+    assert meter.joules == pytest.approx(0.2 + 0.3)
+
+
+def test_no_energy_is_invented(tmp_path):
+    with Meter(powercap=tmp_path / "nothing") as meter:
+        pass
+    assert meter.joules is None
+    package(tmp_path / "intel-rapl:0", 1)
+    package(tmp_path / "intel-rapl:1", 1)
+    (tmp_path / "intel-rapl:1" / "energy_uj").unlink()
+    with Meter(powercap=tmp_path) as meter:
+        pass
+    assert meter.joules is None
+
+
+def test_memory_that_cannot_be_reset_is_left_out(tmp_path):
+    with Meter(powercap=tmp_path, process=tmp_path) as meter:
+        pass
+    assert meter.peak_bytes is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is reset through /proc")
+def test_the_peak_is_that_of_the_inside_alone(tmp_path):
+    first = bytearray(300 * 2**20)
+    with Meter(powercap=tmp_path) as larger:
+        second = bytearray(300 * 2**20)
+    del first, second
+    with Meter(powercap=tmp_path) as smaller:
+        pass
+    if larger.peak_bytes is None:
+        pytest.skip("this system does not let a process reset its peak")
+    assert larger.peak_bytes - smaller.peak_bytes > 500 * 2**20

@@ -1,0 +1,282 @@
+"""What a person sees: the page, the terminal at 80 columns, the notebook, the tables of pandas."""
+
+import builtins
+import io
+import json
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from unfreeze.comparing.comparison import conclude
+from unfreeze.comparing.page import render
+from unfreeze.comparing.ranking import Ranked, rank
+from unfreeze.comparing.terminal import broken
+from unfreeze.errors import RequestError
+from unfreeze.report.content import Estimate
+
+LONG = "lora:rank=16+lr=1e-3+targets=blocks.0.attn.qkv,blocks.1.attn.qkv"
+
+
+def concluded(cells, ranking=()):
+    return conclude(
+        cells,
+        ranking,
+        folder=Path("runs/out"),
+        source="photos & <more>",
+        modality="image",
+        command="unfreeze compare 'photos & <more>'",
+        created="2026-01-01 12:00 UTC",
+    )
+
+
+@pytest.fixture
+def strategies(make_cell, share_right):
+    """Five strategies over three seeds; one has a long name, one failed once, one always."""
+    cells = []
+    for seed in range(3):
+        cells += [
+            make_cell(
+                "feature-extraction", share_right(130 + seed), seed=seed, trained=2_562, shared_seconds=41.0
+            ),
+            make_cell(
+                "full", share_right(171 - seed), seed=seed, trained=100_000, seconds=612.0, joules=51_234.0
+            ),
+            make_cell(LONG, share_right(169 + seed, 20), seed=seed, seconds=3_700.0, trained=2_600),
+            make_cell("partial", share_right(20, 100), seed=seed, seconds=None)
+            if seed
+            else make_cell(
+                "partial", [True], seed=seed, state="failed", sentence="The loss is not finite <here>."
+            ),
+            make_cell("scratch", [True], seed=seed, state="failed", sentence="It broke."),
+        ]
+    return concluded(cells)
+
+
+@pytest.fixture
+def sizes(make_cell):
+    errors = {50: 0.3, 100: 0.2, 200: 0.14, 400: 0.1}
+    return concluded(
+        [
+            make_cell(name, np.arange(400) >= round(400 * (error + more)), seed=seed, size=size)
+            for size, error in errors.items()
+            for name, more in (("feature-extraction", 0.05), ("full", 0.0))
+            for seed in range(2)
+        ]
+    )
+
+
+@pytest.fixture
+def ranking():
+    def entry(name, count, **changes):
+        given = {
+            "backbone": name,
+            "state": "finished",
+            "right": ("".join("1" if row < count else "0" for row in range(200)),),
+            "rows_hash": ("x",),
+            "accuracy": Estimate(count / 200, count / 200 - 0.04, count / 200 + 0.04),
+            "log_loss": 0.4,
+            "parameters": 85_800_000,
+            "width": 1_024,
+            "bytes": 343_000_000,
+            "latency_seconds": 0.0812,
+            "rows_per_second": 1_234.0,
+            "executor": "torch-fp32",
+        }
+        return Ranked(**(given | changes))
+
+    return concluded(
+        [],
+        rank(
+            [
+                entry("tf_efficientnet_lite0", 150, parameters=3_371_008, latency_seconds=0.004),
+                entry("timm:vit_small_patch14_dinov2.lvd142m@/data/weights/dinov2_small.safetensors", 180),
+                Ranked(backbone="resnet18.a1_in1k", state="failed", sentence="It cannot be downloaded."),
+            ]
+        ),
+    )
+
+
+def printed(comparison, *, encoding="utf-8", width=80):
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding)
+    comparison.print(Console(file=file, width=width, highlight=False, force_terminal=False))
+    file.flush()
+    return raw.getvalue().decode(encoding)
+
+
+# -- the terminal
+
+
+@pytest.mark.parametrize("made", ["strategies", "sizes", "ranking"])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_no_line_is_wider_than_eighty_columns(request, made, encoding):
+    lines = printed(request.getfixturevalue(made), encoding=encoding).splitlines()
+    assert max(map(len, lines)) <= 80
+
+
+def test_numbers_stay_whole_and_names_break_where_a_word_ends(strategies):
+    text = printed(strategies)
+    # A row of the tables by its name, and the numbers that must stand in it together.
+    for start, *cells in (
+        ["feature-", "65.5 (64.3–66.7)", "65.5", "–", "−19.5 (−22.8…−16.2)"],
+        ["full", "85.0 (83.8–86.2)", "+19.5 (", "best"],
+        ["full", "100.0 k", "100 %", "10 min 12 s", "900 MB", "51.2 kJ"],
+        ["partial", "10.0 ("],
+        ["scratch", "failed"],
+    ):
+        rows = [line for line in text.splitlines() if line.startswith(start)]
+        assert any(all(cell in row for cell in cells) for row in rows), (start, rows)
+    pieces = [
+        line.split()[0] for line in text.splitlines() if line.startswith(("lora:", "rank=", "targets="))
+    ]
+    assert pieces[0].startswith("lora:")
+    assert "".join(broken(LONG, 17)) == LONG
+    assert all(len(piece) <= 17 for piece in broken(LONG, 17))
+    assert broken("lora:rank=16+lr=1e-3", 14) == ["lora:rank=16+", "lr=1e-3"]
+
+
+def test_the_terminal_shows_failures_the_verdict_and_where_the_page_is(strategies):
+    text = " ".join(printed(strategies).split())
+    assert "! partial (seed 0) failed: The loss is not finite <here>." in text
+    assert "full and lora:rank=16" in text
+    assert "are tied at n=500" in text
+    assert "Not in the times: the frozen pass, which all share (41.0 s)." in text
+    assert "runs/out/compare.html" in text
+
+
+def test_the_ranking_is_two_tables_that_fit(ranking):
+    text = printed(ranking)
+    assert "90.0 (86.0–94.0)" in text
+    assert re.search(r"tf_efficientnet_lite0 +3\.4 M +1,024 +343 MB +4 ms +1,234/s", text)
+    assert "is best (90.0 %)" in " ".join(text.split())
+    assert "resnet18.a1_in1k failed: It cannot be downloaded." in text
+
+
+# -- the page
+
+
+@pytest.mark.parametrize("made", ["strategies", "sizes", "ranking"])
+def test_the_page_is_one_file_that_fetches_nothing(request, made):
+    page = render(request.getfixturevalue(made))
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|<script|<link|<iframe", page)
+    assert "default-src 'none'" in page
+    assert "prefers-color-scheme:dark" in page
+    assert 'name="viewport"' in page
+    assert "photos &amp; &lt;more&gt;" in page
+    assert "<more>" not in page
+
+
+def test_the_page_has_the_table_the_picture_and_the_verdict(strategies):
+    page = render(strategies)
+    text = re.sub(r"<[^>]+>", " ", page)
+    for words in ("85.0", "83.8–86.2", "10 min 12 s", "51.2 kJ", "are tied at n=500", "to the floor"):
+        assert words in text.replace("\u202f", " "), words
+    assert page.count("<svg") == 2
+    assert "Accuracy against training time. feature-extraction: 65.5 % (64.3–66.7) at 10 s." in page
+    assert "The loss is not finite &lt;here&gt;." in page
+    for drawing in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        tree = ET.fromstring(drawing)
+        # A mark in the legend and one in the picture for each strategy with a time, an upright line for its interval.
+        assert len([path for path in tree if path.get("class", "").startswith("point")]) == 6
+        assert len([path for path in tree if path.get("class", "").startswith("whisker")]) == 3
+
+
+def test_marks_differ_in_shape_as_well_as_in_colour(make_cell, share_right):
+    cells = [make_cell(f"full:epochs={n}", share_right(100 + n), seconds=float(n)) for n in range(1, 13)]
+    drawing = concluded(cells).cost_chart().draw(860)
+    marks = re.findall(r'class="point (f\d)"[^>]*d="([^"]+)"', drawing)
+    assert len(set(marks)) == 12
+
+
+def test_the_page_of_sizes_has_curve_law_classes_and_answer(sizes):
+    page = render(sizes)
+    text = re.sub(r"<[^>]+>", " ", page).replace("\u202f", " ")
+    for words in (
+        "Would more labels help? Yes",
+        "twice as many rows (800)",
+        "Accuracy against labelled rows",
+        "recall at 200",
+        "recall at 400",
+        "+ 3",
+        "By class, full",
+    ):
+        assert words in text, words
+    chart = next(
+        drawing for drawing in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if "labelled rows" in drawing
+    )
+    assert chart.count("stroke-dasharray") == 2
+    # Four sizes and the promise, for each of two strategies.
+    assert chart.count('class="whisker') == 10
+
+
+# -- Python
+
+
+def test_best_plot_and_pictures(strategies, sizes, ranking, tmp_path):
+    assert strategies.best().strategy == "full"
+    assert ranking.best().backbone.startswith("timm:vit_small")
+    picture = strategies.plot()
+    picture.save(tmp_path / "plot.svg")
+    tree = ET.parse(tmp_path / "plot.svg").getroot()
+    assert tree.tag == "{http://www.w3.org/2000/svg}svg"
+    assert picture._repr_html_().startswith('<img alt="Accuracy against training time.')
+    assert "Accuracy of the probe against speed" in ranking.plot().description
+    assert "Expected at 800 rows" in sizes.plot_curve().description
+    with pytest.raises(RequestError, match="needs two sizes"):
+        strategies.plot_curve()
+
+
+def test_nothing_finished_has_no_best_and_no_picture(make_cell):
+    empty = concluded([make_cell("full", [True], state="failed", sentence="It broke.")])
+    for ask in (empty.best, empty.plot):
+        with pytest.raises(RequestError, match="Nothing of this comparison finished"):
+            ask()
+    assert "It broke." in render(empty)
+
+
+def test_pandas_gets_a_row_a_strategy(strategies, ranking):
+    pytest.importorskip("pandas")
+    table = strategies.to_pandas()
+    assert list(table["strategy"]) == ["feature-extraction", "full", LONG, "partial", "scratch"]
+    assert table["accuracy"][1] == pytest.approx(0.85)
+    assert table["to_floor_low"][1] > 0.1
+    assert bool(table["accuracy"].isna()[4])
+    assert list(ranking.to_pandas()["backbone"])[1] == "tf_efficientnet_lite0"
+
+
+def test_without_pandas_its_install_line_is_named(strategies, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name == "pandas":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(RequestError, match="pip install pandas"):
+        strategies.to_pandas()
+
+
+def test_a_notebook_shows_the_table_and_the_verdict(strategies):
+    html = strategies._repr_html_()
+    assert "<th>to the floor</th>" in html
+    assert "are tied at n=500" in html
+
+
+def test_what_is_written_as_json_has_no_rows_and_no_gaps(strategies, sizes, ranking):
+    for comparison in (strategies, sizes, ranking):
+        values = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
+        assert values["verdict"] == list(comparison.sentences)
+        assert "truth" not in json.dumps(values)
+    first = strategies.to_dict()["results"][1]
+    assert first["accuracy"]["value"] == pytest.approx(0.85)
+    assert sizes.to_dict()["curves"][1]["law"]["c"] > 0.3
+
+
+def test_one_backbone_or_a_failed_one_is_no_ranking(ranking):
+    assert replace(ranking, ranking=ranking.ranking[:1]).sentences == ()

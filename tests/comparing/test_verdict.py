@@ -1,0 +1,130 @@
+"""Results and verdicts on made-up cells: a winner, a tie, nothing above the floor."""
+
+import pytest
+
+from unfreeze.comparing.results import summarise
+from unfreeze.comparing.verdict import judge, share_text
+
+
+@pytest.fixture
+def results(make_cell, share_right):
+    """Results over three seeds from (strategy, right rows of 200, where they start, changes)."""
+
+    def make(*strategies, seeds=3):
+        cells = [
+            make_cell(name, share_right(count, start), seed=seed, **changes)
+            for seed in range(seeds)
+            for name, count, start, changes in strategies
+        ]
+        return summarise(cells)
+
+    return make
+
+
+FLOOR = ("feature-extraction", 140, 0, {})
+
+
+def test_a_clear_winner_is_named_with_its_distance_to_the_floor(results):
+    found = results(FLOOR, ("full", 180, 0, {}), ("partial", 150, 0, {}))
+    verdict = judge(found)
+    assert verdict.best.strategy == "full"
+    assert [result.strategy for result in verdict.tied] == ["full"]
+    assert verdict.beats_floor
+    assert verdict.sentences[0] == "full is best at n=500 with 90.0 %."
+    assert verdict.sentences[1].startswith("full is above the floor by 20.0 points (95 % interval 1")
+    assert found[1].to_floor.value == pytest.approx(0.2)
+    assert found[2].to_best.value == pytest.approx(-0.15)
+
+
+def test_a_tie_names_the_one_that_trains_least_and_the_quickest(results):
+    # 176 and 174 right, on other rows: the paired interval is wide.
+    found = results(
+        FLOOR,
+        ("full", 176, 0, {"trained": 100_000, "seconds": 30.0}),
+        ("lora", 174, 20, {"trained": 3_000, "seconds": 41.0}),
+    )
+    verdict = judge(found)
+    assert [result.strategy for result in verdict.tied] == ["full", "lora"]
+    assert verdict.smallest.strategy == "lora"
+    assert verdict.quickest.strategy == "full"
+    assert verdict.sentences[0] == (
+        "full and lora are tied at n=500; lora trains 3 % of the parameters and full takes least time (30.0 s)."
+    )
+
+
+def test_one_that_is_cheapest_in_both_is_named_once(results):
+    found = results(
+        FLOOR,
+        ("full", 176, 0, {"trained": 100_000, "seconds": 90.0}),
+        ("lora", 176, 20, {"trained": 250, "seconds": 41.0}),
+    )
+    assert judge(found).sentences[0] == (
+        "full and lora are tied at n=500; lora trains 0.2 % of the parameters and takes least time (41.0 s)."
+    )
+
+
+def test_nothing_beats_the_floor_when_what_is_ahead_is_ahead_by_chance(results):
+    verdict = judge(results(FLOOR, ("full", 144, 30, {"seconds": 90.0}), ("lora", 100, 0, {})))
+    assert verdict.best.strategy == "full"
+    assert verdict.beats_floor is False
+    said = verdict.sentences[0]
+    assert said.startswith(
+        "Nothing beats the floor at n=500: full is ahead of feature-extraction by 2.0 points"
+    )
+    assert "within chance; feature-extraction trains 1 % of the parameters" in said
+
+
+def test_nothing_beats_the_floor_when_it_is_the_best(results):
+    verdict = judge(results(FLOOR, ("full", 100, 0, {}), ("lora", 138, 20, {})))
+    assert verdict.best.strategy == "feature-extraction"
+    assert verdict.beats_floor is False
+    assert verdict.sentences[0] == (
+        "Nothing beats the floor at n=500: feature-extraction is best (70.0 %), and lora is tied with it."
+    )
+
+
+def test_one_seed_is_said_to_know_less(results):
+    found = results(FLOOR, ("full", 180, 0, {}), seeds=1)
+    assert (found[1].accuracy.low, found[1].accuracy.high) == pytest.approx((0.87, 0.93))
+    assert "With one seed" in judge(found).sentences[-1]
+    assert "With one seed" not in " ".join(judge(results(FLOOR, ("full", 180, 0, {}))).sentences)
+
+
+def test_differences_count_the_seeds_that_both_finished_on_the_same_rows(make_cell, share_right):
+    cells = [make_cell("feature-extraction", share_right(140), seed=seed) for seed in range(3)]
+    cells += [
+        make_cell("full", share_right(160), seed=0),
+        make_cell("full", share_right(200), seed=1, rows_hash="x"),
+    ]
+    cells += [make_cell("full", state="failed", sentence="It broke.", right=share_right(1), seed=2)]
+    full = summarise(cells)[1]
+    assert full.seeds == (0, 1)
+    assert full.failures == ((2, "It broke."),)
+    assert full.to_floor.value == pytest.approx(0.1)
+
+
+def test_a_mean_of_fewer_seeds_is_not_the_best(make_cell, share_right):
+    cells = [make_cell("feature-extraction", share_right(140), seed=seed) for seed in range(3)]
+    cells += [make_cell("full", share_right(200), seed=0)]
+    assert [result.is_best for result in summarise(cells)] == [True, False]
+
+
+def test_nothing_finished_gives_no_verdict(make_cell):
+    cells = [make_cell("full", [True], state="failed", sentence="It broke.")]
+    (result,) = summarise(cells)
+    assert result.accuracy is None
+    assert judge([result]) is None
+
+
+def test_time_lost_to_an_interruption_is_not_invented(make_cell, share_right):
+    cells = [make_cell("full", share_right(160), seed=seed, seconds=None) for seed in range(2)]
+    assert summarise(cells)[0].seconds is None
+    cells += [make_cell("full", share_right(160), seed=2, seconds=7.0)]
+    assert summarise(cells)[0].seconds == 7.0
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(1.0, "100 %"), (0.026, "3 %"), (0.0021, "0.2 %"), (0.00004, "0.004 %")]
+)
+def test_shares_keep_the_digits_they_need(share, text):
+    assert share_text(share) == text
