@@ -1,5 +1,6 @@
 """Training from data to run folder."""
 
+import csv
 import json
 import shutil
 from collections import Counter
@@ -10,6 +11,7 @@ import yaml
 from safetensors.numpy import load_file
 
 import unfreeze
+from unfreeze.config import read_config
 from unfreeze.errors import DataError, RequestError
 
 DESIGNED = {
@@ -184,3 +186,23 @@ def test_the_page_of_a_notebook_names_the_result(image_run):
     html = image_run.run._repr_html_()
     assert f"{image_run.run.test.accuracy:.1%}" in html
     assert "report.html" in html
+
+
+def test_data_in_memory_are_named_and_not_written_out(tmp_path, monkeypatch, plain_torch, mails):
+    monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path / "cache"))
+    with mails.open() as file:
+        rows = list(csv.DictReader(file))
+    inputs, labels = [row["text"] for row in rows], [row["label"] for row in rows]
+    run = unfreeze.train(
+        (inputs[:120], labels[:120]),
+        test=(inputs[120:], labels[120:]),
+        output_dir=tmp_path / "run",
+        backbone="all-minilm-l6-v2",
+        max_length=8,
+        strategy="feature-extraction",
+    )
+    written = (run.folder / "config.yaml").read_text()
+    assert "value: data in memory" in written
+    assert inputs[120] not in written
+    assert inputs[120] not in run.report.command
+    assert "test" not in read_config(run.folder / "config.yaml")

@@ -188,7 +188,11 @@ def _train_into(
 def _in_python(request: TrainRequest) -> str:
     """The call of ``unfreeze.train`` that makes this request; data in memory have no text of their own."""
     data = repr(str(request.data)) if isinstance(request.data, str | Path) else "data"
-    settings = (f"{name}={value!r}" for name, value in request.given().items() if name != "output_dir")
+    settings = (
+        f"{name}={value!r}" if isinstance(value, int | float | str) else f"{name}={name}_data"
+        for name, value in request.given().items()
+        if name != "output_dir"
+    )
     return f"unfreeze.train({', '.join([data, *settings])})"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import TYPE_CHECKING
 
 from unfreeze.config import AUTO, FLOOR, Origin, Resolved, TrainRequest
@@ -46,8 +47,12 @@ class Decisions:
         for name in INPUTS:
             if name in given:
                 value = given[name]
-                plain = value if isinstance(value, int | float | str) else str(value)
-                self.record(name, plain, "user", "asked for")
+                if isinstance(value, int | float | str | PathLike):
+                    plain = value if isinstance(value, int | float | str) else str(value)
+                    self.record(name, plain, "user", "asked for")
+                else:
+                    # Not the user's: a configuration that is read again could not give it.
+                    self.record(name, "data in memory", "data", "given in Python")
         for name, (value, reason) in DEFAULTS.items():
             if name in given:
                 self.record(name, given[name], "user", "asked for")

@@ -84,7 +84,7 @@ def _lead(comparison: Comparison) -> str:
     seeds = len({cell.seed for cell in comparison.cells})
     named = {result.strategy for result in comparison.results}
     return (
-        f"{len(named)} strategies on the same {kinds}, each with {seeds} seed{'s' if seeds != 1 else ''} that decide "
+        f"{len(named)} strategies on the same {kinds}, each with {seeds} {'seed that decides' if seeds == 1 else 'seeds that decide'} "
         f"split and order: {finished} of {cells} trainings finished, {comparison.created}."
     )
 

@@ -109,7 +109,7 @@ def learn(
     floor = calibrate_probe(dataset, features, probe.probe, backbone, decisions)
     material = Material(dataset, backbone, features, executor, decisions, progress)
     with _folder_of_a_run() as folder:
-        learned = learn_from_probe(folder, material, probe.probe, floor, plan, clock, foretell=False)
+        learned = learn_from_probe(folder, material, probe.probe, floor, plan, clock)
     return _keep(learned.fitted, dataset, features, decisions)
 
 

@@ -32,44 +32,35 @@ class Learned:
 
 
 def learn(
-    folder: Path,
-    material: Material,
-    probe: Probe,
-    floor: Fitted,
-    plan: Plan | None,
-    clock: Clock,
-    *,
-    foretell: bool = True,
+    folder: Path, material: Material, probe: Probe, floor: Fitted, plan: Plan | None, clock: Clock
 ) -> Learned:
     """The probe (``floor``), or what the plan comes to: the given one, or the one that ``auto`` chooses.
 
-    ``clock`` started with the run. ``foretell``: predict first what the training will take.
+    ``clock`` started with the run. Only ``auto`` predicts first what a training will take: measuring costs seconds,
+    which it needs to choose; a plan that was asked for tells at each phase what it expects.
     """
     decisions = material.decisions
-    costs = CostModel(material)
-    choice = None
-    if decisions.text("strategy") == AUTO:
-        with clock.part("choosing the strategy"):
-            choice = choose(
-                folder,
-                material,
-                probe,
-                cost=lambda plan: costs.predict(plan).seconds,
-                elapsed=lambda: clock.total,
-            )
-        decisions.record("strategy", choice.shipped, "trial", choice.reason)
-        plan = choice.plan
-    if plan is None:
-        return Learned(floor, choice=choice)
-    cost = None
-    if foretell:
-        with clock.part("predicting what it takes"):
-            cost = costs.predict(plan)
-            material.progress.say(describe_cost(cost))
-    with clock.part("thawing"):
-        if choice is None:
+    if decisions.text("strategy") != AUTO:
+        if plan is None:
+            return Learned(floor)
+        with clock.part("thawing"):
             fitted, fit = thaw(folder, material, plan)
-            return Learned(fitted, fit, cost=cost)
-        choice, shipped, trained = train_chosen(folder, material, choice, floor, probe)
-        decisions.record("strategy", choice.shipped, "trial", choice.reason)
-        return Learned(shipped, trained, choice, cost)
+        return Learned(fitted, fit)
+    costs = CostModel(material)
+    with clock.part("choosing the strategy"):
+        choice = choose(
+            folder,
+            material,
+            probe,
+            cost=lambda plan: costs.predict(plan).seconds,
+            elapsed=lambda: clock.total,
+        )
+    decisions.record("strategy", choice.shipped, "trial", choice.reason)
+    if choice.plan is None:
+        return Learned(floor, choice=choice)
+    cost = costs.predict(choice.plan)
+    material.progress.say(describe_cost(cost))
+    with clock.part("thawing"):
+        choice, fitted, shipped = train_chosen(folder, material, choice, floor, probe)
+    decisions.record("strategy", choice.shipped, "trial", choice.reason)
+    return Learned(fitted, shipped, choice, cost)
