@@ -83,8 +83,9 @@ def _lead(comparison: Comparison) -> str:
     finished = sum(cell.finished for cell in comparison.cells)
     seeds = len({cell.seed for cell in comparison.cells})
     named = {result.strategy for result in comparison.results}
+    drawn = "1 seed that decides" if seeds == 1 else f"{seeds} seeds that decide"
     return (
-        f"{len(named)} strategies on the same {kinds}, each with {seeds} {'seed that decides' if seeds == 1 else 'seeds that decide'} "
+        f"{len(named)} strategies on the same {kinds}, each with {drawn} "
         f"split and order: {finished} of {cells} trainings finished, {comparison.created}."
     )
 
