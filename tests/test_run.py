@@ -114,7 +114,7 @@ def test_given_validation_rows_are_not_fitted_on_and_match_by_name(tmp_path, mak
     make_mails(tmp_path / "train.csv", per_class=24, seed=1)
     make_mails(tmp_path / "many.csv", per_class=60, seed=2, classes=("ham", "spam"), noise=0)
     make_mails(tmp_path / "few.csv", per_class=10, seed=3, classes=("spam", "news"))
-    settings = {"backbone": "all-minilm-l6-v2", "max_length": 16}
+    settings = {"backbone": "all-minilm-l6-v2", "max_length": 16, "strategy": "feature-extraction"}
     heads, runs = {}, {}
     for name in ("many", "few"):
         run = unfreeze.train(

@@ -88,32 +88,45 @@ def batch_of(rows):
     return Batch(np.arange(rows), State(torch.zeros(rows, 2, 2, 3, dtype=torch.uint8)))
 
 
-def test_a_slow_batch_is_cut_and_counted_in_proportion(monkeypatch):
+def clock(monkeypatch, seconds):
+    """A run that takes ``seconds(number of the run, rows)``, and the rows of every run."""
     now, sizes = [0.0], []
 
     def run(batch):
         sizes.append(len(batch.rows))
-        now[0] += 0.5 * len(batch.rows)
+        now[0] += seconds(len(sizes), len(batch.rows))
 
     monkeypatch.setattr(pacing.time, "perf_counter", lambda: now[0])
-    line = time_line(run, batch_of(4), batch_of(64))
-    assert line == pacing.Line(0.0, 0.5)
-    # 64 rows would take 32 seconds: as many as fit into the bound are run.
-    assert sizes == [2, 2, int(2 * pacing.SLOW_SECONDS)]
+    return run, sizes
+
+
+def test_a_slow_batch_is_cut_and_counted_in_proportion(monkeypatch):
+    run, sizes = clock(monkeypatch, lambda _, rows: 0.1 * rows)
+    assert time_line(run, batch_of(8), batch_of(64)) == pacing.Line(0.0, pytest.approx(0.1))
+    # 64 rows would take 6.4 seconds: as many as fit into the bound are run.
+    assert sizes == [2, 2, 2, int(10 * pacing.SLOW_SECONDS), int(10 * pacing.SLOW_SECONDS)]
+
+
+def test_a_busy_moment_does_not_decide(monkeypatch):
+    # The second run, and the first long one, come while something else takes the machine for five seconds.
+    run, sizes = clock(monkeypatch, lambda number, rows: 0.02 * rows + (5.0 if number in (2, 4) else 0.0))
+    line = time_line(run, batch_of(8), batch_of(64))
+    assert line.batch(64) == pytest.approx(1.28)
+    assert max(sizes) == 64
+
+
+def test_never_less_than_a_quarter_of_a_batch_is_run(monkeypatch):
+    run, sizes = clock(monkeypatch, lambda _, rows: 10.0 * rows)
+    assert time_line(run, batch_of(8), batch_of(64)).each == pytest.approx(10.0)
+    assert sizes[-2:] == [16, 16]
 
 
 def test_a_fast_batch_is_warmed_up_and_timed_three_times(monkeypatch):
-    now, sizes = [0.0], []
-
-    def run(batch):
-        sizes.append(len(batch.rows))
-        # The first of all is slow: it loads what the others find loaded.
-        now[0] += 0.01 + 0.001 * len(batch.rows) + (0.05 if len(sizes) == 1 else 0)
-
-    monkeypatch.setattr(pacing.time, "perf_counter", lambda: now[0])
+    # The first of all is slow: it loads what the others find loaded.
+    run, sizes = clock(monkeypatch, lambda number, rows: 0.01 + 0.001 * rows + (0.05 if number == 1 else 0))
     line = time_line(run, batch_of(8), batch_of(16))
     assert line == pacing.Line(pytest.approx(0.01), pytest.approx(0.001))
-    assert sizes == [2, 2, 16, 8, 8, 8, 16, 16, 16]
+    assert sizes == [2, 2, 2, 16, 8, 8, 8, 16, 16, 16]
 
 
 def test_texts_are_measured_on_short_and_on_long_batches(t):

@@ -200,6 +200,8 @@ def test_training_prints_one_json_object_with_the_designed_keys(
         "all-minilm-l6-v2",
         "--max-length",
         16,
+        "--strategy",
+        "feature-extraction",
         "--json",
     )
     values = one_object(answer)

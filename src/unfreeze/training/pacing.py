@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from unfreeze.engine.prefix import StoringMaker
     from unfreeze.engine.task import Task
 
-# A batch is timed this often, or as often as fits into so many seconds; the median counts.
+# A batch is timed twice, and once more where that fits into so many seconds.
 REPEATS, REPEAT_SECONDS = 3, 1.0
 # A batch that would take longer is cut, and its rows counted in proportion.
-SLOW_SECONDS = 4.0
+SLOW_SECONDS = 3.0
 # Steps are taken at this share of their rates: the weights of a copy must not run away while it is timed.
 TINY = 1e-6
 # A small batch has this share of the rows of a large one.
@@ -242,9 +242,11 @@ def time_line(run: Callable[[Batch], object], small: Batch, large: Batch) -> Lin
     """Seconds of a batch by its units; the first run of all warms up and does not count."""
     few = a_few(small)
     _once(run, few)
-    expected = _once(run, few) * large.units / few.units
+    # A busy moment must not make a batch look so slow that next to nothing of it is run.
+    expected = min(_once(run, few), _once(run, few)) * large.units / few.units
     if expected > SLOW_SECONDS:
-        some = large.cut(max(len(few.rows), int(len(large.rows) * SLOW_SECONDS / expected)))
+        least = len(a_few(large).rows)
+        some = large.cut(max(least, int(len(large.rows) * SLOW_SECONDS / expected)))
         return line_through([(some.units, _usual(run, some))])
     if expected < REPEAT_SECONDS / 2:
         _once(run, large)
@@ -254,10 +256,11 @@ def time_line(run: Callable[[Batch], object], small: Batch, large: Batch) -> Lin
 
 
 def _usual(run: Callable[[Batch], object], batch: Batch) -> float:
-    found: list[float] = []
-    while len(found) < REPEATS and (not found or sum(found) < REPEAT_SECONDS):
+    """The middle of three runs, or the shorter of two slow ones."""
+    found = [_once(run, batch), _once(run, batch)]
+    while len(found) < REPEATS and sum(found) < REPEAT_SECONDS:
         found.append(_once(run, batch))
-    return statistics.median(found)
+    return statistics.median_low(found)
 
 
 def _once(run: Callable[[Batch], object], batch: Batch) -> float:

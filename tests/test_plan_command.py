@@ -1,0 +1,204 @@
+"""``unfreeze plan``: facts, costs and a choice, and nothing trained or left behind."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+
+from unfreeze.choose.settings import Decisions, record_data
+from unfreeze.config import TrainRequest
+from unfreeze.planned import choose_by_rules, look_ahead
+from unfreeze.progress import Silent
+from unfreeze.training.costing import CostModel, draw_sample
+from unfreeze.training.facing import gather_facts
+from unfreeze.training.material import Material
+from unfreeze.training.planning import make_plan
+from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data
+from unfreeze.training.probing import probe_features
+
+SETTINGS = ("--backbone", "efficientnet-lite0", "--image-size", "64", "--epochs", "2", "--batch-size", "8")
+
+
+def material_of(data, **settings):
+    decisions = Decisions(TrainRequest(data=str(data), **settings))
+    dataset = read_data(decisions.request)
+    record_data(decisions, dataset)
+    backbone = open_backbone(dataset, decisions, Silent())
+    _, executor = pick_executor(backbone, dataset, decisions, Silent())
+    features = frozen_pass(backbone, dataset, executor, decisions, Silent())
+    probe = probe_features(dataset, features, backbone, decisions, Silent())
+    return Material(dataset, backbone, features, executor, decisions, Silent()), probe
+
+
+def plan_of(material, strategy, **settings):
+    decisions = Decisions(TrainRequest(data="x", strategy=strategy, epochs=2, **settings))
+    return make_plan(material.backbone, len(material.part("train")), len(material.dataset.labels), decisions)
+
+
+@pytest.fixture
+def pictures(photos, plain_torch):
+    return material_of(photos, backbone="efficientnet-lite0", image_size=64, batch_size=8)
+
+
+def state_of(module):
+    tensors = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    return tensors, {name: part.training for name, part in module.named_modules()}
+
+
+def test_the_facts_of_pictures_match_the_data(pictures):
+    material, probe = pictures
+    material.backbone.module.train()
+    tensors, modes = state_of(material.backbone.module)
+    found = gather_facts(material, probe)
+    after, modes_after = state_of(material.backbone.module)
+    assert all(np.array_equal(tensors[name], after[name]) for name in tensors)
+    assert modes == modes_after
+    value = {fact.name: fact.value for fact in found.entries}
+    assert (value["rows"], value["classes"], value["modality"]) == (24, 2, "image")
+    assert (value["least_rows_of_a_class"], value["imbalance"]) == (12, 1.0)
+    assert value["image_pixels"] == 38
+    assert value["near_duplicates"] == 0
+    assert value["probe_accuracy"] == pytest.approx(probe.pooled.accuracy)
+    assert value["shift_early"] > 0
+    assert found.distance.shift.norms == 49
+
+
+def test_costs_are_predicted_without_touching_the_backbone(pictures):
+    material, _ = pictures
+    tensors, modes = state_of(material.backbone.module)
+    model = CostModel(material)
+    partial = model.predict(plan_of(material, "partial"))
+    full = model.predict(plan_of(material, "full"))
+    spent = model.spent
+    faster = model.predict(plan_of(material, "full", lr=1e-5))
+    after, modes_after = state_of(material.backbone.module)
+    assert all(np.array_equal(tensors[name], after[name]) for name in tensors)
+    assert modes == modes_after
+    assert not any(parameter.grad is not None for parameter in material.backbone.module.parameters())
+    # Another rate takes the same time: nothing was measured again.
+    assert faster == full
+    assert model.spent - spent < spent / 4
+    assert [phase.boundary for phase in (*partial.phases, *full.phases)] == [6, 0]
+    assert all(cost.seconds > 0 for cost in (partial, full))
+    assert full.disk_bytes == 0
+    assert full.memory_bytes > partial.memory_bytes > 0
+    assert {phase.rows for phase in partial.phases} == {len(material.part("train"))}
+
+
+def test_the_load_of_texts_is_that_of_their_batches(mails, plain_torch):
+    material, _ = material_of(mails, backbone="all-minilm-l6-v2", max_length=16)
+    plan = plan_of(material, "full", batch_size=32)
+    sample = draw_sample(material, plan)
+    task = material.task(plan, material.part("train"), material.part("val"))
+    batches = task.train.inputs.batches(0, 0, 32)
+    assert sample.train.rows == len(material.part("train")) == sum(map(len, batches))
+    assert sample.train.batches == len(batches)
+    assert sample.train.units == sum(task.train.inputs.batch(rows, None).h.numel() for rows in batches)
+    assert sample.val.rows == len(material.part("val"))
+    assert sample.decoding > 0
+
+
+@pytest.fixture(scope="module")
+def outlook(photos, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNFREEZE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("unfreeze.engine.choice.available_executors", lambda device: ("torch-fp32",))
+        return look_ahead(
+            TrainRequest(
+                data=str(photos), backbone="efficientnet-lite0", image_size=64, epochs=2, batch_size=8
+            )
+        )
+
+
+def test_every_strategy_that_fits_is_weighed_and_the_others_are_named(outlook):
+    weighed = {option.plan.strategy for option in outlook.options}
+    assert weighed == {"partial", "gradual", "discriminative", "full", "lora", "scratch"}
+    assert [name for name, _ in outlook.unfit] == ["adapters"]
+    for option in outlook.options:
+        assert [phase.name for phase in option.cost.phases] == [phase.name for phase in option.plan.phases]
+        assert len(option.phases) == len(option.plan.phases)
+        for phase, words in zip(option.plan.phases, option.phases, strict=True):
+            assert words.startswith(f"{phase.name}: {phase.epochs} epoch")
+        assert 0 < option.cost.seconds <= option.cost.plain_seconds * 1.5
+    assert any(option.candidate is not None for option in outlook.options)
+
+
+def test_the_rules_choose_by_hope_and_price(outlook):
+    assert choose_by_rules(outlook.options, "auto", floor_error=0.001).name == "feature-extraction"
+    wrong = choose_by_rules(outlook.options, "auto", floor_error=0.4)
+    hopes = {option.name: option.candidate.hope for option in outlook.options if option.candidate}
+    assert wrong.name == max(hopes, key=hopes.get)
+    assert "40.0%" in wrong.reason
+    assert choose_by_rules((), "auto", floor_error=0.4).name == "feature-extraction"
+    assert choose_by_rules((), "lora", floor_error=0.4).name == "lora"
+
+
+def test_it_is_readable_at_eighty_columns(outlook):
+    from rich.console import Console
+
+    from unfreeze.report.outlook import print_outlook
+
+    page = io.StringIO()
+    print_outlook(outlook.to_dict(), Console(width=80, file=page))
+    lines = page.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    text = "\n".join(lines)
+    for part in ("What is known", "What it would take", "What would be done", "By the rules alone"):
+        assert part in text
+    heading = next(line for line in lines if line.startswith("plan "))
+    assert heading.split() == ["plan", "time", "(no", "store)", "memory", "disk"]
+    for option in outlook.options:
+        (row,) = (line for line in lines if line.startswith(f"{option.name}  "))
+        assert "GB" in row or "MB" in row
+
+
+def test_the_command_prints_one_object_and_leaves_no_run(command, photos, tmp_path, monkeypatch, plain_torch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    answer = command("plan", photos, *SETTINGS, "--strategy", "partial", "--json")
+    assert answer.status == 0, answer.err
+    told = json.loads(answer.out)
+    assert [option["name"] for option in told["options"]] == ["partial"]
+    assert told["choice_by_rules"]["name"] == "partial"
+    assert told["facts"]["rows"]["value"] == 24
+    assert told["options"][0]["phases"][0]["epochs"] == 2
+    left = sorted(path.name for path in tmp_path.iterdir() if path.name != "unfreeze-cache")
+    assert left == [name for name in before if name != "unfreeze-cache"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_for_the_probe_alone_there_is_nothing_to_weigh(command, photos, plain_torch):
+    answer = command(
+        "plan",
+        photos,
+        "--backbone",
+        "efficientnet-lite0",
+        "--image-size",
+        "64",
+        "--strategy",
+        "feature-extraction",
+    )
+    assert answer.status == 0, answer.err
+    assert "What is known" in answer.out
+    assert "What it would take" not in answer.out
+    assert "nothing was trained but the probe" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nowhere",), "nowhere"),
+        (("PHOTOS", "--strategy", "adapters", *SETTINGS), "transformer blocks"),
+        (("PHOTOS", "--strategy", "everything"), "is unknown"),
+        (("PHOTOS", "--strategy", "full", "--time-limit", "5m"), "--time-limit"),
+        (("PHOTOS", "--epochs", "0"), "--epochs"),
+        (("PHOTOS", "--config", "missing.yaml"), "missing.yaml"),
+    ],
+)
+def test_a_bad_request_is_a_sentence_and_status_2(command, photos, plain_torch, arguments, words):
+    answer = command("plan", *(photos if part == "PHOTOS" else part for part in arguments))
+    assert answer.status == 2
+    assert words in answer.err
+    assert "Traceback" not in answer.err
+    assert answer.out == ""
