@@ -6,12 +6,22 @@ from typing import Annotated
 
 import typer
 
-from unfreeze.cli.train import COLUMNS, DATA_HELP, MEASURE, share_or_data
+from unfreeze.cli.options import (
+    DATA_HELP,
+    GroupColumn,
+    ImageColumn,
+    JsonOutput,
+    LabelColumn,
+    Test,
+    TextColumn,
+    Val,
+    share_or_data,
+)
 
 
 def check(
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_output: JsonOutput = False,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     backbone: Annotated[
         str | None, typer.Option(help="Count text lengths with this backbone's tokenizer.")
@@ -19,22 +29,12 @@ def check(
     max_length: Annotated[
         int | None, typer.Option(help="Longest text in tokens, for the share that would be cut.")
     ] = None,
-    text_column: Annotated[
-        str | None, typer.Option(help="Column with the text.", rich_help_panel=COLUMNS)
-    ] = None,
-    image_column: Annotated[
-        str | None, typer.Option(help="Column with the image.", rich_help_panel=COLUMNS)
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="Column with the label.", rich_help_panel=COLUMNS)
-    ] = None,
-    group_column: Annotated[
-        str | None, typer.Option(help="Rows of one group stay together.", rich_help_panel=COLUMNS)
-    ] = None,
-    val: Annotated[
-        str | None, typer.Option(help="Validation data, or a share.", rich_help_panel=MEASURE)
-    ] = None,
-    test: Annotated[str | None, typer.Option(help="Test data, or a share.", rich_help_panel=MEASURE)] = None,
+    text_column: TextColumn = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    val: Val = None,
+    test: Test = None,
 ) -> None:
     """Audit DATA: what was found, what is wrong, what was ignored. Trains nothing."""
     from unfreeze.auditing import audit_data

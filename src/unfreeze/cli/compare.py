@@ -9,7 +9,27 @@ from typing import Annotated
 
 import typer
 
-from unfreeze.cli.train import COLUMNS, DATA_HELP, MACHINE, MEASURE, MODEL, THAW, share_or_data
+from unfreeze.cli.options import (
+    DATA_HELP,
+    MODEL,
+    THAW,
+    Augment,
+    BatchSize,
+    Device,
+    GroupColumn,
+    ImageColumn,
+    ImageSize,
+    JsonOutput,
+    LabelColumn,
+    MaxLength,
+    Precision,
+    Store,
+    StratifyColumn,
+    Test,
+    TextColumn,
+    Val,
+    share_or_data,
+)
 
 
 def compare(
@@ -41,9 +61,7 @@ def compare(
         bool,
         typer.Option("--resume", help="Continue in --output-dir; what has finished is not trained again."),
     ] = False,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")
-    ] = False,
+    json_output: JsonOutput = False,
     config: Annotated[
         Path | None,
         typer.Option(help="YAML file with any setting of train, the same for all; flags win over it."),
@@ -51,50 +69,23 @@ def compare(
     backbone: Annotated[
         str | None, typer.Option(help="The one that all strategies start from.", rich_help_panel=MODEL)
     ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(help="Side of the square that images are resized to.", rich_help_panel=MODEL),
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(help="Longest text in tokens.", rich_help_panel=MODEL)
-    ] = None,
+    image_size: ImageSize = None,
+    max_length: MaxLength = None,
     epochs: Annotated[
         int | None, typer.Option(help="Epochs of every strategy that thaws.", rich_help_panel=THAW)
     ] = None,
-    augment: Annotated[
-        str | None, typer.Option(help="none, light, strong or dihedral.", rich_help_panel=THAW)
-    ] = None,
-    text_column: Annotated[
-        str | None, typer.Option(help="Column with the text.", rich_help_panel=COLUMNS)
-    ] = None,
-    image_column: Annotated[
-        str | None, typer.Option(help="Column with the image path or bytes.", rich_help_panel=COLUMNS)
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="Column with the label.", rich_help_panel=COLUMNS)
-    ] = None,
-    group_column: Annotated[
-        str | None, typer.Option(help="Rows of one group stay in one part.", rich_help_panel=COLUMNS)
-    ] = None,
-    stratify_column: Annotated[
-        str | None, typer.Option(help="Balance this column over the parts too.", rich_help_panel=COLUMNS)
-    ] = None,
-    val: Annotated[
-        str | None, typer.Option(help="Validation data, or a share of the rows.", rich_help_panel=MEASURE)
-    ] = None,
-    test: Annotated[
-        str | None, typer.Option(help="Test data, or a share of the rows.", rich_help_panel=MEASURE)
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows in a batch.", rich_help_panel=MACHINE)] = None,
-    store: Annotated[
-        str | None, typer.Option(help="auto, on or off: keep features on disk.", rich_help_panel=MACHINE)
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=MACHINE)
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="auto, fp32 or bf16 for the frozen pass.", rich_help_panel=MACHINE)
-    ] = None,
+    augment: Augment = None,
+    text_column: TextColumn = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    stratify_column: StratifyColumn = None,
+    val: Val = None,
+    test: Test = None,
+    batch_size: BatchSize = None,
+    store: Store = None,
+    device: Device = None,
+    precision: Precision = None,
 ) -> None:
     """Train strategies on the same splits of DATA, or rank backbones, and say in words what is worth it.
 

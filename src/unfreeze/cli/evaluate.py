@@ -7,22 +7,16 @@ from typing import Annotated
 
 import typer
 
-from unfreeze.cli.train import COLUMNS, DATA_HELP
+from unfreeze.cli.options import DATA_HELP, ImageColumn, JsonOutput, LabelColumn, TextColumn
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     data: Annotated[str, typer.Argument(help=DATA_HELP + " All of its labelled rows are scored.")],
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    text_column: Annotated[
-        str | None, typer.Option(help="Column with the text.", rich_help_panel=COLUMNS)
-    ] = None,
-    image_column: Annotated[
-        str | None, typer.Option(help="Column with the image.", rich_help_panel=COLUMNS)
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="Column with the label.", rich_help_panel=COLUMNS)
-    ] = None,
+    json_output: JsonOutput = False,
+    text_column: TextColumn = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     part: Annotated[
         str | None, typer.Option(help="Only this part of data that come in parts: train, val or test.")
     ] = None,

@@ -7,7 +7,28 @@ from typing import Annotated
 
 import typer
 
-from unfreeze.cli.train import COLUMNS, DATA_HELP, MACHINE, MEASURE, MODEL, THAW, share_or_data
+from unfreeze.cli.options import (
+    DATA_HELP,
+    THAW,
+    Augment,
+    BatchSize,
+    Device,
+    GroupColumn,
+    Head,
+    ImageColumn,
+    ImageSize,
+    JsonOutput,
+    LabelColumn,
+    MaxLength,
+    Precision,
+    Recipe,
+    Store,
+    Test,
+    TextColumn,
+    TrainSize,
+    Val,
+    share_or_data,
+)
 
 
 def plan(
@@ -21,62 +42,31 @@ def plan(
         typer.Option(help="What --strategy auto would have, such as 90s or 1h. (default: 10m)"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides the split. (default: 0)")] = None,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")
-    ] = False,
+    json_output: JsonOutput = False,
     config: Annotated[
         Path | None,
         typer.Option(help="YAML file with any setting of train; flags win over it."),
     ] = None,
-    head: Annotated[str | None, typer.Option(help="linear or mlp.", rich_help_panel=MODEL)] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(help="Side of the square that images are resized to.", rich_help_panel=MODEL),
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(help="Longest text in tokens.", rich_help_panel=MODEL)
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="own, or classic: the guide's schedules.", rich_help_panel=THAW)
-    ] = None,
+    head: Head = None,
+    image_size: ImageSize = None,
+    max_length: MaxLength = None,
+    recipe: Recipe = None,
     epochs: Annotated[
         int | None,
         typer.Option(help="Epochs of every plan. (default: by strategy and rows)", rich_help_panel=THAW),
     ] = None,
-    augment: Annotated[
-        str | None, typer.Option(help="none, light, strong or dihedral.", rich_help_panel=THAW)
-    ] = None,
-    text_column: Annotated[
-        str | None, typer.Option(help="Column with the text.", rich_help_panel=COLUMNS)
-    ] = None,
-    image_column: Annotated[
-        str | None, typer.Option(help="Column with the image path or bytes.", rich_help_panel=COLUMNS)
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="Column with the label.", rich_help_panel=COLUMNS)
-    ] = None,
-    group_column: Annotated[
-        str | None, typer.Option(help="Rows of one group stay in one part.", rich_help_panel=COLUMNS)
-    ] = None,
-    val: Annotated[
-        str | None, typer.Option(help="Validation data, or a share.", rich_help_panel=MEASURE)
-    ] = None,
-    test: Annotated[str | None, typer.Option(help="Test data, or a share.", rich_help_panel=MEASURE)] = None,
-    train_size: Annotated[
-        int | None, typer.Option(help="Learn from this many rows.", rich_help_panel=MEASURE)
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Rows in a batch. (default: 32)", rich_help_panel=MACHINE)
-    ] = None,
-    store: Annotated[
-        str | None, typer.Option(help="auto, on or off, as for train.", rich_help_panel=MACHINE)
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=MACHINE)
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="auto, fp32 or bf16.", rich_help_panel=MACHINE)
-    ] = None,
+    augment: Augment = None,
+    text_column: TextColumn = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    val: Val = None,
+    test: Test = None,
+    train_size: TrainSize = None,
+    batch_size: BatchSize = None,
+    store: Store = None,
+    device: Device = None,
+    precision: Precision = None,
 ) -> None:
     """Say what is known of DATA, what each strategy would take here, and what the rules would choose. Trains nothing.
 

@@ -9,15 +9,32 @@ from typing import Annotated
 
 import typer
 
-DATA_HELP = (
-    "A folder of class folders, a folder with train/ val/ test/, a CSV/TSV/JSONL/Parquet file, or a hub id."
+from unfreeze.cli.options import (
+    DATA_HELP,
+    FINE,
+    MEASURE,
+    MODEL,
+    THAW,
+    Augment,
+    BatchSize,
+    Device,
+    GroupColumn,
+    Head,
+    ImageColumn,
+    ImageSize,
+    JsonOutput,
+    LabelColumn,
+    MaxLength,
+    Precision,
+    Recipe,
+    Store,
+    StratifyColumn,
+    Test,
+    TextColumn,
+    TrainSize,
+    Val,
+    share_or_data,
 )
-COLUMNS = "Columns of a table"
-MODEL = "Model"
-THAW = "Thawing"
-FINE = "Thawing, finer"
-MEASURE = "Splitting and measuring"
-MACHINE = "Machine"
 
 
 def train(
@@ -43,52 +60,27 @@ def train(
         typer.Option(help="For trials and training of --strategy auto, such as 90s or 1h. (default: 10m)"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides the split and every order. (default: 0)")] = None,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")
-    ] = False,
+    json_output: JsonOutput = False,
     config: Annotated[
         Path | None,
         typer.Option(help="YAML file with settings; flags win over it. A run's config.yaml works."),
     ] = None,
-    head: Annotated[
-        str | None,
-        typer.Option(
-            help="linear (solved to convergence) or mlp (the classic two-layer head).", rich_help_panel=MODEL
-        ),
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Side of the square that images are resized to. (default: the backbone's)",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
+    head: Head = None,
+    image_size: ImageSize = None,
     fit: Annotated[
         str | None,
         typer.Option(
             help="squash, crop or pad images to the square. (default: squash)", rich_help_panel=MODEL
         ),
     ] = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option(
-            help="Longest text in tokens; the rest is cut. (default: 256 or the model's own limit)",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
+    max_length: MaxLength = None,
     pooling: Annotated[
         str | None,
         typer.Option(
             help="native, mean, cls or last, for texts. (default: the model's own)", rich_help_panel=MODEL
         ),
     ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="own, or classic: the classic guide's exact schedules, as the baseline. (default: own)",
-            rich_help_panel=THAW,
-        ),
-    ] = None,
+    recipe: Recipe = None,
     epochs: Annotated[
         int | None,
         typer.Option(help="Epochs of the plan. (default: by strategy and rows)", rich_help_panel=THAW),
@@ -127,13 +119,7 @@ def train(
             help="freeze or train the normalisation statistics. (default: freeze)", rich_help_panel=THAW
         ),
     ] = None,
-    augment: Annotated[
-        str | None,
-        typer.Option(
-            help="none, light, strong or dihedral (flips and quarter turns). (default: light)",
-            rich_help_panel=THAW,
-        ),
-    ] = None,
+    augment: Augment = None,
     views: Annotated[
         int | None,
         typer.Option(
@@ -225,41 +211,14 @@ def train(
             rich_help_panel=FINE,
         ),
     ] = None,
-    text_column: Annotated[
-        str | None, typer.Option(help="Column with the text.", rich_help_panel=COLUMNS)
-    ] = None,
-    image_column: Annotated[
-        str | None, typer.Option(help="Column with the image path or bytes.", rich_help_panel=COLUMNS)
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="Column with the label.", rich_help_panel=COLUMNS)
-    ] = None,
-    group_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Rows of one group stay in one part (patient, scene, author).", rich_help_panel=COLUMNS
-        ),
-    ] = None,
-    stratify_column: Annotated[
-        str | None, typer.Option(help="Balance this column over the parts too.", rich_help_panel=COLUMNS)
-    ] = None,
-    val: Annotated[
-        str | None,
-        typer.Option(
-            help="Validation data, or a share of the rows. (default: 0.15)", rich_help_panel=MEASURE
-        ),
-    ] = None,
-    test: Annotated[
-        str | None,
-        typer.Option(help="Test data, or a share of the rows. (default: 0.15)", rich_help_panel=MEASURE),
-    ] = None,
-    train_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Learn from this many of the rows that are not test, drawn by class. (default: all)",
-            rich_help_panel=MEASURE,
-        ),
-    ] = None,
+    text_column: TextColumn = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    stratify_column: StratifyColumn = None,
+    val: Val = None,
+    test: Test = None,
+    train_size: TrainSize = None,
     precision_target: Annotated[
         float | None,
         typer.Option(
@@ -267,21 +226,10 @@ def train(
             rich_help_panel=MEASURE,
         ),
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Rows in a batch. (default: 32)", rich_help_panel=MACHINE)
-    ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            help="auto, on or off: keep features on disk for the next run.", rich_help_panel=MACHINE
-        ),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=MACHINE)
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="auto, fp32 or bf16 for the frozen pass.", rich_help_panel=MACHINE)
-    ] = None,
+    batch_size: BatchSize = None,
+    store: Store = None,
+    device: Device = None,
+    precision: Precision = None,
 ) -> None:
     """Train a classifier on DATA, measure it honestly, and leave a run folder that predicts.
 
@@ -351,13 +299,3 @@ def train(
         print_json(run.to_dict())
     else:
         run.print(make_console())
-
-
-def share_or_data(value: str | None) -> float | str | None:
-    """A number where the text is one, else the text: ``0.2`` is a share, ``photos/val`` is data."""
-    if value is None:
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        return value
