@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from unfreeze.choose.candidates import Candidate, list_candidates
+from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
-from unfreeze.choose.settings import Decisions, record_data
+from unfreeze.choose.settings import Decisions
 from unfreeze.choose.trials import PRICE, Expectation
 from unfreeze.config import AUTO, FLOOR, READ_BY, THAWING, TrainRequest, seconds_of
 from unfreeze.contracts import Backbone
@@ -17,12 +17,12 @@ from unfreeze.errors import DataError, RequestError
 from unfreeze.heads.probe import wilson_interval
 from unfreeze.plan import Plan
 from unfreeze.progress import Clock, Progress, Silent
-from unfreeze.training.choosing import FINAL_SHARE, LEAST_EPOCHS, TIME_LIMIT, fit_into
+from unfreeze.training.choosing import FINAL_SHARE, LEAST_EPOCHS, TIME_LIMIT, candidate_plans, fit_into
 from unfreeze.training.facing import gather_facts
 from unfreeze.training.material import Material
-from unfreeze.training.planning import follow_guide, make_plan, plan_candidate, said_settings
-from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data
-from unfreeze.training.probing import probe_features
+from unfreeze.training.planning import make_plan
+from unfreeze.training.prepare import read_data
+from unfreeze.training.probed import probe_data
 
 if TYPE_CHECKING:
     from unfreeze.training.costing import CostModel
@@ -96,21 +96,8 @@ def look_ahead(request: TrainRequest, *, progress: Progress | None = None) -> Ou
     with clock.part("reading the data"):
         dataset = read_data(request)
     decisions = Decisions(request)
-    record_data(decisions, dataset)
-    with clock.part("loading the backbone"):
-        backbone = open_backbone(dataset, decisions, tell)
-    rows, classes = len(dataset.rows("train")), len(dataset.labels)
-    follow_guide(decisions, rows)
-    if decisions.thaws and decisions.text("strategy") != AUTO:
-        # Refused before anything is computed when it does not fit.
-        make_plan(backbone, rows, classes, decisions)
-    with clock.part("choosing the executor"):
-        _, executor = pick_executor(backbone, dataset, decisions, tell)
-    with clock.part("frozen pass"):
-        features = frozen_pass(backbone, dataset, executor, decisions, tell)
-    with clock.part("probe and thaw curve"):
-        probe = probe_features(dataset, features, backbone, decisions, tell)
-    material = Material(dataset, backbone, features, executor, decisions, tell)
+    probed = probe_data(dataset, decisions, clock, tell)
+    material, probe = probed.material, probed.probe
     if decisions.thaws and not len(material.part("val")):
         raise DataError(f"{dataset.source} leaves no validation rows: give --val a share or data.")
     with clock.part("gathering facts"):
@@ -121,11 +108,11 @@ def look_ahead(request: TrainRequest, *, progress: Progress | None = None) -> Ou
         from unfreeze.training.costing import CostModel
 
         left = max(0.0, limit - spent)
-        weighing = _Weighing(material, CostModel(material), left=left, error=1 - floor)
+        weighing = _Weighing(material, CostModel(material), probed.plan, left=left, error=1 - floor)
         options = tuple(weighing.options())
     return Outlook(
         source=dataset.source,
-        backbone=backbone.name,
+        backbone=material.backbone.name,
         facts=facts,
         floor=(floor, *wilson_interval(floor, int(probe.probe.held_out.sum()))),
         options=options,
@@ -138,12 +125,15 @@ def look_ahead(request: TrainRequest, *, progress: Progress | None = None) -> Ou
 class _Weighing:
     """The plans that a request could lead to, each with its cost.
 
-    ``left``: seconds of the time limit that are left; ``error``: the share of rows that the probe gets wrong.
+    ``asked``: the plan of a strategy that was named. ``left``: seconds of the time limit that are left; ``error``: the
+    share of rows that the probe gets wrong.
     """
 
-    def __init__(self, material: Material, model: CostModel, *, left: float, error: float) -> None:
+    def __init__(
+        self, material: Material, model: CostModel, asked: Plan | None, *, left: float, error: float
+    ) -> None:
         self.unfit: list[tuple[str, str]] = []
-        self._material, self._model = material, model
+        self._material, self._model, self._asked = material, model, asked
         self._left, self._error = left, error
         self._rows, self._classes = len(material.part("train")), len(material.dataset.labels)
 
@@ -151,11 +141,10 @@ class _Weighing:
         """The strategy that was asked for, or the candidates of ``auto`` and then all other strategies."""
         decisions = self._material.decisions
         strategy = decisions.text("strategy")
-        if not decisions.thaws:
-            return
-        if strategy != AUTO:
+        if self._asked is not None:
             self._tell(strategy)
-            yield self._option(strategy, self._plan(strategy, decisions.request), "asked for")
+            yield self._option(strategy, self._asked, "asked for")
+        if strategy != AUTO:
             return
         usual = set()
         for option in self._candidates():
@@ -174,11 +163,8 @@ class _Weighing:
             yield self._option(other, plan, "not tried by --strategy auto")
 
     def _candidates(self) -> Iterator[Option]:
-        material, backbone = self._material, self._material.backbone
-        request, half = material.decisions.request, self._left * FINAL_SHARE
-        said = said_settings(request)
-        for candidate in list_candidates(backbone, rows=self._rows, floor_error=self._error, said=said):
-            plan = plan_candidate(candidate, backbone, self._rows, self._classes, request)
+        half = self._left * FINAL_SHARE
+        for candidate, plan in candidate_plans(self._material, self._error).items():
             self._tell(candidate.name)
             fitting = fit_into(plan, lambda plan: self._model.predict(plan).seconds, half)
             if fitting is None:

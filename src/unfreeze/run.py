@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unfreeze.bundle.folder import CHECKPOINTS, claim_folder, release_folder
-from unfreeze.choose.settings import Decisions, record_data
-from unfreeze.config import AUTO, TrainRequest
+from unfreeze.choose.settings import Decisions
+from unfreeze.config import TrainRequest
 from unfreeze.data.dataset import Dataset
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import Scores
-from unfreeze.grafts import describe
 from unfreeze.progress import Clock, Progress, Silent
 from unfreeze.training.learning import learn
-from unfreeze.training.material import Material
-from unfreeze.training.planning import describe_plan, follow_guide, make_plan
-from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data
-from unfreeze.training.probing import calibrate_probe, probe_features, test_classifier
+from unfreeze.training.prepare import read_data
+from unfreeze.training.probed import probe_data
+from unfreeze.training.probing import calibrate_probe, test_classifier
 from unfreeze.training.saving import save_metrics, save_run
 from unfreeze.training.thawing import write_fit
 
@@ -107,27 +105,12 @@ def _train_into(
     folder: Path, dataset: Dataset, request: TrainRequest, clock: Clock, progress: Progress, command: str
 ) -> Run:
     decisions = Decisions(request)
-    record_data(decisions, dataset)
-    with clock.part("loading the backbone"):
-        backbone = open_backbone(dataset, decisions, progress)
-    follow_guide(decisions, len(dataset.rows("train", "val")))
-    auto = decisions.text("strategy") == AUTO
-    plan = None
-    if decisions.thaws and not auto:
-        # Made now, so that what does not fit the backbone is refused before anything is computed.
-        plan = make_plan(backbone, len(dataset.rows("train")), len(dataset.labels), decisions)
-        progress.say(describe_plan(plan, backbone))
-        if plan.graft is not None:
-            progress.say(describe(backbone, plan.graft))
-    with clock.part("choosing the executor"):
-        chosen, executor = pick_executor(backbone, dataset, decisions, progress)
-    with clock.part("frozen pass"):
-        features = frozen_pass(backbone, dataset, executor, decisions, progress)
+    probed = probe_data(dataset, decisions, clock, progress)
+    material, probe = probed.material, probed.probe
+    backbone, features, executor = material.backbone, material.features, material.executor
     with clock.part("probe and thaw curve"):
-        probe = probe_features(dataset, features, backbone, decisions, progress)
         floor = calibrate_probe(dataset, features, probe.probe, backbone, decisions)
-    material = Material(dataset, backbone, features, executor, decisions, progress)
-    learned = learn(folder, material, probe.probe, floor, plan, clock)
+    learned = learn(folder, material, probe.probe, floor, probed.plan, clock)
     fitted, fit = learned.fitted, learned.fit
     with clock.part("test rows, from the raw inputs"):
         tested = test_classifier(floor, dataset, executor, decisions, progress, same_weights=True)
@@ -152,7 +135,7 @@ def _train_into(
         folder=folder,
         dataset=dataset,
         backbone=backbone,
-        executor=chosen,
+        executor=probed.executor,
         features=features,
         probe=probe,
         classifier=fitted.classifier,

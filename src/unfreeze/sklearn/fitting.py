@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.folder import Story, save
 from unfreeze.bundle.loading import load
-from unfreeze.choose.settings import Decisions, record_data
-from unfreeze.config import AUTO, TrainRequest
+from unfreeze.choose.settings import Decisions
+from unfreeze.config import TrainRequest
 from unfreeze.contracts import State
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.load import FRACTIONS, load_dataset
@@ -28,10 +27,9 @@ from unfreeze.errors import DataError
 from unfreeze.progress import Clock, Progress
 from unfreeze.runtime.labels import Labels
 from unfreeze.training.learning import learn as learn_from_probe
-from unfreeze.training.material import Material
-from unfreeze.training.planning import describe_plan, make_plan
-from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor
-from unfreeze.training.probing import Fitted, calibrate_probe, probe_features
+from unfreeze.training.probed import probe_data
+from unfreeze.training.probing import Fitted, calibrate_probe
+from unfreeze.training.saving import tell_story
 
 GOLDEN_ROWS = 4
 MOST_NAMED = 3
@@ -87,7 +85,6 @@ def learn(
     its cross-validation. Rows that cannot be read are named in a warning. Raises RequestError and DataError.
     """
     clock, decisions = Clock(), Decisions(request)
-    auto = decisions.text("strategy") == AUTO
     share = (FRACTIONS[1] if request.val is None else float(request.val)) if decisions.thaws else 0.0
     dataset = load_dataset(
         (items, list(names)),
@@ -95,22 +92,13 @@ def learn(
         fractions=(1.0 - share, share, 0.0),
         labels=labels,
     )
-    record_data(decisions, dataset)
-    backbone = open_backbone(dataset, decisions, progress)
-    plan = None
-    if decisions.thaws and not auto:
-        # Made now, so that what does not fit the backbone is refused before anything is computed.
-        plan = make_plan(backbone, len(dataset.rows("train")), len(labels), decisions)
-        progress.say(describe_plan(plan, backbone))
-    _, executor = pick_executor(backbone, dataset, decisions, progress)
-    features = frozen_pass(backbone, dataset, executor, decisions, progress)
-    _warn_of_missing(dataset, features)
-    probe = probe_features(dataset, features, backbone, decisions, progress)
-    floor = calibrate_probe(dataset, features, probe.probe, backbone, decisions)
-    material = Material(dataset, backbone, features, executor, decisions, progress)
+    probed = probe_data(dataset, decisions, clock, progress)
+    material, probe = probed.material, probed.probe.probe
+    _warn_of_missing(dataset, material.features)
+    floor = calibrate_probe(dataset, material.features, probe, material.backbone, decisions)
     with _folder_of_a_run() as folder:
-        learned = learn_from_probe(folder, material, probe.probe, floor, plan, clock)
-    return _keep(learned.fitted, dataset, features, decisions)
+        learned = learn_from_probe(folder, material, probe, floor, probed.plan, clock)
+    return _keep(learned.fitted, dataset, material.features, decisions)
 
 
 @contextmanager
@@ -128,15 +116,7 @@ def _folder_of_a_run() -> Iterator[Path]:
 
 
 def _keep(fitted: Fitted, dataset: Dataset, features: Features, decisions: Decisions) -> Learned:
-    story = Story(
-        strategy=decisions.text("strategy"),
-        calibrated_on=fitted.how,
-        calibration_rows=len(fitted.rows),
-        data_source=dataset.source,
-        data_fingerprint=dataset.fingerprint,
-        data_rows={part: len(dataset.rows(part)) for part in ("train", "val", "test")},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+    story = tell_story(fitted, dataset, decisions)
     golden = golden_batch(dataset, fitted.classifier.backbone, features.rows[:GOLDEN_ROWS])
     return Learned(fitted.classifier, story, golden)
 

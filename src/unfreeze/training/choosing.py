@@ -108,9 +108,7 @@ def choose(
     path = folder / CHOICE
     if decisions.request.resume and path.exists():
         return _choice_from(json.loads(path.read_text(encoding="utf-8")), material, 1 - probe.accuracy)
-    wanted = {
-        candidate: _plan(candidate, material) for candidate in _candidates(material, 1 - probe.accuracy)
-    }
+    wanted = candidate_plans(material, 1 - probe.accuracy)
     for one in wanted.values():
         # What costs are made of is measured when the first of its kind is asked for.
         cost(one)
@@ -167,14 +165,12 @@ def _cut(
     return plans, dropped
 
 
-def _candidates(material: Material, error: float) -> tuple[Candidate, ...]:
-    said = said_settings(material.decisions.request)
-    return list_candidates(material.backbone, rows=len(material.part("train")), floor_error=error, said=said)
-
-
-def _plan(candidate: Candidate, material: Material) -> Plan:
+def candidate_plans(material: Material, error: float) -> dict[Candidate, Plan]:
+    """The candidates, the most hopeful first, with their full plans; ``error``: the share that the probe gets wrong."""
+    request, backbone = material.decisions.request, material.backbone
     rows, classes = len(material.part("train")), len(material.dataset.labels)
-    return plan_candidate(candidate, material.backbone, rows, classes, material.decisions.request)
+    found = list_candidates(backbone, rows=rows, floor_error=error, said=said_settings(request))
+    return {one: plan_candidate(one, backbone, rows, classes, request) for one in found}
 
 
 def _choice_from(record: dict[str, Any], material: Material, error: float) -> Choice:
@@ -182,8 +178,9 @@ def _choice_from(record: dict[str, Any], material: Material, error: float) -> Ch
     restarts = int(record.get("restarts_at_lower_rates", 0))
     if record["chosen"] is None:
         return Choice(record, None, None)
-    candidate = next(one for one in _candidates(material, error) if one.name == record["chosen"])
-    plan = _plan(candidate, material)
+    plans = candidate_plans(material, error)
+    candidate = next(one for one in plans if one.name == record["chosen"])
+    plan = plans[candidate]
     phases = tuple(
         replace(phase, epochs=epochs)
         for phase, epochs in zip(plan.phases, record["epochs_by_phase"], strict=True)

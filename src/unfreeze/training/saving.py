@@ -15,7 +15,7 @@ from unfreeze.bundle.folder import BUNDLE, Story, save
 from unfreeze.bundle.loading import is_run, read_bundle
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import write_config
-from unfreeze.data.dataset import Dataset
+from unfreeze.data.dataset import PARTS, Dataset
 from unfreeze.engine.frozen_pass import golden_batch
 from unfreeze.evaluate.scores import Scores
 from unfreeze.runtime.files import file_hash, write_atomically
@@ -36,17 +36,22 @@ def save_run(
     write_atomically(folder / "config.yaml", write_config(decisions.resolved()))
     with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
         write_rows(_prediction_rows(classifier, dataset, names, tested.probabilities, tested.rows), file)
-    story = Story(
+    story = tell_story(fitted, dataset, decisions)
+    save(classifier, folder, story=story, golden=golden_batch(dataset, classifier.backbone, tested.rows[:4]))
+
+
+def tell_story(fitted: Fitted, dataset: Dataset, decisions: Decisions) -> Story:
+    """What ``bundle.json`` says of how the classifier came about."""
+    return Story(
         strategy=decisions.text("strategy"),
         calibrated_on=fitted.how,
         calibration_rows=len(fitted.rows),
         data_source=dataset.source,
         data_fingerprint=dataset.fingerprint,
-        data_rows={part: len(dataset.rows(part)) for part in ("train", "val", "test")},
+        data_rows={part: len(dataset.rows(part)) for part in PARTS},
         lineage=_lineage(decisions.text("backbone")),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    save(classifier, folder, story=story, golden=golden_batch(dataset, classifier.backbone, tested.rows[:4]))
 
 
 def _lineage(source: str) -> tuple[str, ...]:
