@@ -150,7 +150,7 @@ def test_a_failed_training_leaves_no_folder(tmp_path, photos, monkeypatch):
     def fail(*args, **kwargs):
         raise DataError("The toy fails.")
 
-    monkeypatch.setattr("unfreeze.run.open_backbone", fail)
+    monkeypatch.setattr("unfreeze.training.probed.open_backbone", fail)
     with pytest.raises(DataError, match="The toy fails"):
         unfreeze.train(str(photos), output_dir=tmp_path / "deep" / "run")
     assert not (tmp_path / "deep" / "run").exists()
@@ -160,7 +160,7 @@ def test_an_interrupted_training_leaves_no_folder(tmp_path, photos, monkeypatch)
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unfreeze.run.open_backbone", interrupt)
+    monkeypatch.setattr("unfreeze.training.probed.open_backbone", interrupt)
     with pytest.raises(KeyboardInterrupt):
         unfreeze.train(str(photos), output_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -175,7 +175,7 @@ def test_lists_of_arrays_with_labels_train_like_files(tmp_path, monkeypatch, pla
         seen["labels"] = dataset.labels.names
         raise RequestError("seen")
 
-    monkeypatch.setattr("unfreeze.run.open_backbone", stop)
+    monkeypatch.setattr("unfreeze.training.probed.open_backbone", stop)
     pictures = [np.full((8, 8, 3), number, dtype=np.uint8) for number in range(24)]
     with pytest.raises(RequestError, match="seen"):
         unfreeze.train((pictures, ["dark"] * 12 + ["bright"] * 12), output_dir=tmp_path / "run")
