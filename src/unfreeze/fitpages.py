@@ -24,12 +24,10 @@ def fit_sections(fit: Fit) -> tuple[Section, ...]:
 def cost_section(cost: Cost, fit: Fit, seconds: float) -> Section:
     """What was predicted before the training, for the epochs that were run, beside the ``seconds`` it took."""
     run = Counter(record.phase for record in fit.history)
-    predicted = cost.for_epochs(run)
+    predicted, planned = cost.for_epochs(run), {phase.name: phase.epochs for phase in cost.phases}
     rows = [
-        (phase.name, f"{run[phase.name]} of {planned.epochs}", words.duration(phase.seconds), "")
+        (phase.name, f"{phase.epochs} of {planned[phase.name]}", words.duration(phase.seconds), "")
         for phase in predicted.phases
-        for planned in cost.phases
-        if planned.name == phase.name
     ]
     around = words.duration(sum(predicted.around.values()))
     peak = max((record.peak_bytes for record in fit.history), default=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from unfreeze.config import GRAFTING
 from unfreeze.contracts import Backbone
@@ -74,15 +74,16 @@ def list_candidates(
         found = _for_batch_norm(family, hope)
     else:
         found = _for_transformers(family, hope, far=far)
+    found.append(
+        Candidate(strategy="partial", hope=0.6 * hope, reason="cheap: most of the network is computed once")
+    )
     kept: dict[tuple[object, ...], Candidate] = {}
     for candidate in found:
         if "norm" in said and candidate.strategy in GRAFTING:
             # Statistics that moved are no part of a graft.
             continue
         changes = {name: value for name, value in candidate.changes.items() if name not in said}
-        made = Candidate(
-            strategy=candidate.strategy, hope=candidate.hope, reason=candidate.reason, changes=changes
-        )
+        made = replace(candidate, changes=changes)
         kept.setdefault((made.strategy, *sorted(changes.items(), key=str)), made)
     return tuple(sorted(kept.values(), key=lambda candidate: -candidate.hope))
 
@@ -104,7 +105,6 @@ def _for_batch_norm(family: str, hope: float) -> list[Candidate]:
             reason="statistics trained, which stands a higher rate",
             changes={"rate": NORM_FACTOR * rate, "norm": "train"},
         ),
-        Candidate(strategy="partial", hope=0.6 * hope, reason="cheap: most of the network is computed once"),
     ]
 
 
@@ -129,7 +129,6 @@ def _for_transformers(family: str, hope: float, *, far: bool) -> list[Candidate]
             hope=0.85 * hope,
             reason=f"lower stages move less (decay {LAYER_DECAY[family]:g})",
         ),
-        Candidate(strategy="partial", hope=0.6 * hope, reason="cheap: most of the network is computed once"),
     ]
 
 
@@ -149,7 +148,6 @@ def _for_texts(family: str, hope: float, *, far: bool) -> list[Candidate]:
             reason=f"few parameters, at {GRAFT_RATE[family]:g}",
             changes={"rank": rank},
         ),
-        Candidate(strategy="partial", hope=0.6 * hope, reason="cheap: most of the network is computed once"),
     ]
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from unfreeze.plan import Phase, Plan
 
 if TYPE_CHECKING:
-    from unfreeze.engine.prefix import Estimate
-
-Use = Literal["auto", "on", "off"]
+    from unfreeze.engine.prefix import Estimate, Use
 
 
 @dataclass(frozen=True)
@@ -285,13 +283,16 @@ def describe_cost(cost: Cost) -> str:
 
 def is_stored(estimate: Estimate, *, boundary: int, use: Use, budget: int) -> tuple[bool, str]:
     """Whether ``StoringMaker`` would store a phase of this estimate, and why, as a sentence."""
+    from unfreeze.engine.prefix import weigh_store
+
     if boundary == 0:
         return False, "Nothing is frozen below it."
     if use == "off":
         return False, "The store is off."
-    if estimate.bytes > budget:
+    verdict = weigh_store(estimate, use=use, budget=budget)
+    if verdict == "too large":
         return False, f"Its store would take {estimate.bytes / 1e9:.2f} GB, more than --store-budget allows."
-    if use == "auto" and estimate.stored_seconds >= estimate.plain_seconds:
+    if verdict == "does not pay":
         return False, "Storing its frozen part does not pay."
     return True, f"Its frozen part is stored: an epoch is {estimate.epoch_speedup:.1f} times faster."
 

@@ -101,6 +101,15 @@ class Estimate:
         return (self.input + self.frozen + 3 * self.trained) / max(3 * self.trained, 1e-12)
 
 
+def weigh_store(estimate: Estimate, *, use: Use, budget: int) -> Literal["pays", "too large", "does not pay"]:
+    """Whether a store that may be used (``auto`` or ``on``) is worth filling; ``budget`` in bytes."""
+    if estimate.bytes > budget:
+        return "too large"
+    if use == "auto" and estimate.stored_seconds >= estimate.plain_seconds:
+        return "does not pay"
+    return "pays"
+
+
 @dataclass(eq=False)
 class PlainPrefix:
     """Runs the frozen stages for every batch, without gradients: by ``executor``, or where there is none by PyTorch."""
@@ -215,7 +224,8 @@ class StoringMaker:
         estimate = replace(estimate, preparing=time.perf_counter() - started)
         if self.estimates is not None:
             self.estimates.append(estimate)
-        if estimate.bytes > self.budget:
+        verdict = weigh_store(estimate, use=self.use, budget=self.budget)
+        if verdict == "too large":
             return self._plain(
                 boundary,
                 f"The store would take {estimate.bytes / 1e9:.2f} GB, more than --store-budget "
@@ -226,7 +236,7 @@ class StoringMaker:
             f"predicted {estimate.stored_seconds:.0f} s with the store, {estimate.plain_seconds:.0f} s without "
             f"(an epoch {estimate.epoch_speedup:.1f} times faster, {estimate.bytes / 1e6:.0f} MB, {views} views)"
         )
-        if self.use == "auto" and estimate.stored_seconds >= estimate.plain_seconds:
+        if verdict == "does not pay":
             return self._plain(boundary, f"The store does not pay: {told}.", executor)
         return self._fill(executor, boundary, views, f"The frozen part is stored: {told}.")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.choose.cost import Around, Cost, Load, Pace, Use, cost_of
+from unfreeze.choose.cost import Around, Cost, Load, Pace, cost_of
 from unfreeze.choose.likeness import evenly
 from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone
@@ -29,6 +29,7 @@ from unfreeze.training.probing import exact_executor
 from unfreeze.training.starting import starting_head
 
 if TYPE_CHECKING:
+    from unfreeze.engine.prefix import Use
     from unfreeze.heads.head import HeadKind
 
 # Texts that are tokenised, which is cheap, to know their lengths; of images one batch is decoded.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,18 +27,25 @@ from unfreeze.training.planning import shorten
 from unfreeze.training.probing import exact_executor, fit_rows
 from unfreeze.training.starting import starting_head
 
+if TYPE_CHECKING:
+    from torch import nn
+
 # Rows of one batch when nothing is trained.
 BATCH_ROWS = 32
 
 
 @dataclass(frozen=True, eq=False)
 class Trier:
-    """Runs trials of the ``plans`` of candidates, by name, beside the probe fitted on the same halves."""
+    """Runs trials of the ``plans`` of candidates, by name, beside the probe fitted on the same halves.
+
+    ``heads``: those that trials have started from.
+    """
 
     material: Material
     probe: Probe
     plans: Mapping[str, Plan]
     should_stop: Callable[[], bool]
+    heads: dict[object, nn.Module] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> NDArray[np.intp]:
@@ -77,7 +86,7 @@ class Trier:
         held = self.assigned == fold
         train, scored = self.rows[~held], self.rows[held]
         trained = material.grafted(plan)
-        head = starting_head(material, plan, train)
+        head = self._head(plan, fold, train)
         # Without validation rows no epoch is preferred for what it says of the rows that are scored.
         task = material.task(plan, train, None)
         failed = ""
@@ -114,10 +123,14 @@ class Trier:
             failed=failed,
         )
 
-    def _logits(self, trained: Backbone, head: object, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        from torch import nn
+    def _head(self, plan: Plan, fold: int, train: NDArray[np.intp]) -> nn.Module:
+        """A copy of the head that such plans start from on this half, which is fitted once."""
+        key = (fold, plan.head, plan.dropout)
+        if key not in self.heads:
+            self.heads[key] = starting_head(self.material, plan, train)
+        return copy.deepcopy(self.heads[key])
 
-        assert isinstance(head, nn.Module)
+    def _logits(self, trained: Backbone, head: nn.Module, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         last = len(trained.stages)
         executor = exact_executor(trained, (last,), like=self.material.executor, same_weights=False)
         inputs = self.material.inputs().select(self.material.places(rows))
