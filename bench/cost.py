@@ -50,12 +50,10 @@ def choose_clock(setting: Setting) -> None:
 
 def prepare(strategy: str, setting: Setting) -> tuple[Any, Any]:
     """The material of a request, and the strategy's plan."""
-    from unfreeze.choose.settings import Decisions, record_data
-    from unfreeze.progress import Silent
-    from unfreeze.training.material import Material
-    from unfreeze.training.planning import make_plan
-    from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data
-    from unfreeze.training.probing import probe_features
+    from unfreeze.choose.settings import Decisions
+    from unfreeze.progress import Clock, Silent
+    from unfreeze.training.prepare import read_data
+    from unfreeze.training.probed import probe_data
 
     request = TrainRequest(
         data=str(setting.data),
@@ -65,15 +63,8 @@ def prepare(strategy: str, setting: Setting) -> tuple[Any, Any]:
         store=setting.store,
         image_size=setting.image_size,
     )
-    silent, decisions = Silent(), Decisions(request)
-    dataset = read_data(request)
-    record_data(decisions, dataset)
-    backbone = open_backbone(dataset, decisions, silent)
-    plan = make_plan(backbone, len(dataset.rows("train")), len(dataset.labels), decisions)
-    _, executor = pick_executor(backbone, dataset, decisions, silent)
-    features = frozen_pass(backbone, dataset, executor, decisions, silent)
-    probe_features(dataset, features, backbone, decisions, silent)
-    return Material(dataset, backbone, features, executor, decisions, silent), plan
+    probed = probe_data(read_data(request), Decisions(request), Clock(), Silent())
+    return probed.material, probed.plan
 
 
 def predict(strategy: str, setting: Setting) -> dict[str, Any]:

@@ -49,8 +49,8 @@ from unfreeze.plan import Phase, Plan
 from unfreeze.progress import Clock, Silent
 from unfreeze.strategies import STRATEGIES
 from unfreeze.strategies.settings import StrategySettings
-from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data
-from unfreeze.training.probing import probe_features
+from unfreeze.training.prepare import read_data
+from unfreeze.training.probed import probe_data
 from unfreeze.training.starting import starting_head
 
 BACKBONE = "efficientnet-lite0"
@@ -235,14 +235,12 @@ def prepare(arguments: argparse.Namespace, folder: Path, seed: int) -> Case:
         data=str(table), test=str(test), val=arguments.val, backbone=BACKBONE, seed=seed,
         stratify_column="cell_type",
     )  # fmt: skip
-    dataset, decisions, silent = read_data(request), Decisions(request), Silent()
-    backbone = open_backbone(dataset, decisions, silent)
-    _, executor = pick_executor(backbone, dataset, decisions, silent)
-    features = frozen_pass(backbone, dataset, executor, decisions, silent)
-    probe_features(dataset, features, backbone, decisions, silent)
+    dataset, decisions = read_data(request), Decisions(request)
+    material = probe_data(dataset, decisions, Clock(), Silent()).material
+    backbone, executor = material.backbone, material.executor
     # What every strategy starts from; the plan says no more than that.
     start = Plan(strategy="start", phases=(Phase(name="head", epochs=1),))
-    head = starting_head(dataset, features, backbone, start, decisions)
+    head = starting_head(material, start, material.part("train"))
     parts = {}
     for part in ("train", "val", "test"):
         rows = dataset.rows(part)
