@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,9 +41,11 @@ from unfreeze.data.chance import keys_of
 from unfreeze.data.reading import read_images
 from unfreeze.demo import Cell, solar_cells, write_table
 from unfreeze.engine.devices import precisions
+from unfreeze.engine.estimate import Estimate
 from unfreeze.engine.fit import EpochRecord, Rows, Task, fit
 from unfreeze.engine.inputs import ImageInputs, Inputs
-from unfreeze.engine.prefix import Estimate, Prefix, StoringMaker
+from unfreeze.engine.prefix import Prefix
+from unfreeze.engine.storing import StoringMaker
 from unfreeze.executors import build_executor
 from unfreeze.executors.processor import available_cores, processor_name
 from unfreeze.plan import Phase, Plan
@@ -95,20 +98,21 @@ class TimedMaker(StoringMaker):
     clock: Clock = field(default_factory=Clock)
     makings: dict[str, Making] = field(default_factory=dict)
 
-    def make(self, phase: Phase, boundary: int, *, rounds: int, stored: bool | None = None) -> Prefix:
+    def make(
+        self, phase: Phase, boundary: int, *, rounds: int, stored: tuple[int, ...] | None = None
+    ) -> Prefix:
         self.estimates = []
         self.clock = Clock()
         with self.clock.part("making"):
             prefix = super().make(phase, boundary, rounds=rounds, stored=stored)
-        seconds = self.clock.seconds
-        preparing = seconds.get("building", 0.0) + seconds.get("measuring", 0.0)
+        filling = self.clock.seconds.get("filling", 0.0)
         estimate = self.estimates[0] if self.estimates else None
-        self.makings[phase.name] = Making(prefix, seconds["making"] - preparing, preparing, estimate)
+        self.makings[phase.name] = Making(prefix, filling, self.clock.seconds["making"] - filling, estimate)
         return prefix
 
-    def measure(self, executor: Executor, boundary: int, *, rounds: int, views: int) -> Estimate:
-        with self.clock.part("measuring"):
-            return super().measure(executor, boundary, rounds=rounds, views=views)
+    def _fill(self, *given: Any) -> Prefix:
+        with self.clock.part("filling"):
+            return super()._fill(*given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,26 +270,23 @@ def run(case: Case, plan: Plan, folder: Path, *, stored: bool) -> Outcome:
         class_weight=case.class_weight, precisions=precisions(device, "auto"),
     )  # fmt: skip
 
-    def build(boundary: int) -> Executor:
-        with maker.clock.part("building"):
-            return build_executor(
-                f"{engine}-fp32", backbone, boundaries=(), stop=boundary, keep_state=True, device=str(device)
-            )
+    def build(keep: tuple[int, ...]) -> Executor:
+        return build_executor(f"{engine}-fp32", backbone, boundaries=(), keep=keep, device=str(device))
 
     maker = TimedMaker(
         backbone=backbone, task=task, views=plan.views, batch_size=plan.batch_size, use="on" if stored else "off",
-        budget=STORE_BYTES, build=build, folder=folder / "prefix", augmented=plan.augment != "none",
+        budget=STORE_BYTES, build=build, phases=plan.phases, folder=folder / "prefix", augmented=plan.augment != "none",
     )  # fmt: skip
     started = time.perf_counter()
     result = fit(plan, backbone=backbone, head=head, task=task, prefix=maker, progress=Silent())
     seconds = time.perf_counter() - started
     test = case.parts["test"]
-    executor = build(len(backbone.stages))
+    executor = build((len(backbone.stages),))
     right = 0
     for squares, y in zip(
         torch.from_numpy(test.squares).split(32), torch.from_numpy(test.y).split(32), strict=True
     ):
-        state = executor(State(squares.to(device))).state
+        (state,) = executor(State(squares.to(device))).states
         with torch.inference_mode():
             right += int((head.cpu()(state.h).argmax(dim=1) == y).sum())
     return Outcome(

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from unfreeze.engine.prefix import Estimate
+from unfreeze.engine.estimate import Estimate
 
 ESTIMATED = ("frozen", "trained", "input")
 MEASURED = (

@@ -13,7 +13,7 @@ from torch.nn import functional
 from unfreeze.contracts import Stage, State
 from unfreeze.engine.fit import Rows, Task, fit
 from unfreeze.engine.inputs import ImageInputs, TextInputs
-from unfreeze.engine.prefix import StoringMaker
+from unfreeze.engine.storing import StoringMaker
 from unfreeze.executors.torch_ import TorchExecutor
 from unfreeze.heads.module import LinearHead
 from unfreeze.plan import Lora, Phase, Plan, Thaw
@@ -193,8 +193,8 @@ def head_of(backbone, classes=2):
 def maker(backbone, task, folder=Path("unused"), **settings):
     """The frozen part is run every time, unless ``use`` says otherwise."""
 
-    def build(boundary):
-        return TorchExecutor(backbone, precision="fp32", boundaries=(), stop=boundary, keep_state=True)
+    def build(keep):
+        return TorchExecutor(backbone, precision="fp32", boundaries=(), keep=keep)
 
     given = {"views": 3, "batch_size": 8, "use": "off", "budget": 10**9, "augmented": False, "half": False}
     return StoringMaker(backbone=backbone, task=task, build=build, folder=folder, **(given | settings))

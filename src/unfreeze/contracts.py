@@ -109,12 +109,12 @@ class Backbone(Protocol):
 class Passed:
     """What an executor gives back for a batch.
 
-    ``summaries`` holds one float32 (batch, width) tensor for each boundary asked for, in that order;
-    ``state`` is the state at the last boundary run, when it was asked for.
+    ``summaries`` holds one float32 (batch, width) tensor for each boundary asked for, in that order, and ``states``
+    the states at the boundaries where they were to be kept.
     """
 
     summaries: tuple[Tensor, ...]
-    state: State | None = None
+    states: tuple[State, ...] = ()
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from unfreeze.choose.cost import Around, Line, Load, Pace, cost_of, is_stored, line_through
-from unfreeze.engine.prefix import Estimate
+from unfreeze.engine.estimate import Estimate
 from unfreeze.plan import Phase, Plan, Thaw
 
 AROUND = Around(
@@ -110,7 +110,7 @@ def test_the_store_is_predicted_by_the_engines_own_formula():
 
 def test_what_is_stored_follows_the_engine(t, tmp_path, monkeypatch):
     """The same estimates, given to the maker of prefixes itself."""
-    from unfreeze.engine.prefix import StoringMaker
+    from unfreeze.engine.storing import StoringMaker
 
     backbone, task = t.toy("cnn"), t.task_of("cnn")
     seen = set()
@@ -128,12 +128,29 @@ def test_what_is_stored_follows_the_engine(t, tmp_path, monkeypatch):
         monkeypatch.setattr(StoringMaker, "measure", lambda *_, found=estimate, **__: found)
         phase = Phase(name="p", epochs=rounds)
         made = t.maker(backbone, task, tmp_path, use=use, budget=budget).make(phase, 1, rounds=rounds)
-        said, reason = is_stored(estimate, boundary=1, use=use, budget=budget)
-        assert said == made.stored, reason
+        said, reason = is_stored([estimate], boundary=1, use=use, budget=budget)
+        assert said == bool(made.stored), reason
         seen.add(said)
         made.close()
     assert seen == {True, False}
-    assert is_stored(estimate, boundary=0, use="on", budget=budget)[0] is False
+    assert is_stored([estimate], boundary=0, use="on", budget=budget)[0] is False
+
+
+def test_phases_that_share_a_pass_fill_once_and_hold_their_stores_together():
+    found = cost(plan(4, 4, 8, views=6), use="auto")
+    first, second, third = found.phases
+    assert all(phase.stored for phase in found.phases)
+    passes = 6 * 320 * (0.001 + 0.010) + 64 * 0.010
+    writing = sum(views * 320 + 64 for views in (4, 4, 6)) * 0.0005
+    assert first.filling_seconds == pytest.approx(passes + writing)
+    assert second.filling_seconds == third.filling_seconds == 0.0
+    assert "an earlier phase" in third.reason
+    assert found.disk_bytes == sum(phase.store_bytes for phase in found.phases)
+    # Alone none of the first two would be stored: each has as many views as epochs.
+    assert not cost(plan(4, views=6)).phases[0].stored
+    tight = cost(plan(4, 4, 8, views=6), use="auto", budget=found.disk_bytes - 1)
+    assert [phase.stored for phase in tight.phases] == [False, True, True]
+    assert tight.disk_bytes == second.store_bytes + third.store_bytes
 
 
 def test_without_variation_one_view_is_stored():

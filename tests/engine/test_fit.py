@@ -373,14 +373,14 @@ def test_a_store_that_cannot_be_made_changes_nothing_and_is_told(t, tmp_path, mo
     def full(prefix, dir):
         # A file of a device that is always full takes the place of the one that is filled.
         (dir / "store").mkdir()
-        (dir / "store" / "train0").symlink_to("/dev/full")
+        (dir / "store" / "train0-2").symlink_to("/dev/full")
         return str(dir / "store")
 
     for use in ("off", "on"):
         backbone, task = t.toy("cnn"), t.task_of("cnn")
         budget = 1000 if problem == "budget" else 10**9
         if problem == "disk":
-            monkeypatch.setattr("unfreeze.engine.prefix.tempfile.mkdtemp", full)
+            monkeypatch.setattr("unfreeze.engine.shelf.tempfile.mkdtemp", full)
         prefix = t.maker(backbone, task, tmp_path, use=use, budget=budget)
         _, head = t.run(t.plan_of(backbone, freeze=2), backbone, task, prefix=prefix, progress=Telling())
         found.append(t.tensors_of(backbone, head))

@@ -212,7 +212,7 @@ def test_every_phase_chooses_for_itself(t, monkeypatch):
 
 
 def test_what_the_store_expects_of_the_trained_part_is_its_faster_precision(t, tmp_path, monkeypatch):
-    from unfreeze.engine import prefix as storing
+    from unfreeze.engine import storing
 
     backbone, task = t.toy("cnn"), t.task_of("cnn", precisions=BOTH)
     clock, tried = [0.0], []
@@ -225,5 +225,5 @@ def test_what_the_store_expects_of_the_trained_part_is_its_faster_precision(t, t
     monkeypatch.setattr(storing.StoringMaker, "_try_suffix", tick)
     monkeypatch.setattr(storing.time, "perf_counter", lambda: clock[0])
     maker = t.maker(backbone, task, tmp_path, use="on")
-    assert maker.measure(maker.build(1), 1, rounds=1, views=1).trained == pytest.approx(2.4 / 8 / 3)
+    assert maker.measure(maker.build((1,)), 1, rounds=1, views=1).trained == pytest.approx(2.4 / 8 / 3)
     assert sorted(tried) == ["bf16", "bf16", "fp32", "fp32"]

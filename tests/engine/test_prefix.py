@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from unfreeze.contracts import State
-from unfreeze.engine import prefix as module
-from unfreeze.engine.activations import Activations, HalfOverflowError, write_activations
-from unfreeze.engine.prefix import Estimate
-from unfreeze.plan import Phase
+from unfreeze.engine import storing
+from unfreeze.engine.activations import ActivationWriter, HalfOverflowError
+from unfreeze.engine.estimate import Estimate, served_together
+from unfreeze.engine.fit import StoppedError
+from unfreeze.engine.storing import StoringMaker
+from unfreeze.plan import Phase, Plan, Thaw
 
 PHASE = Phase(name="p", epochs=3)
 # A float16 keeps 11 bits: each activation is off by at most 2^-11 of itself.
@@ -27,7 +29,7 @@ def pair(t, kind, folder, boundary, *, half, augment="none", token_dropout=0.0):
     stored = t.maker(backbone, task, folder, use="on", half=half, augmented=augmented).make(
         PHASE, boundary, rounds=3
     )
-    assert (plain.stored, stored.stored) == (False, True)
+    assert (plain.stored, stored.stored) == ((), (boundary,))
     return backbone, task, plain, stored
 
 
@@ -88,9 +90,9 @@ def test_the_choice_follows_the_measured_times(t, tmp_path, monkeypatch):
     backbone, task = t.toy("cnn"), t.task_of("cnn")
     for frozen, rounds, wanted in ((1.0, 3, True), (1.0, 1, False), (0.0, 3, False)):
         estimate = Estimate(frozen=frozen, trained=0.1, input=0.0, rows=38, rounds=rounds, views=1, bytes=1)
-        monkeypatch.setattr(module.StoringMaker, "measure", lambda *_, found=estimate, **__: found)
+        monkeypatch.setattr(StoringMaker, "measure", lambda *_, found=estimate, **__: found)
         made = t.maker(backbone, task, tmp_path, use="auto").make(PHASE, 1, rounds=rounds)
-        assert made.stored == wanted, made.reason
+        assert bool(made.stored) == wanted, made.reason
         made.close()
 
 
@@ -103,10 +105,10 @@ def test_the_predictions_are_those_of_the_formula():
 
 def test_a_choice_that_was_made_is_not_made_again(t, tmp_path, monkeypatch):
     backbone, task = t.toy("cnn"), t.task_of("cnn")
-    monkeypatch.setattr(module.StoringMaker, "measure", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(StoringMaker, "measure", lambda *_, **__: pytest.fail("measured again"))
     maker = t.maker(backbone, task, tmp_path, use="auto")
-    assert not maker.make(PHASE, 1, rounds=3, stored=False).stored
-    made = maker.make(PHASE, 1, rounds=3, stored=True)
+    assert not maker.make(PHASE, 1, rounds=3, stored=()).stored
+    made = maker.make(PHASE, 1, rounds=3, stored=(1,))
     assert made.stored
     made.close()
 
@@ -116,7 +118,7 @@ def test_measuring_leaves_no_trace_in_statistics_and_gradients(t, tmp_path):
     before = t.tensors_of(backbone)
     backbone.module.train()
     maker = t.maker(backbone, task, tmp_path, use="on")
-    found = maker.measure(maker.build(1), 1, rounds=3, views=1)
+    found = maker.measure(maker.build((1,)), 1, rounds=3, views=1)
     assert t.same(before, t.tensors_of(backbone))
     assert all(parameter.grad is None for parameter in backbone.module.parameters())
     assert found.trained > 0
@@ -126,7 +128,7 @@ def test_measuring_leaves_no_trace_in_statistics_and_gradients(t, tmp_path):
 def test_measuring_takes_fewer_rows_when_memory_runs_out(t, tmp_path, monkeypatch):
     backbone, task = t.toy("cnn"), t.task_of("cnn")
     maker = t.maker(backbone, task, tmp_path, use="on")
-    executor = maker.build(1)
+    executor = maker.build((1,))
     sizes, run = [], backbone.run
 
     def scarce(state, start=0, stop=None):
@@ -156,7 +158,7 @@ def test_a_full_disk_means_running_the_prefix(t, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "write_activations", full)
+    monkeypatch.setattr(ActivationWriter, "add", full)
     made = t.maker(backbone, task, tmp_path, use="on").make(PHASE, 1, rounds=3)
     assert not made.stored
     assert "No space left on device" in made.reason
@@ -167,18 +169,119 @@ def test_what_padding_holds_is_neither_stored_nor_judged(tmp_path):
     h = torch.ones(2, 4, 3)
     mask = torch.tensor([[True, True, False, False], [True, True, True, False]])
     h[~mask] = 1e9
-    batches = [(np.array([1, 0]), State(h, mask))]
-    found = write_activations(tmp_path / "a", batches, rows=2, half=True)
-    assert isinstance(found, Activations)
+    with ActivationWriter(tmp_path / "a", rows=2, half=True) as writer:
+        writer.add(np.array([1, 0]), State(h, mask))
+    found = writer.mapped()
     assert found.values.shape == (5, 3)
     state = found.read(np.array([0, 1]), torch.device("cpu"))
     assert state.mask.sum(1).tolist() == [3, 2]
     assert state.h.sum(dim=(1, 2)).tolist() == [9.0, 6.0]
     h[0, 0, 0] = float("nan")
-    with pytest.raises(HalfOverflowError):
-        write_activations(tmp_path / "b", [(np.array([1, 0]), State(h, mask))], rows=2, half=True)
+    with ActivationWriter(tmp_path / "b", rows=2, half=True) as writer, pytest.raises(HalfOverflowError):
+        writer.add(np.array([1, 0]), State(h, mask))
 
 
 def test_nothing_is_stored_below_the_first_stage(t):
     made = replace(t.maker(t.toy("cnn"), t.task_of("cnn")), use="on", folder=Path("unused"))
     assert not made.make(PHASE, 0, rounds=3).stored
+
+
+def descending(stages, *, epochs=(2, 2, 3)):
+    """A plan whose boundary moves toward the input: the head alone, the last stage that can be trained, two more."""
+    tops = (stages, stages - 2, 1)
+    phases = tuple(
+        Phase(
+            name=f"from {low}",
+            epochs=count,
+            thaw=tuple(Thaw(stage, "weights", 1e-2) for stage in range(low, stages - 1)),
+        )
+        for low, count in zip(tops, epochs, strict=True)
+    )
+    return Plan(strategy="own", phases=phases, batch_size=8)
+
+
+@pytest.fixture
+def fills(monkeypatch):
+    """The views of each pass that fills a store, by boundary, and how many phases read them."""
+    seen = []
+    fill = storing.fill_shelf
+
+    def note(root, executor, passed, **settings):
+        assert set(passed) == set(settings["views"])
+        seen.append((settings["views"], settings["readers"]))
+        return fill(root, executor, passed, **settings)
+
+    monkeypatch.setattr(storing, "fill_shelf", note)
+    return seen
+
+
+def test_one_pass_serves_the_phases_whose_boundary_moves_toward_the_input(t, kind, tmp_path, fills):
+    varied = {"token_dropout": 0.3} if kind == "text" else {"augment": "light"}
+    plan = descending(len(t.toy(kind).stages))
+    trained = []
+    for phases in (plan.phases, ()):
+        backbone, task = t.toy(kind), t.task_of(kind, **varied)
+        prefix = t.maker(backbone, task, tmp_path, use="on", augmented=True, phases=phases)
+        result, head = t.run(plan, backbone, task, prefix=prefix)
+        trained.append((t.tensors_of(backbone, head), [record.train_loss for record in result.history]))
+        assert not list(tmp_path.iterdir())
+    stages = len(backbone.stages)
+    assert fills[0] == ({stages: 2, stages - 2: 2, 1: 3}, 3)
+    assert fills[1:] == [({stages: 2}, 1), ({stages - 2: 2}, 1), ({1: 3}, 1)]
+    assert t.same(trained[0][0], trained[1][0])
+    assert trained[0][1] == trained[1][1]
+
+
+def test_a_pass_is_shared_only_while_nothing_below_is_trained():
+    first, second, third = descending(4).phases
+    assert served_together((first, second, third), 4) == 3
+    assert served_together((second, second, third), 4) == 3
+    assert served_together((second, first, third), 4) == 1
+    whole = Phase(name="all", epochs=1, thaw=(Thaw(0, "weights", 1e-2),))
+    assert served_together((first, whole, third), 4) == 1
+    assert served_together((whole,), 4) == 1
+
+
+def test_a_shared_store_over_the_budget_is_filled_for_one_phase_at_a_time(t, tmp_path, fills):
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+    plan = descending(4)
+    whole = t.maker(backbone, task, tmp_path, use="on", phases=plan.phases)
+    whole.make(plan.phases[0], 4, rounds=2)
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    whole.close()
+    assert not list(tmp_path.iterdir())
+    fills.clear()
+    tight = t.maker(backbone, task, tmp_path, use="on", phases=plan.phases, budget=size - 1)
+    stored = []
+    for phase in plan.phases:
+        prefix = tight.make(phase, phase.boundary(4), rounds=phase.epochs)
+        stored.append(prefix.stored)
+        prefix.close()
+    # All three together are too much; the last two are not.
+    assert stored == [(4,), (1, 2), (1, 2)]
+    assert [readers for _, readers in fills] == [1, 2]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_ends_a_training_leaves_no_store_for_the_phases_to_come(t, tmp_path):
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+    plan = descending(4)
+    prefix = t.maker(backbone, task, tmp_path, use="on", phases=plan.phases)
+    with pytest.raises(StoppedError):
+        t.run(plan, backbone, task, prefix=prefix, should_stop=lambda: True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_phase_whose_store_was_filled_before_expects_no_filling(t, tmp_path):
+    backbone, task = t.toy("cnn"), t.task_of("cnn", augment="light")
+    plan, notes = descending(4), []
+    maker = t.maker(backbone, task, tmp_path, use="on", augmented=True, phases=plan.phases, estimates=notes)
+    first = maker.make(plan.phases[0], 4, rounds=2)
+    assert "one pass for the phases from 4, from 2, from 1" in first.reason
+    second = maker.make(plan.phases[1], 2, rounds=2)
+    assert "an earlier phase's pass" in second.reason
+    assert [note.views for note in notes] == [3, 0]
+    assert notes[1].trained > 0
+    first.close()
+    second.close()
+    maker.close()

@@ -33,11 +33,14 @@ def train(t, folder, *, kind="cnn", given=None, stop_after=None, resume=False, u
     backbone = t.toy(kind)
     task = t.task_of(kind, augment="none" if kind == "text" else "light")
     steps = iter(range(1, 1000))
+    given = plan() if given is None else given
     result, head = t.run(
-        plan() if given is None else given,
+        given,
         backbone,
         task,
-        prefix=t.maker(backbone, task, folder / "store", use=use, augmented=kind != "text"),
+        prefix=t.maker(
+            backbone, task, folder / "store", use=use, augmented=kind != "text", phases=given.phases
+        ),
         checkpoints=Checkpoints(folder / "checkpoints", {"data": "d"}),
         resume=resume,
         should_stop=lambda: next(steps) == stop_after,

@@ -42,12 +42,12 @@ def test_weights_recipe_preprocessing_and_boundaries_each_ask_for_a_model_of_the
         dataclasses.replace(backbone, recipe={"toy": "other"}),
         dataclasses.replace(backbone, preprocess=dataclasses.replace(backbone.preprocess, height=24)),
     ]
-    keys = {conversion.model_key(one, ALL, 3, keep_state=False) for one in [backbone, *others]}
-    keys |= {conversion.model_key(backbone, (3,), 3, keep_state=False)}
-    keys |= {conversion.model_key(backbone, ALL, 3, keep_state=True)}
-    keys |= {conversion.model_key(backbone, (1, 2), 2, keep_state=False)}
+    keys = {conversion.model_key(one, ALL, ()) for one in [backbone, *others]}
+    keys |= {conversion.model_key(backbone, (3,), ())}
+    keys |= {conversion.model_key(backbone, ALL, (3,))}
+    keys |= {conversion.model_key(backbone, (1, 2), ())}
     assert len(keys) == 7
-    assert conversion.model_key(toys.images(), ALL, 3, keep_state=False) in keys
+    assert conversion.model_key(toys.images(), ALL, ()) in keys
 
 
 @pytest.mark.parametrize("name", [conversion.GRAPH, conversion.WEIGHTS, conversion.MANIFEST])

@@ -32,7 +32,7 @@ def test_summaries_equal_those_of_the_backbone_at_every_boundary_and_batch_size(
         ALL,
         "cpu",
     )
-    assert passed.state is None
+    assert passed.states == ()
     for got, wanted in zip(passed.summaries, reference(backbone, batch), strict=True):
         assert got.dtype == torch.float32
         assert got.shape == wanted.shape
@@ -52,21 +52,23 @@ def test_padding_changes_nothing(toys, name):
 
 @pytest.mark.parametrize("name", ["torch-fp32", "openvino-fp32"])
 @pytest.mark.parametrize("modality", ["image", "text"])
-def test_the_kept_state_leads_to_the_same_feature(toys, name, modality):
+def test_every_kept_state_leads_to_the_same_feature(toys, name, modality):
     backbone = toys.images() if modality == "image" else toys.texts()
     batch = toys.image_batch(3) if modality == "image" else toys.text_batch(3)
-    passed = build_executor(name, backbone, boundaries=(1,), stop=2, keep_state=True)(batch)
+    passed = build_executor(name, backbone, boundaries=(1,), keep=(1, 2, 3))(batch)
     with torch.no_grad():
-        resumed = backbone.run(passed.state, 2).h
         whole = backbone.run(batch).h
+        resumed = [backbone.run(state, place + 1).h for place, state in enumerate(passed.states)]
     assert len(passed.summaries) == 1
-    assert float((resumed - whole).abs().max()) < 1e-5
+    assert len(resumed) == 3
+    for one in resumed:
+        assert float((one - whole).abs().max()) < 1e-5
 
 
 def test_a_stored_state_can_be_the_input_of_a_suffix_that_trains(toys):
     backbone = toys.images()
-    executor = build_executor("torch-fp32", backbone, boundaries=(), stop=1, keep_state=True)
-    backbone.run(executor(toys.image_batch(2)).state, 1).h.sum().backward()
+    executor = build_executor("torch-fp32", backbone, boundaries=(), keep=(1,))
+    backbone.run(executor(toys.image_batch(2)).states[0], 1).h.sum().backward()
     assert backbone.module.block.weight.grad is not None
 
 
@@ -74,7 +76,7 @@ def test_running_moves_no_norm_statistics_and_leaves_training_mode_as_it_was(toy
     backbone = toys.images()
     backbone.module.train()
     before = backbone.module.stem[1].running_mean.clone()
-    got = TorchExecutor(backbone, precision="fp32", boundaries=ALL, stop=3)(toys.image_batch(4)).summaries
+    got = TorchExecutor(backbone, precision="fp32", boundaries=ALL)(toys.image_batch(4)).summaries
     assert torch.equal(backbone.module.stem[1].running_mean, before)
     assert all(module.training for module in backbone.module.modules())
     backbone.module.eval()
@@ -113,7 +115,7 @@ def test_a_float_batch_is_refused_by_a_model_for_bytes(toys):
 
 def test_bfloat16_is_near_but_not_equal(toys):
     backbone = toys.images()
-    low = TorchExecutor(backbone, precision="bf16", boundaries=ALL, stop=3)
+    low = TorchExecutor(backbone, precision="bf16", boundaries=ALL)
     error = measure_error(low, build_executor("torch-fp32", backbone, boundaries=ALL), [toys.image_batch(8)])
     assert 1e-4 < error.relative_median < 0.05
     assert low.name == "torch-bf16"
@@ -213,9 +215,7 @@ def test_a_gpu_gives_the_same_features_and_leaves_the_backbone_where_it_is(toys,
     assert full(batch).summaries[0].is_pinned()
     low = build_executor("torch-bf16", backbone, boundaries=ALL, device="cuda")
     assert 1e-4 < measure_error(low, reference, [batch]).relative_median < 0.05
-    state = build_executor("torch-fp32", backbone, boundaries=(1,), stop=2, keep_state=True, device="cuda")(
-        batch
-    ).state
+    (state,) = build_executor("torch-fp32", backbone, boundaries=(1,), keep=(2,), device="cuda")(batch).states
     with torch.no_grad():
         assert float((backbone.run(state, 2).h - backbone.run(batch).h).abs().max()) < 1e-5
     assert {parameter.device.type for parameter in backbone.module.parameters()} == {"cpu"}

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
 
+from unfreeze.engine.estimate import Estimate, Use, served_together, views_of, weigh_store
 from unfreeze.plan import Phase, Plan
-
-if TYPE_CHECKING:
-    from unfreeze.engine.prefix import Estimate, Use
 
 
 @dataclass(frozen=True)
@@ -155,8 +152,14 @@ class Cost:
 
     @property
     def disk_bytes(self) -> int:
-        """The largest store of a phase; each is removed when its phase ends."""
-        return max((phase.store_bytes for phase in self.phases if phase.stored), default=0)
+        """The largest store; each is removed when the last phase that reads it ends."""
+        sizes = [0]
+        for phase in self.phases:
+            if phase.stored and phase.filling_seconds:
+                sizes.append(phase.store_bytes)
+            elif phase.stored:
+                sizes[-1] += phase.store_bytes
+        return max(sizes)
 
     def for_epochs(self, done: Mapping[str, int]) -> Cost:
         """The same for the epochs that were really run, by phase; a phase that is not named was not run."""
@@ -193,9 +196,10 @@ def cost_of(
 
     ``use`` and ``budget`` (bytes) of the store are those of the training.
     """
+    stores = _stores(plan, paces, train, val, stages=stages, use=use, budget=budget)
     phases = [
-        _phase_cost(phase, pace, around, plan, train, val, stages=stages, use=use, budget=budget)
-        for phase, pace in zip(plan.phases, paces, strict=True)
+        _phase_cost(phase, pace, store, around, train, val, stages=stages)
+        for phase, pace, store in zip(plan.phases, paces, stores, strict=True)
     ]
     first = _judging(phases[0], paces[0], around, val)
     phases[0] = replace(phases[0], once_seconds=phases[0].once_seconds + first)
@@ -219,52 +223,80 @@ def cost_of(
     )
 
 
-def _phase_cost(
-    phase: Phase,
-    pace: Pace,
-    around: Around,
-    plan: Plan,
-    train: Load,
-    val: Load,
-    *,
-    stages: int,
-    use: Use,
-    budget: int,
-) -> PhaseCost:
-    boundary = phase.boundary(stages)
+@dataclass(frozen=True)
+class _Store:
+    """What a phase's store is expected to be; ``filling`` is 0 where an earlier phase's pass fills it."""
+
+    used: bool
+    reason: str
+    filling: float
+    bytes: int
+
+
+def _stores(
+    plan: Plan, paces: Sequence[Pace], train: Load, val: Load, *, stages: int, use: Use, budget: int
+) -> list[_Store]:
+    """The store of each phase, decided as ``StoringMaker`` does."""
     varied = plan.augment != "none" or plan.token_dropout > 0
-    views = min(plan.views, phase.epochs) if varied else 1
+    views = [views_of(plan.views, phase.epochs, varied=varied) for phase in plan.phases]
+    estimates = [
+        Estimate(
+            frozen=pace.frozen.of(train) / train.rows,
+            trained=pace.step.of(train) / train.rows / 3,
+            input=pace.input.of(train) / train.rows,
+            rows=train.rows,
+            rounds=phase.epochs,
+            views=count,
+            bytes=round((count * train.units + val.units) * pace.unit_bytes),
+            preparing=pace.preparing,
+        )
+        for phase, pace, count in zip(plan.phases, paces, views, strict=True)
+    ]
+    writing = [
+        count * pace.write.of(train) + pace.write.of(val) for pace, count in zip(paces, views, strict=True)
+    ]
+    found: list[_Store] = []
+    while len(found) < len(estimates):
+        first = len(found)
+        group = range(first, first + served_together(plan.phases[first:], stages))
+        for together in (group, group[:1]):
+            most = max(views[one] for one in together)
+            served = [replace(estimates[one], views=0) for one in together]
+            served[0] = replace(estimates[first], views=most)
+            boundary = plan.phases[first].boundary(stages)
+            used, reason = is_stored(served, boundary=boundary, use=use, budget=budget)
+            if used:
+                break
+        pace = paces[first]
+        filling = most * (pace.input.of(train) + pace.frozen.of(train)) + pace.frozen.of(val)
+        filling += sum(writing[one] for one in (together if used else together[:1]))
+        found.append(_Store(used, reason, filling, estimates[first].bytes))
+        if used:
+            shared = "Its frozen part is stored in the pass of an earlier phase."
+            found += [_Store(True, shared, 0.0, estimates[one].bytes) for one in together[1:]]
+    return found
+
+
+def _phase_cost(
+    phase: Phase, pace: Pace, store: _Store, around: Around, train: Load, val: Load, *, stages: int
+) -> PhaseCost:
     judged = pace.judged.of(val) + around.temperature
     plain = pace.input.of(train) + pace.frozen.of(train) + pace.step.of(train) + pace.frozen.of(val) + judged
     short = pace.read.of(train) + pace.step.of(train) + pace.read.of(val) + judged
-    store_bytes = round((views * train.units + val.units) * pace.unit_bytes)
-    from unfreeze.engine.prefix import Estimate
-
-    estimate = Estimate(
-        frozen=pace.frozen.of(train) / train.rows,
-        trained=pace.step.of(train) / train.rows / 3,
-        input=pace.input.of(train) / train.rows,
-        rows=train.rows,
-        rounds=phase.epochs,
-        views=views,
-        bytes=store_bytes,
-        preparing=pace.preparing,
-    )
-    stored, reason = is_stored(estimate, boundary=boundary, use=use, budget=budget)
+    reason = store.reason
     if phase.patience is not None and phase.patience < phase.epochs:
         reason += f" It may end after {phase.patience} epochs without gain; all {phase.epochs} are counted."
-    filling = views * (pace.input.of(train) + pace.frozen.of(train) + pace.write.of(train))
     return PhaseCost(
         name=phase.name,
-        boundary=boundary,
+        boundary=phase.boundary(stages),
         rows=train.rows,
         epochs=phase.epochs,
-        stored=stored,
-        epoch_seconds=short if stored else plain,
+        stored=store.used,
+        epoch_seconds=short if store.used else plain,
         plain_epoch_seconds=plain,
-        filling_seconds=filling + pace.frozen.of(val) + pace.write.of(val),
+        filling_seconds=store.filling,
         once_seconds=pace.preparing + around.drift,
-        store_bytes=store_bytes,
+        store_bytes=store.bytes,
         memory_bytes=pace.memory_bytes,
         reason=reason,
     )
@@ -281,20 +313,19 @@ def describe_cost(cost: Cost) -> str:
     )
 
 
-def is_stored(estimate: Estimate, *, boundary: int, use: Use, budget: int) -> tuple[bool, str]:
-    """Whether ``StoringMaker`` would store a phase of this estimate, and why, as a sentence."""
-    from unfreeze.engine.prefix import weigh_store
-
+def is_stored(group: Sequence[Estimate], *, boundary: int, use: Use, budget: int) -> tuple[bool, str]:
+    """Whether ``StoringMaker`` would store the first phase of these, which one pass would serve, and why."""
     if boundary == 0:
         return False, "Nothing is frozen below it."
     if use == "off":
         return False, "The store is off."
-    verdict = weigh_store(estimate, use=use, budget=budget)
+    verdict = weigh_store(group, use=use, budget=budget)
     if verdict == "too large":
-        return False, f"Its store would take {estimate.bytes / 1e9:.2f} GB, more than --store-budget allows."
+        size = sum(one.bytes for one in group) / 1e9
+        return False, f"Its store would take {size:.2f} GB, more than --store-budget allows."
     if verdict == "does not pay":
         return False, "Storing its frozen part does not pay."
-    return True, f"Its frozen part is stored: an epoch is {estimate.epoch_speedup:.1f} times faster."
+    return True, f"Its frozen part is stored: an epoch is {group[0].epoch_speedup:.1f} times faster."
 
 
 def _judging(phase: PhaseCost, pace: Pace, around: Around, val: Load) -> float:

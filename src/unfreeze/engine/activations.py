@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,39 +50,50 @@ class HalfOverflowError(Exception):
     """A value that half precision cannot hold."""
 
 
-def write_activations(
-    path: Path, states: Iterable[tuple[NDArray[np.intp], State]], *, rows: int, half: bool
-) -> Activations:
-    """Write the states of batches of rows, on the CPU, and map the file.
+class ActivationWriter:
+    """Writes the states of batches of rows, on the CPU, to one file; ``mapped`` gives them back when it is whole.
 
-    Raises HalfOverflowError for a value that float16 cannot hold, OSError when the disk is full (a file that is
-    mapped before it is written would end the process instead).
+    Raises OSError when the disk is full (a file that is mapped before it is written would end the process instead).
     """
-    kind = np.dtype(np.float16 if half else np.float32)
-    starts = np.zeros(rows, dtype=np.int64)
-    lengths: NDArray[np.int64] | None = None
-    shape: tuple[int, ...] = ()
-    place = 0
-    with path.open("wb") as file:
-        for chosen, state in states:
-            block = state.h.numpy()
-            ragged = state.mask is not None and block.ndim == 3
-            if state.mask is not None and ragged:
-                lengths = np.zeros(rows, dtype=np.int64) if lengths is None else lengths
-                sizes = state.mask.sum(1).numpy().astype(np.int64)
-                # Padding stands on the right, and what it holds has no meaning.
-                block = block[state.mask.numpy()]
-                lengths[chosen] = sizes
-            else:
-                sizes = np.ones(len(chosen), dtype=np.int64)
-            if half and not float(np.abs(block).max()) <= HALF_MAX:
-                raise HalfOverflowError
-            starts[chosen] = place + np.cumsum(sizes) - sizes
-            place += int(sizes.sum())
-            shape = block.shape[1:]
-            file.write(np.ascontiguousarray(block, dtype=kind).data)
-    values = np.memmap(path, dtype=kind, mode="r", shape=(place, *shape))
-    return Activations(values, starts, lengths)
+
+    def __init__(self, path: Path, *, rows: int, half: bool) -> None:
+        self._path = path
+        self._kind = np.dtype(np.float16 if half else np.float32)
+        self._starts = np.zeros(rows, dtype=np.int64)
+        self._lengths: NDArray[np.int64] | None = None
+        self._shape: tuple[int, ...] = ()
+        self._place = 0
+
+    def __enter__(self) -> ActivationWriter:
+        self._file = self._path.open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, rows: NDArray[np.intp], state: State) -> None:
+        """The states of these rows. Raises HalfOverflowError for a value that float16 cannot hold."""
+        block = state.h.numpy()
+        if state.mask is not None and block.ndim == 3:
+            if self._lengths is None:
+                self._lengths = np.zeros(len(self._starts), dtype=np.int64)
+            sizes = state.mask.sum(1).numpy().astype(np.int64)
+            # Padding stands on the right, and what it holds has no meaning.
+            block = block[state.mask.numpy()]
+            self._lengths[rows] = sizes
+        else:
+            sizes = np.ones(len(rows), dtype=np.int64)
+        if self._kind == np.float16 and not float(np.abs(block).max()) <= HALF_MAX:
+            raise HalfOverflowError
+        self._starts[rows] = self._place + np.cumsum(sizes) - sizes
+        self._place += int(sizes.sum())
+        self._shape = block.shape[1:]
+        self._file.write(np.ascontiguousarray(block, dtype=self._kind).data)
+
+    def mapped(self) -> Activations:
+        """All that was written, mapped; for a file that is closed."""
+        values = np.memmap(self._path, dtype=self._kind, mode="r", shape=(self._place, *self._shape))
+        return Activations(values, self._starts, self._lengths)
 
 
 def _floats(block: NDArray[np.generic], device: torch.device) -> Tensor:

@@ -81,6 +81,7 @@ def fit(
     try:
         return loop.run(resume=resume)
     finally:
+        maker.close()
         for module in (backbone.module, head):
             module.eval().requires_grad_(False)
 
@@ -373,7 +374,7 @@ class _Loop:
         assert best is not None
         stages = len(self.backbone.stages)
         lowest = min(phase.boundary(stages) for phase in self.plan.phases)
-        prefix = self.prefix.make(self.plan.phases[-1], lowest, rounds=1, stored=False)
+        prefix = self.prefix.make(self.plan.phases[-1], lowest, rounds=1, stored=())
         prefix.precision = self.standing.precision or prefix.precision
         try:
             self.standing.fit.mix = load_best_mix(

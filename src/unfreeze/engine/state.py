@@ -60,9 +60,9 @@ class Standing:
     """Everything that a resumed training needs to go on as if it had never stopped.
 
     ``start``: the first weights, where the plan looks back at them; ``before``: those the phase began with, and
-    ``frozen`` the hash of what it must not change. ``stored``: whether the phase reads a stored prefix (its
-    activations are rounded, so the choice must not be made anew), and ``precision`` what it computes in; both are
-    None before the phase has decided. ``losses``: those of the epoch so far.
+    ``frozen`` the hash of what it must not change. ``stored``: the boundaries that one pass has stored for the
+    phase (activations are rounded, so the choice must not be made anew), and ``precision`` what it computes in; both
+    are None before the phase has decided. ``losses``: those of the epoch so far.
     """
 
     position: Position = field(default_factory=Position)
@@ -72,7 +72,7 @@ class Standing:
     best: Best | None = None
     losses: list[Tensor] = field(default_factory=list)
     frozen: str = ""
-    stored: bool | None = None
+    stored: tuple[int, ...] | None = None
     precision: Precision | None = None
     stale: int = 0
     micro_batches: int = 1
@@ -150,7 +150,7 @@ def from_checkpoint(
         best=best,
         losses=[] if losses is None else list(losses.unbind()),
         frozen=numbers["frozen"],
-        stored=numbers["stored"],
+        stored=None if numbers["stored"] is None else tuple(numbers["stored"]),
         precision=numbers["precision"],
         stale=numbers["stale"],
         micro_batches=numbers["micro_batches"],

@@ -44,16 +44,14 @@ def build_executor(
     backbone: Backbone,
     *,
     boundaries: tuple[int, ...],
-    stop: int | None = None,
-    keep_state: bool = False,
+    keep: tuple[int, ...] = (),
     cache_dir: Path | None = None,
     threads: int | None = None,
     device: str | torch.device = "cpu",
 ) -> Executor:
-    """The executor ``name`` for the summaries at ``boundaries`` (ascending, each in 1..stages).
+    """The executor ``name`` for summaries at ``boundaries`` and states at ``keep`` (ascending, each in 1..stages).
 
-    It runs up to boundary ``stop`` (default: the last of ``boundaries``) and gives the state there when
-    ``keep_state``. ``cache_dir`` keeps converted models between processes (OpenVINO). ``threads``: how many
+    ``cache_dir`` keeps converted models between processes (OpenVINO). ``threads``: how many
     cores it may use (default: all that this process may use; torch: what torch is set to).
     Raises RequestError for a name that is unknown or cannot run on ``device``.
     """
@@ -61,7 +59,7 @@ def build_executor(
         raise RequestError(
             f"The executor {name!r} is unknown: choose {', '.join(NAMES)}.{did_you_mean(name, NAMES)}"
         )
-    last = _check_boundaries(backbone, boundaries, stop)
+    _check_boundaries(backbone, boundaries, keep)
     engine, _, precision = name.partition("-")
     reason = unavailable_executors(str(device)).get(name)
     if reason is not None:
@@ -75,8 +73,7 @@ def build_executor(
             backbone,
             precision=precision,
             boundaries=boundaries,
-            stop=last,
-            keep_state=keep_state,
+            keep=keep,
             cache_dir=cache_dir,
             threads=threads,
         )
@@ -86,20 +83,18 @@ def build_executor(
         backbone,
         precision=precision,
         boundaries=boundaries,
-        stop=last,
-        keep_state=keep_state,
+        keep=keep,
         threads=threads,
         device=device,
     )
 
 
-def _check_boundaries(backbone: Backbone, boundaries: tuple[int, ...], stop: int | None) -> int:
+def _check_boundaries(backbone: Backbone, boundaries: tuple[int, ...], keep: tuple[int, ...]) -> None:
     depth = len(backbone.stages)
-    last = stop if stop is not None else max(boundaries, default=depth)
-    if not boundaries and stop is None:
-        raise ValueError("an executor without boundaries needs a stop")
-    if list(boundaries) != sorted(set(boundaries)):
-        raise ValueError(f"boundaries must ascend without repeats: {boundaries}")
-    if any(not 1 <= boundary <= last for boundary in boundaries) or not 1 <= last <= depth:
-        raise ValueError(f"boundaries {boundaries} up to {last} do not lie in 1..{depth}")
-    return last
+    if not boundaries and not keep:
+        raise ValueError("an executor needs a boundary to give something at")
+    for asked in (boundaries, keep):
+        if list(asked) != sorted(set(asked)):
+            raise ValueError(f"boundaries must ascend without repeats: {asked}")
+        if any(not 1 <= boundary <= depth for boundary in asked):
+            raise ValueError(f"boundaries {asked} do not lie in 1..{depth}")

@@ -36,22 +36,20 @@ GRAPH, WEIGHTS, MANIFEST = "model.xml", "model.bin", "manifest.json"
 
 
 class _Wrapped(nn.Module):
-    """The stages below ``stop`` as one module: a raw batch in, summaries (and the state) out."""
+    """Stages as one module: a raw batch in, summaries at ``boundaries`` and states at ``keep`` out."""
 
-    def __init__(
-        self, backbone: Backbone, boundaries: tuple[int, ...], stop: int, *, keep_state: bool
-    ) -> None:
+    def __init__(self, backbone: Backbone, boundaries: tuple[int, ...], keep: tuple[int, ...]) -> None:
         super().__init__()
         self.inner = backbone.module
-        self._run = (backbone, boundaries, stop, keep_state)
+        self._run = (backbone, boundaries, keep)
 
     def forward(self, h: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
-        backbone, boundaries, stop, keep_state = self._run
-        summaries, state = run_boundaries(backbone, State(h, mask), boundaries, stop)
-        return (*summaries, state.h.float()) if keep_state else summaries
+        backbone, boundaries, keep = self._run
+        summaries, states = run_boundaries(backbone, State(h, mask), boundaries, keep)
+        return (*summaries, *(state.h.float() for state in states))
 
 
-def model_key(backbone: Backbone, boundaries: tuple[int, ...], stop: int, *, keep_state: bool) -> str:
+def model_key(backbone: Backbone, boundaries: tuple[int, ...], keep: tuple[int, ...]) -> str:
     """Hash of everything that decides what the converted model computes."""
     parts = {
         "version": VERSION,
@@ -60,14 +58,13 @@ def model_key(backbone: Backbone, boundaries: tuple[int, ...], stop: int, *, kee
         "recipe": dict(backbone.recipe),
         "preprocess": backbone.preprocess.to_dict(),
         "boundaries": boundaries,
-        "stop": stop,
-        "keep_state": keep_state,
+        "keep": keep,
     }
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def convert(backbone: Backbone, boundaries: tuple[int, ...], stop: int, *, keep_state: bool) -> ov.Model:
+def convert(backbone: Backbone, boundaries: tuple[int, ...], keep: tuple[int, ...]) -> ov.Model:
     """The converted model; it owns a copy of the weights.
 
     Images are read one at a time: with a core for each request this was the fastest on two cores (Lite0 182
@@ -76,7 +73,7 @@ def convert(backbone: Backbone, boundaries: tuple[int, ...], stop: int, *, keep_
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    module = _Wrapped(backbone, boundaries, stop, keep_state=keep_state).eval()
+    module = _Wrapped(backbone, boundaries, keep).eval()
     example = _example(backbone)
     with torch.no_grad(), warnings.catch_warnings(), _quiet_logger("transformers.modeling_utils"):
         # Python values that follow from shapes become constants; what that breaks, the measured error shows.
@@ -96,15 +93,15 @@ def convert(backbone: Backbone, boundaries: tuple[int, ...], stop: int, *, keep_
 
 
 def convert_cached(
-    backbone: Backbone, boundaries: tuple[int, ...], stop: int, *, keep_state: bool, cache_dir: Path | None
+    backbone: Backbone, boundaries: tuple[int, ...], keep: tuple[int, ...], *, cache_dir: Path | None
 ) -> ov.Model:
     """The same model, read from ``cache_dir`` when an earlier process left it there, else left there now."""
     if cache_dir is None:
-        return convert(backbone, boundaries, stop, keep_state=keep_state)
-    folder = cache_dir / model_key(backbone, boundaries, stop, keep_state=keep_state)
+        return convert(backbone, boundaries, keep)
+    folder = cache_dir / model_key(backbone, boundaries, keep)
     kept = _read(folder)
     if kept is None:
-        model = convert(backbone, boundaries, stop, keep_state=keep_state)
+        model = convert(backbone, boundaries, keep)
         _write(model, folder)
         # Writing changes the order of some sums; read back, this process gives the bits of all later ones.
         kept = _read(folder)

@@ -34,20 +34,20 @@ class OpenVinoExecutor:
         precision: str,
         modality: str,
         boundaries: tuple[int, ...],
-        state_mask: bool,
+        masked: tuple[bool, ...],
     ) -> None:
+        """``masked``: for each kept state, whether it is still of tokens, which the batch's mask belongs to."""
         self.name = f"openvino-{precision}"
         self.precision = precision
         self.boundaries = boundaries
         self.device = "cpu"
         self._modality = modality
-        self._keep_state = len(compiled.outputs) > len(boundaries)
-        self._state_mask = state_mask
+        self._masked = masked
         count = REQUESTS_PER_STREAM * int(compiled.get_property("NUM_STREAMS"))
         self._requests = [compiled.create_infer_request() for _ in range(count)]
 
     def __call__(self, batch: State) -> Passed:
-        """The summaries, and the state when it was asked for, on the CPU in float32."""
+        """The summaries and the kept states, on the CPU in float32."""
         pieces = self._pieces(batch)
         results: list[list[Array]] = []
         for start in range(0, len(pieces), len(self._requests)):
@@ -59,9 +59,11 @@ class OpenVinoExecutor:
                 # The request's own memory is written again by its next piece.
                 results.append([tensor.data.copy() for tensor in request.output_tensors])
         joined = [torch.from_numpy(np.concatenate(parts)) for parts in zip(*results, strict=True)]
-        mask = batch.mask if self._state_mask else None
-        state = State(joined[-1], mask) if self._keep_state else None
-        return Passed(tuple(joined[: len(self.boundaries)]), state)
+        count = len(self.boundaries)
+        states = zip(joined[count:], self._masked, strict=True)
+        return Passed(
+            tuple(joined[:count]), tuple(State(h, batch.mask if masked else None) for h, masked in states)
+        )
 
     def _pieces(self, batch: State) -> list[list[Array]]:
         h = batch.h.numpy()
@@ -70,7 +72,7 @@ class OpenVinoExecutor:
                 raise TypeError(f"{self.name} reads uint8 images, not {h.dtype}")
             return [[h[row : row + 1]] for row in range(len(h))]
         mask = np.ones(h.shape, dtype=np.bool_) if batch.mask is None else batch.mask.numpy()
-        if self._keep_state:
+        if self._masked:
             return [[h[row : row + 1], mask[row : row + 1]] for row in range(len(h))]
         # Alone, a text needs no padding: a summary does not depend on it.
         lengths = np.maximum(mask.sum(axis=1), 1)
@@ -84,16 +86,15 @@ def build_openvino(
     *,
     precision: str,
     boundaries: tuple[int, ...],
-    stop: int,
-    keep_state: bool,
+    keep: tuple[int, ...],
     cache_dir: Path | None,
     threads: int | None,
 ) -> OpenVinoExecutor:
-    """The compiled stages below ``stop``; raises RequestError when this processor lacks ``precision``."""
+    """The compiled stages; raises RequestError when this processor lacks ``precision``."""
     core = ov.Core()
     if precision == "bf16" and "BF16" not in _capabilities(core):
         raise RequestError("The executor openvino-bf16 cannot run here: this processor has no bfloat16.")
-    model = convert_cached(backbone, boundaries, stop, keep_state=keep_state, cache_dir=cache_dir)
+    model = convert_cached(backbone, boundaries, keep, cache_dir=cache_dir)
     cores = threads or available_cores()
     hint = "f32" if precision == "fp32" else "bf16"
     settings = {
@@ -111,7 +112,7 @@ def build_openvino(
         precision=precision,
         modality=backbone.modality,
         boundaries=boundaries,
-        state_mask=stop < len(backbone.stages),
+        masked=tuple(boundary < len(backbone.stages) for boundary in keep),
     )
 
 

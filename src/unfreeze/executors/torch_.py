@@ -17,18 +17,19 @@ CONVOLUTIONAL = frozenset({"convnext", "efficientnet", "resnet"})
 
 
 def run_boundaries(
-    backbone: Backbone, batch: State, boundaries: tuple[int, ...], stop: int
-) -> tuple[tuple[Tensor, ...], State]:
-    """The float32 summaries at ``boundaries`` and the state at ``stop``, each stage run once."""
+    backbone: Backbone, batch: State, boundaries: tuple[int, ...], keep: tuple[int, ...]
+) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
+    """The float32 summaries at ``boundaries`` and the states at ``keep``, each stage run once."""
     state, done = batch, 0
-    summaries = []
-    for boundary in boundaries:
+    summaries, states = [], []
+    for boundary in sorted({*boundaries, *keep}):
         state = backbone.run(state, done, boundary)
-        summaries.append(backbone.summary(state, boundary).float())
         done = boundary
-    if done < stop:
-        state = backbone.run(state, done, stop)
-    return tuple(summaries), state
+        if boundary in boundaries:
+            summaries.append(backbone.summary(state, boundary).float())
+        if boundary in keep:
+            states.append(state)
+    return tuple(summaries), tuple(states)
 
 
 class TorchExecutor:
@@ -40,8 +41,7 @@ class TorchExecutor:
         *,
         precision: str,
         boundaries: tuple[int, ...],
-        stop: int,
-        keep_state: bool = False,
+        keep: tuple[int, ...] = (),
         threads: int | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -51,19 +51,17 @@ class TorchExecutor:
         self.device = str(device)
         self._device = torch.device(device)
         self._backbone = _prepare(backbone, self._device)
-        self._stop = stop
-        self._keep_state = keep_state
+        self._keep = keep
         self._threads = threads
 
     def __call__(self, batch: State) -> Passed:
-        """The summaries, and the state when it was asked for, on the CPU in float32."""
+        """The summaries and the kept states, on the CPU in float32."""
         # Not inference_mode: a stored state may be the input of a suffix that is trained.
         with torch.no_grad(), _evaluating(self._backbone.module), _limited(self._threads), self._arithmetic():
             mask = None if batch.mask is None else _send(batch.mask, self._device)
             moved = State(_send(batch.h, self._device), mask)
-            summaries, state = run_boundaries(self._backbone, moved, self.boundaries, self._stop)
-            kept = _bring_state(state) if self._keep_state else None
-            passed = Passed(tuple(_bring(summary) for summary in summaries), kept)
+            summaries, states = run_boundaries(self._backbone, moved, self.boundaries, self._keep)
+            passed = Passed(tuple(map(_bring, summaries)), tuple(map(_bring_state, states)))
         if self._device.type == "cuda":
             # The copies into pinned memory run beside the program until here.
             torch.cuda.synchronize(self._device)

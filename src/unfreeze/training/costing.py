@@ -29,7 +29,7 @@ from unfreeze.training.probing import exact_executor
 from unfreeze.training.starting import starting_head
 
 if TYPE_CHECKING:
-    from unfreeze.engine.prefix import Use
+    from unfreeze.engine.estimate import Use
     from unfreeze.heads.head import HeadKind
 
 # Texts that are tokenised, which is cheap, to know their lengths; of images one batch is decoded.

@@ -30,8 +30,9 @@ from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
 if TYPE_CHECKING:
     import torch
 
+    from unfreeze.engine.estimate import Use
     from unfreeze.engine.inputs import ImageInputs, TextInputs
-    from unfreeze.engine.prefix import StoringMaker, Use
+    from unfreeze.engine.storing import StoringMaker
     from unfreeze.engine.task import Rows, Task
 
 
@@ -86,23 +87,19 @@ class Material:
 
     def maker(self, trained: Backbone, plan: Plan, task: Task) -> StoringMaker:
         """What decides for each phase whether its frozen prefix is stored."""
-        from unfreeze.engine.prefix import StoringMaker
+        from unfreeze.engine.storing import StoringMaker
 
         engine = self.executor.name.partition("-")[0]
         return StoringMaker(
             backbone=trained,
             task=task,
+            phases=plan.phases,
             views=plan.views,
             batch_size=plan.batch_size,
             use=cast("Use", self.decisions.text("store")),
             budget=bytes_of(self.decisions.text("store_budget")),
-            build=lambda boundary: build_executor(
-                f"{engine}-fp32",
-                trained,
-                boundaries=(),
-                stop=boundary,
-                keep_state=True,
-                device=str(self.device),
+            build=lambda keep: build_executor(
+                f"{engine}-fp32", trained, boundaries=(), keep=keep, device=str(self.device)
             ),
             folder=cache_root() / "prefix",
             augmented=plan.augment != "none" or plan.token_dropout > 0,

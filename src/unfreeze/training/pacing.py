@@ -19,7 +19,7 @@ from torch import nn
 
 from unfreeze.choose.cost import Line, Pace, line_through
 from unfreeze.contracts import Backbone, Executor, State
-from unfreeze.engine.activations import Activations, HalfOverflowError, write_activations
+from unfreeze.engine.activations import Activations, ActivationWriter, HalfOverflowError
 from unfreeze.engine.devices import Precision, autocast, peak_bytes, wait_for
 from unfreeze.engine.phase_precision import LEAST_GAIN, TIMES
 from unfreeze.engine.state import Standing, copied, trainable
@@ -30,7 +30,7 @@ from unfreeze.plan import Phase, Plan
 
 if TYPE_CHECKING:
     from unfreeze.engine.inputs import Inputs
-    from unfreeze.engine.prefix import StoringMaker
+    from unfreeze.engine.storing import StoringMaker
     from unfreeze.engine.task import Task
 
 # A batch is timed twice, and once more where that fits into so many seconds.
@@ -85,7 +85,7 @@ class Pacer:
         building = unit_bytes = 0.0
         if boundary:
             began = time.perf_counter()
-            executor = self.maker.build(boundary)
+            executor = self.maker.build((boundary,))
             building = time.perf_counter() - began
             small, large = (_below(executor, batch) for batch in (small, large))
             frozen = time_line(lambda batch: executor(batch.raw), small, large)
@@ -122,9 +122,9 @@ class Pacer:
         def write(batch: Batch) -> None:
             places, count = np.arange(len(batch.rows)), len(batch.rows)
             assert batch.below is not None
-            written[count] = write_activations(
-                folder / str(count), [(places, batch.below)], rows=count, half=self.maker.half
-            )
+            with ActivationWriter(folder / str(count), rows=count, half=self.maker.half) as writer:
+                writer.add(places, batch.below)
+            written[count] = writer.mapped()
 
         def read(batch: Batch) -> None:
             written[len(batch.rows)].read(np.arange(len(batch.rows)), self.task.device)
@@ -290,7 +290,7 @@ def _some(batches: list[NDArray[np.intp]], most: int = 8) -> list[NDArray[np.int
 
 
 def _below(executor: Executor, batch: Batch) -> Batch:
-    return Batch(batch.rows, batch.raw, executor(batch.raw).state)
+    return Batch(batch.rows, batch.raw, executor(batch.raw).states[0])
 
 
 def _numbers(batch: Batch) -> float:

@@ -1,0 +1,123 @@
+"""Activations that one pass has stored at several boundaries, and the prefixes that read them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unfreeze.contracts import Executor, State
+from unfreeze.engine.activations import Activations, ActivationWriter
+from unfreeze.engine.devices import Precision
+from unfreeze.engine.inputs import Inputs
+
+
+@dataclass(eq=False)
+class Shelf:
+    """``train``: boundary to the views of the training rows; ``val``: boundary to the validation rows.
+
+    ``passed``: the boundaries that the executor kept, in its order. ``readers``: phases still to read from here.
+    """
+
+    folder: Path
+    passed: tuple[int, ...]
+    readers: int
+    train: dict[int, list[Activations]] = field(default_factory=dict)
+    val: dict[int, Activations] = field(default_factory=dict)
+
+    def release(self) -> None:
+        """One reader is done; after the last one the files go."""
+        self.readers -= 1
+        if self.readers <= 0:
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove the mapped files."""
+        self.train, self.val = {}, {}
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass(eq=False)
+class StoredPrefix:
+    """Reads the first ``views`` views of a shelf at ``boundary``."""
+
+    shelf: Shelf
+    views: int
+    device: torch.device
+    boundary: int
+    reason: str
+    precision: Precision = "fp32"
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """See ``Prefix``."""
+        return self.shelf.passed
+
+    def train_batch(self, rows: NDArray[np.intp], round_: int) -> State:
+        """See ``Prefix``; round r reads view r modulo the number of views."""
+        return self.shelf.train[self.boundary][round_ % self.views].read(rows, self.device)
+
+    def val_batches(self, rows: NDArray[np.intp], batch_size: int) -> Iterator[State]:
+        """See ``Prefix``."""
+        for start in range(0, len(rows), batch_size):
+            yield self.shelf.val[self.boundary].read(rows[start : start + batch_size], self.device)
+
+    def close(self) -> None:
+        """See ``Prefix``."""
+        self.shelf.release()
+
+
+def fill_shelf(
+    root: Path,
+    executor: Executor,
+    passed: tuple[int, ...],
+    *,
+    train: Inputs,
+    val: Inputs | None,
+    views: Mapping[int, int],
+    varied: bool,
+    batch_size: int,
+    half: bool,
+    readers: int,
+) -> Shelf:
+    """Run all rows through ``executor``, which keeps the states at ``passed``; ``views``: how many each boundary gets.
+
+    Raises HalfOverflowError, or OSError when it cannot be written; nothing is left behind then.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    shelf = Shelf(Path(tempfile.mkdtemp(prefix="prefix-", dir=root)), passed, readers)
+
+    def run(inputs: Inputs, view: int | None, wanted: list[int], name: str) -> dict[int, Activations]:
+        with ExitStack() as stack:
+            writers = {
+                boundary: stack.enter_context(
+                    ActivationWriter(shelf.folder / f"{name}-{boundary}", rows=len(inputs), half=half)
+                )
+                for boundary in wanted
+            }
+            # An epoch's batches are those of least padding, so the fill uses them too.
+            for rows in inputs.batches(0, 0, batch_size):
+                for boundary, state in zip(passed, executor(inputs.batch(rows, view)).states, strict=True):
+                    if boundary in writers:
+                        writers[boundary].add(rows, state)
+        return {boundary: writer.mapped() for boundary, writer in writers.items()}
+
+    try:
+        for view in range(max(views.values())):
+            wanted = [boundary for boundary, count in views.items() if count > view]
+            found = run(train, view if varied else None, wanted, f"train{view}")
+            for boundary, activations in found.items():
+                shelf.train.setdefault(boundary, []).append(activations)
+        if val is not None:
+            shelf.val = run(val, None, list(views), "val")
+    except BaseException:
+        shelf.remove()
+        raise
+    return shelf

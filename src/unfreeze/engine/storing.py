@@ -1,0 +1,301 @@
+"""Storing the frozen prefix: decided for each phase from measured times, filled once for all phases that can share it.
+
+With P the frozen and S the trained share of a forward pass, an epoch costs P + 3S without the store (a backward pass
+is about two forward passes) and 3S with it; filling it costs P a view, and saves decoding and augmenting later. Phases
+whose boundary moves toward the input meet each other's boundaries in one pass: nothing frozen is computed twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unfreeze.contracts import Backbone, Executor, State
+from unfreeze.engine.activations import HalfOverflowError
+from unfreeze.engine.devices import wait_for
+from unfreeze.engine.estimate import Estimate, Use, served_together, views_of, weigh_store
+from unfreeze.engine.prefix import PlainPrefix, Prefix
+from unfreeze.engine.shelf import Shelf, StoredPrefix, fill_shelf
+from unfreeze.engine.suffix import Suffix
+from unfreeze.plan import Phase
+
+if TYPE_CHECKING:
+    from unfreeze.engine.task import Task
+
+# The head and the optimizer take at least this for a batch, however little of the backbone is trained (two cores).
+LEAST_STEP_SECONDS = 2.5e-3
+
+
+class ExecutorBuilder(Protocol):
+    """Gives the executor of the stages below boundaries."""
+
+    def __call__(self, keep: tuple[int, ...]) -> Executor:
+        """The executor that keeps the states at ``keep``; they come on the CPU in float32."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A phase as a reader of the store: so many rounds at its boundary."""
+
+    name: str
+    boundary: int
+    rounds: int
+
+
+@dataclass(eq=False)
+class StoringMaker:
+    """Decides for each phase whether storing pays, from measured times, and fills the store when it does.
+
+    ``phases``: those of the plan, in order, of which a later one may share an earlier one's pass. ``budget`` is in
+    bytes. ``estimates`` notes what was expected.
+    """
+
+    backbone: Backbone
+    task: Task
+    views: int
+    batch_size: int
+    use: Use
+    budget: int
+    build: ExecutorBuilder
+    folder: Path
+    augmented: bool
+    phases: Sequence[Phase] = ()
+    half: bool = True
+    estimates: list[Estimate] | None = None
+    _shelf: Shelf | None = None
+    _expected: dict[_Reading, Estimate] = field(default_factory=dict)
+
+    def make(
+        self, phase: Phase, boundary: int, *, rounds: int, stored: tuple[int, ...] | None = None
+    ) -> Prefix:
+        """See ``PrefixMaker``."""
+        if boundary == 0:
+            return self._plain(boundary, "Nothing is frozen below it.")
+        if self.use == "off":
+            return self._plain(boundary, "The store is off (--store off).")
+        if stored == ():
+            return self._plain(boundary, "The frozen part is run every time.")
+        reading = _Reading(phase.name, boundary, rounds)
+        group = [reading, *self._followers(phase)]
+        if stored:
+            group = [one for one in group if one.boundary in stored]
+            return self._fill(self.build(stored), stored, group, "The frozen part is stored, as before.")
+        if self._shelf is not None and boundary in self._shelf.train:
+            return self._read(reading, self._shelf)
+        return self._decide(group)
+
+    def close(self) -> None:
+        """See ``PrefixMaker``."""
+        if self._shelf is not None:
+            self._shelf.remove()
+            self._shelf = None
+
+    def measure(self, executor: Executor, boundary: int, *, rounds: int, views: int) -> Estimate:
+        """Seconds a row below and above the boundary, and bytes of the store, from one warm batch each.
+
+        ``executor`` keeps the state at ``boundary`` alone.
+        """
+        below, state = self._measure_below(executor, rounds=rounds, views=views)
+        return replace(below, trained=self._time_suffix(state, boundary, rounds=rounds))
+
+    def _decide(self, group: list[_Reading]) -> Prefix:
+        """Fill the store for the first of these and those that can share its pass, where that pays."""
+        first, boundary = group[0], group[0].boundary
+        started = time.perf_counter()
+        executor = self.build((boundary,))
+        mine = self.measure(executor, boundary, rounds=first.rounds, views=self._views(first))
+        mine = replace(mine, preparing=time.perf_counter() - started)
+        self._expected = {later: self._expect(later) for later in group[1:]}
+        # One pass gives each phase its views.
+        most = max(self._views(one) for one in group)
+        estimates = [replace(mine, views=most), *self._expected.values()]
+        verdict = weigh_store(estimates, use=self.use, budget=self.budget)
+        if verdict != "pays" and len(group) > 1:
+            group, estimates = [first], [mine]
+            verdict = weigh_store(estimates, use=self.use, budget=self.budget)
+        self._note(estimates[0])
+        if verdict == "too large":
+            return self._plain(
+                boundary,
+                f"The store would take {mine.bytes / 1e9:.2f} GB, more than --store-budget "
+                f"({self.budget / 1e9:.2f} GB): the frozen part is run every epoch.",
+                executor,
+            )
+        told = _tell(estimates, names=[one.name for one in group])
+        if verdict == "does not pay":
+            return self._plain(boundary, f"The store does not pay: {told}.", executor)
+        passed = tuple(sorted({one.boundary for one in group}))
+        if len(passed) > 1:
+            executor = self.build(passed)
+        return self._fill(executor, passed, group, f"The frozen part is stored: {told}.")
+
+    def _read(self, reading: _Reading, shelf: Shelf) -> Prefix:
+        """What an earlier phase's pass has stored for this one."""
+        boundary, reason = reading.boundary, "The frozen part was stored in an earlier phase's pass"
+        if reading in self._expected:
+            reason += f": {_tell([self._measure_shelf(reading, shelf)], names=[])}"
+        return StoredPrefix(shelf, self._views(reading), self.task.device, boundary, f"{reason}.")
+
+    def _measure_shelf(self, reading: _Reading, shelf: Shelf) -> Estimate:
+        """What was expected of a later phase, with what it trains, which can be timed now."""
+        boundary = reading.boundary
+        started = time.perf_counter()
+        rows = np.arange(min(self.batch_size, len(self.task.train.inputs)))
+        state = shelf.train[boundary][0].read(rows, torch.device("cpu"))
+        trained = self._time_suffix(state, boundary, rounds=reading.rounds)
+        preparing = time.perf_counter() - started
+        estimate = replace(self._expected[reading], trained=trained, preparing=preparing)
+        self._note(estimate)
+        return estimate
+
+    def _expect(self, reading: _Reading) -> Estimate:
+        """What is known of a later phase that an earlier pass would serve; what it trains cannot be timed yet."""
+        started = time.perf_counter()
+        executor = self.build((reading.boundary,))
+        below, _ = self._measure_below(executor, rounds=reading.rounds, views=self._views(reading))
+        return replace(below, views=0, preparing=time.perf_counter() - started)
+
+    def _followers(self, phase: Phase) -> list[_Reading]:
+        """The phases after this one that its pass can serve too."""
+        if phase not in self.phases:
+            return []
+        stages, coming = len(self.backbone.stages), self.phases[self.phases.index(phase) :]
+        served = coming[1 : served_together(coming, stages)]
+        return [_Reading(one.name, one.boundary(stages), one.epochs) for one in served]
+
+    def _views(self, reading: _Reading) -> int:
+        return views_of(self.views, reading.rounds, varied=self.augmented)
+
+    def _note(self, estimate: Estimate) -> None:
+        if self.estimates is not None:
+            self.estimates.append(estimate)
+
+    def _measure_below(self, executor: Executor, *, rounds: int, views: int) -> tuple[Estimate, State]:
+        """All but the trained part, and the state of one batch there."""
+        train, val = self.task.train.inputs, self.task.val
+        rows = np.arange(min(self.batch_size, len(train)))
+        started = time.perf_counter()
+        raw = train.batch(rows, 0)
+        wait_for(self.task.device)
+        loading = time.perf_counter() - started
+        executor(raw)
+        started = time.perf_counter()
+        (state,) = executor(raw).states
+        below = time.perf_counter() - started
+        if state.mask is not None and state.h.ndim == 3:
+            # Padding is not stored.
+            numbers = int(state.mask.sum()) * state.h.shape[2] / len(rows)
+        else:
+            numbers = state.h[0].numel()
+        stored = len(train) * views + (0 if val is None else len(val.inputs))
+        estimate = Estimate(
+            frozen=below / len(rows),
+            trained=0.0,
+            input=loading / len(rows),
+            rows=len(train),
+            rounds=rounds,
+            views=views,
+            bytes=round(stored * numbers) * (2 if self.half else 4),
+        )
+        return estimate, state
+
+    def _time_suffix(self, state: State, boundary: int, *, rounds: int) -> float:
+        """Seconds a row of a third of a forward and backward pass above the boundary: what the formula calls S.
+
+        Run as in ``rounds`` epochs to come; of the precisions that the phase will choose from, the faster one counts.
+        """
+        parameters = [p for p in self.backbone.module.parameters() if p.requires_grad]
+        steps = rounds * -(-len(self.task.train.inputs) // self.batch_size)
+        rows = len(state.h)
+        best = float("inf")
+        # Measuring must not change the statistics of norms.
+        self.backbone.module.eval()
+        for precision in self.task.precisions:
+            suffix = Suffix(self.backbone, boundary, self.task.device, precision, steps=steps)
+            for _ in range(2):
+                started = time.perf_counter()
+                while not self._try_suffix(suffix, state, rows, parameters):
+                    rows = max(1, rows // 2)
+                    started = time.perf_counter()
+                best = min(best, (time.perf_counter() - started) / rows)
+            suffix.close()
+        return max(best, LEAST_STEP_SECONDS / self.batch_size) / 3
+
+    def _try_suffix(self, suffix: Suffix, state: State, rows: int, parameters: Sequence[Tensor]) -> bool:
+        """One pass over the first rows; False when the device has no memory for so many."""
+        device = self.task.device
+        mask = None if state.mask is None else state.mask[:rows].to(device)
+        try:
+            out = suffix(State(state.h[:rows].to(device), mask))
+            if parameters and out.requires_grad:
+                torch.autograd.grad(out.square().sum(), parameters, allow_unused=True)
+            wait_for(device)
+        except torch.OutOfMemoryError:
+            if rows == 1:
+                raise
+            return False
+        return True
+
+    def _plain(self, boundary: int, reason: str, executor: Executor | None = None) -> PlainPrefix:
+        """``executor``: the one at hand, if any, which keeps the state at ``boundary`` alone."""
+        # It hands its states over in the processor's memory: beside an accelerator that would be a detour.
+        if self.task.device.type != "cpu" or boundary == 0:
+            return PlainPrefix(self.backbone, self.task, boundary, reason)
+        fast = self.build((boundary,)) if executor is None else executor
+        return PlainPrefix(self.backbone, self.task, boundary, reason, fast)
+
+    def _fill(
+        self, executor: Executor, passed: tuple[int, ...], group: list[_Reading], reason: str
+    ) -> Prefix:
+        """``group``: the phases to store for, the first of them now."""
+        self.close()
+        boundary = group[0].boundary
+        views: dict[int, int] = {}
+        for one in group:
+            views[one.boundary] = max(views.get(one.boundary, 0), self._views(one))
+        val = self.task.val
+        try:
+            self._shelf = fill_shelf(
+                self.folder,
+                executor,
+                passed,
+                train=self.task.train.inputs,
+                val=None if val is None else val.inputs,
+                views=views,
+                varied=self.augmented,
+                batch_size=self.batch_size,
+                half=self.half,
+                readers=len(group),
+            )
+        except HalfOverflowError:
+            why = "An activation does not fit into half precision"
+        except OSError as problem:
+            why = f"The store could not be written ({problem.strerror or problem})"
+        else:
+            return StoredPrefix(self._shelf, self._views(group[0]), self.task.device, boundary, reason)
+        return self._plain(boundary, f"{why}: the frozen part is run every epoch.")
+
+
+def _tell(estimates: list[Estimate], *, names: list[str]) -> str:
+    """What is expected of a store; ``names``: the phases that one pass fills it for."""
+    first = estimates[0]
+    size = f"{sum(one.bytes for one in estimates) / 1e6:.0f} MB"
+    if len(estimates) == 1:
+        views = f", {first.views} views" if first.views else ""
+        return (
+            f"predicted {first.stored_seconds:.0f} s with the store, {first.plain_seconds:.0f} s without "
+            f"(an epoch {first.epoch_speedup:.1f} times faster, {size}{views})"
+        )
+    filling = first.rows * first.views * (first.frozen + first.input)
+    running = sum(one.rows * one.rounds * (one.frozen + one.input) for one in estimates)
+    return (
+        f"one pass for the phases {', '.join(names)} is predicted to take {filling:.0f} s, and running it for each of "
+        f"their epochs {running:.0f} s ({size}, {first.views} views)"
+    )
