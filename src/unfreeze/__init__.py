@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from unfreeze.adapting.adaptation import Adaptation
+    from unfreeze.adapting.call import adapt
     from unfreeze.api import train
     from unfreeze.backbones import load_backbone
     from unfreeze.comparing.call import compare
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from unfreeze.run import Run
 
 _HOMES = {
+    "Adaptation": "unfreeze.adapting.adaptation",
     "Adapters": "unfreeze.plan",
     "Backbone": "unfreeze.contracts",
     "Comparison": "unfreeze.comparing.comparison",
@@ -38,6 +41,7 @@ _HOMES = {
     "TextInputs": "unfreeze.engine.inputs",
     "Thaw": "unfreeze.plan",
     "UnfreezeError": "unfreeze.errors",
+    "adapt": "unfreeze.adapting.call",
     "compare": "unfreeze.comparing.call",
     "fit": "unfreeze.engine.fit",
     "load": "unfreeze.model",
@@ -45,6 +49,7 @@ _HOMES = {
     "train": "unfreeze.api",
 }
 __all__ = [
+    "Adaptation",
     "Adapters",
     "Backbone",
     "Comparison",
@@ -61,6 +66,7 @@ __all__ = [
     "TextInputs",
     "Thaw",
     "UnfreezeError",
+    "adapt",
     "compare",
     "fit",
     "load",

@@ -82,7 +82,7 @@ class Model:
                 if row in errors:
                     yield Prediction(chunk.name(row), None, None, False, errors[row], ())
                 else:
-                    yield self._answer(chunk.name(row), probabilities[row], top_k)
+                    yield self.answer(chunk.name(row), probabilities[row], top_k)
 
     def probabilities(
         self, samples: Samples, *, batch_size: int = 32, expected_rows: int | None = None
@@ -128,7 +128,8 @@ class Model:
             name, self.classifier.backbone, boundaries=boundaries, cache_dir=cache_root() / "executors"
         )
 
-    def _answer(self, name: str, probabilities: NDArray[np.float64], top_k: int) -> Prediction:
+    def answer(self, name: str, probabilities: NDArray[np.float64], top_k: int) -> Prediction:
+        """The prediction that calibrated probabilities (classes,) of an input come to."""
         order = np.argsort(-probabilities, kind="stable")[:top_k]
         top = tuple((self.labels[i], float(probabilities[i])) for i in order)
         threshold = self.classifier.threshold

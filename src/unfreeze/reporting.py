@@ -243,19 +243,23 @@ def _examples(
     """The rows with their picture or text."""
     shown = []
     for entry in suspects[:MOST_EXAMPLES]:
+        true, predicted = (dataset.labels.names[index] for index in (entry.given, entry.suggested))
         row = int(rows[entry.row])
-        raw = dataset.samples.read(row)
-        shown.append(
-            content.Example(
-                name=_short(dataset.samples.name(row)),
-                true=dataset.labels.names[entry.given],
-                predicted=dataset.labels.names[entry.suggested],
-                probability=entry.probability,
-                image=_thumbnail(raw) if dataset.modality == "image" else None,
-                text=str(raw)[:TEXT_CHARACTERS] if dataset.modality == "text" else None,
-            )
-        )
+        shown.append(show_row(dataset, row, true=true, predicted=predicted, probability=entry.probability))
     return tuple(shown)
+
+
+def show_row(dataset: Dataset, row: int, *, true: str, predicted: str, probability: float) -> content.Example:
+    """A row with its picture or text; raises OSError when it cannot be read any more."""
+    raw = dataset.samples.read(row)
+    return content.Example(
+        name=_short(dataset.samples.name(row)),
+        true=true,
+        predicted=predicted,
+        probability=probability,
+        image=_thumbnail(raw) if dataset.modality == "image" else None,
+        text=str(raw)[:TEXT_CHARACTERS] if dataset.modality == "text" else None,
+    )
 
 
 def _short(name: str) -> str:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from unfreeze.cli import backbones, check, compare, demo, evaluate, plan, predict, train
+from unfreeze.cli import adapt, backbones, check, compare, demo, evaluate, plan, predict, train
 from unfreeze.errors import UnfreezeError
 
 INTERRUPTED = 130
@@ -23,6 +23,7 @@ app.command("check")(check.check)
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("compare")(compare.compare)
+app.command("adapt")(adapt.adapt)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("backbones")(backbones.backbones)

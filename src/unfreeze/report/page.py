@@ -105,16 +105,17 @@ def _galleries(data: ReportData) -> list[_Gallery]:
     suspects = "Rows whose given label disagrees most with what the other rows suggest (out of fold)."
     found = (
         _Gallery(
-            "The most confident mistakes", "Mistakes", mistakes, "true", "answered", _cards(data.mistakes)
+            "The most confident mistakes", "Mistakes", mistakes, "true", "answered", cards_of(data.mistakes)
         ),
         _Gallery(
-            "Labels that may be wrong", "Labels", suspects, "labelled", "looks like", _cards(data.suspects)
+            "Labels that may be wrong", "Labels", suspects, "labelled", "looks like", cards_of(data.suspects)
         ),
     )
     return [gallery for gallery in found if gallery.cards]
 
 
-def _cards(examples: Sequence[Example]) -> list[dict[str, str]]:
+def cards_of(examples: Sequence[Example]) -> list[dict[str, str]]:
+    """What a gallery shows of these examples."""
     return [_card(example) for example in examples[:EXAMPLES_SHOWN]]
 
 

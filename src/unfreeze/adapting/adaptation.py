@@ -1,0 +1,91 @@
+"""What an adaptation came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unfreeze.adapting.gate import Candidate, Verdict
+from unfreeze.adapting.shift import Shift
+from unfreeze.adapting.signs import Signs
+from unfreeze.report.content import Example
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from unfreeze.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Adaptation:
+    """A finished adaptation: its folder, a run of its own, and everything that the decision rests on.
+
+    ``missing``: methods that could propose nothing, and why. ``asked``: the table of rows worth labelling, or None.
+    ``after_the_fact``: accuracy and balanced accuracy on the target's own labels of the source model and of this one,
+    looked up when all was decided, or None. ``target_shares``: of the classes among the answers that are given now.
+    """
+
+    folder: Path
+    run: str
+    target: tuple[str, ...]
+    rows: int
+    modality: str
+    labels: tuple[str, ...]
+    source: str
+    shift: Shift
+    told: tuple[str, ...]
+    before: Signs
+    candidates: tuple[Candidate, ...]
+    missing: Mapping[str, str]
+    verdict: Verdict
+    target_shares: tuple[float, ...]
+    unusual: tuple[Example, ...]
+    asked: Path | None
+    seconds: float
+    command: str
+    created: str
+    after_the_fact: Mapping[str, Mapping[str, float]] | None = None
+
+    def model(self) -> Model:
+        """The classifier for the target, loaded from the folder."""
+        from unfreeze.model import load
+
+        return load(self.folder)
+
+    def to_dict(self) -> dict[str, object]:
+        """What ``adapt --json`` prints and ``adaptation.json`` holds."""
+        return {
+            "run": str(self.folder),
+            "source_run": self.run,
+            "target": list(self.target),
+            "rows": self.rows,
+            "verdict": self.verdict.kind,
+            "method": self.verdict.method,
+            "reasons": list(self.verdict.reasons),
+            "source": self.source,
+            "shift": self.shift.to_dict(),
+            "before": self.before.to_dict(),
+            "candidates": [one.to_dict() for one in self.candidates],
+            "not_possible": dict(self.missing),
+            "shares": dict(zip(self.labels, self.target_shares, strict=True)),
+            "to_label": None if self.asked is None else str(self.asked),
+            "after_the_fact": self.after_the_fact,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def print(self, console: Console) -> None:
+        """The verdict and what it rests on, for a person."""
+        from unfreeze.adapting.terminal import print_adaptation
+
+        print_adaptation(self, console)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        how = f" by {escape(self.verdict.method)}" if self.verdict.method else ""
+        return (
+            f"<p><b>{escape(self.verdict.kind)}</b>{how}: {escape('; '.join(self.verdict.reasons))}. "
+            f"Report: <code>{escape(str(self.folder / 'report.html'))}</code></p>"
+        )

@@ -1,0 +1,90 @@
+"""Which few target rows to label: a handful of true labels is the fix that always works (arXiv 2304.00792)."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.adapting.moments import moments_of
+from unfreeze.adapting.scene import Scene
+from unfreeze.data.dataset import Dataset
+from unfreeze.runtime.files import write_atomically
+from unfreeze.runtime.predictions import write_rows
+
+FEWEST, MOST = 20, 100
+# Rows to ask for each class.
+A_CLASS = 5
+
+
+def rows_to_label(scene: Scene, answers: NDArray[np.float64], rows: int) -> NDArray[np.intp]:
+    """Positions of the target rows most worth labelling, at most ``rows`` of the first, the most telling first.
+
+    One from each of as many clusters as there are rows to ask for, weighted by how unsure the answers (rows, classes)
+    are: what is unsure and unlike the others (Zhdanov 2019).
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+
+    last = max(scene.target)
+    wanted = min(rows, max(FEWEST, min(MOST, A_CLASS * scene.classes)))
+    if wanted >= rows:
+        return np.arange(rows)
+    block = moments_of(scene.target).standardise({last: scene.target[last]})[last][:rows]
+    block = PCA(min(32, *block.shape), random_state=scene.seed).fit_transform(block)
+    ordered = np.sort(answers[:rows], axis=1)
+    unsure = 1.0 - (ordered[:, -1] - ordered[:, -2]) + 1e-3
+    found = KMeans(wanted, n_init=1, random_state=scene.seed).fit(block, sample_weight=unsure)
+    distance = ((block - found.cluster_centers_[found.labels_]) ** 2).sum(axis=1)
+    chosen = [
+        members[np.argmin(distance[members])]
+        for members in (np.flatnonzero(found.labels_ == cluster) for cluster in range(wanted))
+        if len(members)
+    ]
+    picked = np.array(chosen, dtype=np.intp)
+    return picked[np.argsort(-unsure[picked], kind="stable")]
+
+
+def write_questions(
+    folder: Path,
+    dataset: Dataset,
+    rows: NDArray[np.intp],
+    answers: NDArray[np.float64],
+    labels: tuple[str, ...],
+) -> Path:
+    """A folder with ``labels.csv``, whose column ``label`` is to be filled; returns the table's path.
+
+    Once filled, ``train`` and ``--target-labels`` read it; rows that stay empty are left out. Images lie beside it,
+    since a target may keep them inside a table. ``answers`` (rows of the table, classes): what the model supposes.
+    """
+    folder.mkdir()
+    table: list[dict[str, object]] = []
+    for place, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        raw, best = dataset.samples.read(int(row)), int(answer.argmax())
+        content = raw
+        if isinstance(raw, bytes):
+            content = f"{place:03d}{_suffix(raw)}"
+            write_atomically(folder / str(content), raw)
+        table.append(
+            {
+                dataset.modality: content,
+                "label": None,
+                "supposed": labels[best],
+                "probability": round(float(answer[best]), 3),
+                "from": dataset.samples.name(int(row)),
+            }
+        )
+    text = io.StringIO()
+    write_rows(table, text)
+    path = folder / "labels.csv"
+    write_atomically(path, text.getvalue())
+    return path
+
+
+def _suffix(data: bytes) -> str:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        return f".{(image.format or 'png').lower()}".replace(".jpeg", ".jpg")

@@ -1,0 +1,217 @@
+"""Whether a proposal is taken: without labels several weak signs must agree, and where they do not the source stays.
+
+The numbers below were set on solar cells (the other kind of cell, ten corruptions) and turned digits, with traps among
+them; bench/adapt.py checks them on all of those and on mails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.adapting.scene import Proposal, Scene
+from unfreeze.adapting.shift import Shift
+from unfreeze.adapting.signs import Signs
+
+Kind = Literal["adapted", "kept source", "needs labels"]
+
+# With fewer rows than this the target's own means are as uncertain as what they are to mend.
+FEWEST_ROWS = 50
+# Answers on the source's validation rows may get worse by this much beyond what chance explains (two sided, 95 %).
+SOURCE_MARGIN = 0.05
+# Answers that are spread over the classes less than this, beside the source's, may have collapsed.
+UNEVEN = 0.8
+# A collapse is sure when what can be learnt from the answers is less than this share of what a proposal's teach.
+COLLAPSED_SKILL = 0.4
+COLLAPSE_GAIN = 0.08
+# Where class shares look as they did, milder gains are believed, if every sign agrees.
+ALIKE_SHARES = (0.9, 1.1)
+MILD_GAIN = 0.03
+AGREEMENT_FALL = 0.02
+# So much less estimated accuracy than on the source's own rows asks for labels.
+LOST = 0.10
+# Labels that a person gave decide from this many on.
+FEWEST_ANSWERS = 10
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A proposal beside the classifier as it is.
+
+    ``source_change``: accuracy on the source's validation rows, after less before, and ``source_error`` its standard
+    error; None without a source. ``agreement``: of the method's answers from two halves of the source. ``answered``:
+    accuracy on the rows that a person labelled, none of which its labels were learnt from, less that before, with its
+    standard error. ``refused``: why it is not taken, empty when it may be.
+    """
+
+    method: str
+    signs: Signs
+    source_change: float | None
+    source_error: float | None
+    agreement: float | None
+    answered: tuple[float, float] | None
+    refused: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-serialisable form."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do: ``method`` is that of the proposal that is taken."""
+
+    kind: Kind
+    method: str | None
+    reasons: tuple[str, ...]
+
+
+def source_change(scene: Scene, proposal: Proposal) -> tuple[float, float] | None:
+    """Accuracy on the source's validation rows after less before, and its standard error."""
+    if scene.val is None or scene.val_answers is None or proposal.val_logits is None:
+        return None
+    before = scene.val_answers.argmax(axis=1) == scene.val.y
+    after = proposal.val_logits.argmax(axis=1) == scene.val.y
+    return paired(before, after)
+
+
+def paired(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> tuple[float, float]:
+    """The mean difference of right answers, and its standard error; one row more each way keeps that above zero."""
+    difference = after.astype(float) - before
+    lost, won = int((difference < 0).sum()) + 1, int((difference > 0).sum()) + 1
+    rows = len(difference)
+    return float(difference.mean()), float(np.sqrt(lost + won - (won - lost) ** 2 / rows) / rows)
+
+
+def refuse(
+    before: Signs,
+    after: Signs,
+    *,
+    scene: Scene,
+    change: tuple[float, float] | None,
+    agreement: tuple[float, float] | None,
+) -> tuple[str, ...]:
+    """Every reason against a proposal; ``agreement``: of halves of the source, before and with the method."""
+    if before.reverse is None or after.reverse is None:
+        return ("without the source's data its gain cannot be checked",)
+    problems = []
+    if change is not None and change[0] + 1.96 * change[1] < -SOURCE_MARGIN:
+        problems.append(f"answers on the source fall by {-change[0]:.1%}")
+    gain = after.reverse - before.reverse
+    if has_collapsed(before, after, scene):
+        # A collapsed classifier is as sure as it is wrong: signs that rest on its confidence say nothing.
+        if gain < COLLAPSE_GAIN:
+            problems.append(f"what its answers teach hardly rises ({gain:+.1%} in reverse)")
+        if after.evenness <= before.evenness:
+            problems.append("its answers are no more spread over the classes")
+        if after.ami <= before.ami:
+            problems.append("its answers fit the clusters of the target no better")
+        return tuple(problems)
+    low, high = ALIKE_SHARES
+    if not low <= before.evenness <= high:
+        problems.append(
+            f"class shares look changed (spread {before.evenness:.2f} of the source's), which adaptation would undo"
+        )
+    if gain < MILD_GAIN:
+        problems.append(f"what its answers teach hardly rises ({gain:+.1%} in reverse)")
+    if after.nuclear <= before.nuclear:
+        problems.append("its answers are no surer and more varied (nuclear norm)")
+    if after.ami <= before.ami:
+        problems.append("its answers fit the clusters of the target no better")
+    if after.estimate is not None and before.estimate is not None and after.estimate < before.estimate:
+        problems.append("its estimated accuracy falls")
+    if agreement is not None and agreement[1] < agreement[0] - AGREEMENT_FALL:
+        problems.append("heads from two halves of the source agree less")
+    return tuple(problems)
+
+
+def skill(reverse: float, classes: int) -> float:
+    """Balanced accuracy as a share of what there is above chance."""
+    return max(0.0, (reverse - 1 / classes) / (1 - 1 / classes))
+
+
+def has_collapsed(before: Signs, after: Signs, scene: Scene) -> bool:
+    """Whether the classifier answers a few classes only, and nothing can be learnt from its answers."""
+    if before.reverse is None or after.reverse is None:
+        return False
+    known, new = skill(before.reverse, scene.classes), skill(after.reverse, scene.classes)
+    return before.evenness <= UNEVEN and known <= COLLAPSED_SKILL * new
+
+
+def decide(
+    scene: Scene, shift: Shift, before: Signs, candidates: Sequence[Candidate], *, rows: int
+) -> Verdict:
+    """The verdict over all candidates; ``rows``: how many the target has."""
+    answered = [one for one in candidates if one.answered is not None]
+    if len(scene.asked) >= FEWEST_ANSWERS and answered:
+        return _by_answers(answered, len(scene.asked))
+    reasons = []
+    if rows < FEWEST_ROWS:
+        reasons.append(f"{rows} target rows are too few to adapt to ({FEWEST_ROWS} is the least)")
+    elif shift.alike:
+        reasons.append(
+            "but for class shares the target looks like the source: there is nothing that adapting could mend"
+        )
+    else:
+        possible = [one for one in candidates if not one.refused]
+        if possible:
+            best = max(possible, key=lambda one: one.signs.ami)
+            return Verdict("adapted", best.method, _praise(before, best))
+        reasons += [f"{one.method}: {'; '.join(one.refused)}" for one in candidates]
+    trouble = _trouble(scene, shift, before, candidates)
+    if trouble:
+        return Verdict("needs labels", None, (*trouble, *reasons))
+    return Verdict("kept source", None, tuple(reasons or ("no method had anything to propose",)))
+
+
+def _by_answers(candidates: Sequence[Candidate], count: int) -> Verdict:
+    """The given labels decide: the largest gain on rows that were held out, if it is more than its standard error."""
+    best = max(candidates, key=lambda one: 0.0 if one.answered is None else one.answered[0])
+    assert best.answered is not None
+    gain, error = best.answered
+    told = f"on the {count} labelled rows {best.method} changes accuracy by {gain:+.1%} (standard error {error:.1%})"
+    if gain > error:
+        return Verdict("adapted", best.method, (told,))
+    return Verdict("kept source", None, (f"{told}, which is no gain beyond chance",))
+
+
+def _praise(before: Signs, best: Candidate) -> tuple[str, ...]:
+    after = best.signs
+    assert before.reverse is not None
+    assert after.reverse is not None
+    told = [
+        f"heads that learn from its answers alone are right on {after.reverse:.0%} of the source's validation rows "
+        f"(balanced), {before.reverse:.0%} with the answers before",
+        f"its commonest class takes {after.largest:.0%} of the answers, {before.largest:.0%} before",
+        f"its answers agree better with the clusters of the target (AMI {after.ami:.2f}, {before.ami:.2f} before)",
+    ]
+    if best.source_change is not None:
+        told.append(f"accuracy on the source, read in its own units, changes by {best.source_change:+.1%}")
+    return tuple(told)
+
+
+def _trouble(scene: Scene, shift: Shift, before: Signs, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """Signs that the classifier fails on the target; none where the target looks like the source."""
+    if shift.alike:
+        return ()
+    found = []
+    if before.evenness <= UNEVEN:
+        found.append(
+            f"the model calls {before.largest:.0%} of the target one class: either the shares of the classes are "
+            "different there, or it fails"
+        )
+    if before.estimate is not None and scene.val is not None and scene.val_answers is not None:
+        right = float((scene.val_answers.argmax(axis=1) == scene.val.y).mean())
+        if before.estimate < right - LOST:
+            found.append(
+                f"about {before.estimate:.0%} of its answers are right by its confidence, {right:.0%} on the source"
+            )
+    if before.reverse is not None:
+        best = max((one.signs.reverse or 0.0 for one in candidates), default=0.0)
+        if skill(before.reverse, scene.classes) <= COLLAPSED_SKILL * skill(best, scene.classes):
+            found.append("next to nothing can be learnt from its answers")
+    return tuple(found)

@@ -1,0 +1,22 @@
+"""The methods by name: each is a function from a scene to a proposal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from unfreeze.adapting.methods import align, gradual, norm, pseudo_label, self_training, strong
+from unfreeze.adapting.scene import Proposal, Scene
+
+Method = Callable[[Scene], Proposal]
+
+METHODS: Mapping[str, Method] = {
+    "norm": norm.propose,
+    "align": align.propose,
+    "self-training": self_training.propose,
+    "gradual": gradual.propose,
+    "pseudo-label": pseudo_label.propose,
+    "strong": strong.propose,
+}
+# What ``auto`` tries: a fixed confidence threshold is unsafe (ten text tasks: worse than no adaptation, RECIPES), and
+# varied source views alone are a baseline.
+SOUND = ("norm", "align", "self-training", "gradual")

@@ -1,0 +1,44 @@
+"""``align``: the source's features with the target's means and correlations, and heads fitted on them (CORAL).
+
+Sun, Feng and Saenko 2016: whiten the source's features, colour them as the target's are. The cheap candidate: one
+eigendecomposition a depth, one fit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.adapting.depths import depths_of
+from unfreeze.adapting.methods.common import Source, propose_rule
+from unfreeze.adapting.moments import moments_of
+from unfreeze.adapting.scene import NotPossibleError, Proposal, Scene
+
+# Added to the covariance of standardised features, as in the paper: with fewer rows than features most of its
+# eigenvalues are nothing but noise.
+RIDGE = 1.0
+
+
+def propose(scene: Scene) -> Proposal:
+    """Heads at every depth, fitted on the source's rows alone, which look like the target's."""
+    if scene.train is None:
+        raise NotPossibleError("the source's features are not at hand")
+    source, new = Source.of(scene.train.features, scene.train.y), moments_of(scene.target)
+    target = new.standardise(scene.target)
+    coloured = {
+        boundary: _recolour(block, target[boundary]).astype(np.float32)
+        for boundary, block in source.features.items()
+    }
+    rule = depths_of([coloured], classes=scene.classes).fit(source.y, np.ones(len(source.y)))
+    return propose_rule("align", scene, rule, new, source)
+
+
+def _recolour(source: NDArray[np.float32], target: NDArray[np.float32]) -> NDArray[np.float64]:
+    return source @ _power(source, -0.5) @ _power(target, 0.5)
+
+
+def _power(rows: NDArray[np.float32], exponent: float) -> NDArray[np.float64]:
+    wide = rows.astype(np.float64)
+    covariance = wide.T @ wide / len(wide) + RIDGE * np.eye(wide.shape[1])
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray((vectors * values**exponent) @ vectors.T)

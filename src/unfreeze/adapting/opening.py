@@ -1,0 +1,142 @@
+"""The two domains as data: the source again as the run was trained on it, and the target without its labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from unfreeze.adapting.request import AdaptRequest
+from unfreeze.bundle.loading import Loaded
+from unfreeze.config import TrainRequest, read_config
+from unfreeze.data.dataset import Dataset, Modality, Samples
+from unfreeze.data.inputs import open_inputs, unlabelled
+from unfreeze.data.load import load_whole
+from unfreeze.data.rows import IgnoredLog
+from unfreeze.data.samples import join_samples
+from unfreeze.data.tables import TABLE_SUFFIXES, open_table
+from unfreeze.errors import DataError, RequestError, did_you_mean
+from unfreeze.training.prepare import read_data
+
+# More different values of an order than this are joined to so many steps of equal size.
+MOST_STEPS = 20
+STEPS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Rows of the new domain: a data set whose rows have no label. ``order`` (rows,): their steps, or None."""
+
+    dataset: Dataset
+    order: NDArray[np.intp] | None
+
+
+def open_source(loaded: Loaded, source: str | None) -> tuple[Dataset | None, str]:
+    """The data that the run was trained on, split as it was then, or None; and a sentence that says which.
+
+    ``source`` names data to take instead; then RequestError says what is wrong with it. Otherwise what cannot be opened
+    any more, or is no longer the same, is not at hand.
+    """
+    wanted = loaded.bundle.data
+    name = wanted.source if source is None else source
+    try:
+        dataset = _read(loaded, name)
+    except (RequestError, DataError) as problem:
+        if source is not None:
+            raise
+        first = str(problem).splitlines()[0]
+        return None, f"The data that the run was trained on cannot be opened any more ({first})"
+    if source is None and dataset.fingerprint != wanted.fingerprint:
+        return None, f"{name} has changed since the run was trained on it, so it is left out"
+    if dataset.labels.names != loaded.bundle.labels:
+        raise RequestError(f"{name} has other classes than the run: {_compare(dataset, loaded)}.")
+    if dataset.modality != loaded.bundle.modality:
+        raise RequestError(f"{name} holds {dataset.modality}s, and the run reads {loaded.bundle.modality}s.")
+    return dataset, f"The source's data is at hand: {name}, {len(dataset):,} rows"
+
+
+def _read(loaded: Loaded, name: str) -> Dataset:
+    if not Path(name).exists():
+        raise RequestError(f"{name} does not exist")
+    config = read_config(loaded.folder / "config.yaml")
+    return read_data(TrainRequest(data=name).filled_from(config, source=f"{loaded.folder}/config.yaml"))
+
+
+def _compare(dataset: Dataset, loaded: Loaded) -> str:
+    new = [name for name in dataset.labels.names if name not in loaded.bundle.labels]
+    gone = [name for name in loaded.bundle.labels if name not in dataset.labels.names]
+    told = [
+        f"{', '.join(map(repr, names))} {what}"
+        for names, what in ((new, "is new"), (gone, "is missing"))
+        if names
+    ]
+    return "; ".join(told) or "they stand in another order"
+
+
+def open_target(request: AdaptRequest, loaded: Loaded) -> Target:
+    """The target's rows: inputs only, whatever columns or folders might tell of their classes.
+
+    Raises RequestError for a target that is empty, of the other modality, or without the column that orders it.
+    """
+    classifier = loaded.classifier
+    modality = classifier.backbone.modality
+    opened = [_open(name, modality, request.column) for name in request.target]
+    samples = opened[0] if len(opened) == 1 else join_samples(tuple(opened), ("",) * len(opened))
+    order = None
+    if len(opened) > 1:
+        order = np.repeat(np.arange(len(opened)), [len(one) for one in opened])
+    elif request.order_column is not None:
+        order = _steps(request.target[0], request.order_column, len(samples))
+    return Target(unlabelled(samples, modality=modality, labels=classifier.labels), order)
+
+
+def _open(name: str, modality: Modality, column: str | None) -> Samples:
+    if name == "-":
+        raise RequestError("--target reads no lines: give a folder, files or a table.")
+    return open_inputs([name], modality=modality, lines=None, column=column)
+
+
+def _steps(name: str, column: str, rows: int) -> NDArray[np.intp]:
+    """The step of each row of a table, by the order of the column's values."""
+    path = Path(name)
+    if path.suffix.lower() not in TABLE_SUFFIXES or not path.is_file():
+        raise RequestError(f"--order-column needs a table as --target, and {name} is none.")
+    table = open_table(path)
+    known = table.head.schema.names
+    if column not in known:
+        raise RequestError(
+            f"{name} has no column {column!r}: it has {', '.join(known)}.{did_you_mean(column, known)}"
+        )
+    values = table.read([column], IgnoredLog()).table.column(column)
+    if len(values) != rows or values.null_count:
+        raise RequestError(
+            f"{name}: the column {column!r} orders only some of the rows. Fill it, or leave it out."
+        )
+    ranks = np.asarray(pc.rank(_ordered(values), tiebreaker="dense").to_numpy(zero_copy_only=False)) - 1
+    if ranks.max() < MOST_STEPS:
+        return ranks.astype(np.intp)
+    places = np.empty(rows, dtype=np.intp)
+    places[np.argsort(ranks, kind="stable")] = np.arange(rows) * STEPS // rows
+    return places
+
+
+def _ordered(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The values as numbers where all of them are numbers: as text, 10 would stand before 9."""
+    try:
+        return pc.cast(values, pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return values
+
+
+def open_labels(name: str, loaded: Loaded) -> Dataset:
+    """The few labelled rows of the target; raises RequestError or DataError for what the run cannot have seen."""
+    dataset = load_whole(name, labels=loaded.classifier.labels)
+    if dataset.modality != loaded.bundle.modality:
+        raise RequestError(
+            f"--target-labels {name} holds {dataset.modality}s, and the run reads {loaded.bundle.modality}s."
+        )
+    return dataset

@@ -1,0 +1,184 @@
+"""An adaptation from a run and a target to a run of its own, as a table of contents.
+
+Labels of the target, where its folders or columns carry them, are never opened before all is decided and saved.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from unfreeze.adapting.adaptation import Adaptation
+from unfreeze.adapting.asking import rows_to_label, write_questions
+from unfreeze.adapting.gate import decide
+from unfreeze.adapting.methods import SOUND
+from unfreeze.adapting.moments import joined
+from unfreeze.adapting.opening import Target, open_labels, open_source, open_target
+from unfreeze.adapting.page import write_page
+from unfreeze.adapting.request import AUTO, AdaptRequest
+from unfreeze.adapting.saving import classifier_of, save_adapted
+from unfreeze.adapting.scenery import Scenery, build_scenery
+from unfreeze.adapting.shift import describe_shift, measure_shift, unusual_rows
+from unfreeze.adapting.signs import Reader
+from unfreeze.adapting.trying import try_methods
+from unfreeze.bundle.classifier import Classifier
+from unfreeze.bundle.folder import claim_folder, release_folder
+from unfreeze.bundle.loading import Loaded, load
+from unfreeze.config import FLOOR
+from unfreeze.errors import RequestError
+from unfreeze.evaluate.calibration import softmax
+from unfreeze.evaluation import evaluate_run
+from unfreeze.model import Model
+from unfreeze.progress import Clock, Progress, Silent
+from unfreeze.report.content import Example
+from unfreeze.reporting import show_row
+from unfreeze.run import free_run_folder
+from unfreeze.runtime.files import write_atomically
+from unfreeze.runtime.predictions import Prediction
+
+RESULT = "adaptation.json"
+QUESTIONS = "to_label"
+BATCH = 32
+
+
+def adapt(
+    request: AdaptRequest, *, progress: Progress | None = None, command: str | None = None
+) -> Adaptation:
+    """Adapt what helps, keep the source otherwise; ``command`` is what the page says was typed.
+
+    Raises RequestError or DataError when the run, the target or the request cannot be used; nothing is left then.
+    """
+    progress, clock = progress or Silent(), Clock()
+    request.check()
+    loaded = load(request.run)
+    target = open_target(request, loaded)
+    if request.report_target_accuracy and len(request.target) > 1:
+        raise RequestError("--report-target-accuracy scores one --target: give one.")
+    folder = request.output_dir or free_run_folder(f"{request.run.resolve().name}-adapted")
+    claim_folder(folder)
+    try:
+        return _adapt_into(folder, loaded, target, request, clock, progress, command or "unfreeze.adapt(...)")
+    except BaseException:
+        release_folder(folder)
+        raise
+
+
+def _adapt_into(
+    folder: Path,
+    loaded: Loaded,
+    target: Target,
+    request: AdaptRequest,
+    clock: Clock,
+    progress: Progress,
+    command: str,
+) -> Adaptation:
+    classifier = loaded.classifier
+    source, found = open_source(loaded, request.source)
+    progress.say(f"{found}.")
+    named = None if request.target_labels is None else open_labels(request.target_labels, loaded)
+    # A probe is fitted on all rows that are not test, unless validation rows were given.
+    seen = loaded.bundle.strategy == FLOOR and source is not None and "val" not in source.given
+    scenery = build_scenery(classifier, source, target, named, request, progress, seen=seen)
+    scene = scenery.scene
+    reader = Reader(scene)
+    before = reader.before()
+    names = {index + 1: stage.name for index, stage in enumerate(classifier.backbone.stages)}
+    shift = measure_shift(scene, before, names)
+    told = tuple(describe_shift(shift, before, classifier.labels.names))
+    for sentence in told:
+        progress.say(sentence)
+    wanted = SOUND if request.method == AUTO else (request.method,)
+    trials, missing = try_methods(scene, wanted, before, reader, progress)
+    verdict = decide(scene, shift, before, [one.candidate for one in trials], rows=len(target.dataset))
+    chosen = next((one.proposal for one in trials if one.proposal.method == verdict.method), None)
+    taken = classifier_of(scene, chosen)
+    asked = None
+    if verdict.kind == "needs labels":
+        asked = _ask(folder, scenery, target, taken)
+    predictions = _predict(scenery, target, taken)
+    save_adapted(folder, taken, loaded, chosen, target.dataset, predictions, request, scene)
+    answered = [one.label for one in predictions if one.label is not None]
+    labels = classifier.labels.names
+    result = Adaptation(
+        folder=folder,
+        run=str(request.run),
+        target=request.target,
+        rows=len(target.dataset),
+        modality=classifier.backbone.modality,
+        labels=labels,
+        source=found,
+        shift=shift,
+        told=told,
+        before=before,
+        candidates=tuple(one.candidate for one in trials),
+        missing=missing,
+        verdict=verdict,
+        target_shares=tuple(answered.count(label) / max(len(answered), 1) for label in labels),
+        unusual=_unusual(scenery, target, taken),
+        asked=asked,
+        seconds=clock.total,
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    if request.report_target_accuracy:
+        result = replace(result, after_the_fact=_after_the_fact(request, folder, progress))
+    write_atomically(folder / RESULT, json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    write_page(result, folder / "report.html")
+    return result
+
+
+def _ask(folder: Path, scenery: Scenery, target: Target, taken: Classifier) -> Path:
+    """Write the rows most worth labelling."""
+    scene = scenery.scene
+    answers = scene.probabilities(scene.target)
+    places = rows_to_label(scene, answers, len(scenery.rows))
+    return write_questions(
+        folder / QUESTIONS, target.dataset, scenery.rows[places], answers[places], taken.labels.names
+    )
+
+
+def _predict(scenery: Scenery, target: Target, taken: Classifier) -> list[Prediction]:
+    """The answers to all rows of the target: from the features at hand, where they are those of all rows."""
+    model, samples, scene = Model(taken), target.dataset.samples, scenery.scene
+    if taken.backbone is not scene.classifier.backbone or len(scenery.rows) != len(samples):
+        return list(model.iterate(samples, batch_size=BATCH))
+    logits = taken.head.logits(joined(scene.target, taken.head.boundaries))[: len(samples)]
+    answers = softmax(logits, taken.temperature)
+    return [model.answer(samples.name(row), answer, 1) for row, answer in enumerate(answers)]
+
+
+def _unusual(scenery: Scenery, target: Target, taken: Classifier) -> tuple[Example, ...]:
+    """The rows that lie farthest from the source, with the answers that are given now."""
+    places = [place for place in unusual_rows(scenery.scene) if place < len(scenery.rows)]
+    rows = scenery.rows[np.array(places, dtype=np.intp)]
+    found = Model(taken).iterate(target.dataset.samples.select(rows), batch_size=BATCH)
+    return tuple(
+        show_row(
+            target.dataset,
+            int(row),
+            true="",
+            predicted=one.label or "",
+            probability=one.probability or 0.0,
+        )
+        for row, one in zip(rows, found, strict=True)
+    )
+
+
+def _after_the_fact(
+    request: AdaptRequest, folder: Path, progress: Progress
+) -> Mapping[str, Mapping[str, float]]:
+    """Scores of the source's model and of this one on the target's own labels."""
+    found = {}
+    for name, run in (("source model", request.run), ("this model", folder)):
+        scores = evaluate_run(run, request.target[0], progress=progress).scores
+        found[name] = {
+            "accuracy": scores.accuracy,
+            "balanced_accuracy": scores.balanced_accuracy,
+            "macro_f1": scores.macro_f1,
+        }
+    return found

@@ -1,0 +1,94 @@
+"""The result as a run folder of its own, with its lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from unfreeze.adapting.request import AdaptRequest
+from unfreeze.adapting.scene import Proposal, Scene
+from unfreeze.bundle.classifier import Classifier, Threshold
+from unfreeze.bundle.folder import BUNDLE, Story, save
+from unfreeze.bundle.loading import Loaded
+from unfreeze.config import Resolved, write_config
+from unfreeze.data.dataset import Dataset
+from unfreeze.engine.frozen_pass import golden_batch
+from unfreeze.evaluate.calibration import abstain_threshold, fit_temperature, softmax
+from unfreeze.runtime.files import file_hash, write_atomically
+from unfreeze.runtime.predictions import Prediction, write_predictions
+
+GOLDEN_ROWS = 4
+PRECISION = 0.95
+# As for a training: fewer rows tell too little of the precision above a threshold.
+THRESHOLD_ROWS = 100
+
+
+def classifier_of(scene: Scene, proposal: Proposal | None) -> Classifier:
+    """The classifier that is taken: the proposal's, calibrated on the source's validation rows, or the one before."""
+    before = scene.classifier
+    if proposal is None:
+        return before
+    changed = replace(before, head=proposal.head)
+    if proposal.backbone is not None:
+        # Other statistics lie in the network itself, which an adapter's folder does not hold.
+        changed = replace(changed, backbone=proposal.backbone, adapter=None)
+    if proposal.val_logits is None or scene.val is None:
+        return replace(changed, threshold=None)
+    temperature = fit_temperature(proposal.val_logits, scene.val.y)
+    threshold = None
+    if len(scene.val.y) >= THRESHOLD_ROWS:
+        found = abstain_threshold(softmax(proposal.val_logits, temperature), scene.val.y, precision=PRECISION)
+        if found is not None:
+            threshold = Threshold(found.confidence, found.precision_low, found.coverage)
+    return replace(changed, temperature=temperature, threshold=threshold)
+
+
+def save_adapted(
+    folder: Path,
+    taken: Classifier,
+    loaded: Loaded,
+    proposal: Proposal | None,
+    target: Dataset,
+    predictions: Sequence[Prediction],
+    request: AdaptRequest,
+    scene: Scene,
+) -> None:
+    """Write settings, predictions of the target, weights, golden answers and ``bundle.json``."""
+    write_atomically(folder / "config.yaml", write_config(_settings(request)))
+    write_predictions(predictions, folder / "predictions.csv", top_k=1)
+    readable = [row for row, one in enumerate(predictions) if one.error is None][:GOLDEN_ROWS]
+    before = loaded.bundle
+    calibrated = before.calibration
+    how, rows = calibrated.fitted_on, calibrated.rows
+    if proposal is not None and scene.val is not None:
+        how, rows = "the source's validation rows, read in the source's own units", len(scene.val.y)
+    story = Story(
+        strategy=before.strategy if proposal is None else f"adapted: {proposal.method}",
+        calibrated_on=how,
+        calibration_rows=rows,
+        data_source=", ".join(request.target),
+        data_fingerprint=target.fingerprint,
+        data_rows={"target": len(target)},
+        lineage=(f"{loaded.folder.resolve()} {file_hash(loaded.folder / BUNDLE)}", *before.lineage),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    save(taken, folder, story=story, golden=golden_batch(target, taken.backbone, np.array(readable)))
+
+
+def _settings(request: AdaptRequest) -> tuple[Resolved, ...]:
+    given = {
+        "method": request.method,
+        "seed": request.seed,
+        "threshold": request.threshold,
+        "order_column": request.order_column,
+        "target_labels": request.target_labels,
+    }
+    return tuple(
+        Resolved(f"adapt_{name}", value, "user", "asked for")
+        for name, value in given.items()
+        if value is not None
+    )

@@ -1,0 +1,96 @@
+"""What an adaptation is given and what a method comes to; labels of the target are nowhere in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.adapting.moments import Features, joined
+from unfreeze.bundle.classifier import Classifier
+from unfreeze.contracts import Backbone
+from unfreeze.evaluate.calibration import softmax
+from unfreeze.heads.head import Head
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Labelled rows: features (rows, width) by boundary, and classes (rows,)."""
+
+    features: Features
+    y: NDArray[np.intp]
+
+    def select(self, rows: NDArray[np.intp]) -> Known:
+        """These rows in this order."""
+        return Known({boundary: block[rows] for boundary, block in self.features.items()}, self.y[rows])
+
+
+def no_rows() -> NDArray[np.intp]:
+    """The positions of no rows."""
+    return np.zeros(0, dtype=np.intp)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scene:
+    """A trained classifier and the features of both domains at every depth.
+
+    ``train`` and ``val``: rows of the source, None where its data is not at hand. ``val_answers``: what the classifier
+    says of the latter (rows, classes), by a head that has not learnt from them. ``target`` has no labels;
+    ``asked`` are the few rows whose labels a person gave, ``answers`` those. ``order`` (rows,) tells which step of a
+    change a target row belongs to, or None. ``strong`` gives strongly varied views of the target rows, and
+    ``strong_train`` of the source's, where the modality has them. ``restated`` gives the network with normalisation
+    statistics of the target, and the target's features in it, where it has such statistics.
+    """
+
+    classifier: Classifier
+    train: Known | None
+    val: Known | None
+    target: Features
+    seed: int
+    threshold: float
+    val_answers: NDArray[np.float64] | None = None
+    order: NDArray[np.intp] | None = None
+    asked: NDArray[np.intp] = field(default_factory=no_rows)
+    answers: NDArray[np.intp] = field(default_factory=no_rows)
+    strong: Callable[[], Features] | None = None
+    strong_train: Callable[[], Features] | None = None
+    restated: Callable[[], tuple[Backbone, Features]] | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many target rows there are."""
+        return len(next(iter(self.target.values())))
+
+    @property
+    def classes(self) -> int:
+        """How many classes the classifier knows."""
+        return len(self.classifier.labels)
+
+    def probabilities(self, features: Features) -> NDArray[np.float64]:
+        """What the classifier says of these rows as it is, (rows, classes)."""
+        head = self.classifier.head
+        return softmax(head.logits(joined(features, head.boundaries)), self.classifier.temperature)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Proposal:
+    """A classifier for the target that a method proposes.
+
+    ``head`` reads raw features of the target, through ``backbone`` where the method changed it. ``logits`` are those
+    of the target rows; ``val_logits`` those of the source's validation rows by the same rule, read in the source's own
+    units, or None without a source. ``judged``: the target rows that the rule is meant for, all where it is None.
+    """
+
+    method: str
+    head: Head
+    logits: NDArray[np.float64]
+    val_logits: NDArray[np.float64] | None
+    backbone: Backbone | None = None
+    judged: NDArray[np.intp] | None = None
+    notes: tuple[str, ...] = ()
+
+
+class NotPossibleError(Exception):
+    """Why a method has nothing to propose here, as a sentence."""

@@ -1,0 +1,179 @@
+"""From a run and a target to a scene: both domains through the network, and the rows that a person named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.adapting.moments import Features, joined
+from unfreeze.adapting.opening import Target
+from unfreeze.adapting.passes import Passes, has_statistics
+from unfreeze.adapting.request import THRESHOLD, AdaptRequest
+from unfreeze.adapting.scene import Known, Scene
+from unfreeze.bundle.classifier import Classifier
+from unfreeze.contracts import Backbone
+from unfreeze.data.dataset import Dataset
+from unfreeze.engine.frozen_pass import Features as Passed
+from unfreeze.errors import DataError
+from unfreeze.evaluate.calibration import softmax
+from unfreeze.grafts import can_be_merged
+from unfreeze.heads.design import make_design
+from unfreeze.heads.folds import assign_folds, stratified_sample
+from unfreeze.heads.search import fit_head, search_penalty
+from unfreeze.heads.weights import needs_class_weights
+from unfreeze.progress import Progress
+from unfreeze.training.prepare import name_left_out
+
+# Rows of each domain that an adaptation learns from; more make it slower, and hardly surer.
+MOST_ROWS = 5_000
+FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Scenery:
+    """A scene, and where its target rows stand.
+
+    ``rows``: positions in the target's data set of the scene's first rows; after them come those of the named labels.
+    """
+
+    scene: Scene
+    rows: NDArray[np.intp]
+
+
+def build_scenery(
+    classifier: Classifier,
+    source: Dataset | None,
+    target: Target,
+    named: Dataset | None,
+    request: AdaptRequest,
+    progress: Progress,
+    *,
+    seen: bool,
+) -> Scenery:
+    """Compute all features; ``seen``: whether the head was fitted on the source's validation rows too.
+
+    Raises DataError when no row of the target can be read.
+    """
+    passes = Passes.of(classifier.backbone, device=request.device, seed=request.seed, progress=progress)
+    wanted = _sample(len(target.dataset), request.seed)
+    passed = passes.features(target.dataset, wanted, "target")
+    name_left_out(passed, progress)
+    if not len(passed.rows):
+        raise DataError(f"None of the {len(wanted):,} rows of {', '.join(request.target)} can be read.")
+    if len(wanted) < len(target.dataset):
+        progress.say(
+            f"It learns from {len(wanted):,} of the target's {len(target.dataset):,} rows, drawn at random."
+        )
+    features, asked, answers = _with_named(passes, passed, named)
+    train = val = None
+    varied: Passed | None = None
+    if source is not None:
+        train, val, varied = _known(passes, source, request.seed, progress)
+    order = None if target.order is None else _with_last(target.order[passed.rows], len(asked))
+    boundaries = tuple(sorted(classifier.head.boundaries))
+    material = passes.material(target.dataset, passed)
+
+    @cache
+    def strong() -> Features:
+        views = passes.strong(material, "target")
+        return {b: np.concatenate([block, features[b][len(block) :]]) for b, block in views.items()}
+
+    @cache
+    def restated() -> tuple[Backbone, Features]:
+        changed, fresh = passes.restated(material, boundaries)
+        if named is None:
+            return changed, fresh
+        again = Passes.of(changed, device=request.device, seed=request.seed, progress=progress)
+        more = again.features(named, np.arange(len(named)), "labelled rows").arrays
+        return changed, {b: np.concatenate([block, more[b]]) for b, block in fresh.items()}
+
+    # An adapter between the layers cannot be saved with other statistics below it.
+    fixed = classifier.adapter is not None and not can_be_merged(classifier.adapter.files)
+    scene = Scene(
+        classifier=classifier,
+        train=train,
+        val=val,
+        val_answers=None
+        if val is None or train is None
+        else _unseen_answers(classifier, train, val, seen=seen),
+        target=features,
+        seed=request.seed,
+        threshold=THRESHOLD if request.threshold is None else request.threshold,
+        order=order,
+        asked=asked,
+        answers=answers,
+        strong=strong,
+        strong_train=None if source is None or varied is None else _varied(passes, source, varied),
+        restated=restated if has_statistics(classifier.backbone) and not fixed else None,
+    )
+    return Scenery(scene, passed.rows)
+
+
+def _varied(passes: Passes, source: Dataset, passed: Passed) -> Callable[[], Features]:
+    material = passes.material(source, passed)
+    return cache(lambda: passes.strong(material, "source"))
+
+
+def _unseen_answers(classifier: Classifier, train: Known, val: Known, *, seen: bool) -> NDArray[np.float64]:
+    """What the classifier says of the source's validation rows, by a head that has not been fitted on them."""
+    head = classifier.head
+    if seen:
+        design = make_design([joined(train.features, head.boundaries)], name="the source")
+        counts = np.bincount(train.y, minlength=head.classes)
+        balanced, _ = needs_class_weights([int(count) for count in counts])
+        folds = assign_folds(train.y, folds=FOLDS, seed=0)
+        found = search_penalty(design, train.y, folds, classes=head.classes, balanced=balanced)
+        head = fit_head(
+            design,
+            train.y,
+            boundaries=head.boundaries,
+            penalty=found.regularisation,
+            classes=head.classes,
+            balanced=balanced,
+        )
+    return softmax(head.logits(joined(val.features, head.boundaries)), classifier.temperature)
+
+
+def _sample(rows: int, seed: int) -> NDArray[np.intp]:
+    if rows <= MOST_ROWS:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(seed).choice(rows, MOST_ROWS, replace=False))
+
+
+def _with_last(order: NDArray[np.intp], more: int) -> NDArray[np.intp]:
+    """Labels that a person gives are of the newest step."""
+    return np.concatenate([order, np.full(more, order.max(), dtype=np.intp)])
+
+
+def _with_named(
+    passes: Passes, passed: Passed, named: Dataset | None
+) -> tuple[Features, NDArray[np.intp], NDArray[np.intp]]:
+    """The target's features with those of the named labels behind them, where these stand, and the labels."""
+    if named is None:
+        return passed.arrays, np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.intp)
+    found = passes.features(named, np.arange(len(named)), "labelled rows")
+    features = {b: np.concatenate([block, found.arrays[b]]) for b, block in passed.arrays.items()}
+    places = len(passed.rows) + np.arange(len(found.rows))
+    return features, places, named.label[found.rows].astype(np.intp)
+
+
+def _known(
+    passes: Passes, source: Dataset, seed: int, progress: Progress
+) -> tuple[Known | None, Known | None, Passed | None]:
+    """The source's training and validation rows, and the pass over the former."""
+    found: list[tuple[Known, Passed]] = []
+    for part, most in (("train", MOST_ROWS), ("val", MOST_ROWS)):
+        rows = source.rows(part)  # type: ignore[arg-type]
+        if not len(rows):
+            continue
+        rows = rows[stratified_sample(source.label[rows].astype(np.intp), size=most, seed=seed)]
+        passed = passes.features(source, rows, f"source, {part}")
+        found.append((Known(passed.arrays, source.label[passed.rows].astype(np.intp)), passed))
+    if len(found) < 2:
+        progress.say("The source has no validation rows: it is left out.")
+        return None, None, None
+    return found[0][0], found[1][0], found[0][1]

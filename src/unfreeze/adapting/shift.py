@@ -1,0 +1,182 @@
+"""How different the target is from the source, in numbers and plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.adapting.moments import Moments, joined, moments_of
+from unfreeze.adapting.scene import Scene
+from unfreeze.adapting.signs import Signs, agreement
+
+# Rows of each domain that tell the two apart; more make the number no surer than a point.
+MOST_ROWS = 1000
+FOLDS = 5
+# An AUC of this much says that the domains are alike: with 100 rows each, chance alone reaches 0.58 in one of twenty.
+ALIKE = 0.6
+UNUSUAL = 12
+
+
+@dataclass(frozen=True)
+class Shift:
+    """``separability``: AUC with which a linear model tells the domains apart by their deepest features, out of fold.
+
+    ``within_classes``: the same with both domains weighted to the same class shares, as the classifier predicts them:
+    what is left when a change of shares alone is taken away. ``moved`` and ``spread`` by depth: mean distance of the
+    features' means in the source's deviations, and the ratio of their deviations. ``agreement``: of heads from two
+    halves of the source, on the target and on the source's validation rows. ``confidence``: of the classifier on
+    both. All but the last are None without a source.
+    """
+
+    separability: float | None
+    within_classes: float | None
+    moved: Mapping[str, float]
+    spread: Mapping[str, float]
+    agreement: tuple[float, float] | None
+    confidence: tuple[float, float | None]
+
+    @property
+    def alike(self) -> bool:
+        """Whether the domains look the same, but for the shares of their classes."""
+        return self.within_classes is not None and self.within_classes < ALIKE
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-serialisable form."""
+        return asdict(self)
+
+
+def measure_shift(scene: Scene, before: Signs, names: Mapping[int, str]) -> Shift:
+    """The shift of a scene; ``names`` are those of the depths."""
+    if scene.train is None:
+        return Shift(None, None, {}, {}, None, (before.confidence, None))
+    known, new = moments_of(scene.train.features), moments_of(scene.target)
+    val = scene.val_answers
+    return Shift(
+        separability=separability(scene, known, weighted=False),
+        within_classes=separability(scene, known, weighted=True),
+        moved={names[b]: _moved(known, new, b) for b in known.mean},
+        spread={names[b]: _spread(known, new, b) for b in known.mean},
+        agreement=halves_agree(scene, known),
+        confidence=(before.confidence, None if val is None else float(val.max(axis=1).mean())),
+    )
+
+
+def _moved(known: Moments, new: Moments, boundary: int) -> float:
+    return float(np.abs((new.mean[boundary] - known.mean[boundary]) * known.inverse[boundary]).mean())
+
+
+def _spread(known: Moments, new: Moments, boundary: int) -> float:
+    both = (known.inverse[boundary] > 0) & (new.inverse[boundary] > 0)
+    if not both.any():
+        return 1.0
+    return float(np.exp(np.log(known.inverse[boundary][both] / new.inverse[boundary][both]).mean()))
+
+
+def separability(scene: Scene, known: Moments, *, weighted: bool) -> float:
+    """The domains' AUC; ``weighted``: with the same shares of predicted classes in both, of those that both have."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold
+
+    assert scene.train is not None
+    chance = np.random.default_rng(scene.seed)
+    last = max(scene.target)
+    parts, classes = [], []
+    for features in (scene.train.features, scene.target):
+        rows = chance.permutation(len(features[last]))[:MOST_ROWS]
+        chosen = {boundary: block[rows] for boundary, block in features.items()}
+        parts.append(known.standardise({last: chosen[last]})[last])
+        classes.append(scene.probabilities(chosen).argmax(axis=1))
+    x = np.concatenate(parts)
+    domain = np.repeat([0, 1], [len(part) for part in parts])
+    weight = _equal_shares(classes, scene.classes) if weighted else np.ones(len(domain))
+    kept = weight > 0
+    x, domain, weight = x[kept], domain[kept], weight[kept]
+    fewest = np.bincount(domain, minlength=2).min()
+    if fewest < 2:
+        return 1.0
+    found = np.zeros(len(domain))
+    split = StratifiedKFold(min(FOLDS, int(fewest)), shuffle=True, random_state=scene.seed)
+    for train, test in split.split(x, domain):
+        model = LogisticRegression(C=0.01, max_iter=1000)
+        model.fit(x[train], domain[train], sample_weight=weight[train])
+        found[test] = model.decision_function(x[test])
+    return float(roc_auc_score(domain, found, sample_weight=weight))
+
+
+def _equal_shares(classes: list[NDArray[np.intp]], count: int) -> NDArray[np.float64]:
+    """Row weights with which each class weighs the same in both domains; a class of one domain alone weighs nothing."""
+    counts = np.array([np.bincount(one, minlength=count) for one in classes], dtype=float)
+    common = np.minimum(*(counts / counts.sum(axis=1, keepdims=True)))
+    factor = np.divide(common, counts, out=np.zeros_like(counts), where=counts > 0)
+    weights = np.concatenate([factor[place][one] for place, one in enumerate(classes)])
+    return np.asarray(weights / weights.sum() * len(weights))
+
+
+def halves_agree(scene: Scene, known: Moments) -> tuple[float, float]:
+    """How often heads from two halves of the source answer alike: on the target, and on the source's validation rows.
+
+    Where such heads disagree, at least one of them is wrong (Jiang et al. 2022).
+    """
+    from unfreeze.adapting.depths import depths_of
+
+    assert scene.train is not None
+    boundaries = scene.classifier.head.boundaries
+    read = {b: block for b, block in known.standardise(scene.train.features).items() if b in boundaries}
+    depths = depths_of([{0: joined(read, boundaries)}], classes=scene.classes)
+    first = np.random.default_rng(scene.seed).random(len(scene.train.y)) < 0.5
+    rules = [depths.fit(scene.train.y, half.astype(float)) for half in (first, ~first)]
+    found = []
+    for features in (scene.target, *(() if scene.val is None else (scene.val.features,))):
+        rows = {0: joined(known.standardise(features), boundaries)}
+        found.append(agreement(*(rule.logits(rows) for rule in rules)))
+    return found[0], found[-1] if len(found) > 1 else float("nan")
+
+
+def unusual_rows(scene: Scene) -> NDArray[np.intp]:
+    """The target rows that lie farthest from the source, or without one from the other rows, the farthest first."""
+    from sklearn.neighbors import NearestNeighbors
+
+    last = max(scene.target)
+    known = scene.target if scene.train is None else scene.train.features
+    moments = moments_of({last: known[last]})
+    rows = moments.standardise({last: scene.target[last]})[last]
+    others = rows if scene.train is None else moments.standardise({last: known[last]})[last]
+    near = NearestNeighbors(n_neighbors=min(6, len(others))).fit(others)
+    distance = near.kneighbors(rows)[0].mean(axis=1)
+    return np.argsort(-distance, kind="stable")[:UNUSUAL]
+
+
+def describe_shift(shift: Shift, before: Signs, labels: tuple[str, ...]) -> list[str]:
+    """Sentences for a person."""
+    told = []
+    if shift.separability is not None and shift.within_classes is not None:
+        told.append(
+            f"A linear model tells the domains apart with an AUC of {shift.separability:.2f} "
+            f"({shift.within_classes:.2f} when their predicted class shares are made equal; 0.5 is chance)."
+        )
+        depth = max(shift.moved, key=lambda name: shift.moved[name])
+        least = min(shift.moved, key=lambda name: shift.moved[name])
+        told.append(
+            f"The means of the features have moved most at {depth} ({shift.moved[depth]:.1f} deviations), and least at "
+            f"{least} ({shift.moved[least]:.1f})."
+        )
+    common = labels[int(np.argmax(before.shares))]
+    told.append(f"As it is, the model calls {before.largest:.0%} of the target {common!r}.")
+    here, there = shift.confidence
+    beside = "" if there is None else f", {there:.0%} on the source's validation rows"
+    told.append(f"Its mean confidence there is {here:.0%}{beside}.")
+    if before.estimate is not None:
+        told.append(
+            f"By its confidence (ATC) about {before.estimate:.0%} of its answers on the target are right."
+        )
+    if shift.agreement is not None:
+        on_target, on_source = shift.agreement
+        told.append(
+            f"Heads from two halves of the source agree on {on_target:.0%} of the target, on {on_source:.0%} of the "
+            "source."
+        )
+    return told

@@ -1,0 +1,59 @@
+"""An adaptation in the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from unfreeze.adapting import wording
+from unfreeze.report.terminal import WIDTH, encodable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from unfreeze.adapting.adaptation import Adaptation
+    from unfreeze.report.content import Table
+
+# What fits into 80 columns beside a method's name; the page has them all.
+COLUMNS = ("model", "commonest answer", "spread", "estimate", "reverse", "AMI", "on the source")
+
+
+def print_adaptation(one: Adaptation, console: Console) -> None:
+    """Print the shift, the signs, the verdict, and where the page is."""
+    width = min(console.width, WIDTH)
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(encodable(text, console), style=style), width=width)
+
+    say("")
+    say("How far the target is", "bold")
+    for sentence in one.told:
+        say(sentence)
+    say("")
+    say("The signs, on the target", "bold")
+    console.print(_rich(wording.sign_table(one), console), width=width)
+    fact = wording.fact_table(one)
+    if fact is not None:
+        say("")
+        say("After the fact, by the target's own labels", "bold")
+        console.print(_rich(fact, console), width=width)
+    say("")
+    say(wording.title(one), "bold")
+    say(wording.lead(one))
+    for reason in one.verdict.reasons:
+        say(f"- {reason}")
+    say("")
+    for path in (one.folder / "report.html", *(() if one.asked is None else (one.asked,))):
+        console.print(Text(encodable(str(path), console)), soft_wrap=True)
+
+
+def _rich(table: Table, console: Console) -> RichTable:
+    shown = [place for place, name in enumerate(table.columns) if name in COLUMNS or len(table.columns) < 5]
+    drawn = RichTable(box=None, pad_edge=False)
+    for place in shown:
+        drawn.add_column(table.columns[place], justify="right" if place in table.numeric else "left")
+    for row in table.rows:
+        drawn.add_row(*(Text(encodable(row[place], console)) for place in shown))
+    return drawn

@@ -1,0 +1,346 @@
+"""The whole adaptation: from a run and a target to a run of its own, with the target's labels out of reach."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import unfreeze
+from unfreeze.adapting import opening
+from unfreeze.adapting import run as module
+from unfreeze.adapting.gate import Verdict
+from unfreeze.adapting.opening import open_source
+from unfreeze.adapting.passes import has_statistics, restate
+from unfreeze.adapting.request import AdaptRequest
+from unfreeze.backbones import load_backbone
+from unfreeze.bundle.loading import load
+from unfreeze.contracts import State
+from unfreeze.errors import DataError, RequestError
+
+SIDE = 36
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch):
+    monkeypatch.setattr("unfreeze.adapting.passes.available_executors", lambda device: ("torch-fp32",))
+    monkeypatch.setattr("unfreeze.model.available_executors", lambda device: ("torch-fp32",))
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory):
+    """The photographs' classes once more, through another camera: dark, with a colour cast."""
+    root = tmp_path_factory.mktemp("moved") / "target"
+    random = np.random.default_rng(8)
+    for name, colour in {"green": (70, 150, 80), "red": (150, 80, 70)}.items():
+        (root / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = random.normal(np.array(colour) + random.normal(0, 25, 3), 20, (SIDE, SIDE, 3))
+            cast = 0.35 * pixels + np.array((90, 0, 60))
+            Image.fromarray(cast.clip(0, 255).astype(np.uint8)).save(root / name / f"{number:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def adapted(image_run, moved, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapted") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNFREEZE_CACHE", str(image_run.cache))
+        for place in ("adapting.passes", "model"):
+            patch.setattr(f"unfreeze.{place}.available_executors", lambda device: ("torch-fp32",))
+        return unfreeze.adapt(image_run.run.folder, moved, output_dir=folder)
+
+
+def answers(folder):
+    with (folder / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_result_is_a_run_with_its_lineage(adapted, image_run, moved):
+    loaded = load(adapted.folder)
+    (before,) = loaded.bundle.lineage
+    assert before.startswith(f"{image_run.run.folder.resolve()} ")
+    assert loaded.bundle.data.source == str(moved)
+    assert loaded.bundle.labels == load(image_run.run.folder).bundle.labels
+    saved = answers(adapted.folder)
+    assert len(saved) == 80
+    given = adapted.model().predict([row["input"] for row in saved[:5]])
+    for row, one in zip(saved, given, strict=False):
+        assert row["label"] == one.label
+        assert float(row["probability"]) == pytest.approx(one.probability, abs=1e-4)
+
+
+def test_what_was_found_is_written_and_shown(adapted):
+    found = json.loads((adapted.folder / "adaptation.json").read_text())
+    assert found["verdict"] in ("adapted", "kept source", "needs labels")
+    assert found == json.loads(json.dumps(adapted.to_dict()))
+    assert {one["method"] for one in found["candidates"]} == {"norm", "align", "self-training"}
+    assert "gradual" in found["not_possible"]
+    page = (adapted.folder / "report.html").read_text()
+    for told in (*adapted.told, *adapted.verdict.reasons):
+        assert told.split("'")[0].split("(")[0].strip() in page.replace("\u00a0", " ")
+    assert "http" not in page.replace("http-equiv", "")
+    assert page.count("data:image/jpeg") == 12
+
+
+@pytest.mark.parametrize("verdict", ["adapted", "kept source", "needs labels"])
+def test_each_verdict_leaves_the_model_it_speaks_of(image_run, moved, tmp_path, monkeypatch, verdict):
+    method = "self-training" if verdict == "adapted" else None
+    monkeypatch.setattr(module, "decide", lambda *_, **__: Verdict(verdict, method, ("told",)))
+    done = unfreeze.adapt(image_run.run.folder, moved, output_dir=tmp_path / "run", method="self-training")
+    before, now = (unfreeze.load(folder).classifier for folder in (image_run.run.folder, done.folder))
+    same = np.array_equal(before.head.tensors["weight"], now.head.tensors["weight"])
+    assert same == (verdict != "adapted")
+    if verdict == "adapted":
+        assert len(now.head.boundaries) == len(now.backbone.stages)
+        assert load(done.folder).bundle.strategy == "adapted: self-training"
+    assert (done.asked is None) == (verdict != "needs labels")
+
+
+def test_statistics_of_the_target_are_saved_with_the_network(image_run, moved, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "decide", lambda *_, **__: Verdict("adapted", "norm", ("told",)))
+    done = unfreeze.adapt(image_run.run.folder, moved, output_dir=tmp_path / "run", method="norm")
+    before, now = (
+        unfreeze.load(folder).classifier.backbone for folder in (image_run.run.folder, done.folder)
+    )
+    changed = {
+        name
+        for name, value in now.module.state_dict().items()
+        if not torch.equal(value, before.module.state_dict()[name])
+    }
+    assert changed
+    assert {name.rpartition(".")[2] for name in changed} <= {
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    }
+    assert done.target_shares == pytest.approx(
+        [np.mean([row["label"] == label for row in answers(done.folder)]) for label in done.labels]
+    )
+
+
+def test_the_labels_of_the_target_are_never_opened(image_run, moved, tmp_path, monkeypatch):
+    """The folders tell the classes; opening them as labelled data, or a row with a label, would fail here."""
+
+    def refuse(source, **_):
+        raise AssertionError(f"labels of {source} were asked for")
+
+    monkeypatch.setattr("unfreeze.evaluation.load_whole", refuse)
+    monkeypatch.setattr(opening, "load_whole", refuse)
+    real, seen = module.build_scenery, []
+
+    def watch(classifier, source, target, *rest, **given):
+        seen.append(target.dataset.label)
+        return real(classifier, source, target, *rest, **given)
+
+    monkeypatch.setattr(module, "build_scenery", watch)
+    unfreeze.adapt(image_run.run.folder, moved, output_dir=tmp_path / "run", method="align")
+    assert set(np.unique(seen[0])) == {-1}
+    with pytest.raises(AssertionError, match="asked for"):
+        unfreeze.adapt(
+            image_run.run.folder,
+            moved,
+            output_dir=tmp_path / "two",
+            method="align",
+            report_target_accuracy=True,
+        )
+    # All was decided and saved by then.
+    assert (tmp_path / "two" / "bundle.json").is_file()
+
+
+def test_shuffled_labels_of_the_target_change_nothing(image_run, moved, tmp_path):
+    other = tmp_path / "swapped"
+    for here, there in (("green", "red"), ("red", "green")):
+        shutil.copytree(moved / here, other / there)
+    one, two = (
+        unfreeze.adapt(image_run.run.folder, target, output_dir=tmp_path / name, method="align")
+        for name, target in (("one", moved), ("two", other))
+    )
+    assert one.verdict.kind == two.verdict.kind
+    assert one.before.largest == two.before.largest
+
+
+def test_accuracy_after_the_fact_is_that_of_evaluate(image_run, moved, tmp_path):
+    done = unfreeze.adapt(
+        image_run.run.folder, moved, output_dir=tmp_path / "run", method="align", report_target_accuracy=True
+    )
+    from unfreeze.evaluation import evaluate_run
+
+    wanted = evaluate_run(image_run.run.folder, str(moved)).scores.accuracy
+    assert done.after_the_fact["source model"]["accuracy"] == wanted
+    assert "After the fact" in (done.folder / "report.html").read_text()
+
+
+def test_rows_worth_labelling_become_data_that_train_accepts(image_run, moved, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "decide", lambda *_, **__: Verdict("needs labels", None, ("told",)))
+    done = unfreeze.adapt(image_run.run.folder, moved, output_dir=tmp_path / "run", method="align")
+    with done.asked.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert 10 <= len(rows) <= 20
+    assert {row["label"] for row in rows} == {""}
+    assert all((done.asked.parent / row["image"]).is_file() for row in rows)
+    for row in rows:
+        row["label"] = row["from"].split("/")[-2]
+    with done.asked.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    from unfreeze.data.load import load_dataset
+
+    dataset = load_dataset(str(done.asked))
+    assert (len(dataset), dataset.modality, dataset.labels.names) == (len(rows), "image", ("green", "red"))
+    monkeypatch.undo()
+    monkeypatch.setattr("unfreeze.adapting.passes.available_executors", lambda device: ("torch-fp32",))
+    labelled = unfreeze.adapt(
+        image_run.run.folder, moved, output_dir=tmp_path / "two", method="align", target_labels=done.asked
+    )
+    assert labelled.candidates[0].answered is not None
+    assert f"on the {len(rows)} labelled rows" in labelled.verdict.reasons[0]
+
+
+def test_texts_from_the_command_line(text_run, make_mails, tmp_path, command):
+    make_mails(tmp_path / "new.csv", per_class=25, seed=9, noise=0)
+    done = command(
+        "adapt", text_run.run.folder, "--target", tmp_path / "new.csv", "--output-dir", tmp_path / "run"
+    )
+    assert done.status == 0, done.err
+    assert "How far the target is" in done.out
+    assert (tmp_path / "run" / "report.html").is_file()
+    found = json.loads((tmp_path / "run" / "adaptation.json").read_text())
+    # No normalisation statistics in a transformer: its head's inputs alone are restated.
+    assert {one["method"] for one in found["candidates"]} == {"norm", "align", "self-training"}
+
+
+def test_json_is_one_object_and_nothing_else(image_run, moved, tmp_path, command):
+    done = command(
+        *("adapt", image_run.run.folder, "--target", moved, "--output-dir", tmp_path / "run"),
+        *("--method", "align", "--json"),
+    )
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["run"] == str(tmp_path / "run")
+
+
+def test_targets_in_their_order_are_steps(image_run, moved, tmp_path):
+    done = unfreeze.adapt(
+        image_run.run.folder, [moved / "green", moved / "red"], output_dir=tmp_path / "run", method="gradual"
+    )
+    assert [one.method for one in done.candidates] == ["gradual"]
+    assert done.rows == 80
+
+
+def request(run, target, **said):
+    return AdaptRequest(run=run, target=(str(target),), **said)
+
+
+def test_a_column_orders_the_rows(image_run, text_run, tmp_path):
+    table = tmp_path / "steps.csv"
+    table.write_text("text,day\n" + "".join(f"some words {n},{d}\n" for n, d in enumerate((10, 9, 9, 100))))
+    loaded = load(text_run.run.folder)
+    target = opening.open_target(request(text_run.run.folder, table, order_column="day"), loaded)
+    assert target.order.tolist() == [1, 0, 0, 2]
+    with pytest.raises(RequestError, match="no column 'dya'"):
+        opening.open_target(request(text_run.run.folder, table, order_column="dya"), loaded)
+    table.write_text("text,day\n" + "".join(f"some words {n},{n / 7}\n" for n in range(50)))
+    target = opening.open_target(request(text_run.run.folder, table, order_column="day"), loaded)
+    assert np.bincount(target.order).tolist() == [5] * 10
+    with pytest.raises(RequestError, match="needs a table"):
+        opening.open_target(
+            request(image_run.run.folder, image_run.data, order_column="day"), load(image_run.run.folder)
+        )
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"method": "magic"}, "--method 'magic' is unknown"),
+        ({"threshold": 0.8}, "--threshold is a setting of --method pseudo-label"),
+        ({"method": "pseudo-label", "threshold": 2.0}, "is no confidence"),
+        ({"device": "abacus"}, "--device 'abacus'"),
+        ({"seed": -1}, "--seed -1 is out of range"),
+    ],
+)
+def test_a_wrong_request_is_refused_in_a_sentence(image_run, moved, tmp_path, said, told):
+    with pytest.raises(RequestError, match=told):
+        unfreeze.adapt(image_run.run.folder, moved, output_dir=tmp_path / "run", **said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_target_is_refused_in_a_sentence(image_run, text_run, mails, moved, tmp_path):
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "run"
+    for run, target, told in (
+        (image_run, tmp_path / "empty", "no image inputs"),
+        (image_run, tmp_path / "nowhere.png", "does not exist"),
+        (text_run, moved / "red" / "00.png", "reads texts"),
+        (image_run, "-", "reads no lines"),
+    ):
+        with pytest.raises((RequestError, DataError), match=told):
+            unfreeze.adapt(run.run.folder, target, output_dir=out)
+        assert not out.exists()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "a.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="can be read"):
+        unfreeze.adapt(image_run.run.folder, broken, output_dir=out)
+    with pytest.raises((RequestError, DataError), match="ham"):
+        unfreeze.adapt(image_run.run.folder, moved, output_dir=out, target_labels=mails)
+    with pytest.raises(RequestError, match="no finished run"):
+        unfreeze.adapt(moved, moved, output_dir=out)
+
+
+def test_a_source_that_moved_or_changed_is_not_at_hand(image_run, photos, tmp_path, monkeypatch):
+    loaded = load(image_run.run.folder)
+    found, told = open_source(loaded, None)
+    assert len(found) == len(image_run.run.model().predict(sorted(photos.rglob("*.png"))))
+    assert "at hand" in told
+    copy = tmp_path / "photos"
+    shutil.copytree(photos, copy)
+    there, _ = open_source(loaded, str(copy))
+    assert np.array_equal(there.part, found.part)
+    gone = loaded.bundle.model_copy(
+        update={"data": loaded.bundle.data.model_copy(update={"source": "nowhere"})}
+    )
+    missing, told = open_source(type(loaded)(loaded.classifier, gone, loaded.folder), None)
+    assert missing is None
+    assert "nowhere does not exist" in told
+    (copy / "red" / "00.png").unlink()
+    changed = loaded.bundle.model_copy(
+        update={"data": loaded.bundle.data.model_copy(update={"source": str(copy)})}
+    )
+    missing, told = open_source(type(loaded)(loaded.classifier, changed, loaded.folder), None)
+    assert missing is None
+    assert "has changed" in told
+    shutil.copytree(copy / "red", copy / "blue")
+    with pytest.raises(RequestError, match="'blue' is new"):
+        open_source(loaded, str(copy))
+
+
+def test_without_the_source_the_model_is_kept(image_run, moved, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "open_source", lambda *_: (None, "gone"))
+    done = unfreeze.adapt(image_run.run.folder, moved, output_dir=tmp_path / "run")
+    assert done.verdict.kind != "adapted"
+    assert {one.method for one in done.candidates} == {"norm", "self-training"}
+    assert all("cannot be checked" in one.refused[0] for one in done.candidates)
+
+
+def test_statistics_are_those_of_the_batches_and_weights_stay():
+    backbone = load_backbone("efficientnet-lite0", modality="image", image_size=32)
+    assert has_statistics(backbone)
+    before = {name: value.clone() for name, value in backbone.module.state_dict().items()}
+    pixels = torch.randint(0, 255, (64, 32, 32, 3), dtype=torch.uint8)
+    restate(backbone, [State(pixels[:32]), State(pixels[32:])], device="cpu")
+    after = backbone.module.state_dict()
+    for name, value in before.items():
+        moved = not torch.equal(value, after[name])
+        assert moved == (name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")), (
+            name
+        )
+    assert not backbone.module.training
+    state = backbone.run(State(pixels), 0, 1).h
+    first = next(m for m in backbone.module.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert first.momentum is not None
+    # After the first normalisation the target's activations have a mean near the learnt one.
+    assert torch.isfinite(state).all()

@@ -1,0 +1,186 @@
+"""The gate: what it takes, what it refuses, and what it says of the source."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from unfreeze.adapting.gate import Candidate, decide, has_collapsed, paired, refuse, skill
+from unfreeze.adapting.shift import Shift, measure_shift, unusual_rows
+from unfreeze.adapting.signs import Reader, Signs, balanced_accuracy
+from unfreeze.adapting.trying import try_methods
+from unfreeze.progress import Silent
+
+MOVED = {"shift": 8.0, "scale": 2.0}
+NAMES = {1: "one", 2: "two", 3: "three"}
+COLLAPSED = Signs((0.97, 0.03), 0.2, 0.97, 0.75, 0.01, 0.98, 0.5)
+MENDED = Signs((0.55, 0.45), 1.0, 0.9, 0.9, 0.3, 0.95, 0.75)
+SOUND = Signs((0.55, 0.45), 1.0, 0.8, 0.8, 0.2, 0.9, 0.72)
+FAR = Shift(1.0, 1.0, {"a": 1.0}, {"a": 1.0}, (0.8, 0.9), (0.9, 0.8))
+NEAR = Shift(0.7, 0.52, {"a": 0.1}, {"a": 1.0}, (0.9, 0.9), (0.8, 0.8))
+
+
+def judge(scene, before, after, *, change=(0.0, 0.01), agreement=None):
+    return refuse(before, after, scene=scene, change=change, agreement=agreement)
+
+
+def candidate(signs=MENDED, **settings):
+    given = {"method": "norm", "source_change": 0.0, "source_error": 0.01, "agreement": 0.9, "answered": None}
+    return Candidate(signs=signs, refused=(), **(given | settings))
+
+
+def test_a_collapse_that_is_mended_is_accepted_and_one_that_is_not_refused(domains):
+    scene = domains().scene
+    assert has_collapsed(COLLAPSED, MENDED, scene)
+    assert judge(scene, COLLAPSED, MENDED) == ()
+    assert any("reverse" in one for one in judge(scene, COLLAPSED, replace(MENDED, reverse=0.55)))
+    assert any("clusters" in one for one in judge(scene, COLLAPSED, replace(MENDED, ami=0.0)))
+    assert any("spread" in one for one in judge(scene, COLLAPSED, replace(MENDED, evenness=0.1)))
+
+
+def test_an_uneven_target_that_the_source_understands_has_not_collapsed(domains):
+    scene = domains().scene
+    uneven = replace(COLLAPSED, evenness=0.6, reverse=0.70)
+    assert not has_collapsed(uneven, MENDED, scene)
+    assert any("class shares look changed" in one for one in judge(scene, uneven, MENDED))
+
+
+@pytest.mark.parametrize(
+    ("worse", "told"),
+    [
+        ({"nuclear": 0.79}, "nuclear"),
+        ({"ami": 0.1}, "clusters"),
+        ({"estimate": 0.8}, "estimated"),
+        ({"reverse": 0.73}, "reverse"),
+    ],
+)
+def test_a_mild_gain_is_believed_only_if_every_sign_agrees(domains, worse, told):
+    scene = domains().scene
+    better = replace(MENDED, reverse=0.8)
+    assert judge(scene, SOUND, better) == ()
+    (problem,) = judge(scene, SOUND, replace(better, **worse))
+    assert told in problem
+    (problem,) = judge(scene, SOUND, better, agreement=(0.9, 0.8))
+    assert "halves" in problem
+
+
+def test_a_source_that_gets_worse_is_not_paid_for_the_target(domains):
+    scene = domains().scene
+    assert any("on the source" in one for one in judge(scene, COLLAPSED, MENDED, change=(-0.2, 0.02)))
+    # Within what chance explains, and the margin.
+    assert judge(scene, COLLAPSED, MENDED, change=(-0.07, 0.02)) == ()
+
+
+def test_without_the_source_nothing_is_adapted(domains):
+    scene = domains(source=False).scene
+    blind = replace(SOUND, reverse=None, estimate=None)
+    assert "cannot be checked" in judge(scene, blind, replace(MENDED, reverse=None), change=None)[0]
+
+
+def test_verdicts(domains):
+    scene = domains().scene
+    taken = decide(scene, FAR, COLLAPSED, [candidate()], rows=300)
+    assert (taken.kind, taken.method) == ("adapted", "norm")
+    assert decide(scene, NEAR, SOUND, [candidate()], rows=300).kind == "kept source"
+    few = decide(scene, FAR, SOUND, [candidate()], rows=20)
+    assert few.kind == "kept source"
+    assert "too few" in few.reasons[0]
+    refused = replace(candidate(), refused=("it is worse",))
+    failing = decide(scene, FAR, COLLAPSED, [refused], rows=300)
+    assert failing.kind == "needs labels"
+    assert any("it is worse" in reason for reason in failing.reasons)
+    assert decide(scene, FAR, SOUND, [refused], rows=300).kind == "kept source"
+    assert decide(scene, FAR, replace(SOUND, estimate=0.5), [refused], rows=300).kind == "needs labels"
+
+
+def test_of_several_the_one_that_fits_the_clusters_best_is_taken(domains):
+    scene = domains().scene
+    several = [candidate(), candidate(replace(MENDED, ami=0.6), method="self-training")]
+    assert decide(scene, FAR, COLLAPSED, several, rows=300).method == "self-training"
+
+
+def test_given_labels_decide_before_all_signs(domains):
+    scene = replace(domains().scene, asked=np.arange(20), answers=np.zeros(20, dtype=np.intp))
+    helps = candidate(answered=(0.3, 0.1))
+    assert decide(scene, NEAR, SOUND, [replace(helps, refused=("signs",))], rows=300).kind == "adapted"
+    assert decide(scene, FAR, COLLAPSED, [candidate(answered=(0.02, 0.1))], rows=300).kind == "kept source"
+
+
+def test_skill_is_counted_from_chance():
+    assert skill(0.5, 2) == 0.0
+    assert skill(0.75, 2) == pytest.approx(0.5)
+    assert skill(0.1, 10) == pytest.approx(0.0)
+    assert skill(0.3, 2) == 0.0
+
+
+def test_a_paired_difference_has_the_error_of_what_changed():
+    before, after = np.zeros(100, dtype=bool), np.zeros(100, dtype=bool)
+    before[:50], after[:50] = True, True
+    mean, error = paired(before, after)
+    assert mean == 0.0
+    assert error == pytest.approx(np.sqrt(2) / 100)
+    after[50:60] = True
+    mean, error = paired(before, after)
+    assert mean == pytest.approx(0.1)
+    assert 0.02 < error < 0.05
+
+
+def test_balanced_accuracy_counts_classes_that_are_there():
+    y = np.array([0, 0, 0, 2])
+    assert balanced_accuracy(y, np.array([0, 0, 1, 2])) == pytest.approx((2 / 3 + 1) / 2)
+
+
+def measured(found):
+    reader = Reader(found.scene)
+    before = reader.before()
+    return before, measure_shift(found.scene, before, NAMES), reader
+
+
+def test_the_same_domain_looks_the_same_and_a_moved_one_does_not(domains):
+    before, shift, _ = measured(domains(target_rows=600, rows=600))
+    assert shift.alike
+    assert abs(shift.separability - 0.5) < 0.1
+    assert before.estimate == pytest.approx(domains().before, abs=0.12)
+    _, moved, _ = measured(domains(**MOVED))
+    assert not moved.alike
+    assert moved.moved["three"] > 1
+    assert moved.spread["three"] == pytest.approx(2.0, rel=0.15)
+
+
+def test_other_class_shares_alone_are_no_other_domain(domains):
+    _, shift, _ = measured(domains(share=0.9, rows=800, target_rows=800))
+    assert shift.within_classes < shift.separability - 0.05
+    assert shift.alike
+
+
+def test_a_moved_domain_is_adapted_to_and_an_unchanged_one_kept(domains):
+    for found, wanted in ((domains(**MOVED), "adapted"), (domains(), "kept source")):
+        before, shift, reader = measured(found)
+        trials, missing = try_methods(
+            found.scene, ("norm", "align", "self-training", "gradual"), before, reader, Silent()
+        )
+        assert list(missing) == ["gradual"]
+        verdict = decide(found.scene, shift, before, [one.candidate for one in trials], rows=300)
+        assert verdict.kind == wanted, verdict.reasons
+        if wanted == "adapted":
+            proposal = next(one.proposal for one in trials if one.proposal.method == verdict.method)
+            assert found.accuracy(proposal.logits) > found.before + 0.2
+
+
+def test_given_labels_are_scored_on_rows_that_were_held_out(domains):
+    found = domains(**MOVED)
+    scene = replace(found.scene, asked=np.arange(30), answers=found.y[:30])
+    reader = Reader(scene)
+    before = reader.before()
+    trials, _ = try_methods(scene, ("self-training",), before, reader, Silent())
+    gain, error = trials[0].candidate.answered
+    assert gain > error > 0
+
+
+def test_the_farthest_rows_are_named_first(domains):
+    found = domains()
+    found.scene.target[3][17] += 50
+    assert unusual_rows(found.scene)[0] == 17
+    alone = domains(source=False)
+    alone.scene.target[3][5] += 50
+    assert unusual_rows(alone.scene)[0] == 5

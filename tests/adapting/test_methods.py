@@ -1,0 +1,162 @@
+"""What each method makes of a target that has moved, and of one that cannot be adapted to."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from unfreeze.adapting.depths import depths_of
+from unfreeze.adapting.methods import METHODS, SOUND
+from unfreeze.adapting.methods.self_training import align, choose_labels
+from unfreeze.adapting.moments import carried, moments_of
+from unfreeze.adapting.scene import NotPossibleError
+from unfreeze.heads.head import Head
+
+MOVED = {"shift": 8.0, "scale": 2.0}
+
+
+def test_a_carried_head_answers_the_new_domain_as_the_known_one(domains):
+    scene = domains(**MOVED).scene
+    known, new = moments_of({3: scene.train.features[3]}), moments_of({3: scene.target[3]})
+    chance = np.random.default_rng(0)
+    for head in (
+        scene.classifier.head,
+        Head(
+            kind="mlp",
+            boundaries=(3,),
+            tensors={
+                "hidden.weight": chance.normal(size=(5, 10)).astype(np.float32),
+                "hidden.bias": chance.normal(size=5).astype(np.float32),
+                "weight": chance.normal(size=(2, 5)).astype(np.float32),
+                "bias": chance.normal(size=2).astype(np.float32),
+            },
+        ),
+    ):
+        standard = new.standardise({3: scene.target[3]})[3]
+        as_known = (standard / known.inverse[3] + known.mean[3]).astype(np.float32)
+        got = carried(head, known=known, new=new).logits(scene.target[3])
+        assert np.abs(got - head.logits(as_known)).max() < 1e-3
+
+
+def test_a_feature_that_never_varied_stays_what_it_was():
+    rows = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    rows[:, 1] = 7.0
+    known = moments_of({1: rows})
+    assert known.inverse[1][1] == 0.0
+    head = Head(kind="linear", boundaries=(1,), tensors={"weight": np.ones((2, 3)), "bias": np.zeros(2)})
+    got = carried(head, known=known, new=known).logits(rows)
+    assert np.abs(got - head.logits(rows)).max() < 1e-4
+
+
+def test_a_rule_is_the_same_head_on_raw_features(domains):
+    scene = domains().scene
+    moments = moments_of(scene.train.features)
+    read = moments.standardise(scene.train.features)
+    rule = depths_of([read], classes=2).fit(scene.train.y, np.ones(len(scene.train.y)))
+    head = rule.head(moments)
+    assert head.boundaries == (1, 2, 3)
+    raw = np.concatenate([scene.target[b] for b in head.boundaries], axis=1)
+    assert np.abs(head.logits(raw) - rule.logits(moments.standardise(scene.target))).max() < 1e-4
+
+
+def test_a_row_without_weight_takes_no_part_and_classes_weigh_alike(domains):
+    scene = domains().scene
+    read = moments_of(scene.train.features).standardise(scene.train.features)
+    y, depths = scene.train.y, depths_of([read], classes=2)
+    some = np.random.default_rng(1).random(len(y)) < 0.5
+    flipped = np.where(some, y, 1 - y)
+    one, other = (depths.fit(labels, some.astype(float)) for labels in (y, flipped))
+    assert np.allclose(one.bias, other.bias, atol=1e-6)
+    # Ten times the weight on a class changes nothing: each class counts as a whole.
+    heavy = depths.fit(y, np.where(y == 1, 10.0, 1.0))
+    assert np.allclose(heavy.bias, depths.fit(y, np.ones(len(y))).bias, atol=1e-3)
+
+
+def test_alignment_meets_the_shares_half_way():
+    answers = np.random.default_rng(0).dirichlet((8, 1, 1), size=500)
+    prior = np.array([0.2, 0.3, 0.5])
+    got = align(answers, prior)
+    assert np.allclose(got.mean(axis=0), (answers.mean(axis=0) + prior) / 2, atol=1e-3)
+    assert np.allclose(got.sum(axis=1), 1)
+
+
+def test_each_class_keeps_its_own_most_confident_answers():
+    answers = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4], [0.45, 0.55], [0.4, 0.6]])
+    labels, chosen = choose_labels(answers, share=0.5)
+    assert labels.tolist() == [0, 0, 0, 0, 1, 1]
+    assert chosen.tolist() == [True, True, False, False, False, True]
+
+
+@pytest.mark.parametrize("method", SOUND[:3])
+def test_a_target_that_has_moved_is_won_back(domains, method):
+    found = domains(**MOVED)
+    assert found.before < 0.65
+    proposal = METHODS[method](found.scene)
+    assert found.accuracy(proposal.logits) > 0.8
+    head = proposal.head
+    raw = np.concatenate([found.scene.target[b] for b in head.boundaries], axis=1)
+    assert np.abs(head.logits(raw) - proposal.logits).max() < 1e-3
+    # Read in its own units the source is answered as well as before.
+    assert (proposal.val_logits.argmax(axis=1) == found.scene.val.y).mean() > 0.75
+
+
+def test_a_fixed_threshold_learns_the_mistakes_of_a_collapsed_source(domains):
+    found = domains(**MOVED)
+    assert found.accuracy(METHODS["pseudo-label"](found.scene).logits) < 0.7
+
+
+def test_small_steps_follow_a_change_that_is_too_large_at_once(domains):
+    parts = [domains(shift=shift, seed=10 * place) for place, shift in enumerate((0.7, 1.4, 2.1, 2.8))]
+    first = parts[0].scene
+    target = {b: np.concatenate([part.scene.target[b] for part in parts]) for b in first.target}
+    order = np.repeat(np.arange(4), 300)
+    scene = replace(first, target=target, order=order)
+    proposal = METHODS["gradual"](scene)
+    assert proposal.judged.tolist() == np.flatnonzero(order == 3).tolist()
+    assert parts[3].accuracy(proposal.logits[proposal.judged]) > 0.8
+    assert parts[3].before < 0.65
+
+
+def test_labels_that_a_person_gave_are_kept(domains):
+    found = domains(**MOVED)
+    wrong = 1 - found.y[:40]
+    asked = np.arange(40)
+    scene = replace(found.scene, asked=asked, answers=wrong)
+    plain, told = (METHODS["self-training"](one).logits for one in (found.scene, scene))
+    moved = (told[:40].argmax(axis=1) == wrong).mean() - (plain[:40].argmax(axis=1) == wrong).mean()
+    assert moved > 0.3
+
+
+def test_varied_views_are_learnt_from_with_the_label_of_the_plain_one(domains):
+    found = domains(**MOVED)
+    seen = []
+
+    def strong():
+        seen.append(True)
+        return {b: block + 0.1 for b, block in found.scene.target.items()}
+
+    with_views = METHODS["self-training"](replace(found.scene, strong=strong))
+    assert seen == [True]
+    assert found.accuracy(with_views.logits) > 0.8
+
+
+def test_without_the_source_only_what_needs_none_is_proposed(domains):
+    found = domains(**MOVED, source=False)
+    for method in ("norm", "align", "strong"):
+        with pytest.raises(NotPossibleError):
+            METHODS[method](found.scene)
+    proposal = METHODS["self-training"](found.scene)
+    assert proposal.val_logits is None
+    assert "not at hand" in proposal.notes[0]
+
+
+def test_an_order_is_needed_for_small_steps(domains):
+    with pytest.raises(NotPossibleError, match="--order-column"):
+        METHODS["gradual"](domains().scene)
+    with pytest.raises(NotPossibleError, match="one step"):
+        METHODS["gradual"](domains(order=np.zeros(300, dtype=np.intp)).scene)
+
+
+def test_a_threshold_that_no_answer_reaches_proposes_nothing(domains):
+    with pytest.raises(NotPossibleError, match="as confident"):
+        METHODS["pseudo-label"](replace(domains().scene, threshold=1.1))
