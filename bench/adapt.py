@@ -1,6 +1,6 @@
 """What adapting to a new domain is worth, and whether the gate takes it only where it helps.
 
-    python bench/adapt.py --results adapt.jsonl solar corruptions digits traps mails=../shared/data/spam_assassin.parquet
+    python bench/adapt.py --results adapt.jsonl solar corruptions digits traps mails=spam_assassin.parquet
     python bench/adapt.py --report adapt.jsonl
 
 Frozen features of EfficientNet-Lite0 (images) and MiniLM (mails), computed once a domain; every case is a source with a
@@ -221,6 +221,7 @@ def cells() -> tuple[NDArray[np.uint8], NDArray[np.intp], NDArray[np.str_]]:
     return pixels, y, np.array([one.kind for one in found])
 
 
+Change = Callable[[Image.Image, float], Image.Image]
 NAMES = ("defective", "functional")
 KINDS = ("mono", "poly")
 
@@ -357,8 +358,8 @@ def traps(seeds: int) -> Iterator[dict[str, Any]]:
         }
         for name, (here, there) in cases.items():
             yield measure(name, backbone, here, there, NAMES, seed)
-        half = chance.permutation(len(flat.y))
-        first, second = half[:900], half[900:]
+        shuffled = chance.permutation(len(flat.y))
+        first, second = shuffled[:900], shuffled[900:]
         for name, domain in (("digits", flat), ("digits turned by 30", slanted)):
             there = domain.select(second)
             low = np.flatnonzero(there.y < 5)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.adapting.scene import Proposal, Scene
-from unfreeze.adapting.shift import Shift
+from unfreeze.adapting.shift import UNEVEN, Shift
 from unfreeze.adapting.signs import Signs
 
 Kind = Literal["adapted", "kept source", "needs labels"]
@@ -23,8 +23,6 @@ Kind = Literal["adapted", "kept source", "needs labels"]
 FEWEST_ROWS = 50
 # Answers on the source's validation rows may get worse by this much beyond what chance explains (two sided, 95 %).
 SOURCE_MARGIN = 0.05
-# Answers that are spread over the classes less than this, beside the source's, may have collapsed.
-UNEVEN = 0.8
 # A collapse is sure when what can be learnt from the answers is less than this share of what a proposal's teach.
 COLLAPSED_SKILL = 0.4
 COLLAPSE_GAIN = 0.08
@@ -100,12 +98,12 @@ def refuse(
         return ("without the source's data its gain cannot be checked",)
     problems = []
     if change is not None and change[0] + 1.96 * change[1] < -SOURCE_MARGIN:
-        problems.append(f"answers on the source fall by {-change[0]:.1%}")
+        problems.append(f"accuracy on the source changes by {points(change[0])}")
     gain = after.reverse - before.reverse
     if has_collapsed(before, after, scene):
         # A collapsed classifier is as sure as it is wrong: signs that rest on its confidence say nothing.
         if gain < COLLAPSE_GAIN:
-            problems.append(f"what its answers teach hardly rises ({gain:+.1%} in reverse)")
+            problems.append(f"what its answers teach hardly rises ({points(gain)} in reverse)")
         if after.evenness <= before.evenness:
             problems.append("its answers are no more spread over the classes")
         if after.ami <= before.ami:
@@ -117,7 +115,7 @@ def refuse(
             f"class shares look changed (spread {before.evenness:.2f} of the source's), which adaptation would undo"
         )
     if gain < MILD_GAIN:
-        problems.append(f"what its answers teach hardly rises ({gain:+.1%} in reverse)")
+        problems.append(f"what its answers teach hardly rises ({points(gain)} in reverse)")
     if after.nuclear <= before.nuclear:
         problems.append("its answers are no surer and more varied (nuclear norm)")
     if after.ami <= before.ami:
@@ -160,7 +158,7 @@ def decide(
         possible = [one for one in candidates if not one.refused]
         if possible:
             best = max(possible, key=lambda one: one.signs.ami)
-            return Verdict("adapted", best.method, _praise(before, best))
+            return Verdict("adapted", best.method, _praise(scene, before, best))
         reasons += [f"{one.method}: {'; '.join(one.refused)}" for one in candidates]
     trouble = _trouble(scene, shift, before, candidates)
     if trouble:
@@ -173,24 +171,38 @@ def _by_answers(candidates: Sequence[Candidate], count: int) -> Verdict:
     best = max(candidates, key=lambda one: 0.0 if one.answered is None else one.answered[0])
     assert best.answered is not None
     gain, error = best.answered
-    told = f"on the {count} labelled rows {best.method} changes accuracy by {gain:+.1%} (standard error {error:.1%})"
+    told = (
+        f"on the {count} labelled rows {best.method} changes accuracy by {points(gain)} "
+        f"(standard error {100 * error:.1f})"
+    )
     if gain > error:
         return Verdict("adapted", best.method, (told,))
     return Verdict("kept source", None, (f"{told}, which is no gain beyond chance",))
 
 
-def _praise(before: Signs, best: Candidate) -> tuple[str, ...]:
+def points(share: float) -> str:
+    """A difference of shares in points, with its sign."""
+    return f"{100 * share:+.1f} points".replace("-", "−")
+
+
+def _praise(scene: Scene, before: Signs, best: Candidate) -> tuple[str, ...]:
     after = best.signs
     assert before.reverse is not None
     assert after.reverse is not None
-    told = [
+    told = []
+    if has_collapsed(before, after, scene):
+        told.append(
+            f"the source's answers have collapsed on the target: {before.largest:.0%} of them are one class, and next "
+            "to nothing can be learnt from them"
+        )
+    told += [
         f"heads that learn from its answers alone are right on {after.reverse:.0%} of the source's validation rows "
         f"(balanced), {before.reverse:.0%} with the answers before",
         f"its commonest class takes {after.largest:.0%} of the answers, {before.largest:.0%} before",
         f"its answers agree better with the clusters of the target (AMI {after.ami:.2f}, {before.ami:.2f} before)",
     ]
     if best.source_change is not None:
-        told.append(f"accuracy on the source, read in its own units, changes by {best.source_change:+.1%}")
+        told.append(f"accuracy on the source, read in its own units, changes by {points(best.source_change)}")
     return tuple(told)
 
 

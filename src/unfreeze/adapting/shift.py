@@ -18,6 +18,8 @@ FOLDS = 5
 # An AUC of this much says that the domains are alike: with 100 rows each, chance alone reaches 0.58 in one of twenty.
 ALIKE = 0.6
 UNUSUAL = 12
+# Answers that are spread over the classes less than this, beside the source's, may have collapsed.
+UNEVEN = 0.8
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,13 @@ def describe_shift(shift: Shift, before: Signs, labels: tuple[str, ...]) -> list
     beside = "" if there is None else f", {there:.0%} on the source's validation rows"
     told.append(f"Its mean confidence there is {here:.0%}{beside}.")
     if before.estimate is not None:
+        doubt = (
+            ""
+            if before.evenness > UNEVEN
+            else " A model that answers one class is as sure as it is wrong, though."
+        )
         told.append(
-            f"By its confidence (ATC) about {before.estimate:.0%} of its answers on the target are right."
+            f"By its confidence (ATC) about {before.estimate:.0%} of its answers on the target are right.{doubt}"
         )
     if shift.agreement is not None:
         on_target, on_source = shift.agreement

@@ -50,7 +50,7 @@ def sign_table(one: Adaptation) -> Table:
             (
                 candidate.method,
                 *_cells(candidate.signs),
-                NO_NUMBER if change is None else f"{change * 100:+.1f}",
+                NO_NUMBER if change is None else f"{change * 100:+.1f}".replace("-", "−"),
             )
         )
     return Table(columns, tuple(rows), numeric=frozenset(range(1, len(columns))))
