@@ -67,6 +67,8 @@ def test_the_result_is_a_run_with_its_lineage(adapted, image_run, moved):
     assert loaded.bundle.labels == load(image_run.run.folder).bundle.labels
     saved = answers(adapted.folder)
     assert len(saved) == 80
+    assert json.loads((adapted.folder / "metrics.json").read_text())["validation"]["n"] > 0
+    assert str(moved) in (adapted.folder / "README.md").read_text()
     given = adapted.model().predict([row["input"] for row in saved[:5]])
     for row, one in zip(saved, given, strict=False):
         assert row["label"] == one.label

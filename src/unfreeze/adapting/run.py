@@ -26,6 +26,7 @@ from unfreeze.adapting.scenery import Scenery, build_scenery
 from unfreeze.adapting.shift import describe_shift, measure_shift, unusual_rows
 from unfreeze.adapting.signs import Reader
 from unfreeze.adapting.trying import try_methods
+from unfreeze.adapting.wording import model_card
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.folder import claim_folder, release_folder
 from unfreeze.bundle.loading import Loaded, load
@@ -128,6 +129,7 @@ def _adapt_into(
     if request.report_target_accuracy:
         result = replace(result, after_the_fact=_after_the_fact(request, folder, progress))
     write_atomically(folder / RESULT, json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    write_atomically(folder / "README.md", model_card(result))
     write_page(result, folder / "report.html")
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from unfreeze.config import Resolved, write_config
 from unfreeze.data.dataset import Dataset
 from unfreeze.engine.frozen_pass import golden_batch
 from unfreeze.evaluate.calibration import abstain_threshold, fit_temperature, softmax
+from unfreeze.evaluate.metrics import score
 from unfreeze.runtime.files import file_hash, write_atomically
 from unfreeze.runtime.predictions import Prediction, write_predictions
 
@@ -77,6 +79,21 @@ def save_adapted(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     save(taken, folder, story=story, golden=golden_batch(target, taken.backbone, np.array(readable)))
+    write_atomically(folder / "metrics.json", json.dumps(_metrics(taken, proposal, scene), indent=2) + "\n")
+
+
+def _metrics(taken: Classifier, proposal: Proposal | None, scene: Scene) -> dict[str, object]:
+    """What is measured: the source's validation rows alone, since the target has no labels."""
+    if scene.val is None or scene.val_answers is None:
+        return {}
+    answers = scene.val_answers
+    if proposal is not None and proposal.val_logits is not None:
+        answers = softmax(proposal.val_logits, taken.temperature)
+    scores = score(answers, scene.val.y.astype(np.int32), taken.labels.names)
+    return {
+        "validation": scores.to_dict()
+        | {"how": "the source's validation rows, read in the source's own units"}
+    }
 
 
 def _settings(request: AdaptRequest) -> tuple[Resolved, ...]:

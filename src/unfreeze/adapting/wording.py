@@ -118,3 +118,15 @@ def moved_chart(one: Adaptation) -> LineChart | None:
         (Series("mean distance of means", tuple(one.shift.moved.values())),),
         x_names=tuple(one.shift.moved),
     )
+
+
+def model_card(one: Adaptation) -> str:
+    """The folder's README: what the model is, where it came from, and what is not known of it."""
+    reasons = "\n".join(f"- {reason}" for reason in one.verdict.reasons)
+    return (
+        f"# {title(one)}\n\n{lead(one)}\n\n{reasons}\n\n"
+        f"- From the run: `{one.run}`\n- Target: {', '.join(f'`{name}`' for name in one.target)}\n"
+        f"- Classes: {', '.join(one.labels)}\n- Made: {one.created}\n\n"
+        "No label of the target took part: how accurate the model is there is estimated at best. `report.html` shows "
+        "the signs, `adaptation.json` holds them. Probabilities are calibrated on the source.\n"
+    )
