@@ -41,3 +41,20 @@ def test_the_strategy_of_the_page_gives_a_plan():
     )
     assert [thaw.stage for thaw in plan.phases[0].thaw] == [0, 1]
     assert plan.phases[0].head_rate == pytest.approx(3e-3)
+
+
+def test_an_exported_model_answers_as_the_page_shows(image_run, tmp_path, monkeypatch, capsys, plain_torch):
+    from unfreeze.exporting.run import export
+
+    exported = export(image_run.run.folder, output=tmp_path / "runs" / "photos" / "exported" / "onnx")
+    picture = next(image_run.data.rglob("*.png"))
+    (tmp_path / "new").mkdir()
+    for name in ("one.jpg", "two.jpg"):
+        (tmp_path / "new" / name).write_bytes(picture.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    ours, theirs = code_of("exporting.md")
+    exec(ours, {})
+    assert capsys.readouterr().out.startswith("new/one.jpg ")
+    monkeypatch.chdir(exported.file.parent)
+    exec(theirs, {})
+    assert capsys.readouterr().out.strip() in ("green", "red")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unfreeze.engine.fit import Rows, Task, fit
     from unfreeze.engine.inputs import ImageInputs, TextInputs
     from unfreeze.errors import DataError, RequestError, UnfreezeError
+    from unfreeze.exporting.run import export
     from unfreeze.model import Model, load
     from unfreeze.plan import Adapters, Lora, Phase, Plan, Thaw
     from unfreeze.run import Run
@@ -43,6 +44,7 @@ _HOMES = {
     "UnfreezeError": "unfreeze.errors",
     "adapt": "unfreeze.adapting.call",
     "compare": "unfreeze.comparing.call",
+    "export": "unfreeze.exporting.run",
     "fit": "unfreeze.engine.fit",
     "load": "unfreeze.model",
     "load_backbone": "unfreeze.backbones",
@@ -68,6 +70,7 @@ __all__ = [
     "UnfreezeError",
     "adapt",
     "compare",
+    "export",
     "fit",
     "load",
     "load_backbone",

@@ -13,13 +13,13 @@ import unfreeze
 from unfreeze.adapting import opening
 from unfreeze.adapting import run as module
 from unfreeze.adapting.gate import Verdict
-from unfreeze.adapting.opening import open_source
 from unfreeze.adapting.passes import has_statistics, restate
 from unfreeze.adapting.request import AdaptRequest
 from unfreeze.backbones import load_backbone
 from unfreeze.bundle.loading import load
 from unfreeze.contracts import State
 from unfreeze.errors import DataError, RequestError
+from unfreeze.training.reopening import open_source
 
 SIDE = 36
 

@@ -18,7 +18,7 @@ from unfreeze.adapting.asking import rows_to_label, write_questions
 from unfreeze.adapting.gate import decide
 from unfreeze.adapting.methods import SOUND
 from unfreeze.adapting.moments import joined
-from unfreeze.adapting.opening import Target, open_labels, open_source, open_target
+from unfreeze.adapting.opening import Target, open_labels, open_target
 from unfreeze.adapting.page import write_page
 from unfreeze.adapting.request import AUTO, AdaptRequest
 from unfreeze.adapting.saving import classifier_of, save_adapted
@@ -41,6 +41,7 @@ from unfreeze.reporting import show_row
 from unfreeze.run import free_run_folder
 from unfreeze.runtime.files import write_atomically
 from unfreeze.runtime.predictions import Prediction
+from unfreeze.training.reopening import open_source
 
 RESULT = "adaptation.json"
 QUESTIONS = "to_label"

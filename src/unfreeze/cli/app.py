@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from unfreeze.cli import adapt, backbones, check, compare, demo, evaluate, plan, predict, train
+from unfreeze.cli import adapt, backbones, check, compare, demo, evaluate, export, plan, predict, train
 from unfreeze.errors import UnfreezeError
 
 INTERRUPTED = 130
@@ -25,6 +25,7 @@ app.command("train")(train.train)
 app.command("compare")(compare.compare)
 app.command("adapt")(adapt.adapt)
 app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
 app.command("predict")(predict.predict)
 app.command("backbones")(backbones.backbones)
 app.command("demo")(demo.demo)

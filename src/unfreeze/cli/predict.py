@@ -10,7 +10,7 @@ import typer
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, or an exported model.onnx.")],
     inputs: Annotated[
         list[str], typer.Argument(help="Files, folders, globs, tables, or - for lines on standard input.")
     ],
@@ -30,12 +30,12 @@ def predict(
     [bold]echo "Win a prize" | unfreeze predict runs/mails -[/bold]
     """
     from unfreeze.cli.console import print_json
-    from unfreeze.model import load
+    from unfreeze.predicting import open_predictor
     from unfreeze.runtime.predictions import check_output, write_predictions, write_rows
 
     if output is not None:
         check_output(output)
-    model = load(run)
+    model = open_predictor(run)
     lines = read_lines() if "-" in inputs else None
     rows = model.iterate(
         model.open_inputs(inputs, lines=lines, column=column), top_k=top_k, batch_size=batch_size

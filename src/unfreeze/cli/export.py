@@ -1,0 +1,49 @@
+"""``unfreeze export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unfreeze.cli.options import JsonOutput
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a trained run.")],
+    format: Annotated[str, typer.Option(help="onnx, openvino, pt2 or torchscript.")] = "onnx",
+    output: Annotated[
+        Path | None, typer.Option(help="The folder to make. (default: exported/FORMAT in the run)")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Labelled rows to check it with, where the run's own data is not at hand."),
+    ] = None,
+    json_output: JsonOutput = False,
+) -> None:
+    """Write RUN as a file that gives the same answers, or write nothing.
+
+    Real rows go through the trained model and through the file, from their raw bytes. Example:
+    [bold]unfreeze export runs/photos --format onnx[/bold]
+    """
+    from unfreeze.cli.console import TerminalProgress, print_json
+    from unfreeze.exporting.run import export as run_export
+    from unfreeze.progress import Silent
+
+    done = run_export(
+        run,
+        format=format,
+        output=output,
+        data=data,
+        progress=Silent() if json_output else TerminalProgress(),
+    )
+    if json_output:
+        print_json(done.to_dict())
+        return
+    parity = done.parity
+    typer.echo(
+        f"{parity.rows:,} real rows from their raw bytes: {parity.agreement:.1%} answered alike, largest difference "
+        f"of a probability {parity.gap:.1e}, accuracy {parity.accuracy[1]:.1%} as before."
+    )
+    typer.echo(str(done.file))

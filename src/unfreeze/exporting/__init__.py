@@ -1,0 +1,1 @@
+"""Export: a file that gives the same answer, or no file."""

@@ -1,0 +1,68 @@
+"""What ``unfreeze predict`` predicts with: a run folder, or an exported file, which needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from unfreeze.data.dataset import Samples
+from unfreeze.data.inputs import open_inputs
+from unfreeze.data.reading import read_raw
+from unfreeze.errors import RequestError
+from unfreeze.runtime.card import FILE
+from unfreeze.runtime.decode import Quarantined
+from unfreeze.runtime.exported import Exported, load
+from unfreeze.runtime.predictions import Prediction
+
+ENDING = ".onnx"
+
+
+class Predictor(Protocol):
+    """Opens inputs that a command line names, and predicts them in order."""
+
+    def open_inputs(
+        self, inputs: Sequence[str], *, lines: Sequence[str] | None = None, column: str | None = None
+    ) -> Samples:
+        """The inputs as samples."""
+
+    def iterate(self, samples: Samples, *, top_k: int = 1, batch_size: int = 32) -> Iterator[Prediction]:
+        """Predictions in order."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedPredictor:
+    """An exported model behind the same calls as a run's."""
+
+    model: Exported
+
+    def open_inputs(
+        self, inputs: Sequence[str], *, lines: Sequence[str] | None = None, column: str | None = None
+    ) -> Samples:
+        """See ``Predictor``."""
+        return open_inputs(inputs, modality=self.model.card.modality, lines=lines, column=column)
+
+    def iterate(self, samples: Samples, *, top_k: int = 1, batch_size: int = 32) -> Iterator[Prediction]:
+        """See ``Predictor``."""
+        rows = ((samples.name(row), _raw(samples, row)) for row in range(len(samples)))
+        return self.model.iterate(rows, top_k=top_k, batch_size=batch_size)
+
+
+def open_predictor(path: Path) -> Predictor:
+    """The predictor of a run folder or an exported file; raises RequestError when it is neither."""
+    if path.suffix.lower() == ENDING or (path / f"model{ENDING}").is_file():
+        return ExportedPredictor(load(path))
+    if (path / FILE).is_file() or ((path.parent / FILE).is_file() and path.is_file()):
+        raise RequestError(
+            f"{path} is no ONNX export: predict reads a run folder or a model.onnx. The other formats are for the "
+            "programs that they belong to."
+        )
+    from unfreeze.model import load as load_run
+
+    return load_run(path)
+
+
+def _raw(samples: Samples, row: int) -> bytes | str | Exception:
+    raw = read_raw(samples, row)
+    return ValueError(raw.reason.removeprefix("cannot be read: ")) if isinstance(raw, Quarantined) else raw

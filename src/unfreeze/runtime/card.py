@@ -1,0 +1,66 @@
+"""What an exported model says of itself: everything beside its graph that an answer needs, as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from unfreeze.errors import RequestError
+from unfreeze.runtime.preprocess import Preprocess, preprocess_from_dict
+
+VERSION = 1
+# The name under which the card stands in a model's own metadata, and the file beside it.
+KEY, FILE = "unfreeze", "export.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """``labels`` in the order of the outputs. ``threshold``: below this probability it abstains, or None.
+
+    ``run`` is the hash of the run's ``bundle.json``, ``backbone`` that of its weights. ``parity`` is what the gate
+    measured, empty before.
+    """
+
+    format: str
+    modality: Literal["image", "text"]
+    labels: tuple[str, ...]
+    threshold: float | None
+    preprocess: Mapping[str, object]
+    strategy: str
+    run: str
+    backbone: str
+    lineage: tuple[str, ...] = ()
+    made_with: Mapping[str, str] = field(default_factory=dict)
+    parity: Mapping[str, object] = field(default_factory=dict)
+    version: int = VERSION
+
+    @property
+    def reads(self) -> Preprocess:
+        """The preprocessing as a value."""
+        return preprocess_from_dict(dict(self.preprocess))
+
+    def to_json(self) -> str:
+        """The text of ``export.json``."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def read_card(text: str, *, source: str) -> Card:
+    """The card of such a text; raises RequestError when it is none."""
+    try:
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise TypeError("no JSON object")
+        if isinstance(values.get("version"), int) and values["version"] > VERSION:
+            raise RequestError(f"{source} was exported by a newer Unfreeze: upgrade to read it.")
+        for name in ("labels", "lineage"):
+            values[name] = tuple(str(item) for item in values.get(name, ()))
+        card = Card(**values)
+        if card.modality != card.reads.kind or len(card.labels) < 2:
+            raise ValueError("its parts contradict each other")
+    except (TypeError, ValueError, KeyError) as problem:
+        raise RequestError(
+            f"{source} holds no card of an exported model that can be read ({problem})."
+        ) from None
+    return card

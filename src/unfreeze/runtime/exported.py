@@ -1,0 +1,181 @@
+"""An exported model that predicts, without torch: onnxruntime, numpy, Pillow and tokenizers are all it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from unfreeze.errors import RequestError, missing_extra
+from unfreeze.runtime.card import KEY, Card, read_card
+from unfreeze.runtime.decode import BadImage, decode_image
+from unfreeze.runtime.predictions import Prediction
+from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
+from unfreeze.runtime.tokenize import TextEncoder
+
+BATCH = 32
+# Token counts are rounded up to this: fewer shapes, for which a session plans its memory once each.
+LENGTH_MULTIPLE = 8
+TOKENIZER = "tokenizer.json"
+
+# From arrays by input name to logits and probabilities, each (batch, classes).
+Graph = Callable[[dict[str, NDArray[Any]]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+Raw = bytes | str
+Arrays = dict[str, NDArray[Any]]
+
+
+def load(path: str | Path) -> Exported:
+    """The model of a ``model.onnx`` that ``unfreeze export`` wrote, or of the folder that holds it.
+
+    Raises RequestError when it is none, or onnxruntime is not installed.
+    """
+    path = Path(path)
+    file = path / "model.onnx" if path.is_dir() else path
+    if not file.is_file():
+        raise RequestError(f"{file} does not exist: give the model.onnx that `unfreeze export` wrote.")
+    try:
+        import onnxruntime
+    except ImportError:
+        raise missing_extra("export", "An ONNX model") from None
+    try:
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    except Exception as problem:  # onnxruntime raises its own types, and RuntimeError for damaged files
+        raise RequestError(f"{file} is no ONNX model that can be loaded ({str(problem)[:160]}).") from None
+    if text is None:
+        raise RequestError(
+            f"{file} was not written by `unfreeze export`: it does not say what its outputs mean."
+        )
+    names = [given.name for given in session.get_inputs()]
+
+    def run(arrays: Arrays) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        logits, probabilities = session.run(None, {name: arrays[name] for name in names})
+        return logits, probabilities
+
+    return Exported(run, read_card(text, source=str(file)), tokenizer_beside(file))
+
+
+def tokenizer_beside(file: Path) -> bytes | None:
+    """The tokenizer that lies beside a model's file, if there is one."""
+    path = file.parent / TOKENIZER
+    return path.read_bytes() if path.is_file() else None
+
+
+class Exported:
+    """Predicts classes of raw inputs through an exported graph; ``card`` says what it is.
+
+    Raises RequestError when it reads texts and its tokenizer is missing or another one.
+    """
+
+    def __init__(self, graph: Graph, card: Card, tokenizer: bytes | None) -> None:
+        self.card = card
+        self._graph = graph
+        self._reads = card.reads
+        self._encoder: TextEncoder | None = None
+        if isinstance(self._reads, TextPreprocess):
+            if tokenizer is None:
+                raise RequestError(f"The model reads texts, and {TOKENIZER} is not beside it: copy it there.")
+            self._encoder = TextEncoder(self._reads, tokenizer)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names; column i of every array of probabilities belongs to name i."""
+        return self.card.labels
+
+    def predict(self, inputs: Any, *, top_k: int = 1, batch_size: int = BATCH) -> list[Prediction]:
+        """One prediction for each input: paths, bytes, PIL images or uint8 arrays, or strings for a text model."""
+        single = isinstance(inputs, str | Path | bytes | np.ndarray | Image.Image)
+        items = [inputs] if single else list(inputs)
+        names = [
+            str(item) if isinstance(item, str | Path) else f"item {place + 1}"
+            for place, item in enumerate(items)
+        ]
+        raws: list[Raw | Exception] = [self._raw(item) for item in items]
+        return list(self.iterate(zip(names, raws, strict=True), top_k=top_k, batch_size=batch_size))
+
+    def predict_proba(self, inputs: Sequence[Any], *, batch_size: int = BATCH) -> NDArray[np.float32]:
+        """Calibrated probabilities (inputs, classes). Raises RequestError when an input cannot be read."""
+        found = []
+        for item in inputs:
+            raw = self._raw(item)
+            if isinstance(raw, Exception):
+                raise RequestError(f"An input cannot be read: {raw}.")
+            found.append(self.prepare(raw))
+        parts = [self.run(found[start : start + batch_size])[1] for start in range(0, len(found), batch_size)]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), dtype=np.float32)
+
+    def iterate(
+        self, rows: Iterable[tuple[str, Raw | Exception]], *, top_k: int = 1, batch_size: int = BATCH
+    ) -> Iterator[Prediction]:
+        """Predictions of named raw inputs in their order; one that cannot be read has an error and no label."""
+        waiting: list[tuple[str, NDArray[Any] | str]] = []
+        for name, raw in rows:
+            waiting.append((name, self._prepared(raw)))
+            if len(waiting) == batch_size:
+                yield from self._answer(waiting, top_k)
+                waiting = []
+        yield from self._answer(waiting, top_k)
+
+    def prepare(self, raw: Raw) -> NDArray[Any]:
+        """What the graph reads of one input: uint8 (height, width, 3), or token ids (tokens,). Raises BadImage."""
+        if self._encoder is not None:
+            text = raw if isinstance(raw, str) else raw.decode("utf-8", errors="replace")
+            return self._encoder.encode([text])[0]
+        assert isinstance(self._reads, ImagePreprocess)
+        if isinstance(raw, str):
+            raise BadImage("a text where an image was expected")
+        return decode_image(raw, self._reads)
+
+    def run(self, prepared: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits and calibrated probabilities, each (inputs, classes), of one batch."""
+        if not isinstance(self._reads, TextPreprocess):
+            return self._graph({"images": np.stack(prepared)})
+        longest = max(len(ids) for ids in prepared)
+        width = min(max(longest, -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE), self._reads.max_length)
+        ids = np.full((len(prepared), width), self._reads.pad_id, dtype=np.int64)
+        mask = np.zeros((len(prepared), width), dtype=np.bool_)
+        for row, one in enumerate(prepared):
+            ids[row, : len(one)], mask[row, : len(one)] = one, True
+        return self._graph({"ids": ids, "mask": mask})
+
+    def _raw(self, item: Any) -> Raw | Exception:
+        if self._encoder is not None:
+            return item if isinstance(item, str) else TypeError("this model reads texts: give strings")
+        if isinstance(item, bytes):
+            return item
+        if isinstance(item, str | Path):
+            try:
+                return Path(item).read_bytes()
+            except OSError as problem:
+                return problem
+        picture = item if isinstance(item, Image.Image) else Image.fromarray(np.asarray(item))
+        buffer = BytesIO()
+        picture.save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    def _prepared(self, raw: Raw | Exception) -> NDArray[Any] | str:
+        """What the graph reads, or why it cannot."""
+        if isinstance(raw, Exception):
+            return f"cannot be read: {getattr(raw, 'strerror', None) or raw}"
+        try:
+            return self.prepare(raw)
+        except BadImage as problem:
+            return str(problem)
+
+    def _answer(self, rows: list[tuple[str, NDArray[Any] | str]], top_k: int) -> Iterator[Prediction]:
+        readable = [value for _, value in rows if not isinstance(value, str)]
+        found = iter(self.run(readable)[1]) if readable else iter(())
+        for name, value in rows:
+            if isinstance(value, str):
+                yield Prediction(name, None, None, False, value, ())
+                continue
+            chances = next(found)
+            order = np.argsort(-chances, kind="stable")[:top_k]
+            top = tuple((self.labels[i], float(chances[i])) for i in order)
+            limit = self.card.threshold
+            yield Prediction(name, top[0][0], top[0][1], limit is not None and top[0][1] < limit, None, top)

@@ -1,0 +1,53 @@
+"""The data of a finished run once more, split as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unfreeze.bundle.loading import Loaded
+from unfreeze.config import TrainRequest, read_config
+from unfreeze.data.dataset import Dataset
+from unfreeze.errors import DataError, RequestError
+from unfreeze.training.prepare import read_data
+
+
+def open_source(loaded: Loaded, source: str | None) -> tuple[Dataset | None, str]:
+    """The data that the run was trained on, split as it was then, or None; and a sentence that says which.
+
+    ``source`` names data to take instead; then RequestError says what is wrong with it. Otherwise what cannot be opened
+    any more, or is no longer the same, is not at hand.
+    """
+    wanted = loaded.bundle.data
+    name = wanted.source if source is None else source
+    try:
+        dataset = _read(loaded, name)
+    except (RequestError, DataError) as problem:
+        if source is not None:
+            raise
+        first = str(problem).splitlines()[0]
+        return None, f"The data that the run was trained on cannot be opened any more ({first})"
+    if source is None and dataset.fingerprint != wanted.fingerprint:
+        return None, f"{name} has changed since the run was trained on it, so it is left out"
+    if dataset.labels.names != loaded.bundle.labels:
+        raise RequestError(f"{name} has other classes than the run: {_compare(dataset, loaded)}.")
+    if dataset.modality != loaded.bundle.modality:
+        raise RequestError(f"{name} holds {dataset.modality}s, and the run reads {loaded.bundle.modality}s.")
+    return dataset, f"The source's data is at hand: {name}, {len(dataset):,} rows"
+
+
+def _read(loaded: Loaded, name: str) -> Dataset:
+    if not Path(name).exists():
+        raise RequestError(f"{name} does not exist")
+    config = read_config(loaded.folder / "config.yaml")
+    return read_data(TrainRequest(data=name).filled_from(config, source=f"{loaded.folder}/config.yaml"))
+
+
+def _compare(dataset: Dataset, loaded: Loaded) -> str:
+    new = [name for name in dataset.labels.names if name not in loaded.bundle.labels]
+    gone = [name for name in loaded.bundle.labels if name not in dataset.labels.names]
+    told = [
+        f"{', '.join(map(repr, names))} {what}"
+        for names, what in ((new, "is new"), (gone, "is missing"))
+        if names
+    ]
+    return "; ".join(told) or "they stand in another order"
