@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unfreeze.adapting.moments import Features, Moments
+from unfreeze.adapting.moments import Features, Moments, joined
 from unfreeze.heads.design import Design, make_design
 from unfreeze.heads.head import Head
 from unfreeze.heads.logistic import solve
@@ -98,3 +98,19 @@ def depths_of(parts: Sequence[Features], *, classes: int) -> Depths:
         },
         classes,
     )
+
+
+def fit_joined(
+    parts: Sequence[Features],
+    boundaries: tuple[int, ...],
+    y: NDArray[np.intp],
+    weight: NDArray[np.float64],
+    *,
+    classes: int,
+) -> Rule:
+    """One head on all ``boundaries`` together, as a classifier has it; ``parts`` as in ``depths_of``."""
+    rows = np.concatenate([joined(part, boundaries) for part in parts])
+    fitted = depths_of([{0: rows}], classes=classes).fit(y, weight)
+    ends = np.cumsum([parts[0][boundary].shape[1] for boundary in boundaries])[:-1]
+    weights = np.split(fitted.weight[0], ends, axis=1)
+    return Rule(dict(zip(boundaries, weights, strict=True)), fitted.bias)

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.adapting.moments import Moments, joined, moments_of
+from unfreeze.adapting.halves import halves
+from unfreeze.adapting.moments import Moments, moments_of
 from unfreeze.adapting.scene import Scene
 from unfreeze.adapting.signs import Signs, agreement
 
@@ -61,7 +62,7 @@ def measure_shift(scene: Scene, before: Signs, names: Mapping[int, str]) -> Shif
         within_classes=separability(scene, known, weighted=True),
         moved={names[b]: _moved(known, new, b) for b in known.mean},
         spread={names[b]: _spread(known, new, b) for b in known.mean},
-        agreement=halves_agree(scene, known),
+        agreement=halves_agree(scene),
         confidence=(before.confidence, None if val is None else float(val.max(axis=1).mean())),
     )
 
@@ -118,24 +119,18 @@ def _equal_shares(classes: list[NDArray[np.intp]], count: int) -> NDArray[np.flo
     return np.asarray(weights / weights.sum() * len(weights))
 
 
-def halves_agree(scene: Scene, known: Moments) -> tuple[float, float]:
+def halves_agree(scene: Scene) -> tuple[float, float]:
     """How often heads from two halves of the source answer alike: on the target, and on the source's validation rows.
 
     Where such heads disagree, at least one of them is wrong (Jiang et al. 2022).
     """
-    from unfreeze.adapting.depths import depths_of
-
-    assert scene.train is not None
-    boundaries = scene.classifier.head.boundaries
-    read = {b: block for b, block in known.standardise(scene.train.features).items() if b in boundaries}
-    depths = depths_of([{0: joined(read, boundaries)}], classes=scene.classes)
-    first = np.random.default_rng(scene.seed).random(len(scene.train.y)) < 0.5
-    rules = [depths.fit(scene.train.y, half.astype(float)) for half in (first, ~first)]
-    found = []
-    for features in (scene.target, *(() if scene.val is None else (scene.val.features,))):
-        rows = {0: joined(known.standardise(features), boundaries)}
-        found.append(agreement(*(rule.logits(rows) for rule in rules)))
-    return found[0], found[-1] if len(found) > 1 else float("nan")
+    assert scene.val is not None
+    one, other = halves(scene)
+    on_target, on_source = (
+        agreement(one.probabilities(features), other.probabilities(features))
+        for features in (scene.target, scene.val.features)
+    )
+    return on_target, on_source
 
 
 def unusual_rows(scene: Scene) -> NDArray[np.intp]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.adapting.depths import Rule, depths_of
 from unfreeze.adapting.gate import FEWEST_ANSWERS, Candidate, paired, refuse, source_change
+from unfreeze.adapting.halves import halves
 from unfreeze.adapting.methods import METHODS
-from unfreeze.adapting.moments import joined, moments_of
 from unfreeze.adapting.scene import NotPossibleError, Proposal, Scene
 from unfreeze.adapting.signs import Reader, Signs, agreement
-from unfreeze.heads.head import Head
 from unfreeze.progress import Progress
 
 ANSWER_FOLDS = 3
@@ -51,10 +49,10 @@ def _try(scene: Scene, name: str, before: Signs, reader: Reader) -> Trial:
     signs, change = reader.after(proposal), source_change(scene, proposal)
     # Two more fits: only for what nothing else speaks against.
     problems = refuse(before, signs, scene=scene, change=change, agreement=None)
-    halves = None
+    agreed = None
     if not problems and scene.train is not None:
-        halves = _halves_agree(scene, name)
-        problems = refuse(before, signs, scene=scene, change=change, agreement=halves)
+        agreed = _halves_agree(scene, name)
+        problems = refuse(before, signs, scene=scene, change=change, agreement=agreed)
     return Trial(
         proposal,
         Candidate(
@@ -62,7 +60,7 @@ def _try(scene: Scene, name: str, before: Signs, reader: Reader) -> Trial:
             signs=signs,
             source_change=None if change is None else change[0],
             source_error=None if change is None else change[1],
-            agreement=None if halves is None else halves[1],
+            agreement=None if agreed is None else agreed[1],
             answered=_answered(scene, name),
             refused=problems,
         ),
@@ -71,29 +69,9 @@ def _try(scene: Scene, name: str, before: Signs, reader: Reader) -> Trial:
 
 def _halves_agree(scene: Scene, name: str) -> tuple[float, float]:
     """How often classifiers from two halves of the source agree on the target, as they are and with the method."""
-    halves = list(_halves(scene))
-    before = agreement(*(half.probabilities(scene.target) for half in halves))
-    return before, agreement(*(METHODS[name](half).logits for half in halves))
-
-
-def _halves(scene: Scene) -> Iterator[Scene]:
-    """The scene with each half of the source's training rows, and a head of the classifier's depths fitted on it."""
-    assert scene.train is not None
-    boundaries = scene.classifier.head.boundaries
-    moments = moments_of({boundary: scene.train.features[boundary] for boundary in boundaries})
-    read = moments.standardise({boundary: scene.train.features[boundary] for boundary in boundaries})
-    depths = depths_of([{0: joined(read, boundaries)}], classes=scene.classes)
-    first = np.random.default_rng(scene.seed).random(len(scene.train.y)) < 0.5
-    for half in (first, ~first):
-        rule = depths.fit(scene.train.y, half.astype(float))
-        ends = np.cumsum([read[boundary].shape[1] for boundary in boundaries])[:-1]
-        weights = np.split(rule.weight[0], ends, axis=1)
-        head: Head = Rule(dict(zip(boundaries, weights, strict=True)), rule.bias).head(moments)
-        yield replace(
-            scene,
-            classifier=replace(scene.classifier, head=head),
-            train=scene.train.select(np.flatnonzero(half)),
-        )
+    parts = list(halves(scene))
+    before = agreement(*(part.probabilities(scene.target) for part in parts))
+    return before, agreement(*(METHODS[name](part).logits for part in parts))
 
 
 def _answered(scene: Scene, name: str) -> tuple[float, float] | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from unfreeze.adapting.depths import Rule, depths_of
+from unfreeze.adapting.depths import fit_joined
 from unfreeze.adapting.methods.common import Source, propose_rule
-from unfreeze.adapting.moments import Features, joined, moments_of
+from unfreeze.adapting.moments import Features, moments_of
 from unfreeze.adapting.scene import NotPossibleError, Proposal, Scene
 
 
@@ -23,14 +23,13 @@ def propose(scene: Scene) -> Proposal:
     target = units.standardise(_at(scene.target, boundaries))
     parts = [target] if source is None else [source.features, target]
     y = np.zeros(0, dtype=np.intp) if source is None else source.y
-    # One head on all the depths that the classifier reads, as it has one.
-    rows = np.concatenate([joined(part, boundaries) for part in parts])
-    fitted = depths_of([{0: rows}], classes=scene.classes).fit(
-        np.concatenate([y, labels]), np.concatenate([np.ones(len(y)), sure.astype(float)])
+    rule = fit_joined(
+        parts,
+        boundaries,
+        np.concatenate([y, labels]),
+        np.concatenate([np.ones(len(y)), sure.astype(float)]),
+        classes=scene.classes,
     )
-    ends = np.cumsum([target[boundary].shape[1] for boundary in boundaries])[:-1]
-    weights = np.split(fitted.weight[0], ends, axis=1)
-    rule = Rule(dict(zip(boundaries, weights, strict=True)), fitted.bias)
     note = f"{int(sure.sum()):,} of {scene.rows:,} answers are as confident as {scene.threshold:g}"
     return propose_rule("pseudo-label", scene, rule, units, source, notes=(note,))
 
