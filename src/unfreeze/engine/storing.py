@@ -111,8 +111,8 @@ class StoringMaker:
         started = time.perf_counter()
         executor = self.build((boundary,))
         mine = self.measure(executor, boundary, rounds=first.rounds, views=self._views(first))
-        mine = replace(mine, preparing=time.perf_counter() - started)
         self._expected = {later: self._expect(later) for later in group[1:]}
+        mine = replace(mine, preparing=time.perf_counter() - started)
         # One pass gives each phase its views.
         most = max(self._views(one) for one in group)
         estimates = [replace(mine, views=most), *self._expected.values()]
@@ -157,10 +157,9 @@ class StoringMaker:
 
     def _expect(self, reading: _Reading) -> Estimate:
         """What is known of a later phase that an earlier pass would serve; what it trains cannot be timed yet."""
-        started = time.perf_counter()
         executor = self.build((reading.boundary,))
         below, _ = self._measure_below(executor, rounds=reading.rounds, views=self._views(reading))
-        return replace(below, views=0, preparing=time.perf_counter() - started)
+        return replace(below, views=0)
 
     def _followers(self, phase: Phase) -> list[_Reading]:
         """The phases after this one that its pass can serve too."""
