@@ -82,6 +82,10 @@ def test_verdicts(domains):
     taken = decide(scene, FAR, COLLAPSED, [candidate()], rows=300)
     assert (taken.kind, taken.method) == ("adapted", "norm")
     assert decide(scene, NEAR, SOUND, [candidate()], rows=300).kind == "kept source"
+    flat = replace(FAR, spread={"a": 0.2, "b": 0.3})
+    unlike = decide(scene, flat, COLLAPSED, [candidate()], rows=300)
+    assert unlike.kind == "needs labels"
+    assert any("hardly differ" in reason for reason in unlike.reasons)
     few = decide(scene, FAR, SOUND, [candidate()], rows=20)
     assert few.kind == "kept source"
     assert "too few" in few.reasons[0]

@@ -154,6 +154,10 @@ def decide(
         reasons.append(
             "but for class shares the target looks like the source: there is nothing that adapting could mend"
         )
+    elif shift.flat:
+        reasons.append(
+            "the target's rows hardly differ from each other beside the source's: they may not be data of this kind at all"
+        )
     else:
         possible = [one for one in candidates if not one.refused]
         if possible:

@@ -19,6 +19,9 @@ FOLDS = 5
 # An AUC of this much says that the domains are alike: with 100 rows each, chance alone reaches 0.58 in one of twenty.
 ALIKE = 0.6
 UNUSUAL = 12
+# Deviations of the target's features in those of the source's, over all depths. Solar cells of the other kind have 0.95
+# to 1.1, heavily corrupted ones 0.65 and more, pictures of pure noise 0.2.
+FLAT = 0.4
 # Answers that are spread over the classes less than this, beside the source's, may have collapsed.
 UNEVEN = 0.8
 
@@ -45,6 +48,12 @@ class Shift:
     def alike(self) -> bool:
         """Whether the domains look the same, but for the shares of their classes."""
         return self.within_classes is not None and self.within_classes < ALIKE
+
+    @property
+    def flat(self) -> bool:
+        """Whether the target's rows hardly differ from each other, beside the source's."""
+        ratios = list(self.spread.values())
+        return bool(ratios) and float(np.log(ratios).mean()) < np.log(FLAT)
 
     def to_dict(self) -> dict[str, object]:
         """JSON-serialisable form."""
