@@ -156,7 +156,7 @@ def decide(
         )
     elif shift.flat:
         reasons.append(
-            "the target's rows hardly differ from each other beside the source's: they may not be data of this kind at all"
+            "the target's rows hardly differ from each other, beside the source's: they may not be data of this kind"
         )
     else:
         possible = [one for one in candidates if not one.refused]
