@@ -159,11 +159,12 @@ def _on_disk(entry: BackboneEntry) -> bool:
 
 def _cached(known: set[str]) -> list[BackboneEntry]:
     """Entries for the models of the hub cache that the catalogue does not name."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repositories = scan_cache_dir().repos
+        # Named: by default it scans the place that was set when its module was loaded.
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return []
     entries = []
