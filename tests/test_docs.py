@@ -1,6 +1,7 @@
 """The code in the documentation runs as it stands."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,18 +44,17 @@ def test_the_strategy_of_the_page_gives_a_plan():
     assert plan.phases[0].head_rate == pytest.approx(3e-3)
 
 
-def test_an_exported_model_answers_as_the_page_shows(image_run, tmp_path, monkeypatch, capsys, plain_torch):
-    from unfreeze.exporting.run import export
-
-    exported = export(image_run.run.folder, output=tmp_path / "runs" / "photos" / "exported" / "onnx")
+def test_an_exported_model_answers_as_the_page_shows(image_run, image_onnx, tmp_path, monkeypatch, capsys):
+    there = tmp_path / "runs" / "photos" / "exported" / "onnx"
+    shutil.copytree(image_onnx.file.parent, there)
     picture = next(image_run.data.rglob("*.png"))
     (tmp_path / "new").mkdir()
     for name in ("one.jpg", "two.jpg"):
-        (tmp_path / "new" / name).write_bytes(picture.read_bytes())
-    monkeypatch.chdir(tmp_path)
+        shutil.copy(picture, tmp_path / "new" / name)
     ours, theirs = code_of("exporting.md")
+    monkeypatch.chdir(tmp_path)
     exec(ours, {})
     assert capsys.readouterr().out.startswith("new/one.jpg ")
-    monkeypatch.chdir(exported.file.parent)
+    monkeypatch.chdir(there)
     exec(theirs, {})
     assert capsys.readouterr().out.strip() in ("green", "red")
