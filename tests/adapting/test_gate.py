@@ -171,6 +171,15 @@ def test_a_moved_domain_is_adapted_to_and_an_unchanged_one_kept(domains):
             assert found.accuracy(proposal.logits) > found.before + 0.2
 
 
+def test_of_a_target_in_steps_the_newest_one_counts(domains):
+    early, late = domains(seed=1), domains(**MOVED, seed=2)
+    target = {b: np.concatenate([part.scene.target[b] for part in (early, late)]) for b in early.scene.target}
+    order = np.repeat([0, 1], 300)
+    whole = Reader(replace(early.scene, target=target, order=order)).before()
+    newest = Reader(replace(early.scene, target=late.scene.target)).before()
+    assert whole == newest
+
+
 def test_given_labels_are_scored_on_rows_that_were_held_out(domains):
     found = domains(**MOVED)
     scene = replace(found.scene, asked=np.arange(30), answers=found.y[:30])

@@ -49,14 +49,26 @@ class Signs:
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """Reads the signs of rules on one scene; what they share is computed once."""
+    """Reads the signs of rules on one scene; what they share is computed once.
+
+    Of a target that changes in steps they are those of the newest one: it is what the model will meet.
+    """
 
     scene: Scene
+
+    @cached_property
+    def _target(self) -> Features:
+        return {boundary: block[self._rows] for boundary, block in self.scene.target.items()}
+
+    @cached_property
+    def _rows(self) -> NDArray[np.intp]:
+        order = self.scene.order
+        return np.arange(self.scene.rows) if order is None else np.flatnonzero(order == order.max())
 
     def before(self) -> Signs:
         """Those of the classifier as it is."""
         scene = self.scene
-        return self._signs(scene.probabilities(scene.target), scene.val_answers)
+        return self._signs(scene.probabilities(self._target), scene.val_answers)
 
     def after(self, proposal: Proposal) -> Signs:
         """Those of a proposal, whose temperature is fitted on the source where there is one."""
@@ -65,7 +77,7 @@ class Reader:
         if proposal.val_logits is not None and self.scene.val is not None:
             temperature = fit_temperature(proposal.val_logits, self.scene.val.y)
             val = softmax(proposal.val_logits, temperature)
-        return self._signs(softmax(proposal.logits, temperature), val)
+        return self._signs(softmax(proposal.logits[self._rows], temperature), val)
 
     def _signs(self, answers: NDArray[np.float64], val: NDArray[np.float64] | None) -> Signs:
         from sklearn.metrics import adjusted_mutual_info_score
@@ -90,9 +102,9 @@ class Reader:
         from sklearn.cluster import KMeans
         from sklearn.decomposition import PCA
 
-        scene = self.scene
-        last = max(scene.target)
-        block = moments_of({last: scene.target[last]}).standardise({last: scene.target[last]})[last]
+        scene, target = self.scene, self._target
+        last = max(target)
+        block = moments_of({last: target[last]}).standardise({last: target[last]})[last]
         found = PCA(min(32, *block.shape), random_state=scene.seed).fit_transform(block)
         count = min(scene.classes, len(np.unique(found, axis=0)))
         return np.asarray(KMeans(count, n_init=STARTS, random_state=scene.seed).fit_predict(found))
@@ -116,7 +128,7 @@ class Reader:
         scene = self.scene
         if scene.train is None or scene.val is None:
             return None
-        target = moments_of(scene.target).standardise(scene.target)
+        target = moments_of(self._target).standardise(self._target)
         val = moments_of(scene.train.features).standardise(scene.val.features)
         return depths_of([target], classes=scene.classes), val
 
