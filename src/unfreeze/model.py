@@ -130,14 +130,6 @@ class Model:
 
     def answer(self, name: str, probabilities: NDArray[np.float64], top_k: int) -> Prediction:
         """The prediction that calibrated probabilities (classes,) of an input come to."""
-        order = np.argsort(-probabilities, kind="stable")[:top_k]
-        top = tuple((self.labels[i], float(probabilities[i])) for i in order)
-        threshold = self.classifier.threshold
-        return Prediction(
-            input=name,
-            label=top[0][0],
-            probability=top[0][1],
-            abstain=threshold is not None and top[0][1] < threshold.probability,
-            error=None,
-            top=top,
-        )
+        limit = self.classifier.threshold
+        threshold = None if limit is None else limit.probability
+        return Prediction.of(name, probabilities, self.labels, threshold=threshold, top_k=top_k)

@@ -16,7 +16,7 @@ from unfreeze.adapting.request import THRESHOLD, AdaptRequest
 from unfreeze.adapting.scene import Known, Scene
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.contracts import Backbone
-from unfreeze.data.dataset import Dataset
+from unfreeze.data.dataset import Dataset, Part
 from unfreeze.engine.frozen_pass import Features as Passed
 from unfreeze.errors import DataError
 from unfreeze.evaluate.calibration import softmax
@@ -166,11 +166,12 @@ def _known(
 ) -> tuple[Known | None, Known | None, Passed | None]:
     """The source's training and validation rows, and the pass over the former."""
     found: list[tuple[Known, Passed]] = []
-    for part, most in (("train", MOST_ROWS), ("val", MOST_ROWS)):
-        rows = source.rows(part)  # type: ignore[arg-type]
+    parts: tuple[Part, ...] = ("train", "val")
+    for part in parts:
+        rows = source.rows(part)
         if not len(rows):
             continue
-        rows = rows[stratified_sample(source.label[rows].astype(np.intp), size=most, seed=seed)]
+        rows = rows[stratified_sample(source.label[rows].astype(np.intp), size=MOST_ROWS, seed=seed)]
         passed = passes.features(source, rows, f"source, {part}")
         found.append((Known(passed.arrays, source.label[passed.rows].astype(np.intp)), passed))
     if len(found) < 2:

@@ -174,8 +174,4 @@ class Exported:
             if isinstance(value, str):
                 yield Prediction(name, None, None, False, value, ())
                 continue
-            chances = next(found)
-            order = np.argsort(-chances, kind="stable")[:top_k]
-            top = tuple((self.labels[i], float(chances[i])) for i in order)
-            limit = self.card.threshold
-            yield Prediction(name, top[0][0], top[0][1], limit is not None and top[0][1] < limit, None, top)
+            yield Prediction.of(name, next(found), self.labels, threshold=self.card.threshold, top_k=top_k)

@@ -11,6 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unfreeze.errors import RequestError
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -33,6 +36,22 @@ class Prediction:
     abstain: bool
     error: str | None
     top: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        probabilities: NDArray[np.floating],
+        labels: tuple[str, ...],
+        *,
+        threshold: float | None,
+        top_k: int,
+    ) -> Prediction:
+        """The answer that calibrated probabilities (classes,) of an input come to; below ``threshold`` it abstains."""
+        order = np.argsort(-probabilities, kind="stable")[:top_k]
+        top = tuple((labels[index], float(probabilities[index])) for index in order)
+        label, best = top[0]
+        return cls(name, label, best, threshold is not None and best < threshold, None, top)
 
     def to_row(self, top_k: int) -> dict[str, object]:
         """One flat row; the columns depend on ``top_k`` only."""

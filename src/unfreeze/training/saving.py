@@ -69,13 +69,12 @@ def _prediction_rows(
     probabilities: NDArray[np.float64],
     rows: NDArray[np.intp],
 ) -> list[dict[str, object]]:
-    threshold = 0.0 if classifier.threshold is None else classifier.threshold.probability
+    limit = None if classifier.threshold is None else classifier.threshold.probability
+    names_of = classifier.labels.names
     table = []
     for name, row, chances in zip(names, rows, probabilities, strict=True):
-        best = int(chances.argmax())
-        label, top = classifier.labels.names[best], float(chances[best])
-        answer = Prediction(name, label, top, top < threshold, None, ((label, top),)).to_row(1)
-        table.append(answer | {"true_label": classifier.labels.names[int(dataset.label[row])]})
+        answer = Prediction.of(name, chances, names_of, threshold=limit, top_k=1).to_row(1)
+        table.append(answer | {"true_label": names_of[int(dataset.label[row])]})
     return table
 
 
