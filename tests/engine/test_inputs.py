@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.engine.batches import padded
 from unfreeze.engine.inputs import cut
+from unfreeze.runtime.padding import padded
 
 
 @pytest.mark.parametrize("rows", [1, 2, 8, 9, 17, 38])

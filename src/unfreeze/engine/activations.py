@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.contracts import State
-from unfreeze.engine.batches import padded
+from unfreeze.runtime.padding import padded
 
 HALF_MAX = 65504.0
 

@@ -16,6 +16,7 @@ from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import read_images, read_raw
 from unfreeze.errors import UnfreezeError
 from unfreeze.runtime.decode import Quarantined
+from unfreeze.runtime.padding import pad_ids
 from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ BATCHES_AHEAD = 2
 # Texts that are tokenised and sorted by length at a time: padding is as small as with all of them at once, and
 # memory does not grow with the data.
 CHUNK_TEXTS = 8192
-# Lengths are rounded up, so that a batch has one of few shapes.
-LENGTH_MULTIPLE = 8
 
 Item = TypeVar("Item")
 
@@ -87,11 +86,6 @@ def golden_batch(dataset: Dataset, backbone: Backbone, rows: Sequence[int] | NDA
     return State(state.h[order], None if state.mask is None else state.mask[order])
 
 
-def padded(longest: int, *, most: int) -> int:
-    """The width of a batch: rounded up, but not past ``most`` tokens, where a position table may end."""
-    return max(longest, min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, most))
-
-
 def pad_texts(ids: Sequence[NDArray[np.int64]], pad_id: int, *, most: int) -> State:
     """Token ids (texts, tokens) padded on the right to the longest text, rounded up, and their mask.
 
@@ -99,12 +93,7 @@ def pad_texts(ids: Sequence[NDArray[np.int64]], pad_id: int, *, most: int) -> St
     """
     import torch
 
-    width = padded(max((len(row) for row in ids), default=1), most=most)
-    h = np.full((len(ids), width), pad_id, dtype=np.int64)
-    mask = np.zeros((len(ids), width), dtype=np.bool_)
-    for position, row in enumerate(ids):
-        h[position, : len(row)] = row
-        mask[position, : len(row)] = True
+    h, mask = pad_ids(ids, pad_id, most=most)
     return State(torch.from_numpy(h), torch.from_numpy(mask))
 
 

@@ -14,13 +14,12 @@ from PIL import Image
 from unfreeze.errors import RequestError, missing_extra
 from unfreeze.runtime.card import KEY, Card, read_card
 from unfreeze.runtime.decode import BadImage, decode_image
+from unfreeze.runtime.padding import pad_ids
 from unfreeze.runtime.predictions import Prediction
 from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
 from unfreeze.runtime.tokenize import TextEncoder
 
 BATCH = 32
-# Token counts are rounded up to this: fewer shapes, for which a session plans its memory once each.
-LENGTH_MULTIPLE = 8
 TOKENIZER = "tokenizer.json"
 
 # From arrays by input name to logits and probabilities, each (batch, classes).
@@ -135,12 +134,7 @@ class Exported:
         """Logits and calibrated probabilities, each (inputs, classes), of one batch."""
         if not isinstance(self._reads, TextPreprocess):
             return self._graph({"images": np.stack(prepared)})
-        longest = max(len(ids) for ids in prepared)
-        width = min(max(longest, -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE), self._reads.max_length)
-        ids = np.full((len(prepared), width), self._reads.pad_id, dtype=np.int64)
-        mask = np.zeros((len(prepared), width), dtype=np.bool_)
-        for row, one in enumerate(prepared):
-            ids[row, : len(one)], mask[row, : len(one)] = one, True
+        ids, mask = pad_ids(prepared, self._reads.pad_id, most=self._reads.max_length)
         return self._graph({"ids": ids, "mask": mask})
 
     def _raw(self, item: Any) -> Raw | Exception:

@@ -15,13 +15,13 @@ from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone
 from unfreeze.data.chance import order
 from unfreeze.engine import drift
-from unfreeze.engine.batches import padded
 from unfreeze.engine.inputs import TextInputs
 from unfreeze.engine.suffix import LEAST_STEPS
 from unfreeze.evaluate.calibration import fit_temperature
 from unfreeze.heads.folds import stratified_sample
 from unfreeze.heads.module import new_head
 from unfreeze.plan import Graft, Phase, Plan
+from unfreeze.runtime.padding import padded
 from unfreeze.runtime.preprocess import ImagePreprocess
 from unfreeze.training.material import Material
 from unfreeze.training.pacing import Pacer, resident_bytes, time_line, two_batches
