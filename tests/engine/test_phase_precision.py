@@ -47,7 +47,8 @@ def choose(t, backbone, task, *, prefix=None):
     [
         ("cpu", "auto", True, BOTH),
         ("cpu", "auto", False, ("fp32",)),
-        ("cuda", "auto", False, BOTH),
+        ("cuda", "auto", True, BOTH),
+        ("cuda", "auto", False, ("fp32", "fp16")),
         ("mps", "auto", True, ("fp32",)),
         ("cpu", "fp32", True, ("fp32",)),
         ("cuda", "fp32", True, ("fp32",)),
@@ -57,6 +58,7 @@ def choose(t, backbone, task, *, prefix=None):
 )
 def test_the_candidates_follow_the_wish_and_the_device(monkeypatch, device, wanted, native, found):
     monkeypatch.setattr(devices, "has_bf16", lambda: native)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
     assert precisions(torch.device(device), wanted) == found
 
 

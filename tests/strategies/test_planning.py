@@ -63,6 +63,8 @@ def test_targets_are_patterns_between_commas(t):
 
 def test_an_average_with_decay_zero_is_none(t):
     assert plan_of(t.toy("vit"), strategy="full", ema=0.0)[0].ema is None
+    assert plan_of(t.toy("vit"), strategy="lora")[0].ema == 0.99
+    assert plan_of(t.toy("text"), strategy="full")[0].ema is None
 
 
 def test_a_plan_from_a_new_head_takes_the_kind_that_was_asked_for(t):

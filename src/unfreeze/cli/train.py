@@ -175,7 +175,7 @@ def train(
     ema: Annotated[
         float | None,
         typer.Option(
-            help="Decay a step of the averaged weights, such as 0.999; 0 is off. (default: 0)",
+            help="Decay a step of the averaged weights; 0 is off. (default: 0.99 for images, 0 for texts)",
             rich_help_panel=FINE,
         ),
     ] = None,

@@ -12,20 +12,23 @@ from unfreeze.executors.processor import has_bf16
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def precisions(device: torch.device, wanted: str) -> tuple[Precision, ...]:
     """What a training may compute in on ``device``, the exact one first; ``wanted``: auto, fp32 or bf16.
 
-    float16 is no candidate: its loss needs a scale that grows and shrinks, and bfloat16 is as fast.
+    float16 is a candidate only for GPUs without bfloat16, which is as fast and needs no scaled loss.
     """
+    import torch
+
     if wanted == "fp32":
         return ("fp32",)
     if wanted == "bf16":
         return ("bf16",)
-    native = device.type == "cuda" or (device.type == "cpu" and has_bf16())
-    return ("fp32", "bf16") if native else ("fp32",)
+    if device.type == "cuda":
+        return ("fp32", "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16")
+    return ("fp32", "bf16") if device.type == "cpu" and has_bf16() else ("fp32",)
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
@@ -34,8 +37,9 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
     if precision == "fp32":
         return nullcontext()
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     # A graph must not read a cast weight that another pass has cached.
-    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+    return torch.autocast(device.type, dtype=dtype, cache_enabled=False)
 
 
 def wait_for(device: torch.device) -> None:

@@ -25,6 +25,7 @@ from unfreeze.engine.judging import load_best_mix, score
 from unfreeze.engine.ledger import fingerprint_frozen, record_phase
 from unfreeze.engine.phase_precision import choose_precision
 from unfreeze.engine.prefix import PlainMaker, Prefix, PrefixMaker
+from unfreeze.engine.scaling import first_scale
 from unfreeze.engine.schedule import rate_factor
 from unfreeze.engine.state import (
     Best,
@@ -183,6 +184,7 @@ class _Loop:
         standing.ema = {} if self.plan.ema is None else copied(trainable(groups))
         standing.frozen = fingerprint_frozen(self.backbone, groups, self.plan.phases[index])
         standing.stored, standing.precision, standing.stale, standing.losses = None, None, 0, []
+        standing.scale = {}
 
     def _train(self, index: int, groups: tuple[Group, ...], optimizer: torch.optim.Optimizer) -> None:
         phase = self.plan.phases[index]
@@ -233,6 +235,7 @@ class _Loop:
                 steps=steps,
             )
             self.standing.precision = choice.precision
+            self.standing.scale = first_scale(choice.precision, self.task.device)
             if choice.reason:
                 self.progress.say(choice.reason)
         return self.standing.precision

@@ -62,13 +62,15 @@ class Standing:
     ``start``: the first weights, where the plan looks back at them; ``before``: those the phase began with, and
     ``frozen`` the hash of what it must not change. ``stored``: the boundaries that one pass has stored for the
     phase (activations are rounded, so the choice must not be made anew), and ``precision`` what it computes in; both
-    are None before the phase has decided. ``losses``: those of the epoch so far.
+    are None before the phase has decided. ``scale``: that of a float16 phase's loss. ``losses``: those of the epoch
+    so far.
     """
 
     position: Position = field(default_factory=Position)
     start: Tensors = field(default_factory=dict)
     before: Tensors = field(default_factory=dict)
     ema: Tensors = field(default_factory=dict)
+    scale: Tensors = field(default_factory=dict)
     best: Best | None = None
     losses: list[Tensor] = field(default_factory=list)
     frozen: str = ""
@@ -98,6 +100,7 @@ def to_checkpoint(
         "start": standing.start,
         "before": standing.before,
         "ema": standing.ema,
+        "scale": standing.scale,
         "best": {} if standing.best is None else standing.best.tensors,
     }
     tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
@@ -147,6 +150,7 @@ def from_checkpoint(
         start=parts.get("start", {}),
         before=parts.get("before", {}),
         ema=parts.get("ema", {}),
+        scale=parts.get("scale", {}),
         best=best,
         losses=[] if losses is None else list(losses.unbind()),
         frozen=numbers["frozen"],

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unfreeze.contracts import State
 from unfreeze.engine.devices import seed_chance
 from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix
+from unfreeze.engine.scaling import adjust, scaled, unscale
 from unfreeze.engine.state import Standing, trainable
 from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.task import Task
@@ -40,8 +41,9 @@ class Stepper:
     def take(self, state: State, rows: NDArray[np.intp], *, factor: float) -> Tensor:
         """One step on a whole batch at ``factor`` times the peak rates; its mean loss.
 
-        Where the loss or a gradient is not finite, the loss is NaN and the weights stay as they were. Raises
-        UnfreezeError in a phase's first step when a part of a graft gets no gradient.
+        Where the loss or a gradient is not finite, the loss is NaN and the weights stay as they were; in float16 they
+        stay too where the scale of the loss was too large, and the loss is what it is. Raises UnfreezeError in a
+        phase's first step when a part of a graft gets no gradient.
         """
         for entry, group in zip(self.optimizer.param_groups, self.groups, strict=True):
             entry["lr"] = group.rate * factor
@@ -51,9 +53,18 @@ class Stepper:
         if self.standing.position.done == 0:
             self._refuse_unused_grafts()
         finite = torch.isfinite(loss)
-        if self.plan.clip:
-            norm = nn.utils.clip_grad_norm_(list(trainable(self.groups).values()), self.plan.clip)
-            finite = finite & torch.isfinite(norm)
+        scale = self.standing.scale
+        if self.plan.clip or scale:
+            parameters = list(trainable(self.groups).values())
+            unscale((given.grad for given in parameters if given.grad is not None), scale)
+            norm = nn.utils.clip_grad_norm_(parameters, self.plan.clip or float("inf"))
+            sound = torch.isfinite(norm)
+            # Gradients that only the scale has made infinite are no reason to stop: the next scale is smaller.
+            failed = ~finite | (~sound & (scale["scale"] <= 1)) if scale else ~(finite & sound)
+            finite = finite & sound
+            adjust(scale, finite)
+        else:
+            failed = ~finite
         if self.task.device.type == "cuda":
             # Fused AdamW leaves everything as it is where this is 1: no need to wait for the device here.
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
@@ -62,7 +73,7 @@ class Stepper:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._average()
-        return torch.where(finite, loss, torch.full_like(loss, float("nan")))
+        return torch.where(failed, torch.full_like(loss, float("nan")), loss)
 
     def _try_gradients(self, state: State, rows: NDArray[np.intp]) -> Tensor | None:
         """The gradients of a batch, or None when memory ran out and it is now cut into more parts."""
@@ -115,7 +126,8 @@ class Stepper:
                     mixed=mixed,
                 )
                 loss = summed / whole
-                (loss + self._pull() / parts).backward()  # type: ignore[no-untyped-call]
+                objective = loss + self._pull() / parts
+                scaled(objective, self.standing.scale).backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
         return total
 

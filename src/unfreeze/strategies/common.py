@@ -12,6 +12,7 @@ from unfreeze.strategies.settings import (
     StrategySettings,
     augment_for,
     backbone_rate,
+    ema_for,
     epochs_for,
     stages_with_parameters,
 )
@@ -84,7 +85,7 @@ def finish(plan: Plan, backbone: Backbone, settings: StrategySettings) -> Plan:
         label_smoothing=settings.label_smoothing or 0.0,
         mixup=settings.mixup or 0.0,
         token_dropout=settings.token_dropout or 0.0,
-        ema=settings.ema or None,
+        ema=ema_for(backbone, settings),
         pull=settings.pull or 0.0,
         interpolate=bool(settings.interpolate),
     )

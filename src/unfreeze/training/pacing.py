@@ -22,6 +22,7 @@ from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.engine.activations import Activations, ActivationWriter, HalfOverflowError
 from unfreeze.engine.devices import Precision, autocast, peak_bytes, wait_for
 from unfreeze.engine.phase_precision import LEAST_GAIN, TIMES
+from unfreeze.engine.scaling import first_scale
 from unfreeze.engine.state import Standing, copied, trainable
 from unfreeze.engine.stepping import Stepper, build_optimizer
 from unfreeze.engine.suffix import Suffix
@@ -177,6 +178,7 @@ class Pacer:
             standing=Standing(
                 start=copied(live) if self.plan.pull else {},
                 ema=copied(live) if self.plan.ema is not None else {},
+                scale=first_scale(precision, self.task.device),
             ),
             say=lambda _: None,
         )
