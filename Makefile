@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[offline,openvino,demo,export,dev]'
+	$(BIN)/python -m pip install --quiet -e '.[offline,openvino,demo,export,serve,dev]'
 	touch $@
 
 setup: $(VENV)/.installed

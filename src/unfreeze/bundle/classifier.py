@@ -67,13 +67,22 @@ class Classifier:
         """Raw logits (batch, classes) in fp32 through PyTorch; no gradients."""
         import torch
 
-        summaries = []
-        state, done = batch, 0
         with torch.inference_mode():
-            for boundary in sorted(self.head.boundaries):
+            return torch.from_numpy(self.head.logits(self.features(batch).cpu().numpy()))
+
+    def features(self, state: State, start: int = 0) -> Tensor:
+        """What the head reads, float32 (batch, width), from the state at boundary ``start``; with gradients.
+
+        ValueError when the head reads a boundary below ``start``.
+        """
+        import torch
+
+        if min(self.head.boundaries) < start:
+            raise ValueError(f"the head reads boundaries {self.head.boundaries}, some of them below {start}")
+        done, summaries = start, {}
+        for boundary in sorted(self.head.boundaries):
+            if boundary > done:
                 state = self.backbone.run(state, done, boundary)
                 done = boundary
-                summaries.append((boundary, self.backbone.summary(state, boundary).float()))
-            by_boundary = dict(summaries)
-            joined = torch.cat([by_boundary[boundary] for boundary in self.head.boundaries], dim=1)
-            return torch.from_numpy(self.head.logits(joined.cpu().numpy()))
+            summaries[boundary] = self.backbone.summary(state, boundary).float()
+        return torch.cat([summaries[boundary] for boundary in self.head.boundaries], dim=1)

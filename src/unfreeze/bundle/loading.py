@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,10 +65,13 @@ def read_bundle(folder: Path) -> BundleFile:
         raise RequestError(f"{folder / BUNDLE} is damaged: it holds no JSON object.") from None
 
 
-def load(folder: Path, *, above: tuple[Path, ...] = ()) -> Loaded:
+def load(
+    folder: Path, *, above: tuple[Path, ...] = (), sharing: Mapping[str, Backbone] | None = None
+) -> Loaded:
     """The classifier of a run folder, after checking hashes, schema and golden answers.
 
-    ``above``: the runs whose adapters stand on this one. Raises RequestError when the folder is no run, was changed,
+    ``above``: the runs whose adapters stand on this one. ``sharing``: backbones in memory by ``network_key``; a run on
+    one of them takes it and reads its own head alone. Raises RequestError when the folder is no run, was changed,
     or does not answer as it did when it was saved.
     """
     from safetensors import SafetensorError
@@ -82,8 +86,9 @@ def load(folder: Path, *, above: tuple[Path, ...] = ()) -> Loaded:
         if name not in bundle.files:
             raise RequestError(f"{folder / BUNDLE} lists no {name}: the run folder is damaged.")
     try:
-        classifier, same_base = _build(folder, bundle, (*above, folder.resolve()))
-        worst, allowed = _compare_golden(classifier, folder)
+        classifier, same_base = _build(folder, bundle, (*above, folder.resolve()), sharing or {})
+        inputs, logits = golden(folder)
+        worst, allowed = golden_gap(classifier.logits(inputs), logits)
     except (ArithmeticError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as problem:
         # The files are those that bundle.json names, but do not fit together: it was written by something else.
         first = (str(problem).splitlines() or [type(problem).__name__])[0]
@@ -122,11 +127,20 @@ def _check_file(folder: Path, name: str, wanted: str) -> None:
         )
 
 
-def _build(folder: Path, bundle: BundleFile, above: tuple[Path, ...]) -> tuple[Classifier, bool]:
+def network_key(bundle: BundleFile) -> str:
+    """The same for runs whose backbones are the same function of the same inputs: weights, build and preprocessing."""
+    parts = [bundle.backbone.weights_hash, bundle.backbone.recipe, bundle.preprocess]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _build(
+    folder: Path, bundle: BundleFile, above: tuple[Path, ...], sharing: Mapping[str, Backbone]
+) -> tuple[Classifier, bool]:
     """The classifier, and whether the network below its adapter, if it has one, is bit for bit what it was.
 
     Resized positions and merged updates may differ in the last bit on another processor: the golden answers decide.
     """
+    from safetensors import safe_open
     from safetensors.torch import load_file
 
     from unfreeze.backbones import rebuild, rehash
@@ -134,7 +148,16 @@ def _build(folder: Path, bundle: BundleFile, above: tuple[Path, ...]) -> tuple[C
 
     assets = {name: (folder / ASSETS / Path(name).name).read_bytes() for name in bundle.backbone.assets}
     adapter, same_base = None, True
-    if bundle.backbone.base is not None:
+    shared = sharing.get(network_key(bundle))
+    if shared is not None and bundle.backbone.base is None:
+        backbone = shared
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            head_tensors = {
+                name.removeprefix("head."): file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118 - not a mapping
+                if name.startswith("head.")
+            }
+    elif bundle.backbone.base is not None:
         head_tensors = load_file(folder / HEAD)
         adapter = Adapter(
             base=Base(**bundle.backbone.base.model_dump()),
@@ -235,13 +258,17 @@ def open_source(
     )
 
 
-def _compare_golden(classifier: Classifier, folder: Path) -> tuple[float, float]:
-    """The largest difference of a golden logit, and the largest one that is allowed."""
+def golden(folder: Path) -> tuple[State, Tensor]:
+    """The golden inputs of a run that ``load`` has checked, and the logits (rows, classes) it gave for them."""
     from safetensors.torch import load_file
 
-    golden = load_file(folder / GOLDEN)
-    mask, wanted = golden.get("mask"), golden["logits"]
-    answers = classifier.logits(State(h=golden["h"], mask=None if mask is None else mask.bool()))
+    found = load_file(folder / GOLDEN)
+    mask = found.get("mask")
+    return State(h=found["h"], mask=None if mask is None else mask.bool()), found["logits"]
+
+
+def golden_gap(answers: Tensor, wanted: Tensor) -> tuple[float, float]:
+    """The largest difference of a golden logit, and the largest one that is allowed. ValueError for other shapes."""
     if not len(wanted) or answers.shape != wanted.shape:
         raise ValueError(f"golden logits {tuple(wanted.shape)} for answers {tuple(answers.shape)}")
     worst = float((answers - wanted).abs().max())

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from unfreeze.cli import adapt, backbones, check, compare, demo, evaluate, export, plan, predict, train
+from unfreeze.cli import adapt, backbones, check, compare, demo, evaluate, export, plan, predict, serve, train
 from unfreeze.errors import UnfreezeError
 
 INTERRUPTED = 130
@@ -27,6 +27,7 @@ app.command("adapt")(adapt.adapt)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("predict")(predict.predict)
+app.command("serve")(serve.serve)
 app.command("backbones")(backbones.backbones)
 app.command("demo")(demo.demo)
 

@@ -25,19 +25,12 @@ class Network(nn.Module):
         super().__init__()
         self.inner = classifier.backbone.module
         self.head = classifier.head.module()
-        self._run = (classifier.backbone, classifier.head.boundaries, classifier.temperature)
+        self._classifier = classifier
 
     def forward(self, h: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits and probabilities, each (batch, classes)."""
-        backbone, boundaries, temperature = self._run
-        state, done = State(h, mask), 0
-        summaries = {}
-        for boundary in sorted(boundaries):
-            state = backbone.run(state, done, boundary)
-            done = boundary
-            summaries[boundary] = backbone.summary(state, boundary).float()
-        logits = self.head(torch.cat([summaries[boundary] for boundary in boundaries], dim=1))
-        return logits, torch.softmax(logits / temperature, dim=1)
+        logits = self.head(self._classifier.features(State(h, mask)))
+        return logits, torch.softmax(logits / self._classifier.temperature, dim=1)
 
 
 def input_names(backbone: Backbone) -> tuple[str, ...]:

@@ -55,26 +55,43 @@ class TextEncoder:
         """
         return [self._cut(encoding) for encoding in self._encode(texts)]
 
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of ``encode`` stands in the text: its first character and the one after its last.
+
+        Special tokens stand nowhere: their two numbers are equal.
+        """
+        # The fast way keeps no offsets.
+        encoding = self._tokenizer.encode(_clean(text))
+        found: list[tuple[int, int]] = encoding.offsets or [(0, 0)]
+        return [found[kept] for kept in self._kept(len(found))]
+
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Number of tokens of each whole text, special tokens included, int64 (texts,)."""
         return np.array([len(encoding) for encoding in self._encode(texts)], dtype=np.int64)
 
     def _encode(self, texts: Sequence[str]) -> list[Encoding]:
-        # Lone surrogates have no UTF-8 form and would fail inside the tokenizer.
-        clean = [text.encode("utf-8", errors="replace").decode("utf-8") for text in texts]
-        encodings: list[Encoding] = self._tokenizer.encode_batch_fast(clean)
+        encodings: list[Encoding] = self._tokenizer.encode_batch_fast([_clean(text) for text in texts])
         return encodings
 
     def _cut(self, encoding: Encoding) -> NDArray[np.int64]:
         ids = np.array(encoding.ids or [self._preprocess.pad_id], dtype=np.int64)
-        excess = len(ids) - self._preprocess.max_length
+        return ids[self._kept(len(ids))]
+
+    def _kept(self, tokens: int) -> list[int]:
+        """The positions that are kept of so many tokens."""
+        excess = tokens - self._preprocess.max_length
         if excess <= 0:
-            return ids
-        content = len(ids) - self._before - self._after
+            return list(range(tokens))
+        content = tokens - self._before - self._after
         keep = content - excess
         first = keep if self._preprocess.truncation == "head" else (keep + 1) // 2
         start = self._before + first
-        return np.concatenate([ids[:start], ids[start + excess :]])
+        return [*range(start), *range(start + excess, tokens)]
+
+
+def _clean(text: str) -> str:
+    """Lone surrogates have no UTF-8 form and would fail inside the tokenizer; the length stays."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _leading_ones(mask: list[int]) -> int:

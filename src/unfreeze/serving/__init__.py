@@ -1,0 +1,1 @@
+"""Serving: many runs on few networks, behind one HTTP interface."""

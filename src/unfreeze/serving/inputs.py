@@ -1,0 +1,169 @@
+"""A request's body as raw inputs: files of a form, or base64 and texts in JSON, within the limits."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+
+from fastapi import HTTPException, Request
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException as StarletteError
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from unfreeze.serving.limits import Limits
+
+# Beside the inputs a form names tasks and how many classes to answer.
+FIELDS = ("tasks", "top_k")
+MOST_TASKS = 1000
+MOST_CLASSES = 1000
+# The answer for a client that has gone is read by nobody; nginx's status for it stands in the metrics.
+GONE = 499
+
+
+@dataclass(frozen=True)
+class Asked:
+    """``inputs``: a name and the raw bytes or text of each. ``tasks`` may be empty."""
+
+    inputs: list[tuple[str, bytes | str]]
+    tasks: tuple[str, ...]
+    top_k: int
+
+
+async def read_request(request: Request, limits: Limits) -> Asked:
+    """What a request asks for. HTTPException with status 408, 413, 415 or 422 and a sentence when it cannot be used."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ("application/json", "multipart/form-data"):
+        raise HTTPException(
+            415,
+            f"The content type {kind[:80]!r} is not read: send multipart/form-data with files, or application/json.",
+        )
+    length = request.headers.get("content-length", "0")
+    if length.isascii() and length.isdigit() and int(length) > limits.body:
+        raise _too_large(limits)
+    try:
+        async with asyncio.timeout(limits.seconds):
+            return await (_json(request, limits) if kind == "application/json" else _form(request, limits))
+    except TimeoutError:
+        raise HTTPException(408, f"The request did not arrive within {limits.seconds:g} seconds.") from None
+    except ClientDisconnect:
+        raise HTTPException(GONE, "The client has gone.") from None
+
+
+async def _json(request: Request, limits: Limits) -> Asked:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limits.body:
+            raise _too_large(limits)
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        raise HTTPException(422, "The body is no JSON.") from None
+    if not isinstance(found, dict):
+        raise HTTPException(422, "The body must be a JSON object.")
+    unknown = sorted(set(found) - {"images", "texts", *FIELDS})
+    if unknown:
+        raise HTTPException(422, f"The body has an unknown field {unknown[0][:80]!r}.")
+    images, texts = (_strings(found.get(name, []), name) for name in ("images", "texts"))
+    if bool(images) == bool(texts):
+        raise HTTPException(
+            422, "Give a list of images (base64) or a list of texts, with at least one entry."
+        )
+    _check_count(len(images) + len(texts), limits)
+    inputs: list[tuple[str, bytes | str]] = []
+    inputs += [(f"image {place}", _decoded(image)) for place, image in enumerate(images, 1)]
+    inputs += [(f"text {place}", text) for place, text in enumerate(texts, 1)]
+    _check_texts(inputs, limits)
+    return Asked(inputs, tuple(_strings(found.get("tasks", []), "tasks")), _top_k(found.get("top_k")))
+
+
+async def _form(request: Request, limits: Limits) -> Asked:
+    inputs: list[tuple[str, bytes | str]] = []
+    tasks: list[str] = []
+    top_k: object = None
+    try:
+        async with _counted(request, limits).form(
+            max_files=limits.inputs, max_fields=MOST_TASKS + limits.inputs, max_part_size=4 * limits.text
+        ) as form:
+            for name, value in form.multi_items():
+                if isinstance(value, UploadFile):
+                    inputs.append(((value.filename or f"file {len(inputs) + 1}")[:255], await value.read()))
+                elif name == "texts":
+                    inputs.append((f"text {len(inputs) + 1}", value))
+                elif name == "tasks":
+                    tasks.append(value)
+                elif name == "top_k":
+                    top_k = int(value) if value.isascii() and value.isdigit() and len(value) < 6 else value
+                else:
+                    raise HTTPException(422, f"The form has an unknown field {name[:80]!r}.")
+    except HTTPException:
+        raise
+    except StarletteError as problem:
+        # The parser has no other word for a form that is damaged, and for one with too many parts.
+        raise HTTPException(422, f"The form cannot be read: {problem.detail}") from None
+    if not inputs:
+        raise HTTPException(422, "The form has no files and no texts.")
+    _check_count(len(inputs), limits)
+    _check_texts(inputs, limits)
+    return Asked(inputs, tuple(tasks), _top_k(top_k))
+
+
+def _counted(request: Request, limits: Limits) -> Request:
+    """The request, whose body ends with an error where it grows past the limit, whatever its header said."""
+    seen = 0
+
+    async def receive() -> Message:
+        nonlocal seen
+        message = await request.receive()
+        seen += len(message.get("body", b""))
+        if seen > limits.body:
+            raise _too_large(limits)
+        return message
+
+    return Request(request.scope, receive)
+
+
+def _too_large(limits: Limits) -> HTTPException:
+    return HTTPException(413, f"The request is larger than {limits.body / 2**20:g} MiB.")
+
+
+def _check_count(count: int, limits: Limits) -> None:
+    if count > limits.inputs:
+        raise HTTPException(413, f"The request has {count} inputs; {limits.inputs} may be sent at once.")
+
+
+def _check_texts(inputs: list[tuple[str, bytes | str]], limits: Limits) -> None:
+    for name, value in inputs:
+        if isinstance(value, str) and len(value) > limits.text:
+            raise HTTPException(
+                413, f"{name} has {len(value):,} characters; a text may have {limits.text:,}."
+            )
+
+
+def _strings(value: object, name: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise HTTPException(422, f"The field {name!r} must be a list of strings.")
+    if name == "tasks" and len(value) > MOST_TASKS:
+        raise HTTPException(413, f"The request names {len(value)} tasks; {MOST_TASKS} may be asked at once.")
+    return value
+
+
+def _decoded(text: str) -> bytes:
+    # A browser's data URL is taken too.
+    encoded = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        raise HTTPException(422, "An image is not base64.") from None
+
+
+def _top_k(value: object) -> int:
+    if value is None:
+        return 5
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_CLASSES:
+        raise HTTPException(422, f"top_k must be a whole number from 1 to {MOST_CLASSES}.")
+    return value

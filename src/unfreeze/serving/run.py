@@ -1,0 +1,83 @@
+"""Serving from start to end, as a table of contents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unfreeze.errors import RequestError, missing_extra
+from unfreeze.progress import Progress
+from unfreeze.serving.hosting import Observer
+from unfreeze.serving.limits import Limits
+from unfreeze.serving.tasks import Registry, named_runs
+
+# How long answers under way may take after SIGTERM.
+DRAIN_SECONDS = 30
+LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(
+    runs: list[str],
+    *,
+    host: str,
+    port: int,
+    limits: Limits,
+    token_file: Path | None,
+    changes: Path | None,
+    progress: Progress,
+) -> None:
+    """Serve runs until the process is told to stop; requests under way are answered first.
+
+    ``runs``: folders, or NAME=FOLDER. ``token_file``: holds the bearer token that every request must name.
+    ``changes``: below this folder runs may be loaded over the network. Raises RequestError for what cannot be served.
+    """
+    try:
+        import uvicorn
+
+        from unfreeze.serving.app import Access, make_app
+        from unfreeze.serving.meters import Meters
+    except ImportError:
+        raise missing_extra("serve", "unfreeze serve") from None
+    token = _token(token_file)
+    _check_changes(token, changes)
+    if host not in LOCAL and token is None:
+        progress.say(
+            f"{host} can be reached from other machines, and everyone is answered: see --token-file."
+        )
+    meters = Meters()
+    registry = Registry(limits, Observer(computed=meters.computed))
+    for name, folder in named_runs(runs).items():
+        task = registry.put(name, folder)
+        progress.say(
+            f"{name}: {len(task.bundle.labels)} classes on {task.bundle.backbone.name}, {task.host.executor}."
+        )
+    progress.say(f"{len(registry.tasks)} tasks on {len(registry.hosts)} networks: http://{host}:{port}")
+    uvicorn.run(
+        make_app(registry, meters, Access(token=token, changes=changes)),
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+        server_header=False,
+    )
+
+
+def _token(file: Path | None) -> str | None:
+    """The token of a file: on a command line everyone on the machine could read it."""
+    if file is None:
+        return None
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise RequestError(f"--token-file {file} cannot be read ({problem}).") from None
+    if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
+        raise RequestError(
+            f"--token-file {file} must hold one line of at least 16 printable ASCII characters without spaces."
+        )
+    return token
+
+
+def _check_changes(token: str | None, changes: Path | None) -> None:
+    if changes is not None and token is None:
+        raise RequestError("--allow-changes lets requests load runs: give --token-file too.")
+    if changes is not None and not changes.is_dir():
+        raise RequestError(f"--allow-changes {changes} is no folder: name the one that runs lie in.")

@@ -1,0 +1,137 @@
+"""The tasks that are served, by name, and the networks they share."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unfreeze.bundle.classifier import Classifier
+from unfreeze.bundle.folder import BUNDLE
+from unfreeze.bundle.loading import golden, load, network_key, read_bundle
+from unfreeze.bundle.schema import BundleFile
+from unfreeze.errors import RequestError
+from unfreeze.runtime.files import file_hash
+from unfreeze.serving.hosting import Host, Observer
+from unfreeze.serving.limits import NAME, Limits
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A run that is served. ``run`` is the hash of its ``bundle.json``, ``base`` that of its network's weights."""
+
+    name: str
+    folder: Path
+    classifier: Classifier
+    bundle: BundleFile
+    run: str
+    host: Host
+
+    @property
+    def base(self) -> str:
+        """The hash of the network's weights."""
+        return self.bundle.backbone.weights_hash
+
+    @property
+    def scores(self) -> Mapping[str, Any]:
+        """The test scores as ``metrics.json`` has them, empty where there are none."""
+        try:
+            found = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        test = found.get("test") if isinstance(found, dict) else None
+        return test if isinstance(test, dict) else {}
+
+
+class Registry:
+    """Loads runs under names; runs on the same network share one copy of it."""
+
+    def __init__(self, limits: Limits, observer: Observer | None = None) -> None:
+        self.limits = limits
+        self._observer = Observer() if observer is None else observer
+        self._tasks: dict[str, Task] = {}
+        self._hosts: dict[str, Host] = {}
+        self._loading = threading.Lock()
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """The tasks by name, in the order in which they came."""
+        return dict(self._tasks)
+
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        """The networks in memory."""
+        return tuple(self._hosts.values())
+
+    def put(self, name: str, folder: Path) -> Task:
+        """Serve the run of a folder under a name, in place of what had the name before.
+
+        Raises RequestError for a wrong name or folder, UnfreezeError for a run whose answers here are not its own.
+        """
+        check_name(name)
+        with self._loading:
+            key = network_key(read_bundle(folder))
+            host = self._hosts.get(key)
+            loaded = load(folder, sharing={} if host is None else {key: host.backbone})
+            new = host is None
+            if host is None:
+                host = Host(loaded.classifier.backbone, self.limits, self._observer)
+            task = Task(name, folder, loaded.classifier, loaded.bundle, file_hash(folder / BUNDLE), host)
+            try:
+                host.add(name, loaded.classifier, golden(folder))
+            except BaseException:
+                if new:
+                    host.close()
+                raise
+            self._hosts[key] = host
+            before = self._tasks.get(name)
+            self._tasks[name] = task
+            if before is not None and before.host is not host:
+                self._leave(before)
+            return task
+
+    def remove(self, name: str) -> None:
+        """Serve the task no longer. Raises KeyError when there is none."""
+        with self._loading:
+            self._leave(self._tasks.pop(name))
+
+    def close(self) -> None:
+        """Answer what waits, and stop."""
+        with self._loading:
+            for host in self._hosts.values():
+                host.close()
+
+    def _leave(self, task: Task) -> None:
+        task.host.remove(task.name)
+        if not task.host.tasks:
+            self._hosts = {key: host for key, host in self._hosts.items() if host is not task.host}
+            task.host.close()
+
+
+def check_name(name: str) -> None:
+    """Raise RequestError for a name that could be mistaken for a path or a command."""
+    if not NAME.fullmatch(name):
+        raise RequestError(
+            f"{name!r} cannot name a task: use up to 64 letters, digits, dots, dashes and underscores, beginning with "
+            "a letter or digit."
+        )
+
+
+def named_runs(arguments: list[str]) -> dict[str, Path]:
+    """Folders by name, from ``FOLDER`` (named like it) or ``NAME=FOLDER``. RequestError for names that repeat."""
+    found: dict[str, Path] = {}
+    for argument in arguments:
+        name, equals, rest = argument.partition("=")
+        folder = Path(rest if equals and NAME.fullmatch(name) else argument)
+        if not (equals and NAME.fullmatch(name)):
+            name = folder.resolve().name
+        if name in found:
+            raise RequestError(
+                f"Two runs are named {name!r}: give one of them another name, as in {name}-2={folder}."
+            )
+        check_name(name)
+        found[name] = folder
+    return found

@@ -1,0 +1,296 @@
+"""The interface: the run's own answers, a sentence for everything that is wrong, and never another model's answer."""
+
+import base64
+import json
+import shutil
+import threading
+
+import pytest
+from fastapi.testclient import TestClient
+
+from unfreeze.explaining import explain_text
+from unfreeze.serving.app import Access, make_app
+from unfreeze.serving.hosting import Observer
+from unfreeze.serving.limits import Limits
+from unfreeze.serving.meters import Meters
+from unfreeze.serving.tasks import Registry
+
+TEXTS = ["claim your prize", "the minister on Monday"]
+TOKEN = "a-token-of-some-length"
+
+
+def client_for(runs, *, limits=None, access=None):
+    meters = Meters()
+    registry = Registry(limits or Limits(wait=0.0), Observer(computed=meters.computed))
+    for name, folder in runs.items():
+        registry.put(name, folder)
+    client = TestClient(make_app(registry, meters, access or Access()), raise_server_exceptions=False)
+    client.registry = registry
+    return client
+
+
+@pytest.fixture(scope="module")
+def client(image_run, text_run, other_mails):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unfreeze.serving.hosting.available_executors", lambda device: ("torch-fp32",))
+        runs = {"photos": image_run.run.folder, "mails": text_run.run.folder, "other": other_mails.folder}
+        with client_for(runs) as made:
+            yield made
+
+
+@pytest.fixture(scope="module")
+def photo(photos):
+    return sorted(photos.glob("*/*.png"))[0]
+
+
+def same(rows, wanted):
+    for row, one in zip(rows, wanted, strict=True):
+        assert (row["label"], row["abstain"], row["error"]) == (one.label, one.abstain, one.error)
+        assert row["probability"] == pytest.approx(one.probability, abs=1e-5)
+
+
+def test_texts_are_answered_as_by_the_run_and_hashes_are_named(client, text_run):
+    found = client.post("/v1/tasks/mails/predict", json={"texts": TEXTS})
+    assert found.status_code == 200
+    body = found.json()
+    same(body["predictions"], text_run.run.model().predict(TEXTS))
+    task = next(task for task in client.get("/v1/tasks").json()["tasks"] if task["task"] == "mails")
+    assert (body["run"], body["base"]) == (task["run"], task["base"])
+    assert len(body["run"]) == 64
+    form = client.post(
+        "/v1/tasks/mails/predict",
+        files=[("texts", (None, text)) for text in TEXTS] + [("top_k", (None, "1"))],
+    )
+    same(form.json()["predictions"], text_run.run.model().predict(TEXTS))
+    assert all(len(row["top"]) == 1 for row in form.json()["predictions"])
+
+
+def test_photographs_come_as_files_or_base64_and_a_bad_one_is_a_row_with_an_error(client, image_run, photo):
+    data = photo.read_bytes()
+    files = [("files", ("a.png", data)), ("files", ("b.png", b"no image")), ("files", ("c.png", data[:-40]))]
+    found = client.post("/v1/tasks/photos/predict", files=files).json()["predictions"]
+    assert [row["input"] for row in found] == ["a.png", "b.png", "c.png"]
+    same(found[:1], image_run.run.model().predict([str(photo)]))
+    assert found[1]["label"] is None
+    assert "not an image" in found[1]["error"]
+    assert "cannot be decoded" in found[2]["error"]
+    encoded = base64.b64encode(data).decode()
+    for image in (encoded, f"data:image/png;base64,{encoded}"):
+        again = client.post("/v1/tasks/photos/predict", json={"images": [image]}).json()["predictions"]
+        assert again[0]["top"] == found[0]["top"]
+
+
+def test_several_tasks_are_asked_at_once_and_a_shared_network_computes_once(client, text_run, other_mails):
+    host = client.registry.tasks["mails"].host
+    sizes, compute = [], host._compute
+
+    def counting(rows):
+        sizes.append(len(rows))
+        return compute(rows)
+
+    host._batcher._compute = counting
+    found = client.post("/v1/predict", json={"tasks": ["mails", "other", "mails"], "texts": TEXTS})
+    host._batcher._compute = compute
+    answers = found.json()["answers"]
+    assert [answer["task"] for answer in answers] == ["mails", "other"]
+    same(answers[0]["predictions"], text_run.run.model().predict(TEXTS))
+    same(answers[1]["predictions"], other_mails.model().predict(TEXTS))
+    assert sum(sizes) == len(TEXTS)
+
+
+def test_concurrent_requests_of_different_tasks_each_get_their_own_answers(client, text_run, other_mails):
+    runs = {"mails": text_run.run.model(), "other": other_mails.model()}
+    texts = [f"{word} {count}" for count in range(8) for word in ("prize", "storm", "agenda")]
+    wanted = {name: model.predict(texts) for name, model in runs.items()}
+    problems = []
+
+    def ask(place):
+        name = ("mails", "other")[place % 2]
+        try:
+            found = client.post(f"/v1/tasks/{name}/predict", json={"texts": [texts[place]]}).json()
+            same(found["predictions"], [wanted[name][place]])
+        except Exception as problem:
+            problems.append(problem)
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(texts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+
+
+@pytest.mark.parametrize(
+    ("path", "call", "status", "says"),
+    [
+        ("/v1/tasks/nope/predict", {"json": {"texts": ["x"]}}, 404, "no task 'nope'; served are: photos"),
+        ("/v1/tasks/..%2Fmails/predict", {"json": {"texts": ["x"]}}, 404, ""),
+        ("/v1/tasks/mails/predict", {"content": b"x", "headers": {"content-type": "text/plain"}}, 415, "text/plain"),
+        ("/v1/tasks/mails/predict", {"content": b"{", "headers": {"content-type": "application/json"}}, 422, "no JSON"),
+        ("/v1/tasks/mails/predict", {"json": []}, 422, "JSON object"),
+        ("/v1/tasks/mails/predict", {"json": {}}, 422, "list of images"),
+        ("/v1/tasks/mails/predict", {"json": {"texts": "x"}}, 422, "list of strings"),
+        ("/v1/tasks/mails/predict", {"json": {"texts": ["x"], "images": ["eA=="]}}, 422, "list of images"),
+        ("/v1/tasks/mails/predict", {"json": {"texts": ["x"], "txets": 1}}, 422, "unknown field 'txets'"),
+        ("/v1/tasks/mails/predict", {"json": {"texts": ["x"], "top_k": 0}}, 422, "top_k"),
+        ("/v1/tasks/mails/predict", {"json": {"texts": ["x"], "top_k": True}}, 422, "top_k"),
+        ("/v1/tasks/mails/predict", {"json": {"images": ["eA=="]}}, 422, "reads texts"),
+        ("/v1/tasks/photos/predict", {"json": {"texts": ["x"]}}, 422, "reads images"),
+        ("/v1/tasks/photos/predict", {"json": {"images": ["???"]}}, 422, "not base64"),
+        ("/v1/tasks/photos/predict", {"json": {"images": ["eA=="]}}, 422, "None of the inputs"),
+        ("/v1/tasks/photos/predict", {"files": {"other": b"x"}, "data": {"odd": "1"}}, 422, "unknown field 'odd'"),
+        ("/v1/tasks/mails/predict", {"json": {"texts": ["x"] * 65}}, 413, "65 inputs"),
+        ("/v1/tasks/mails/predict", {"json": {"texts": ["x" * 100_001]}}, 413, "100,001 characters"),
+        ("/v1/predict", {"json": {"texts": ["x"]}}, 422, "at least one task"),
+        ("/v1/predict", {"json": {"texts": ["x"], "tasks": ["mails", "nope"]}}, 404, "no task 'nope'"),
+        ("/v1/predict", {"json": {"texts": ["x"], "tasks": ["photos"]}}, 422, "reads images"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_has_a_status_and_a_sentence(client, path, call, status, says):
+    found = client.post(path, **call)
+    assert found.status_code == status
+    assert says in str(found.json()["detail"])
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("kind", ["json", "form"])
+def test_a_body_past_the_limit_is_refused_whether_or_not_it_says_so(text_run, declared, kind):
+    with client_for({"mails": text_run.run.folder}, limits=Limits(body=2000)) as client:
+        if kind == "json":
+            body = json.dumps({"texts": ["x" * 5000]}).encode()
+            headers = {"content-type": "application/json"}
+        else:
+            body = (
+                b'--b\r\ncontent-disposition: form-data; name="texts"\r\n\r\n'
+                + b"x" * 5000
+                + b"\r\n--b--\r\n"
+            )
+            headers = {"content-type": "multipart/form-data; boundary=b"}
+        content = body if declared else iter([body[:1000], body[1000:]])
+        found = client.post("/v1/tasks/mails/predict", content=content, headers=headers)
+    assert found.status_code == 413
+    assert "larger than" in found.json()["detail"]
+
+
+def test_too_much_at_once_is_refused_with_429_and_nothing_is_lost(text_run):
+    limits = Limits(wait=0.0, queue=3, batch=1)
+    with client_for({"mails": text_run.run.folder}, limits=limits) as client:
+        host = client.registry.tasks["mails"].host
+        found = client.post("/v1/tasks/mails/predict", json={"texts": ["x"] * 4})
+        assert found.status_code == 429
+        assert found.headers["retry-after"] == "1"
+        assert client.post("/v1/tasks/mails/predict", json={"texts": ["x"] * 3}).status_code == 200
+        assert host.waiting == 0
+
+
+def test_an_answer_that_takes_too_long_is_503(text_run):
+    with client_for({"mails": text_run.run.folder}, limits=Limits(wait=0.0, seconds=0.05)) as client:
+        host = client.registry.tasks["mails"].host
+        found = []
+        with host._computing:
+            # The first is being computed and has no end in sight; the second waits for its turn.
+            threads = [
+                threading.Thread(
+                    target=lambda: found.append(client.post("/v1/tasks/mails/predict", json={"texts": ["x"]}))
+                )
+                for _ in range(2)
+            ]
+            threads[0].start()
+            while host.waiting or not threads[0].is_alive():
+                pass
+            threads[1].start()
+            threads[1].join(0.5)
+        for thread in threads:
+            thread.join(30)
+    assert {answer.status_code for answer in found} <= {200, 503}
+    assert any(answer.status_code == 503 for answer in found)
+
+
+def test_with_a_token_nobody_else_is_answered_but_health_is_open(text_run):
+    with client_for({"mails": text_run.run.folder}, access=Access(token=TOKEN)) as client:
+        assert client.get("/livez").status_code == 200
+        assert client.get("/readyz").status_code == 200
+        for path in ("/v1/tasks", "/metrics", "/v1/tasks/mails/report"):
+            for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": f"Basic {TOKEN}"}):
+                assert client.get(path, headers=headers).status_code == 401
+            assert client.get(path, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+        assert client.post("/v1/tasks/mails/predict", json={"texts": ["x"]}).status_code == 401
+
+
+def test_tasks_are_loaded_and_unloaded_only_where_that_was_allowed(text_run, other_mails, tmp_path):
+    shutil.copytree(other_mails.folder, tmp_path / "runs" / "new")
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with client_for({"mails": text_run.run.folder}) as client:
+        assert client.put("/v1/tasks/new", json={"run": "new"}).status_code == 403
+        assert client.delete("/v1/tasks/mails").status_code == 403
+    access = Access(token=TOKEN, changes=tmp_path / "runs")
+    with client_for({"mails": text_run.run.folder}, access=access) as client:
+        assert client.put("/v1/tasks/new", json={"run": "new"}).status_code == 401
+        client.headers = headers
+        for run in ("..", "../..", str(text_run.run.folder), "new/../..", "a\0b"):
+            assert client.put("/v1/tasks/new", json={"run": run}).status_code == 403
+        for name, run in (("new", "missing"), ("a b", "new")):
+            assert client.put(f"/v1/tasks/{name}", json={"run": run}).status_code == 422
+        assert client.put("/v1/tasks/new", json={"run": "new"}).json()["task"] == "new"
+        assert len(client.registry.hosts) == 1
+        found = client.post("/v1/tasks/new/predict", json={"texts": TEXTS}).json()
+        same(found["predictions"], other_mails.model().predict(TEXTS))
+        assert client.delete("/v1/tasks/new").status_code == 204
+        assert client.delete("/v1/tasks/new").status_code == 404
+        assert client.post("/v1/tasks/new/predict", json={"texts": TEXTS}).status_code == 404
+        assert client.delete("/v1/tasks/mails").status_code == 204
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/livez").status_code == 200
+
+
+def test_explanations_are_those_of_the_library(client, text_run, photo):
+    found = client.post("/v1/tasks/mails/explain", json={"texts": TEXTS[:1]}).json()
+    classifier = text_run.run.model().classifier
+    label = found["prediction"]["label"]
+    wanted = explain_text(classifier, TEXTS[0], classifier.labels.index(label))
+    assert [(word["text"], pytest.approx(word["weight"], abs=1e-3)) for word in found["words"]] == wanted
+    found = client.post("/v1/tasks/photos/explain", files={"files": photo.read_bytes()}).json()
+    for name in ("picture", "heat"):
+        head, _, data = found[name].partition(",")
+        assert head == "data:image/png;base64"
+        assert base64.b64decode(data).startswith(b"\x89PNG")
+    assert client.post("/v1/tasks/photos/explain", json={"images": ["eA=="]}).status_code == 422
+
+
+def test_metrics_count_requests_by_task_and_know_no_other_names(client):
+    client.post("/v1/tasks/mails/predict", json={"texts": TEXTS})
+    client.post("/v1/tasks/unheard-of/predict", json={"texts": TEXTS})
+    text = client.get("/metrics").text
+    assert 'unfreeze_requests_total{status="200",task="mails"}' in text
+    assert "unfreeze_batch_rows_count" in text
+    assert "unfreeze_waiting 0.0" in text
+    assert "unfreeze_tasks 3.0" in text
+    assert "unheard-of" not in text
+
+
+def test_pages_fetch_nothing_from_elsewhere_and_reports_run_no_scripts(client):
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "http://" not in page.text.replace("http://www.w3.org", "")
+    assert "https://" not in page.text
+    assert "/*style*/" not in page.text
+    report = client.get("/v1/tasks/mails/report")
+    assert report.status_code == 200
+    assert report.headers["content-security-policy"].startswith("sandbox;")
+    assert report.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_description_names_every_path_and_its_errors(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    assert set(paths) >= {
+        "/v1/tasks",
+        "/v1/predict",
+        "/v1/tasks/{task}/predict",
+        "/livez",
+        "/readyz",
+        "/metrics",
+    }
+    predict = paths["/v1/tasks/{task}/predict"]["post"]
+    assert {"404", "413", "415", "422", "429"} <= set(predict["responses"])
+    assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
