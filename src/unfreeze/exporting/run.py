@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from unfreeze.bundle.loading import Loaded, load
 from unfreeze.data.dataset import UNLABELLED, Dataset
 from unfreeze.errors import RequestError, UnfreezeError, did_you_mean
 from unfreeze.exporting.formats import FORMATS, Format, Written
-from unfreeze.exporting.network import input_names
+from unfreeze.exporting.hosting import refusal
+from unfreeze.exporting.libraries import LIBRARIES, check_own_way
 from unfreeze.exporting.parity import Parity, check
 from unfreeze.model import Model
 from unfreeze.progress import Progress, Silent
@@ -28,6 +30,7 @@ from unfreeze.training.reopening import open_source
 # A difference that hits one row in a hundred is missed by two hundred rows once in seven times.
 LEAST_ROWS = 200
 PLACE = "exported"
+CHOICES: Mapping[str, Format] = {**FORMATS, **LIBRARIES}
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,13 @@ def export(
     the export fails or does not agree.
     """
     progress = progress or Silent()
-    if format not in FORMATS:
-        near = did_you_mean(format, FORMATS)
-        raise RequestError(f"--format {format!r} is unknown: choose {', '.join(FORMATS)}.{near}")
+    if format not in CHOICES:
+        near = did_you_mean(format, CHOICES)
+        raise RequestError(f"--format {format!r} is unknown: choose {', '.join(CHOICES)}.{near}")
     loaded = load(run)
+    refused = refusal(loaded.classifier, format)
+    if refused:
+        raise RequestError(f"--format {format}: {refused}")
     folder = run / PLACE / format if output is None else output
     if folder.exists():
         raise RequestError(f"{folder} exists already. Choose another --output, or remove it first.")
@@ -85,13 +91,13 @@ def export(
         made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return replace(done, file=folder / done.file.name)
+    return replace(done, file=folder / done.file.relative_to(made))
 
 
 def _write(
     loaded: Loaded, folder: Path, format: str, dataset: Dataset, rows: NDArray[np.intp], progress: Progress
 ) -> Export:
-    classifier, kind = loaded.classifier, FORMATS[format]
+    classifier, kind = loaded.classifier, CHOICES[format]
     written = kind.write(classifier, folder)
     for note in written.notes:
         progress.say(note)
@@ -110,9 +116,19 @@ def _write(
         raise UnfreezeError(
             f"The exported {format} does not give the trained model's answers, so it was deleted: {parity.problem}."
         )
-    card = replace(card, parity=parity.to_dict())
+    measured, notes = parity.to_dict(), written.notes
+    if kind.answer is not None:
+        own = check_own_way(
+            kind.answer(folder, classifier), exported, classifier, dataset, rows[kept], reference[kept]
+        )
+        if own.problem:
+            raise UnfreezeError(f"The exported {format} was deleted, since {own.problem}.")
+        measured["own_preprocessing"] = own.to_dict()
+        notes = (*notes, own.sentence(format))
+        progress.say(notes[-1])
+    card = replace(card, parity=measured)
     _describe(kind, written, folder, card)
-    return Export(written.file, format, card, parity, written.notes)
+    return Export(written.file, format, card, parity, notes)
 
 
 def _describe(kind: Format, written: Written, folder: Path, card: Card) -> None:
@@ -125,13 +141,13 @@ def _reload(kind: Format, written: Written, folder: Path, classifier: Classifier
     """The export as a user will load it, from its files alone."""
     card = read_card((folder / FILE).read_text(encoding="utf-8"), source=str(folder / FILE))
     try:
-        graph = kind.open(written.file, input_names(classifier.backbone))
+        graph = kind.open(written.file, classifier)
     except Exception as problem:  # every runtime has errors of its own
         first = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
         raise UnfreezeError(
             f"The exported {card.format} cannot be loaded, so it was deleted: {first}."
         ) from None
-    return Exported(graph, card, tokenizer_beside(written.file))
+    return Exported(graph, card, tokenizer_beside(folder / FILE))
 
 
 def _card(loaded: Loaded, format: str, written: Written) -> Card:
