@@ -73,5 +73,6 @@ def _paths(loaded: Loaded) -> list[str]:
     if Path(source).exists():
         paths += [source, str(Path(source).resolve())]
     if loaded.bundle.backbone.base is not None:
-        paths.append(loaded.bundle.backbone.base.source.partition("@")[2])
+        base = loaded.bundle.backbone.base.source
+        paths += [base.partition("@")[2], *([base] if Path(base).is_absolute() else [])]
     return [path for path in paths if Path(path).name]

@@ -25,7 +25,11 @@ def usage(classifier: Classifier, *, own: bool) -> str:
     else:
         lines = _text_lines(classifier, public or backbone.name, own=own)
     kind = "an image" if backbone.modality == "image" else "a text"
-    origin = "" if public else f"\n\nThe base, {backbone.name}, is on no hub: it is {_origin(classifier)}."
+    assert classifier.adapter is not None
+    digest = classifier.adapter.base.weights_hash[:12]
+    origin = (
+        "" if public else f"\n\nThe base, {backbone.name}, is on no hub; the hash of its weights is {digest}."
+    )
     code = "\n".join(("```python", "import json", "", *lines, "```"))
     return f"The probabilities of {kind}, by the untouched base and this folder:\n\n{code}{origin}"
 
@@ -38,6 +42,7 @@ def _image_lines(classifier: Classifier, public: bool) -> list[str]:
     given = {"num_classes": len(classifier.labels)} | arguments(backbone)
     if not public:
         given["pretrained_cfg_overlay"] = {"file": _file(classifier)}
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     told = ", ".join(f"{key}={value!r}" for key, value in given.items())
     reading = ", ".join(f"{key}={value!r}" for key, value in data_arguments(reads).items())
     return [
@@ -87,9 +92,3 @@ def _file(classifier: Classifier) -> str:
     """The name of the base's weight file, without the folders of this machine."""
     assert classifier.adapter is not None
     return Path(classifier.adapter.base.source.partition("@")[2]).name
-
-
-def _origin(classifier: Classifier) -> str:
-    assert classifier.adapter is not None
-    base = classifier.adapter.base
-    return f"{base.source.partition('@')[0]} with weights of the hash {base.weights_hash[:12]}"

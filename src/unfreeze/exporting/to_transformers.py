@@ -149,7 +149,7 @@ def answer_transformers(folder: Path, classifier: Classifier) -> Answers:
     def answer(raws: Sequence[Raw]) -> NDArray[np.float64]:
         inputs = [as_text(raw) if texts else open_as_users_do(raw) for raw in raws]
         with quiet_transformers():
-            found = classify(inputs, top_k=len(names))
+            found = classify(inputs, top_k=len(names), batch_size=len(inputs))
         scores = [{entry["label"]: entry["score"] for entry in row} for row in found]
         return np.array([[row[name] for name in names] for row in scores], dtype=np.float64)
 
