@@ -109,8 +109,7 @@ def shared(trained, vit_weights, bert_folder, tmp_path_factory):
 
     wanted = (
         ("lite0", "timm", None),
-        ("lite0", "transformers", None),
-        ("vit", "timm", None),
+        ("vit", "transformers", None),
         ("vit", "peft", vit_weights),
         ("bert", "transformers", None),
         ("bert", "peft", bert_folder),
