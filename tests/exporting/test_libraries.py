@@ -20,6 +20,7 @@ from unfreeze.exporting import libraries, to_timm
 from unfreeze.exporting.hosting import calibrated_linear, graft_refusal, refusal
 from unfreeze.exporting.run import export
 from unfreeze.exporting.to_timm import data_arguments
+from unfreeze.exporting.to_transformers import write_tokenizer_config
 from unfreeze.heads.head import Head
 from unfreeze.runtime.decode import decode_image
 from unfreeze.runtime.preprocess import ImagePreprocess
@@ -204,6 +205,14 @@ def test_a_network_whose_classifier_is_no_linear_layer_is_refused(trained, tmp_p
     with pytest.raises(RequestError, match="no plain linear layer"):
         export(trained["vit"].folder, format="timm", output=tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
+
+
+def test_texts_that_keep_their_end_are_refused(trained, tmp_path):
+    backbone = load(trained["bert"].folder).classifier.backbone
+    both = replace(backbone, preprocess=replace(backbone.preprocess, truncation="head+tail"))
+    with pytest.raises(RequestError, match=r"keeps head\+tail: export to onnx"):
+        write_tokenizer_config(both, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_adapter_on_another_run_is_refused_for_peft(trained, tmp_path, monkeypatch):

@@ -58,11 +58,6 @@ def write_transformers(classifier: Classifier, folder: Path) -> Written:
         more = {"model_type": "timm_wrapper", "architectures": [TIMM_HOST], "problem_type": ONE_LABEL}
         save_network(classifier, folder, more=more)
         return Written(folder, made | {"timm": version("timm")}, use=USE_IMAGE)
-    if reads.truncation != "head":
-        raise RequestError(
-            f"transformers cuts long texts behind their beginning, and the run keeps {reads.truncation}: "
-            "export to onnx."
-        )
     module = text_class(classifier, classifier.backbone.module.state_dict())
     module.get_submodule(TEXT_CLASSIFIER).load_state_dict(calibrated_linear(classifier))
     with quiet_transformers():
@@ -89,11 +84,19 @@ def text_class(classifier: Classifier, tensors: dict[str, Tensor]) -> Any:
 
 
 def write_tokenizer_config(backbone: Backbone, folder: Path) -> None:
-    """``tokenizer.json`` and ``tokenizer_config.json``: the tokenizer as the run has it, its longest text, padding."""
+    """``tokenizer.json`` and ``tokenizer_config.json``: the tokenizer as the run has it, its longest text, padding.
+
+    Raises RequestError for texts that are cut in a way that transformers does not know.
+    """
     from tokenizers import Tokenizer
 
     reads, tokenizer = backbone.preprocess, backbone.assets[TOKENIZER]
     assert isinstance(reads, TextPreprocess)
+    if reads.truncation != "head":
+        raise RequestError(
+            f"transformers cuts long texts behind their beginning, and the run keeps {reads.truncation}: "
+            "export to onnx."
+        )
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": reads.max_length,
