@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +15,13 @@ import torch
 import yaml
 from PIL import Image
 
+from unfreeze.backbones.timm_loading import create_timm
 from unfreeze.bundle.loading import load
 from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.exporting import libraries, to_timm
 from unfreeze.exporting.hosting import calibrated_linear, graft_refusal, refusal
 from unfreeze.exporting.run import export
-from unfreeze.exporting.to_timm import data_arguments
+from unfreeze.exporting.to_timm import data_arguments, with_classifier
 from unfreeze.exporting.to_transformers import write_tokenizer_config
 from unfreeze.heads.head import Head
 from unfreeze.runtime.decode import decode_image
@@ -200,19 +202,47 @@ def test_the_command_refuses_with_status_two(trained, tmp_path, command):
     assert not list(tmp_path.glob("*out*"))
 
 
-def test_a_network_whose_classifier_is_no_linear_layer_is_refused(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(to_timm, "takes_linear", lambda *_: False)
-    with pytest.raises(RequestError, match="no plain linear layer"):
-        export(trained["vit"].folder, format="timm", output=tmp_path / "out")
-    assert not list(tmp_path.glob("*out*"))
-
-
 def test_texts_that_keep_their_end_are_refused(trained, tmp_path):
     backbone = load(trained["bert"].folder).classifier.backbone
     both = replace(backbone, preprocess=replace(backbone.preprocess, truncation="head+tail"))
     with pytest.raises(RequestError, match=r"keeps head\+tail: export to onnx"):
         write_tokenizer_config(both, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def hosted(architecture):
+    """Logits by timm's network with a classifier, and by the head on the features of the one without."""
+    torch.manual_seed(0)
+    bare = create_timm(architecture, {"num_classes": 0}).eval()
+    pixels = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        features = bare(pixels).numpy()
+    chance = np.random.default_rng(0)
+    arrays = {"weight": chance.normal(size=(3, features.shape[1])), "bias": chance.normal(size=3)}
+    head = Head("linear", (1,), {name: array.astype(np.float32) for name, array in arrays.items()})
+    backbone = SimpleNamespace(name=architecture, recipe={"architecture": architecture, "arguments": {}})
+    classifier = SimpleNamespace(backbone=backbone, labels=("a", "b", "c"), head=head, temperature=2.0)
+    module, name = with_classifier(classifier, bare.state_dict())
+    module.get_submodule(name).load_state_dict(calibrated_linear(classifier))
+    with torch.no_grad():
+        return module(pixels).numpy(), head.logits(features) / 2
+
+
+@pytest.mark.parametrize(
+    "architecture", ["mobilenetv3_small_050", "convnext_atto", "resnet18", "vit_tiny_patch16_224"]
+)
+def test_timms_families_host_the_head(architecture):
+    found, wanted = hosted(architecture)
+    assert np.abs(found - wanted).max() < 1e-5 * max(1, np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "told"),
+    [("deit_tiny_distilled_patch16_224", "in more than that"), ("dla46_c", "no plain linear layer")],
+)
+def test_a_network_that_cannot_host_it_is_refused(architecture, told):
+    with pytest.raises(RequestError, match=told):
+        hosted(architecture)
 
 
 def test_an_adapter_on_another_run_is_refused_for_peft(trained, tmp_path, monkeypatch):

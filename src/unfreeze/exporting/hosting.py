@@ -90,10 +90,10 @@ def calibrated_linear(classifier: Classifier) -> dict[str, Tensor]:
 
 
 def takes_linear(module: nn.Module, name: str, linear: dict[str, Tensor]) -> bool:
-    """Whether the layer of this name is a plain linear one with a bias, of the head's shape."""
+    """Whether the layer of this name is a linear one with a bias, of the head's shape."""
     layer = module.get_submodule(name)
     return (
-        type(layer) is torch.nn.Linear
+        isinstance(layer, torch.nn.Linear)
         and layer.bias is not None
         and layer.weight.shape == linear["weight"].shape
     )
