@@ -51,7 +51,7 @@ def test_an_exported_model_answers_as_the_page_shows(image_run, image_onnx, tmp_
     (tmp_path / "new").mkdir()
     for name in ("one.jpg", "two.jpg"):
         shutil.copy(picture, tmp_path / "new" / name)
-    ours, theirs = code_of("exporting.md")
+    ours, theirs, *_ = code_of("exporting.md")
     monkeypatch.chdir(tmp_path)
     exec(ours, {})
     assert capsys.readouterr().out.startswith("new/one.jpg ")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.backbones import list_backbones
+from unfreeze.backbones import list_backbones, published_as
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.folder import package_versions
 from unfreeze.choicepages import choice_section
@@ -31,7 +31,7 @@ from unfreeze.evaluate.scores import Scores
 from unfreeze.fitpages import cost_section, fit_sections
 from unfreeze.progress import Clock, Progress
 from unfreeze.report import content
-from unfreeze.report.card import model_card
+from unfreeze.report.card import NAME, model_card
 from unfreeze.report.page import write_report
 from unfreeze.report.projection import project
 from unfreeze.runtime.decode import inspect_image, open_picture
@@ -93,7 +93,7 @@ def write_pages(evidence: Evidence, clock: Clock, progress: Progress) -> content
     with clock.part("report"):
         data = _collect(evidence, baselines, clock)
         write_report(data, evidence.folder / "report.html")
-        write_atomically(evidence.folder / "README.md", model_card(data))
+        write_atomically(evidence.folder / NAME, model_card(data))
     return data
 
 
@@ -118,6 +118,8 @@ def _collect(evidence: Evidence, baselines: tuple[content.Baseline, ...], clock:
             parameters=sum(parameter.numel() for parameter in backbone.module.parameters()),
             dim=backbone.dim,
             licence=licence,
+            # A network trained from random weights has no published one below it.
+            published_as=None if strategy == "scratch" else published_as(backbone),
             notes=backbone.notes,
         ),
         executor=content.ExecutorSummary(

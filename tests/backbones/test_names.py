@@ -7,13 +7,22 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import timm
 import torch
 
-from unfreeze.backbones import catalog, default_backbone, list_backbones, load_backbone, names, offline
+from unfreeze.backbones import (
+    catalog,
+    default_backbone,
+    list_backbones,
+    load_backbone,
+    names,
+    offline,
+    published_as,
+)
 from unfreeze.backbones.names import TORCHVISION
 from unfreeze.contracts import State
 from unfreeze.errors import RequestError
@@ -281,3 +290,24 @@ def test_a_text_repository_is_loaded_from_its_snapshot(
     backbone = load_backbone("someone/encoder", modality="text")
     assert (backbone.name, backbone.family, len(backbone.stages)) == ("someone/encoder", "encoder", 4)
     assert asked == [("someone/encoder", [])]
+
+
+@pytest.mark.parametrize(
+    ("name", "notes", "repository"),
+    [
+        ("resnet50.a1_in1k", (), "timm/resnet50.a1_in1k"),
+        ("vit_tiny_patch16_224.augreg_in21k", (), "timm/vit_tiny_patch16_224.augreg_in21k"),
+        ("resnet50.a1_in1k", ("Weights from the file own.safetensors.",), None),
+        ("all-MiniLM-L6-v2", (), "sentence-transformers/all-MiniLM-L6-v2"),
+        ("tf_efficientnet_lite0", (), None),
+        ("hf-hub:someone/net", (), "someone/net"),
+        ("BAAI/bge-small-en-v1.5", (), "BAAI/bge-small-en-v1.5"),
+        ("a-folder", (), None),
+        ("a.folder", (), None),
+    ],
+)
+def test_a_base_is_named_only_where_its_repository_is_certain(
+    name: str, notes: tuple, repository: str
+) -> None:
+    backbone = SimpleNamespace(name=name, notes=notes)
+    assert published_as(backbone) == repository

@@ -26,6 +26,13 @@ def test_front_matter_holds_what_a_hub_reads(toys):
     assert measured[0] == {"type": "accuracy", "value": 0.8567, "name": "accuracy"}
 
 
+def test_the_base_is_named_where_its_repository_is_known(toys):
+    data = toys.images()
+    assert "base_model" not in front_matter(model_card(data))
+    known = replace(data, backbone=replace(data.backbone, published_as="timm/resnet50.a1_in1k"))
+    assert front_matter(model_card(known))["base_model"] == "timm/resnet50.a1_in1k"
+
+
 def test_a_licence_that_the_hub_does_not_know_is_named(toys):
     data = toys.images()
     odd = front_matter(model_card(replace(data, backbone=replace(data.backbone, licence="DINOv3: research"))))

@@ -3,7 +3,7 @@
 Importing this package loads neither torch, timm nor transformers: each function imports what it needs.
 """
 
-from unfreeze.backbones.catalog import BackboneEntry, default_backbone, list_backbones
+from unfreeze.backbones.catalog import BackboneEntry, default_backbone, list_backbones, published_as
 from unfreeze.backbones.names import load_backbone, rebuild
 from unfreeze.backbones.staging import randomise, rehash, stage_parameters, with_fit
 
@@ -12,6 +12,7 @@ __all__ = [
     "default_backbone",
     "list_backbones",
     "load_backbone",
+    "published_as",
     "randomise",
     "rebuild",
     "rehash",

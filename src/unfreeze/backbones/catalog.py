@@ -6,7 +6,8 @@ import fnmatch
 from dataclasses import dataclass, replace
 
 from unfreeze.backbones.offline import LITE0, MINILM, PACKAGES, find_package
-from unfreeze.contracts import Modality
+from unfreeze.backbones.staging import FROM_FILE
+from unfreeze.contracts import Backbone, Modality
 from unfreeze.errors import missing_extra
 
 
@@ -124,6 +125,30 @@ def default_backbone(modality: Modality) -> tuple[str, str]:
         f"it comes with the pip package {package.distribution}, so nothing is downloaded; {best} "
         f"({size:.0f} M parameters) is ranked higher and would have to be downloaded: --backbone {best}"
     )
+
+
+def published_as(backbone: Backbone) -> str | None:
+    """The hub repository that publishes the weights from which this backbone was loaded, where that is certain."""
+    if any(note.startswith(FROM_FILE) for note in backbone.notes):
+        return None
+    name = backbone.name
+    identity = name.removeprefix("hf-hub:")
+    if identity.count("/") == 1:
+        return identity
+    package = next((package for package in PACKAGES if package.backbone == name), None)
+    if package is not None:
+        return package.published
+    entry = next((entry for entry in CATALOG if entry.name == name), None)
+    if entry is None and "." in name:
+        return f"timm/{name}" if _is_published_by_timm(name) else None
+    return entry.source if entry is not None and "/" in entry.source else None
+
+
+def _is_published_by_timm(name: str) -> bool:
+    import timm
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
+    return config is not None and config.hf_hub_id == f"timm/{name}"
 
 
 def list_backbones(pattern: str | None = None) -> tuple[BackboneEntry, ...]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # What is fetched from a hub repository: never its code, nor the same weights in other formats.
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "1_Pooling/config.json")
 # The classification class of these model types reads the base model's own pooler.
-_POOLER_TYPES = ("bert",)
+POOLER_TYPES = ("bert",)
 # Keys of a configuration that name machines, versions or code instead of the architecture.
 _NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "auto_map", "torch_dtype", "dtype")
 
@@ -188,7 +188,7 @@ def _choose_pooling(
 ) -> Pooling:
     if asked == "native" and causal:
         return "last"  # what the classification classes of decoders read
-    if asked == "native" and config.model_type not in _POOLER_TYPES:
+    if asked == "native" and config.model_type not in POOLER_TYPES:
         raise RequestError(
             f"{name} ({config.model_type}) has no pretrained pooler of its own: "
             "choose the pooling mean, cls or last."
@@ -254,7 +254,7 @@ def _named_class(name: str) -> Any:
 def pooler_argument(model_class: Any, config: Any, *, native: bool) -> dict[str, bool]:
     """The argument that leaves a pooler out unless it is read: an unused one would hold untrained weights."""
     takes_it = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-    return {"add_pooling_layer": native and config.model_type in _POOLER_TYPES} if takes_it else {}
+    return {"add_pooling_layer": native and config.model_type in POOLER_TYPES} if takes_it else {}
 
 
 def _architecture(config: Any) -> dict[str, object]:

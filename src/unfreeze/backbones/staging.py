@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Two orders of summation of the same float32 network differ by about 1e-6 of its outputs; a wrong cut was
 # seen to differ by 5e-3. The tolerance stands between.
 RELATIVE_TOLERANCE = 1e-5
+# How the note of a backbone begins whose weights a person gave: a name says nothing about them.
+FROM_FILE = "Weights from the file"
 
 
 def assign_tensors(module: nn.Module, owners: Sequence[tuple[str, tuple[str, ...]]]) -> tuple[Stage, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unfreeze.backbones.staging import hash_weights, load_tensors
+from unfreeze.backbones.staging import FROM_FILE, hash_weights, load_tensors
 from unfreeze.backbones.timm_ import TimmBackbone, assemble, stage
 from unfreeze.backbones.timm_families import OPAQUE, family_of
 from unfreeze.errors import RequestError
@@ -38,7 +38,7 @@ def load_timm(name: str, *, image_size: int | None = None, weights: Path | None 
     if weights is not None:
         module = create_timm(name, arguments)
         load_weight_file(module, weights)
-        notes = (*notes, f"Weights from the file {weights.name}.")
+        notes = (*notes, f"{FROM_FILE} {weights.name}.")
         return assemble(
             module, name, architecture=name, arguments=arguments, image_size=image_size, notes=notes
         )

@@ -12,7 +12,9 @@ from unfreeze.cli.options import JsonOutput
 
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a trained run.")],
-    format: Annotated[str, typer.Option(help="onnx, openvino, pt2 or torchscript.")] = "onnx",
+    format: Annotated[
+        str, typer.Option(help="onnx, openvino, pt2, torchscript; a folder: transformers, timm, peft.")
+    ] = "onnx",
     output: Annotated[
         Path | None, typer.Option(help="The folder to make. (default: exported/FORMAT in the run)")
     ] = None,
@@ -20,12 +22,22 @@ def export(
         str | None,
         typer.Option(help="Labelled rows to check it with, where the run's own data is not at hand."),
     ] = None,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME", help="Upload the folder to this repository of the Hugging Face hub."
+        ),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Create that repository as a private one.")
+    ] = False,
     json_output: JsonOutput = False,
 ) -> None:
-    """Write RUN as a file that gives the same answers, or write nothing.
+    """Write RUN as a file, or a folder of another library, that gives the same answers, or write nothing.
 
-    Real rows go through the trained model and through the file, from their raw bytes. Example:
-    [bold]unfreeze export runs/photos --format onnx[/bold]
+    Real rows go through the trained model and through the file, from their raw bytes. Examples:
+    [bold]unfreeze export runs/photos --format onnx[/bold],
+    [bold]unfreeze export runs/photos --format timm --push-to-hub me/photos[/bold]
     """
     from unfreeze.cli.console import TerminalProgress, print_json
     from unfreeze.exporting.run import export as run_export
@@ -36,6 +48,8 @@ def export(
         format=format,
         output=output,
         data=data,
+        push_to_hub=push_to_hub,
+        private=private,
         progress=Silent() if json_output else TerminalProgress(),
     )
     if json_output:
@@ -47,3 +61,5 @@ def export(
         f"of a probability {parity.gap:.1e}, accuracy {parity.accuracy[1]:.1%} as before."
     )
     typer.echo(str(done.file))
+    if done.address is not None:
+        typer.echo(done.address)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,29 +19,40 @@ from unfreeze.bundle.classifier import Classifier
 from unfreeze.errors import missing_extra
 from unfreeze.exporting.network import Network, dynamic_shapes, example, input_names
 from unfreeze.runtime.card import KEY
-from unfreeze.runtime.exported import Graph
+from unfreeze.runtime.exported import Graph, Raw
 
 # What onnxruntime has supported since 2024, and what the dynamo exporter writes without conversion.
 OPSET = 20
 OUTPUTS = ("logits", "probabilities")
+# From raw inputs to probabilities (inputs, classes), in the order of the classifier's labels.
+Answers = Callable[[Sequence[Raw]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Written:
-    """The main file of an export, with what wrote it and what a person should know."""
+    """The main file of an export, or its folder, with what wrote it and what a person should know.
+
+    ``use``: how it is loaded, in Markdown, for the card.
+    """
 
     file: Path
     made_with: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    use: str = ""
 
 
 @dataclass(frozen=True)
 class Format:
-    """``write`` puts the classifier into a folder, ``open`` gives the graph of the file, ``describe`` adds the card."""
+    """``write`` puts the classifier into a folder, ``open`` gives the graph of the file, ``describe`` adds the card.
+
+    ``open`` is given the classifier for the names of its inputs, and for the network below an adapter. ``answer``, of
+    formats that another library reads, gives that library's answers to raw inputs with its own preprocessing.
+    """
 
     write: Callable[[Classifier, Path], Written]
-    open: Callable[[Path, tuple[str, ...]], Graph]
+    open: Callable[[Path, Classifier], Graph]
     describe: Callable[[Path, str], None]
+    answer: Callable[[Path, Classifier], Answers] | None = None
 
 
 def write_onnx(classifier: Classifier, folder: Path) -> Written:
@@ -76,10 +87,11 @@ def write_onnx(classifier: Classifier, folder: Path) -> Written:
     return Written(file, made, tuple(notes))
 
 
-def open_onnx(file: Path, names: tuple[str, ...]) -> Graph:
+def open_onnx(file: Path, classifier: Classifier) -> Graph:
     """The graph in onnxruntime, on the processor."""
     import onnxruntime
 
+    names = input_names(classifier.backbone)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return lambda arrays: tuple(session.run(list(OUTPUTS), {name: arrays[name] for name in names}))
 
@@ -104,11 +116,11 @@ def write_torchscript(classifier: Classifier, folder: Path) -> Written:
     return Written(file, {"torch": version("torch")}, (note,))
 
 
-def open_torchscript(file: Path, names: tuple[str, ...]) -> Graph:
+def open_torchscript(file: Path, classifier: Classifier) -> Graph:
     """The graph as PyTorch runs it."""
     with _quiet():
         module = torch.jit.load(str(file))  # type: ignore[no-untyped-call]
-    return _through_torch(module, names)
+    return _through_torch(module, input_names(classifier.backbone))
 
 
 def write_pt2(classifier: Classifier, folder: Path) -> Written:
@@ -123,11 +135,11 @@ def write_pt2(classifier: Classifier, folder: Path) -> Written:
     return Written(file, {"torch": version("torch")}, (note,))
 
 
-def open_pt2(file: Path, names: tuple[str, ...]) -> Graph:
+def open_pt2(file: Path, classifier: Classifier) -> Graph:
     """The program as PyTorch runs it."""
     with _quiet():
         module = torch.export.load(str(file)).module()
-    return _through_torch(module, names)
+    return _through_torch(module, input_names(classifier.backbone))
 
 
 def write_openvino(classifier: Classifier, folder: Path) -> Written:
@@ -144,10 +156,11 @@ def write_openvino(classifier: Classifier, folder: Path) -> Written:
     return Written(file, dict(written.made_with) | {"openvino": version("openvino")}, written.notes)
 
 
-def open_openvino(file: Path, names: tuple[str, ...]) -> Graph:
+def open_openvino(file: Path, classifier: Classifier) -> Graph:
     """The graph compiled for this processor, in float32 as it was written."""
     import openvino as ov
 
+    names = input_names(classifier.backbone)
     compiled = ov.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(arrays: dict[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -158,7 +171,7 @@ def open_openvino(file: Path, names: tuple[str, ...]) -> Graph:
     return run
 
 
-def _no_card(file: Path, card: str) -> None:
+def no_card(file: Path, card: str) -> None:
     """The card lies beside: the format has no place for it that its own tools keep."""
 
 
@@ -181,7 +194,7 @@ def _quiet() -> Iterator[None]:
 
 FORMATS: Mapping[str, Format] = {
     "onnx": Format(write_onnx, open_onnx, describe_onnx),
-    "openvino": Format(write_openvino, open_openvino, _no_card),
-    "pt2": Format(write_pt2, open_pt2, _no_card),
-    "torchscript": Format(write_torchscript, open_torchscript, _no_card),
+    "openvino": Format(write_openvino, open_openvino, no_card),
+    "pt2": Format(write_pt2, open_pt2, no_card),
+    "torchscript": Format(write_torchscript, open_torchscript, no_card),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,11 +16,15 @@ from unfreeze.bundle.folder import BUNDLE
 from unfreeze.bundle.loading import Loaded, load
 from unfreeze.data.dataset import UNLABELLED, Dataset
 from unfreeze.errors import RequestError, UnfreezeError, did_you_mean
-from unfreeze.exporting.formats import FORMATS, Format, Written
-from unfreeze.exporting.network import input_names
+from unfreeze.exporting.cards import exported_card, lineage_without_folders
+from unfreeze.exporting.formats import FORMATS, Answers, Format, Written
+from unfreeze.exporting.hosting import refusal
+from unfreeze.exporting.hub import check_hub, push
+from unfreeze.exporting.libraries import LIBRARIES, OwnWay, check_own_way
 from unfreeze.exporting.parity import Parity, check
 from unfreeze.model import Model
 from unfreeze.progress import Progress, Silent
+from unfreeze.report.card import NAME
 from unfreeze.runtime.card import FILE, Card, read_card
 from unfreeze.runtime.exported import TOKENIZER, Exported, tokenizer_beside
 from unfreeze.runtime.files import file_hash, write_atomically
@@ -28,17 +33,22 @@ from unfreeze.training.reopening import open_source
 # A difference that hits one row in a hundred is missed by two hundred rows once in seven times.
 LEAST_ROWS = 200
 PLACE = "exported"
+CHOICES: Mapping[str, Format] = {**FORMATS, **LIBRARIES}
 
 
 @dataclass(frozen=True)
 class Export:
-    """Files that passed the gate: ``file`` is the model, its card and what it needs lie beside it."""
+    """Files that passed the gate: ``file`` is the model, its card and what it needs lie beside it.
+
+    For a format that another library reads, ``file`` is the folder. ``address``: where it was uploaded to, or None.
+    """
 
     file: Path
     format: str
     card: Card
     parity: Parity
     notes: tuple[str, ...]
+    address: str | None = None
 
     def to_dict(self) -> dict[str, object]:
         """What ``export --json`` prints."""
@@ -48,6 +58,7 @@ class Export:
             "parity": self.parity.to_dict(),
             "notes": list(self.notes),
             "made_with": dict(self.card.made_with),
+            "address": self.address,
         }
 
 
@@ -57,19 +68,29 @@ def export(
     format: str = "onnx",
     output: Path | None = None,
     data: str | None = None,
+    push_to_hub: str | None = None,
+    private: bool = False,
     progress: Progress | None = None,
 ) -> Export:
     """Export a run; a file that does not give its answers on real rows is not left behind.
 
     ``output``: the folder to make (default: ``exported/FORMAT`` in the run). ``data``: labelled rows for the gate,
-    where those that the run was trained on are not at hand. Raises RequestError for a wrong request, UnfreezeError when
-    the export fails or does not agree.
+    where those that the run was trained on are not at hand. ``push_to_hub``: the repository, ``OWNER/NAME``, to upload
+    the folder to; ``private`` if it is created. Raises RequestError for a wrong request, UnfreezeError when the export
+    fails, does not agree, or cannot be uploaded.
     """
     progress = progress or Silent()
-    if format not in FORMATS:
-        near = did_you_mean(format, FORMATS)
-        raise RequestError(f"--format {format!r} is unknown: choose {', '.join(FORMATS)}.{near}")
+    if private and push_to_hub is None:
+        raise RequestError("--private belongs to --push-to-hub OWNER/NAME: give both or neither.")
+    if format not in CHOICES:
+        near = did_you_mean(format, CHOICES)
+        raise RequestError(f"--format {format!r} is unknown: choose {', '.join(CHOICES)}.{near}")
+    if push_to_hub is not None:
+        check_hub(push_to_hub)
     loaded = load(run)
+    refused = refusal(loaded.classifier, format)
+    if refused:
+        raise RequestError(f"--format {format}: {refused}")
     folder = run / PLACE / format if output is None else output
     if folder.exists():
         raise RequestError(f"{folder} exists already. Choose another --output, or remove it first.")
@@ -85,13 +106,14 @@ def export(
         made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return replace(done, file=folder / done.file.name)
+    address = None if push_to_hub is None else push(folder, push_to_hub, private=private)
+    return replace(done, file=folder / done.file.relative_to(made), address=address)
 
 
 def _write(
     loaded: Loaded, folder: Path, format: str, dataset: Dataset, rows: NDArray[np.intp], progress: Progress
 ) -> Export:
-    classifier, kind = loaded.classifier, FORMATS[format]
+    classifier, kind = loaded.classifier, CHOICES[format]
     written = kind.write(classifier, folder)
     for note in written.notes:
         progress.say(note)
@@ -110,9 +132,16 @@ def _write(
         raise UnfreezeError(
             f"The exported {format} does not give the trained model's answers, so it was deleted: {parity.problem}."
         )
-    card = replace(card, parity=parity.to_dict())
+    measured, notes = parity.to_dict(), written.notes
+    if kind.answer is not None:
+        own = _own_way(kind.answer, folder, exported, classifier, dataset, rows[kept], reference[kept])
+        measured["own_preprocessing"] = own.to_dict()
+        notes = (*notes, own.sentence(format))
+        progress.say(notes[-1])
+    card = replace(card, parity=measured)
     _describe(kind, written, folder, card)
-    return Export(written.file, format, card, parity, written.notes)
+    write_atomically(folder / NAME, exported_card(loaded, written, format))
+    return Export(written.file, format, card, parity, notes)
 
 
 def _describe(kind: Format, written: Written, folder: Path, card: Card) -> None:
@@ -125,13 +154,36 @@ def _reload(kind: Format, written: Written, folder: Path, classifier: Classifier
     """The export as a user will load it, from its files alone."""
     card = read_card((folder / FILE).read_text(encoding="utf-8"), source=str(folder / FILE))
     try:
-        graph = kind.open(written.file, input_names(classifier.backbone))
+        graph = kind.open(written.file, classifier)
     except Exception as problem:  # every runtime has errors of its own
         first = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
         raise UnfreezeError(
             f"The exported {card.format} cannot be loaded, so it was deleted: {first}."
         ) from None
-    return Exported(graph, card, tokenizer_beside(written.file))
+    return Exported(graph, card, tokenizer_beside(folder / FILE))
+
+
+def _own_way(
+    open_answers: Callable[[Path, Classifier], Answers],
+    folder: Path,
+    exported: Exported,
+    classifier: Classifier,
+    dataset: Dataset,
+    rows: NDArray[np.intp],
+    reference: NDArray[np.float64],
+) -> OwnWay:
+    """How the library answers with its own preprocessing; UnfreezeError where it does so too differently."""
+    try:
+        answer = open_answers(folder, classifier)
+        own = check_own_way(answer, exported, classifier, dataset, rows, reference)
+    except Exception as problem:  # every library has errors of its own
+        first = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+        raise UnfreezeError(
+            f"The exported {exported.card.format} cannot be used by its library, so it was deleted: {first}."
+        ) from None
+    if own.problem:
+        raise UnfreezeError(f"The exported {exported.card.format} was deleted, since {own.problem}.")
+    return own
 
 
 def _card(loaded: Loaded, format: str, written: Written) -> Card:
@@ -145,7 +197,7 @@ def _card(loaded: Loaded, format: str, written: Written) -> Card:
         strategy=bundle.strategy,
         run=file_hash(loaded.folder / BUNDLE),
         backbone=bundle.backbone.weights_hash,
-        lineage=bundle.lineage,
+        lineage=lineage_without_folders(bundle.lineage),
         made_with=written.made_with,
     )
 

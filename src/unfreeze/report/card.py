@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from unfreeze.report import tables, words
 from unfreeze.report.content import ReportData, Table
 
+NAME = "README.md"
 MOST_CLASSES = 100
 # Licence identifiers that the hub knows; anything else is written as "other" with its name.
 KNOWN_LICENCES = frozenset(
@@ -39,35 +40,35 @@ def model_card(data: ReportData) -> str:
     file, raw = USED_ON[data.modality]
     parts = [
         f"---\n{_front_matter(data)}---",
-        f"# {_plain(words.title(data))}",
-        _plain(words.lead(data)),
-        f"**{_plain(words.verdict(data))}**",
-        *(_plain(sentence) for sentence in words.comparisons(data)),
+        f"# {plain(words.title(data))}",
+        plain(words.lead(data)),
+        f"**{plain(words.verdict(data))}**",
+        *(plain(sentence) for sentence in words.comparisons(data)),
         "## Use",
         "\n".join(("```sh", f"unfreeze predict RUN_FOLDER {file}", "```")),
         f'```python\nimport unfreeze\n\nmodel = unfreeze.load("RUN_FOLDER")\nmodel.predict(["{raw}"])\n```',
         _intended(data),
         "## Scores",
         f"Test: {words.number(data.test.n)} rows that training never saw. "
-        f"Validation: {_plain(data.validation_how)}.",
+        f"Validation: {plain(data.validation_how)}.",
         _markdown(_scores(data)),
-        _plain(words.calibration_text(data)),
-        _plain(words.threshold_text(data)),
+        plain(words.calibration_text(data)),
+        plain(words.threshold_text(data)),
         "## Beside simpler answers",
         _markdown(_baselines(data)),
         "## Classes",
         _classes(data),
         "## Data",
-        _plain(
+        plain(
             f"{words.number(data.data.rows)} labelled {words.KINDS[data.modality]} from {data.data.source}: "
             + ", ".join(f"{words.number(sum(rows))} for {part}" for part, rows in data.data.filled.items())
             + f". Fingerprint {data.fingerprint}."
         ),
         "## Limits",
-        "\n".join(f"- {_plain(sentence)}" for sentence in _limits(data)),
+        "\n".join(f"- {plain(sentence)}" for sentence in _limits(data)),
         "## How it was made",
         _code_block(data.command),
-        _plain(", ".join(f"{name} {version}" for name, version in data.versions.items())),
+        plain(", ".join(f"{name} {version}" for name, version in data.versions.items())),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -82,6 +83,7 @@ def _front_matter(data: ReportData) -> str:
         "library_name": "unfreeze",
         "pipeline_tag": task,
         "tags": ["unfreeze", task, "transfer-learning", data.strategy, words.printable(data.backbone.name)],
+        **({} if data.backbone.published_as is None else {"base_model": data.backbone.published_as}),
         "metrics": ["accuracy", "f1"],
         "model-index": [
             {
@@ -127,7 +129,7 @@ def _intended(data: ReportData) -> str:
     shown = ", ".join(f"'{name}'" for name in names[:10]) + (
         f" and {len(names) - 10} more" if len(names) > 10 else ""
     )
-    return _plain(f"Meant for {kind} like those it was trained on, to tell apart: {shown}.")
+    return plain(f"Meant for {kind} like those it was trained on, to tell apart: {shown}.")
 
 
 def _scores(data: ReportData) -> Table:
@@ -171,12 +173,12 @@ def _limits(data: ReportData) -> list[str]:
 
 def _markdown(table: Table) -> str:
     rule = ["---:" if index in table.numeric else "---" for index in range(len(table.columns))]
-    lines: list[Sequence[str]] = [[_plain(name) for name in table.columns], rule]
-    lines += [[_plain(cell) for cell in row] for row in table.rows]
+    lines: list[Sequence[str]] = [[plain(name) for name in table.columns], rule]
+    lines += [[plain(cell) for cell in row] for row in table.rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """The text on one line, with everything that Markdown or HTML would read as a mark taken literally."""
     one_line = " ".join(words.printable(text).split())
     html = one_line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -140,7 +140,10 @@ class DataSummary:
 
 @dataclass(frozen=True)
 class BackboneSummary:
-    """The pretrained network: its name, family, size and licence."""
+    """The pretrained network: its name, family, size and licence.
+
+    ``published_as``: the hub repository that holds its weights, or None.
+    """
 
     name: str
     family: str
@@ -148,6 +151,7 @@ class BackboneSummary:
     dim: int
     source: str = ""
     licence: str | None = None
+    published_as: str | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -73,7 +73,7 @@ class Exported:
 
     def __init__(self, graph: Graph, card: Card, tokenizer: bytes | None) -> None:
         self.card = card
-        self._graph = graph
+        self.graph = graph
         self._reads = card.reads
         self._encoder: TextEncoder | None = None
         if isinstance(self._reads, TextPreprocess):
@@ -132,10 +132,14 @@ class Exported:
 
     def run(self, prepared: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Logits and calibrated probabilities, each (inputs, classes), of one batch."""
+        return self.graph(self.batch(prepared))
+
+    def batch(self, prepared: Sequence[NDArray[Any]]) -> Arrays:
+        """The arrays that the graph reads, by name."""
         if not isinstance(self._reads, TextPreprocess):
-            return self._graph({"images": np.stack(prepared)})
+            return {"images": np.stack(prepared)}
         ids, mask = pad_ids(prepared, self._reads.pad_id, most=self._reads.max_length)
-        return self._graph({"ids": ids, "mask": mask})
+        return {"ids": ids, "mask": mask}
 
     def _raw(self, item: Any) -> Raw | Exception:
         if self._encoder is not None:

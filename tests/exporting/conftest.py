@@ -1,0 +1,126 @@
+"""Small runs that other libraries can hold, and one export of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+FEW = {"epochs": 1, "views": 1, "batch_size": 8, "precision": "fp32", "device": "cpu"}
+VOCABULARY = (
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "meeting",
+    "report",
+    "Monday",
+    "election",
+    "storm",
+    "prize",
+    "cash",
+)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A run, the folder that it was exported to, in which format, and where its base lies if it needs one."""
+
+    run: object
+    folder: Path
+    format: str
+    base: Path | None = None
+
+
+@pytest.fixture(scope="session")
+def vit_weights(tmp_path_factory):
+    """A file of weights for a tiny vision transformer."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory):
+    """A tiny random BERT with its pooler, and a tokenizer of the mails' words."""
+    import json
+
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel
+
+    from unfreeze.backbones.hf_loading import quiet_transformers
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    config = BertConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        vocab_size=len(VOCABULARY),
+        max_position_embeddings=40,
+    )
+    with quiet_transformers():
+        BertModel(config).save_pretrained(folder)
+    words = {word: index for index, word in enumerate(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(photos, mails, vit_weights, bert_folder, tmp_path_factory):
+    """Four runs by name: LoRA on images, on texts read in two ways, and a thawed Lite0."""
+    import unfreeze
+
+    vit, bert = f"timm:test_vit@{vit_weights}", str(bert_folder)
+    wanted = {
+        "vit": (photos, {"strategy": "lora", "backbone": vit, "image_size": 32}),
+        "lite0": (photos, {"strategy": "partial", "backbone": "efficientnet-lite0", "image_size": 64}),
+        "bert": (mails, {"strategy": "lora", "backbone": bert, "max_length": 8, "pooling": "native"}),
+        "mean": (mails, {"strategy": "lora", "backbone": bert, "max_length": 8, "pooling": "mean"}),
+    }
+    runs = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        for place in ("engine.choice", "model"):
+            patch.setattr(f"unfreeze.{place}.available_executors", lambda device: ("torch-fp32",))
+        for name, (data, settings) in wanted.items():
+            folder = tmp_path_factory.mktemp(name)
+            patch.setenv("UNFREEZE_CACHE", str(folder / "cache"))
+            runs[name] = unfreeze.train(str(data), output_dir=folder / "run", **FEW, **settings)
+    return runs
+
+
+@pytest.fixture(scope="session")
+def shared(trained, vit_weights, bert_folder, tmp_path_factory):
+    """Each of the runs in the formats that can hold it."""
+    from unfreeze.exporting.run import export
+
+    wanted = (
+        ("lite0", "timm", None),
+        ("vit", "transformers", None),
+        ("vit", "peft", vit_weights),
+        ("bert", "transformers", None),
+        ("bert", "peft", bert_folder),
+        ("mean", "peft", bert_folder),
+    )
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setattr("unfreeze.model.available_executors", lambda device: ("torch-fp32",))
+        for name, format, base in wanted:
+            folder = tmp_path_factory.mktemp("shared") / f"{name}-{format}"
+            export(trained[name].folder, format=format, output=folder)
+            made[name, format] = Shared(trained[name], folder, format, base)
+    return made
