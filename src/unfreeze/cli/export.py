@@ -46,4 +46,6 @@ def export(
         f"{parity.rows:,} real rows from their raw bytes: {parity.agreement:.1%} answered alike, largest difference "
         f"of a probability {parity.gap:.1e}, accuracy {parity.accuracy[1]:.1%} as before."
     )
+    if done.pixels is not None:
+        typer.echo(done.pixels.sentence)
     typer.echo(str(done.file))

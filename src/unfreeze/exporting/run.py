@@ -18,11 +18,13 @@ from unfreeze.errors import RequestError, UnfreezeError, did_you_mean
 from unfreeze.exporting.formats import FORMATS, Format, Written
 from unfreeze.exporting.network import input_names
 from unfreeze.exporting.parity import Parity, check
+from unfreeze.exporting.pixels import Pixels, check_pixels
 from unfreeze.model import Model
 from unfreeze.progress import Progress, Silent
 from unfreeze.runtime.card import FILE, Card, read_card
 from unfreeze.runtime.exported import TOKENIZER, Exported, tokenizer_beside
 from unfreeze.runtime.files import file_hash, write_atomically
+from unfreeze.runtime.preprocess import ImagePreprocess
 from unfreeze.training.reopening import open_source
 
 # A difference that hits one row in a hundred is missed by two hundred rows once in seven times.
@@ -39,13 +41,14 @@ class Export:
     card: Card
     parity: Parity
     notes: tuple[str, ...]
+    pixels: Pixels | None = None
 
     def to_dict(self) -> dict[str, object]:
         """What ``export --json`` prints."""
         return {
             "file": str(self.file),
             "format": self.format,
-            "parity": self.parity.to_dict(),
+            "parity": dict(self.card.parity),
             "notes": list(self.notes),
             "made_with": dict(self.card.made_with),
         }
@@ -110,9 +113,28 @@ def _write(
         raise UnfreezeError(
             f"The exported {format} does not give the trained model's answers, so it was deleted: {parity.problem}."
         )
-    card = replace(card, parity=parity.to_dict())
+    pixels = _with_preprocess(exported, folder, dataset, rows[kept], reference[kept])
+    measured = parity.to_dict() | ({} if pixels is None else {"preprocess": pixels.to_dict()})
+    card = replace(card, parity=measured)
     _describe(kind, written, folder, card)
-    return Export(written.file, format, card, parity, written.notes)
+    return Export(written.file, format, card, parity, written.notes, pixels)
+
+
+def _with_preprocess(
+    exported: Exported, folder: Path, dataset: Dataset, rows: NDArray[np.intp], reference: NDArray[np.float64]
+) -> Pixels | None:
+    """Put ``preprocess.onnx`` beside an ONNX model that reads images, behind the same gate."""
+    preprocess = exported.card.reads
+    if exported.card.format != "onnx" or not isinstance(preprocess, ImagePreprocess):
+        return None
+    from unfreeze.exporting.resizing import write_preprocess
+
+    pixels = check_pixels(write_preprocess(preprocess, folder), exported, dataset, rows, reference)
+    if pixels.problem:
+        raise UnfreezeError(
+            f"preprocess.onnx does not give the trained model's pixels, so the export was deleted: {pixels.problem}."
+        )
+    return pixels
 
 
 def _describe(kind: Format, written: Written, folder: Path, card: Card) -> None:
