@@ -1,8 +1,23 @@
-"""Toys of exporting: files whose bytes are decoded in ways of their own."""
+"""Toys of exporting: a network that was written once, and files whose bytes are decoded in ways of their own."""
+
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+
+
+@pytest.fixture
+def quick_onnx(image_onnx, monkeypatch):
+    """Exports to ONNX take the network that was written once."""
+
+    from unfreeze.exporting import formats
+
+    def write(classifier, folder):
+        return formats.Written(shutil.copy(image_onnx.file, folder / "model.onnx"), {})
+
+    monkeypatch.setitem(formats.FORMATS, "onnx", replace(formats.FORMATS["onnx"], write=write))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Pixels decoded by any program reach the trained model's answer through ``preprocess.onnx``, or no file is left."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,21 +10,11 @@ from PIL import Image
 
 from unfreeze import runtime
 from unfreeze.errors import UnfreezeError
-from unfreeze.exporting import formats, resizing
+from unfreeze.exporting import resizing
 from unfreeze.exporting.run import export
 from unfreeze.runtime.decode import decode_image, decode_picture
 
 pytestmark = pytest.mark.usefixtures("plain_torch")
-
-
-@pytest.fixture
-def quick_onnx(image_onnx, monkeypatch):
-    """Exports to ONNX take the network that was written once."""
-
-    def write(classifier, folder):
-        return formats.Written(shutil.copy(image_onnx.file, folder / "model.onnx"), {})
-
-    monkeypatch.setitem(formats.FORMATS, "onnx", replace(formats.FORMATS["onnx"], write=write))
 
 
 @pytest.fixture
