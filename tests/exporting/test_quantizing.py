@@ -95,6 +95,19 @@ def test_a_file_that_is_not_worth_having_is_not_left_behind(image_run, quick_onn
     assert (card["int8"]["shipped"], card["int8"]["flips"]) == (False, 0)
 
 
+def test_where_it_cannot_be_quantised_the_export_stays_and_the_reason_is_said(
+    image_run, quick_onnx, tmp_path, monkeypatch
+):
+    def broken(*_):
+        raise RuntimeError("an operator is not known")
+
+    monkeypatch.setattr(quantizing, "write_int8", broken)
+    done = export(image_run.run.folder, quantize=True, output=tmp_path / "out")
+    assert done.file.is_file()
+    assert not (tmp_path / "out" / FILE).exists()
+    assert "cannot quantise this network (an operator is not known)" in done.int8.sentence
+
+
 def test_other_formats_are_refused_in_a_sentence(image_run, tmp_path, command):
     wanted = ("export", image_run.run.folder, "--quantize", "--format", "pt2", "--output", tmp_path / "out")
     done = command(*wanted)

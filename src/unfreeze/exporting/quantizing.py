@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,17 @@ class Int8:
     """What was measured on this machine, float32 first: ``seconds`` a batch by its size, accuracy, bytes.
 
     ``flips`` of the gate's ``rows`` are answered otherwise than by the trained model. ``method`` is static or dynamic.
-    ``reason`` says why the file is not left behind, or is empty.
+    ``reason`` says why the file is not left behind, or is empty; where it could not be written, nothing else is said.
     """
 
-    method: str
-    calibration_rows: int
-    seconds: Mapping[int, tuple[float, float]]
-    accuracy: tuple[float, float]
-    rows: int
-    flips: int
-    bytes: tuple[int, int]
     reason: str
+    method: str = ""
+    calibration_rows: int = 0
+    seconds: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    accuracy: tuple[float, float] = (0.0, 0.0)
+    rows: int = 0
+    flips: int = 0
+    bytes: tuple[int, int] = (0, 0)
 
     @property
     def shipped(self) -> bool:
@@ -55,6 +55,8 @@ class Int8:
     @property
     def sentence(self) -> str:
         """What was measured, and what came of it."""
+        if not self.seconds:
+            return f"No {FILE}: {self.reason}."
         times = ", ".join(
             f"{before / after:.2f} times as fast with batches of {size}"
             for size, (before, after) in self.seconds.items()
@@ -77,16 +79,21 @@ def quantize(
     rows: NDArray[np.intp],
     reference: NDArray[np.float64],
     calibration: NDArray[np.intp],
-) -> tuple[Int8, Parity]:
+) -> tuple[Int8, Parity | None]:
     """Write ``model.int8.onnx`` beside ``file``, measure it on ``rows``, and delete it unless it is worth having.
 
     ``reference``: the trained model's probabilities (rows, classes). ``calibration``: training rows.
     """
     plain, target = load(file), file.with_name(FILE)
-    method = write_int8(file, target, plain, _prepared(plain, dataset, calibration))
-    small = load(target)
+    try:
+        method = write_int8(file, target, plain, _prepared(plain, dataset, calibration))
+        small = load(target)
+        seconds = measure_seconds((plain, small), _prepared(plain, dataset, rows[: max(BATCHES)]))
+    except Exception as problem:  # onnxruntime's tools raise what their passes do
+        target.unlink(missing_ok=True)
+        first = (str(problem).splitlines() or [type(problem).__name__])[0][:160]
+        return Int8(reason=f"onnxruntime cannot quantise this network ({first})"), None
     parity = check(small, dataset, rows, reference)
-    seconds = measure_seconds((plain, small), _prepared(plain, dataset, rows[: max(BATCHES)]))
     measured = Int8(
         method=method,
         calibration_rows=len(calibration) if method == "static" else 0,

@@ -97,9 +97,7 @@ def export(
         why = problem.strerror or problem
         raise RequestError(f"{folder} cannot be written ({why}): choose another --output.") from None
     try:
-        done = _write(loaded, made, format, dataset, rows, progress)
-        if calibration is not None:
-            done = _with_int8(loaded, done, dataset, rows, calibration)
+        done = _write(loaded, made, format, dataset, rows, calibration, progress)
         made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -107,7 +105,13 @@ def export(
 
 
 def _write(
-    loaded: Loaded, folder: Path, format: str, dataset: Dataset, rows: NDArray[np.intp], progress: Progress
+    loaded: Loaded,
+    folder: Path,
+    format: str,
+    dataset: Dataset,
+    rows: NDArray[np.intp],
+    calibration: NDArray[np.intp] | None,
+    progress: Progress,
 ) -> Export:
     classifier, kind = loaded.classifier, FORMATS[format]
     written = kind.write(classifier, folder)
@@ -132,7 +136,10 @@ def _write(
     measured = parity.to_dict() | ({} if pixels is None else {"preprocess": pixels.to_dict()})
     card = replace(card, parity=measured)
     _describe(kind, written.file, card)
-    return Export(written.file, format, card, parity, written.notes, pixels)
+    done = Export(written.file, format, card, parity, written.notes, pixels)
+    if calibration is None:
+        return done
+    return _with_int8(done, dataset, rows[kept], reference[kept], calibration)
 
 
 def _with_preprocess(
@@ -153,15 +160,17 @@ def _with_preprocess(
 
 
 def _with_int8(
-    loaded: Loaded, done: Export, dataset: Dataset, rows: NDArray[np.intp], calibration: NDArray[np.intp]
+    done: Export,
+    dataset: Dataset,
+    rows: NDArray[np.intp],
+    reference: NDArray[np.float64],
+    calibration: NDArray[np.intp],
 ) -> Export:
     """Put ``model.int8.onnx`` beside the model where that is worth it, and say in both cards what was measured."""
-    reference, unreadable = Model(loaded.classifier).probabilities(dataset.samples.select(rows))
-    kept = np.array([place not in unreadable for place in range(len(rows))], dtype=bool)
-    int8, parity = quantize_file(done.file, dataset, rows[kept], reference[kept], calibration)
+    int8, parity = quantize_file(done.file, dataset, rows, reference, calibration)
     card = replace(done.card, int8=int8.to_dict())
     kind = FORMATS[done.format]
-    if int8.shipped:
+    if parity is not None and int8.shipped:
         kind.describe(done.file.with_name(INT8), replace(card, parity=parity.to_dict()).to_json())
     _describe(kind, done.file, card)
     return replace(done, card=card, int8=int8)
