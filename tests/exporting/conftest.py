@@ -1,11 +1,14 @@
-"""Small runs that other libraries can hold, and one export of each."""
+"""Exports that are made once, small runs that other libraries can hold, files decoded in ways of their own."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 FEW = {"epochs": 1, "views": 1, "batch_size": 8, "precision": "fp32", "device": "cpu"}
 VOCABULARY = (
@@ -124,3 +127,36 @@ def shared(trained, vit_weights, bert_folder, tmp_path_factory):
             export(trained[name].folder, format=format, output=folder)
             made[name, format] = Shared(trained[name], folder, format, base)
     return made
+
+
+@pytest.fixture
+def quick_onnx(image_onnx, monkeypatch):
+    """Exports to ONNX take the network that was written once."""
+
+    from unfreeze.exporting import formats
+
+    def write(classifier, folder):
+        return formats.Written(shutil.copy(image_onnx.file, folder / "model.onnx"), {})
+
+    monkeypatch.setitem(formats.FORMATS, "onnx", replace(formats.FORMATS["onnx"], write=write))
+
+
+@pytest.fixture
+def raw_files(tmp_path):
+    """Files whose bytes are decoded in ways of their own."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    chance = np.random.default_rng(3)
+
+    def picture(height, width):
+        return Image.fromarray(chance.integers(0, 255, (height, width, 3)).astype(np.uint8))
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(40, 60).save(folder / "rotated.jpg", exif=exif)
+    picture(50, 50).convert("CMYK").save(folder / "cmyk.jpg")
+    picture(50, 50).quantize(16).save(folder / "palette.png")
+    Image.fromarray(chance.integers(0, 65535, (40, 40)).astype(np.uint16)).save(folder / "deep.png")
+    picture(8, 8).save(folder / "tiny.png")
+    picture(6, 900).save(folder / "long.png")
+    return sorted(folder.iterdir())

@@ -28,27 +28,8 @@ def text_onnx(text_run, tmp_path_factory):
     return export(text_run.run.folder, output=tmp_path_factory.mktemp("onnx") / "text")
 
 
-def raw_files(folder):
-    """Files whose bytes are decoded in ways of their own."""
-    chance = np.random.default_rng(3)
-
-    def picture(height, width):
-        return Image.fromarray(chance.integers(0, 255, (height, width, 3)).astype(np.uint8))
-
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    picture(40, 60).save(folder / "rotated.jpg", exif=exif)
-    picture(50, 50).convert("CMYK").save(folder / "cmyk.jpg")
-    picture(50, 50).quantize(16).save(folder / "palette.png")
-    Image.fromarray(chance.integers(0, 65535, (40, 40)).astype(np.uint16)).save(folder / "deep.png")
-    picture(8, 8).save(folder / "tiny.png")
-    picture(6, 900).save(folder / "long.png")
-    return sorted(folder.iterdir())
-
-
-def test_raw_bytes_of_every_kind_are_answered_as_by_the_run(image_onnx, image_run, tmp_path):
-    (tmp_path / "raw").mkdir()
-    files = raw_files(tmp_path / "raw")
+def test_raw_bytes_of_every_kind_are_answered_as_by_the_run(image_onnx, image_run, raw_files):
+    files = raw_files
     exported, model = runtime.load(image_onnx.file), image_run.run.model()
     for batch_size in (1, 4):
         found = exported.predict(files, batch_size=batch_size)

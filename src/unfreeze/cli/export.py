@@ -31,6 +31,12 @@ def export(
     private: Annotated[
         bool, typer.Option("--private", help="Create that repository as a private one.")
     ] = False,
+    quantize: Annotated[
+        bool,
+        typer.Option(
+            "--quantize", help="Also model.int8.onnx, kept where it is faster here and as accurate. (onnx)"
+        ),
+    ] = False,
     json_output: JsonOutput = False,
 ) -> None:
     """Write RUN as a file, or a folder of another library, that gives the same answers, or write nothing.
@@ -50,6 +56,7 @@ def export(
         data=data,
         push_to_hub=push_to_hub,
         private=private,
+        quantize=quantize,
         progress=Silent() if json_output else TerminalProgress(),
     )
     if json_output:
@@ -60,6 +67,10 @@ def export(
         f"{parity.rows:,} real rows from their raw bytes: {parity.agreement:.1%} answered alike, largest difference "
         f"of a probability {parity.gap:.1e}, accuracy {parity.accuracy[1]:.1%} as before."
     )
+    if done.pixels is not None:
+        typer.echo(done.pixels.sentence)
+    if done.int8 is not None:
+        typer.echo(done.int8.sentence)
     typer.echo(str(done.file))
     if done.address is not None:
         typer.echo(done.address)

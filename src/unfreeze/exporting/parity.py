@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import read_raw
 from unfreeze.runtime.decode import BadImage, Quarantined
-from unfreeze.runtime.exported import Exported
+from unfreeze.runtime.exported import Exported, Raw
 
 # Batches of these sizes in turn: one row, an even and an odd number, and more than any runtime unrolls.
 SIZES = (1, 2, 7, 64)
@@ -20,6 +21,8 @@ SIZES = (1, 2, 7, 64)
 LARGEST_GAP = 1e-3
 # Two classes closer than this are a tie, which rounding may break either way.
 TIE = 1e-4
+
+Prepare = Callable[[Raw], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,22 @@ class Parity:
 
 
 def check(
-    exported: Exported, dataset: Dataset, rows: NDArray[np.intp], reference: NDArray[np.float64]
+    exported: Exported,
+    dataset: Dataset,
+    rows: NDArray[np.intp],
+    reference: NDArray[np.float64],
+    *,
+    prepare: Prepare | None = None,
 ) -> Parity:
-    """Compare the export with ``reference``, the trained model's probabilities (rows, classes), in this order."""
+    """Compare the export with ``reference``, the trained model's probabilities (rows, classes), in this order.
+
+    ``prepare`` makes what the graph reads of a raw input (default: the export's own preprocessing).
+    """
     found = np.full(reference.shape, np.nan)
     try:
         # By name: a list of labels in another order is another model.
         columns = [exported.labels.index(name) for name in dataset.labels.names]
-        for places, prepared in _batches(exported, dataset, rows):
+        for places, prepared in _batches(prepare or exported.prepare, dataset, rows):
             found[places] = exported.run(prepared)[1][:, columns]
         problem = _first_problem(dataset, rows, reference, found)
     except Exception as failure:  # every runtime has errors of its own
@@ -77,8 +88,8 @@ def check(
 
 
 def _batches(
-    exported: Exported, dataset: Dataset, rows: NDArray[np.intp]
-) -> Iterator[tuple[list[int], list[NDArray[np.generic]]]]:
+    prepare: Prepare, dataset: Dataset, rows: NDArray[np.intp]
+) -> Iterator[tuple[list[int], list[NDArray[Any]]]]:
     sizes = cycle(SIZES)
     size, places, prepared = next(sizes), [], []
     for place, row in enumerate(rows):
@@ -86,7 +97,7 @@ def _batches(
         if isinstance(raw, Quarantined):
             continue
         try:
-            prepared.append(exported.prepare(raw))
+            prepared.append(prepare(raw))
         except BadImage:
             continue
         places.append(place)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,12 +22,17 @@ from unfreeze.exporting.hosting import refusal
 from unfreeze.exporting.hub import check_hub, push
 from unfreeze.exporting.libraries import LIBRARIES, OwnWay, check_own_way
 from unfreeze.exporting.parity import Parity, check
+from unfreeze.exporting.pixels import Pixels, check_pixels
+from unfreeze.exporting.quantizing import FILE as INT8
+from unfreeze.exporting.quantizing import Int8, calibration_rows
+from unfreeze.exporting.quantizing import quantize as quantize_file
 from unfreeze.model import Model
 from unfreeze.progress import Progress, Silent
 from unfreeze.report.card import NAME
 from unfreeze.runtime.card import FILE, Card, read_card
 from unfreeze.runtime.exported import TOKENIZER, Exported, tokenizer_beside
 from unfreeze.runtime.files import file_hash, write_atomically
+from unfreeze.runtime.preprocess import ImagePreprocess
 from unfreeze.training.reopening import open_source
 
 # A difference that hits one row in a hundred is missed by two hundred rows once in seven times.
@@ -49,13 +54,16 @@ class Export:
     parity: Parity
     notes: tuple[str, ...]
     address: str | None = None
+    pixels: Pixels | None = None
+    int8: Int8 | None = None
 
     def to_dict(self) -> dict[str, object]:
         """What ``export --json`` prints."""
         return {
             "file": str(self.file),
             "format": self.format,
-            "parity": self.parity.to_dict(),
+            "parity": dict(self.card.parity),
+            "int8": None if self.int8 is None else self.int8.to_dict(),
             "notes": list(self.notes),
             "made_with": dict(self.card.made_with),
             "address": self.address,
@@ -68,6 +76,7 @@ def export(
     format: str = "onnx",
     output: Path | None = None,
     data: str | None = None,
+    quantize: bool = False,
     push_to_hub: str | None = None,
     private: bool = False,
     progress: Progress | None = None,
@@ -75,9 +84,10 @@ def export(
     """Export a run; a file that does not give its answers on real rows is not left behind.
 
     ``output``: the folder to make (default: ``exported/FORMAT`` in the run). ``data``: labelled rows for the gate,
-    where those that the run was trained on are not at hand. ``push_to_hub``: the repository, ``OWNER/NAME``, to upload
-    the folder to; ``private`` if it is created. Raises RequestError for a wrong request, UnfreezeError when the export
-    fails, does not agree, or cannot be uploaded.
+    where those that the run was trained on are not at hand. ``quantize``: also ``model.int8.onnx``, where it is faster
+    on this machine and loses at most half a point of accuracy. ``push_to_hub``: the repository, ``OWNER/NAME``, to
+    upload the folder to; ``private`` if it is created. Raises RequestError for a wrong request, UnfreezeError when the
+    export fails, does not agree, or cannot be uploaded.
     """
     progress = progress or Silent()
     if private and push_to_hub is None:
@@ -85,6 +95,8 @@ def export(
     if format not in CHOICES:
         near = did_you_mean(format, CHOICES)
         raise RequestError(f"--format {format!r} is unknown: choose {', '.join(CHOICES)}.{near}")
+    if quantize and format != "onnx":
+        raise RequestError(f"--quantize writes ONNX, and --format is {format}: leave one of them out.")
     if push_to_hub is not None:
         check_hub(push_to_hub)
     loaded = load(run)
@@ -95,14 +107,19 @@ def export(
     if folder.exists():
         raise RequestError(f"{folder} exists already. Choose another --output, or remove it first.")
     dataset, rows = _gate_rows(loaded, data)
+    calibration = calibration_rows(dataset, rows) if quantize else None
+    if calibration is not None and not len(calibration):
+        raise RequestError(f"--quantize needs training rows, and {dataset.source} has none: leave it out.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        # Unlike a temporary folder it is to be read by everyone who may read its neighbours.
+        made = folder.parent / f".{folder.name}-{secrets.token_hex(4)}"
+        made.mkdir()
     except OSError as problem:
         why = problem.strerror or problem
         raise RequestError(f"{folder} cannot be written ({why}): choose another --output.") from None
     try:
-        done = _write(loaded, made, format, dataset, rows, progress)
+        done = _write(loaded, made, format, dataset, rows, calibration, progress)
         made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -111,7 +128,13 @@ def export(
 
 
 def _write(
-    loaded: Loaded, folder: Path, format: str, dataset: Dataset, rows: NDArray[np.intp], progress: Progress
+    loaded: Loaded,
+    folder: Path,
+    format: str,
+    dataset: Dataset,
+    rows: NDArray[np.intp],
+    calibration: NDArray[np.intp] | None,
+    progress: Progress,
 ) -> Export:
     classifier, kind = loaded.classifier, CHOICES[format]
     written = kind.write(classifier, folder)
@@ -125,7 +148,7 @@ def _write(
     kept = np.array([place not in unreadable for place in range(len(rows))], dtype=bool)
     if not kept.any():
         raise UnfreezeError(f"None of the {len(rows):,} rows to check the export with can be read.")
-    _describe(kind, written, folder, card)
+    _describe(kind, written.file, card)
     exported = _reload(kind, written, folder, classifier)
     parity = check(exported, dataset, rows[kept], reference[kept])
     if not parity.passed:
@@ -133,21 +156,61 @@ def _write(
             f"The exported {format} does not give the trained model's answers, so it was deleted: {parity.problem}."
         )
     measured, notes = parity.to_dict(), written.notes
+    pixels = _with_preprocess(exported, folder, dataset, rows[kept], reference[kept])
+    if pixels is not None:
+        measured["preprocess"] = pixels.to_dict()
     if kind.answer is not None:
         own = _own_way(kind.answer, folder, exported, classifier, dataset, rows[kept], reference[kept])
         measured["own_preprocessing"] = own.to_dict()
         notes = (*notes, own.sentence(format))
         progress.say(notes[-1])
     card = replace(card, parity=measured)
-    _describe(kind, written, folder, card)
+    _describe(kind, written.file, card)
     write_atomically(folder / NAME, exported_card(loaded, written, format))
-    return Export(written.file, format, card, parity, notes)
+    done = Export(written.file, format, card, parity, notes, pixels=pixels)
+    if calibration is None:
+        return done
+    return _with_int8(done, dataset, rows[kept], reference[kept], calibration)
 
 
-def _describe(kind: Format, written: Written, folder: Path, card: Card) -> None:
+def _with_preprocess(
+    exported: Exported, folder: Path, dataset: Dataset, rows: NDArray[np.intp], reference: NDArray[np.float64]
+) -> Pixels | None:
+    """Put ``preprocess.onnx`` beside an ONNX model that reads images, behind the same gate."""
+    preprocess = exported.card.reads
+    if exported.card.format != "onnx" or not isinstance(preprocess, ImagePreprocess):
+        return None
+    from unfreeze.exporting.resizing import write_preprocess
+
+    pixels = check_pixels(write_preprocess(preprocess, folder), exported, dataset, rows, reference)
+    if pixels.problem:
+        raise UnfreezeError(
+            f"preprocess.onnx does not give the trained model's pixels, so the export was deleted: {pixels.problem}."
+        )
+    return pixels
+
+
+def _with_int8(
+    done: Export,
+    dataset: Dataset,
+    rows: NDArray[np.intp],
+    reference: NDArray[np.float64],
+    calibration: NDArray[np.intp],
+) -> Export:
+    """Put ``model.int8.onnx`` beside the model where that is worth it, and say in both cards what was measured."""
+    int8, parity = quantize_file(done.file, dataset, rows, reference, calibration)
+    card = replace(done.card, int8=int8.to_dict())
+    kind = FORMATS[done.format]
+    if parity is not None and int8.shipped:
+        kind.describe(done.file.with_name(INT8), replace(card, parity=parity.to_dict()).to_json())
+    _describe(kind, done.file, card)
+    return replace(done, card=card, int8=int8)
+
+
+def _describe(kind: Format, file: Path, card: Card) -> None:
     """Put the card beside the model, and into it where it has a place for that."""
-    kind.describe(written.file, card.to_json())
-    write_atomically(folder / FILE, card.to_json())
+    kind.describe(file, card.to_json())
+    write_atomically(file.parent / FILE, card.to_json())
 
 
 def _reload(kind: Format, written: Written, folder: Path, classifier: Classifier) -> Exported:

@@ -20,7 +20,7 @@ class Card:
     """``labels`` in the order of the outputs. ``threshold``: below this probability it abstains, or None.
 
     ``run`` is the hash of the run's ``bundle.json``, ``backbone`` that of its weights. ``parity`` is what the gate
-    measured, empty before.
+    measured, empty before; ``int8`` what was measured of the file in 8-bit numbers, empty where none was asked for.
     """
 
     format: str
@@ -34,6 +34,7 @@ class Card:
     lineage: tuple[str, ...] = ()
     made_with: Mapping[str, str] = field(default_factory=dict)
     parity: Mapping[str, object] = field(default_factory=dict)
+    int8: Mapping[str, object] = field(default_factory=dict)
     version: int = VERSION
 
     @property

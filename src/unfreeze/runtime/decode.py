@@ -78,12 +78,23 @@ def decode_image(data: bytes, preprocess: ImagePreprocess) -> NDArray[np.uint8]:
     EXIF rotation is applied, transparency is laid over white, animations give their first frame, values wider
     than 8 bits are scaled down (see ``to_rgb``). Safe to call from many threads. Raises BadImage.
     """
+    picture = decode_picture(data, preprocess)
+    try:
+        return _fitted(picture, preprocess)
+    except Exception as error:  # a resize of extreme sides can lack the memory
+        raise BadImage(_reason(error)) from error
+
+
+def decode_picture(data: bytes, preprocess: ImagePreprocess) -> Image.Image:
+    """The picture that ``decode_image`` resizes: upright, in mode RGB, of a JPEG the scale that ``draft`` allows.
+
+    Raises BadImage.
+    """
     image = _open(data)
     try:
         if preprocess.draft and image.format in ("JPEG", "MPO"):
             image.draft(None, _needed_size(image, preprocess))
-        rgb = to_rgb(ImageOps.exif_transpose(image))
-        return _fitted(rgb, preprocess)
+        return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow's codecs raise nearly any type on damaged bytes
         raise BadImage(_reason(error)) from error
 
@@ -93,7 +104,7 @@ def open_picture(data: bytes) -> Image.Image:
     image = _open(data)
     try:
         return to_rgb(ImageOps.exif_transpose(image))
-    except Exception as error:  # see decode_image
+    except Exception as error:  # see decode_picture
         raise BadImage(_reason(error)) from error
 
 
@@ -108,7 +119,7 @@ def verify_image(data: bytes) -> ImageInfo:
     info = _info(image)
     try:
         image.load()
-    except Exception as error:  # see decode_image
+    except Exception as error:  # see decode_picture
         raise BadImage(_reason(error)) from error
     return info
 
@@ -155,7 +166,7 @@ def _open(data: bytes) -> Image.Image:
         raise BadImage("its content is not an image in a known format") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(f"more than {MOST_PIXELS:,} pixels: taken for a decompression bomb") from None
-    except Exception as error:  # see decode_image
+    except Exception as error:  # see decode_picture
         raise BadImage(_reason(error)) from error
     # Pillow only warns up to twice the limit, and a warning filter would be shared by all threads.
     if image.width * image.height > MOST_PIXELS:
