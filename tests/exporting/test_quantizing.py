@@ -89,6 +89,7 @@ def test_a_file_that_is_not_worth_having_is_not_left_behind(image_run, quick_onn
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "model.onnx",
         "preprocess.onnx",
+        "README.md",
         "export.json",
     }
     card = json.loads((tmp_path / "out" / "export.json").read_text())

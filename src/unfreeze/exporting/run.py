@@ -148,7 +148,7 @@ def _write(
     kept = np.array([place not in unreadable for place in range(len(rows))], dtype=bool)
     if not kept.any():
         raise UnfreezeError(f"None of the {len(rows):,} rows to check the export with can be read.")
-    _describe(kind, written.file, card)
+    _describe(kind, written.file, folder, card)
     exported = _reload(kind, written, folder, classifier)
     parity = check(exported, dataset, rows[kept], reference[kept])
     if not parity.passed:
@@ -165,7 +165,7 @@ def _write(
         notes = (*notes, own.sentence(format))
         progress.say(notes[-1])
     card = replace(card, parity=measured)
-    _describe(kind, written.file, card)
+    _describe(kind, written.file, folder, card)
     write_atomically(folder / NAME, exported_card(loaded, written, format))
     done = Export(written.file, format, card, parity, notes, pixels=pixels)
     if calibration is None:
@@ -203,14 +203,14 @@ def _with_int8(
     kind = FORMATS[done.format]
     if parity is not None and int8.shipped:
         kind.describe(done.file.with_name(INT8), replace(card, parity=parity.to_dict()).to_json())
-    _describe(kind, done.file, card)
+    _describe(kind, done.file, done.file.parent, card)
     return replace(done, card=card, int8=int8)
 
 
-def _describe(kind: Format, file: Path, card: Card) -> None:
-    """Put the card beside the model, and into it where it has a place for that."""
+def _describe(kind: Format, file: Path, folder: Path, card: Card) -> None:
+    """Put the card into the folder, and into the model where it has a place for that."""
     kind.describe(file, card.to_json())
-    write_atomically(file.parent / FILE, card.to_json())
+    write_atomically(folder / FILE, card.to_json())
 
 
 def _reload(kind: Format, written: Written, folder: Path, classifier: Classifier) -> Exported:

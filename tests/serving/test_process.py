@@ -1,0 +1,166 @@
+"""The command in a process of its own: it answers, drains when it is told to stop, and its page works in a browser."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from unfreeze.serving import run as module
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(image_run, text_run):
+    port = free_port()
+    command = [
+        sys.executable, "-m", "unfreeze", "serve", f"photos={image_run.run.folder}", f"mails={text_run.run.folder}",
+        "--port", str(port),
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        process.address = f"http://127.0.0.1:{port}"
+        until = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"{process.address}/readyz", timeout=5).read()
+                break
+            except (urllib.error.URLError, ConnectionError):
+                assert process.poll() is None, process.stdout.read()
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        yield process
+        process.kill()
+
+
+def ask(server, texts):
+    request = urllib.request.Request(
+        f"{server.address}/v1/tasks/mails/predict",
+        data=json.dumps({"texts": texts}).encode(),
+        headers={"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)["predictions"]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("look", ["wide", "phone"])
+def test_a_person_walks_through_the_page(server, photos, tmp_path, look):
+    from playwright.sync_api import expect, sync_playwright
+
+    options = (
+        {"viewport": {"width": 1100, "height": 900}}
+        if look == "wide"
+        else {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True}
+    )
+    photo = sorted((photos / "green").iterdir())[0]
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_context(**options).new_page()
+        wrong, elsewhere = [], []
+        page.on("pageerror", lambda problem: wrong.append(str(problem)))
+        page.on(
+            "request",
+            lambda request: (
+                elsewhere.append(request.url)
+                if not request.url.startswith((server.address, "data:", "blob:"))
+                else None
+            ),
+        )
+        page.goto(server.address)
+        expect(page.locator("#about")).to_contain_text("of its test rows right")
+        page.set_input_files("#files", [photo, tmp_path / "broken.png"])
+        cards = page.locator("#answers > li")
+        expect(cards).to_have_count(2)
+        expect(cards.nth(0).locator(".label")).to_have_text("green")
+        expect(cards.nth(1)).to_contain_text("No answer: its content is not an image")
+        # By the keyboard alone.
+        page.get_by_role("button", name="Why?").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator(".shot img")).to_have_count(2, timeout=60_000)
+        assert page.locator(".shot img").nth(1).evaluate("image => image.naturalWidth") == 64
+        page.select_option("#task", "mails")
+        page.fill("#text", "claim your prize")
+        page.keyboard.press("Control+Enter")
+        expect(cards.locator(".label")).to_have_text(["spam"])
+        page.get_by_role("button", name="Why?").click()
+        expect(page.locator("mark").first).to_be_visible(timeout=60_000)
+        assert page.locator(".quote").inner_text() == "claim your prize"
+        assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
+        with page.context.expect_page() as opened:
+            page.get_by_role("link", name="its report").click()
+        expect(opened.value.locator("h1")).to_be_visible()
+        browser.close()
+    assert not wrong
+    assert not elsewhere
+
+
+def test_a_server_told_to_stop_answers_what_is_under_way(server):
+    wanted = ask(server, ["claim your prize"])
+    found = []
+    texts = ["claim your prize"] * 64
+    thread = threading.Thread(target=lambda: found.extend(ask(server, texts)))
+    thread.start()
+    waiting = ""
+    until = time.monotonic() + 60
+    while "unfreeze_waiting 0.0" in (waiting or "unfreeze_waiting 0.0") and thread.is_alive():
+        with urllib.request.urlopen(f"{server.address}/metrics", timeout=30) as answer:
+            waiting = answer.read().decode()
+        assert time.monotonic() < until
+    server.send_signal(signal.SIGTERM)
+    thread.join(60)
+    assert [row["label"] for row in found] == [wanted[0]["label"]] * 64
+    assert server.wait(60) in (0, -signal.SIGTERM)
+    with pytest.raises((urllib.error.URLError, ConnectionError)):
+        ask(server, ["x"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["RUN", "--allow-changes", "DIR"], "give --token-file too"),
+        (["RUN", "--token-file", "DIR/short"], "at least 16"),
+        (["RUN", "--token-file", "DIR/missing"], "cannot be read"),
+        (["DIR"], "no finished run"),
+        (["RUN", "RUN"], "Two runs are named"),
+        (["a b=RUN"], "no run folder"),
+    ],
+)
+def test_a_wrong_command_is_a_sentence(command, text_run, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.setattr("uvicorn.run", lambda *_, **__: pytest.fail("it serves"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "short").write_text("short")
+    given = [part.replace("RUN", str(text_run.run.folder)).replace("DIR", str(folder)) for part in arguments]
+    found = command("serve", *given)
+    assert found.status == 2
+    assert says in found.err
+    assert "Traceback" not in found.err
+
+
+def test_it_says_when_everyone_on_the_network_is_answered(text_run, monkeypatch, recorder):
+    served = []
+    monkeypatch.setattr("uvicorn.run", lambda app, **settings: served.append(settings))
+    limits = module.Limits()
+    settings = {"port": 1, "limits": limits, "token_file": None, "changes": None, "progress": recorder}
+    module.serve([str(text_run.run.folder)], host="0.0.0.0", **settings)
+    assert any("everyone is answered" in sentence for sentence in recorder.said)
+    recorder.said.clear()
+    module.serve([str(text_run.run.folder)], host="127.0.0.1", **settings)
+    assert not any("everyone is answered" in sentence for sentence in recorder.said)
+    assert [one["host"] for one in served] == ["0.0.0.0", "127.0.0.1"]
