@@ -149,7 +149,7 @@ def contenders(run: Path, folder: Path) -> tuple[list[Contender], Prepared, byte
     found = []
     for name, format in FORMATS.items():
         done = export(run, format=name, output=folder / name)
-        model = Exported(format.open(done.file, names), done.card, tokenizer_beside(done.file))
+        model = Exported(format.open(done.file, classifier), done.card, tokenizer_beside(done.file))
         found.append(Contender(name, model.run, done.file))
         if name == "onnx":
             found.insert(

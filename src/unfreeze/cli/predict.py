@@ -23,6 +23,10 @@ def predict(
         str | None, typer.Option(help="Column of a table that holds the text or image.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in a batch.")] = 32,
+    explain: Annotated[
+        Path | None,
+        typer.Option(help="Write to this new folder what speaks for each answer: pictures, or marked texts."),
+    ] = None,
 ) -> None:
     """Predict the class of files, texts or table rows with a trained run.
 
@@ -30,6 +34,7 @@ def predict(
     [bold]echo "Win a prize" | unfreeze predict runs/mails -[/bold]
     """
     from unfreeze.cli.console import print_json
+    from unfreeze.errors import RequestError
     from unfreeze.predicting import open_predictor
     from unfreeze.runtime.predictions import check_output, write_predictions, write_rows
 
@@ -37,9 +42,18 @@ def predict(
         check_output(output)
     model = open_predictor(run)
     lines = read_lines() if "-" in inputs else None
-    rows = model.iterate(
-        model.open_inputs(inputs, lines=lines, column=column), top_k=top_k, batch_size=batch_size
-    )
+    samples = model.open_inputs(inputs, lines=lines, column=column)
+    rows = model.iterate(samples, top_k=top_k, batch_size=batch_size)
+    if explain is not None:
+        from unfreeze.explained import explained, open_folder
+        from unfreeze.model import Model
+
+        if not isinstance(model, Model):
+            raise RequestError(
+                f"--explain needs gradients, which an exported file has not: name the run instead of {run}."
+            )
+        open_folder(explain)
+        rows = explained(model.classifier, samples, rows, explain)
     if output is not None:
         count = write_predictions(rows, output, top_k=top_k)
         typer.echo(f"{count:,} rows written to {output}", err=True)
