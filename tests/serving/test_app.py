@@ -217,6 +217,13 @@ def test_with_a_token_nobody_else_is_answered_but_health_is_open(text_run):
         assert client.post("/v1/tasks/mails/predict", json={"texts": ["x"]}).status_code == 401
 
 
+def test_a_name_that_only_seems_to_be_this_machine_is_refused(text_run):
+    access = Access(hosts=("127.0.0.1", "localhost"))
+    with client_for({"mails": text_run.run.folder}, access=access) as client:
+        assert client.get("/v1/tasks", headers={"host": "evil.example:8000"}).status_code == 400
+        assert client.get("/v1/tasks", headers={"host": "localhost:8000"}).status_code == 200
+
+
 def test_tasks_are_loaded_and_unloaded_only_where_that_was_allowed(text_run, other_mails, tmp_path):
     shutil.copytree(other_mails.folder, tmp_path / "runs" / "new")
     headers = {"Authorization": f"Bearer {TOKEN}"}

@@ -20,6 +20,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, HTMLResponse
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from unfreeze.errors import UnfreezeError
 from unfreeze.explaining import as_png, draw_heat, explain_image, explain_text
@@ -45,10 +46,15 @@ EXPLAINERS = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """``token``: who may ask at all, None for everyone. ``changes``: below this folder runs may be loaded, or None."""
+    """``token``: who may ask at all, None for everyone. ``changes``: below this folder runs may be loaded, or None.
+
+    ``hosts``: the names that a request may call the server by, None for any. A page from elsewhere whose name is made
+    to point at this machine (DNS rebinding) calls it by another one.
+    """
 
     token: str | None = None
     changes: Path | None = None
+    hosts: tuple[str, ...] | None = None
 
 
 class NewTask(BaseModel):
@@ -85,6 +91,8 @@ class _Service:
             title="Unfreeze", summary="Classifiers on shared networks.", lifespan=lifespan, redoc_url=None
         )
         app.middleware("http")(_headers)
+        if self._access.hosts is not None:
+            app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(self._access.hosts))
         guarded: dict[str, Any] = {"dependencies": [Depends(self._allowed)], "responses": ERRORS}
         body: dict[str, Any] = guarded | {"openapi_extra": BODY}
         app.get("/", response_class=HTMLResponse, include_in_schema=False)(self.page)

@@ -12,7 +12,7 @@ from unfreeze.serving.tasks import Registry, named_runs
 
 # How long answers under way may take after SIGTERM.
 DRAIN_SECONDS = 30
-LOCAL = ("127.0.0.1", "::1", "localhost")
+LOCAL = ("127.0.0.1", "localhost")
 
 
 def serve(
@@ -52,7 +52,9 @@ def serve(
         )
     progress.say(f"{len(registry.tasks)} tasks on {len(registry.hosts)} networks: http://{host}:{port}")
     uvicorn.run(
-        make_app(registry, meters, Access(token=token, changes=changes)),
+        make_app(
+            registry, meters, Access(token=token, changes=changes, hosts=LOCAL if host in LOCAL else None)
+        ),
         host=host,
         port=port,
         log_level="warning",
