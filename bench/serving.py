@@ -1,0 +1,214 @@
+"""Serving beside its parts: a server at saturation, at half load, and with thousands of heads on one network.
+
+python bench/serving.py RUN --files photos/*.png
+python bench/serving.py RUN --table mails.csv --column text
+
+The server is a process of its own, and so is the load. In process: the same raw inputs decoded (or tokenised) and run
+by the same executor in batches of 32, which is what a server cannot beat. Heads: copies of the run's own under other
+names, asked at random, through the batches of one network but not through HTTP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import multiprocessing
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+from unfreeze.bundle.loading import golden, load
+from unfreeze.executors.processor import available_cores, processor_name
+from unfreeze.serving.hosting import Host, Observer
+from unfreeze.serving.limits import Limits
+
+BATCH = 32
+SECONDS = 15.0
+CONNECTIONS, ROWS_A_REQUEST = 8, 16
+HEADS = (1, 100, 10_000)
+
+
+def multipart(raws: list[bytes]) -> tuple[bytes, str]:
+    boundary = uuid.uuid4().hex
+    parts = [
+        f'--{boundary}\r\ncontent-disposition: form-data; name="files"; filename="{place}"\r\n\r\n'.encode()
+        + raw
+        + b"\r\n"
+        for place, raw in enumerate(raws)
+    ]
+    return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
+def body_of(raws: list[bytes] | list[str]) -> tuple[bytes, str]:
+    if isinstance(raws[0], str):
+        return json.dumps({"texts": raws}).encode(), "application/json"
+    return multipart(raws)
+
+
+def load_server(
+    port: int, bodies: list[tuple[bytes, str]], connections: int, rate: float | None, answers
+) -> None:
+    """Requests for ``SECONDS``, as fast as they are answered or at ``rate`` a second; seconds and statuses of each."""
+    began, found = time.perf_counter(), []
+
+    def work(number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        chance, due = random.Random(number), began
+        while (now := time.perf_counter()) < began + SECONDS:
+            if rate is not None:
+                due += chance.expovariate(rate / connections)
+                if due > now:
+                    time.sleep(due - now)
+            body, kind = chance.choice(bodies)
+            start = time.perf_counter()
+            connection.request("POST", "/v1/tasks/task/predict", body, {"content-type": kind})
+            answer = connection.getresponse()
+            answer.read()
+            found.append((time.perf_counter() - start, answer.status))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    answers.put((time.perf_counter() - began, found))
+
+
+def under_load(port: int, bodies: list[tuple[bytes, str]], connections: int, rate: float | None = None):
+    spawn = multiprocessing.get_context("spawn")
+    answers = spawn.Queue()
+    process = spawn.Process(target=load_server, args=(port, bodies, connections, rate, answers))
+    process.start()
+    result = answers.get()
+    process.join()
+    return result
+
+
+def start_server(run: Path) -> tuple[subprocess.Popen, int]:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unfreeze", "serve", f"task={run}", "--port", str(port)]
+    )
+    while True:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == 200:
+                return process, port
+        except OSError:
+            time.sleep(0.2)
+
+
+def in_process(host: Host, raws: list, seconds: float) -> float:
+    """Rows a second of decoding and the executor, batch after batch in one thread."""
+    done, began = 0, None
+    while began is None or time.perf_counter() < began + seconds:
+        start = done % len(raws)
+        batch = [raws[(start + place) % len(raws)] for place in range(BATCH)]
+        host._executor(host._batch([host.prepare(raw) for raw in batch]))
+        if began is None:  # the first one fills caches
+            began = time.perf_counter()
+            continue
+        done += BATCH
+    return done / (time.perf_counter() - began)
+
+
+def through_batches(host: Host, values: list, tasks: list[str], seconds: float) -> float:
+    """Rows a second through the batches of a network, each row for a task at random."""
+    chance, done, began = random.Random(0), 0, time.perf_counter()
+    waiting = []
+    while time.perf_counter() < began + seconds:
+        waiting += host.submit([chance.choice(values)], (chance.choice(tasks),), seconds=600)
+        if len(waiting) >= 4 * BATCH:
+            for future in waiting[:BATCH]:
+                future.result()
+            done += BATCH
+            waiting = waiting[BATCH:]
+    for future in waiting:
+        future.result()
+    return (done + len(waiting)) / (time.perf_counter() - began)
+
+
+def raw_inputs(arguments: argparse.Namespace) -> list:
+    if arguments.table is None:
+        return [file.read_bytes() for file in sorted(arguments.files)[:256]]
+    import pandas
+
+    read = pandas.read_parquet if arguments.table.suffix == ".parquet" else pandas.read_csv
+    return [str(text) for text in read(arguments.table)[arguments.column][:256]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--files", type=Path, nargs="+", help="image files")
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--column", default="text")
+    arguments = parser.parse_args()
+    raws = raw_inputs(arguments)
+    print(f"{processor_name()}, {available_cores()} cores, {arguments.run}, {len(raws)} inputs", flush=True)
+
+    loaded = load(arguments.run)
+    host = Host(loaded.classifier.backbone, Limits(queue=100_000), Observer())
+    host.add("task 0", loaded.classifier, golden(arguments.run))
+    alone = in_process(host, raws, SECONDS)
+    print(f"in process, decoding and {host.executor}: {alone:.1f} rows/s", flush=True)
+
+    server, port = start_server(arguments.run)
+    try:
+        groups = [raws[start : start + ROWS_A_REQUEST] for start in range(0, len(raws), ROWS_A_REQUEST)]
+        seconds, found = under_load(port, [body_of(group) for group in groups], CONNECTIONS)
+        good = sum(status == 200 for _, status in found)
+        full = good * ROWS_A_REQUEST / seconds
+        print(
+            f"at saturation, {CONNECTIONS} connections with {ROWS_A_REQUEST} inputs a request: {full:.1f} rows/s "
+            f"({full / alone:.0%}), statuses {sorted({status for _, status in found})}",
+            flush=True,
+        )
+        seconds, found = under_load(port, [body_of([raw]) for raw in raws], CONNECTIONS, full / 2)
+        times = sorted(one for one, _ in found)
+        print(
+            f"at half of that, one input a request, {len(found) / seconds:.1f} requests/s: median "
+            f"{1e3 * statistics.median(times):.0f} ms, p95 {1e3 * times[int(0.95 * len(times))]:.0f} ms, "
+            f"p99 {1e3 * times[int(0.99 * len(times))]:.0f} ms",
+            flush=True,
+        )
+    finally:
+        server.terminate()
+        server.wait()
+
+    values = [host.prepare(raw) for raw in raws[:64]]
+    chance = np.random.default_rng(0)
+    base = None
+    for count in HEADS:
+        while len(host.tasks) < count:
+            tensors = {
+                name: tensor + chance.normal(0, 0.01, tensor.shape).astype(np.float32)
+                for name, tensor in loaded.classifier.head.tensors.items()
+            }
+            head = type(loaded.classifier.head)(
+                loaded.classifier.head.kind, loaded.classifier.head.boundaries, tensors
+            )
+            fields = vars(loaded.classifier) | {"head": head}
+            host._classifiers[f"task {len(host.tasks)}"] = type(loaded.classifier)(**fields)
+        rate = through_batches(host, values, list(host.tasks), SECONDS)
+        base = base or rate
+        print(f"{count:,} heads on one network: {rate:.1f} rows/s ({rate / base:.0%} of one)", flush=True)
+    host.close()
+
+
+if __name__ == "__main__":
+    main()
