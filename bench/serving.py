@@ -35,6 +35,8 @@ BATCH = 32
 SECONDS = 15.0
 CONNECTIONS, ROWS_A_REQUEST = 8, 16
 HEADS = (1, 100, 10_000)
+# More requests at a time than may wait: what is too much must be refused, and nothing else go wrong.
+CROWD, CROWD_SECONDS = 80, 60.0
 
 
 def multipart(raws: list[bytes]) -> tuple[bytes, str]:
@@ -57,13 +59,14 @@ def body_of(raws: list[bytes] | list[str]) -> tuple[bytes, str]:
 def load_server(
     port: int, bodies: list[tuple[bytes, str]], connections: int, rate: float | None, answers
 ) -> None:
-    """Requests for ``SECONDS``, as fast as they are answered or at ``rate`` a second; seconds and statuses of each."""
+    """Requests as fast as they are answered, or at ``rate`` a second; seconds and status of each."""
     began, found = time.perf_counter(), []
+    until = began + (CROWD_SECONDS if connections == CROWD else SECONDS)
 
     def work(number: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         chance, due = random.Random(number), began
-        while (now := time.perf_counter()) < began + SECONDS:
+        while (now := time.perf_counter()) < until:
             if rate is not None:
                 due += chance.expovariate(rate / connections)
                 if due > now:
@@ -140,6 +143,33 @@ def through_batches(host: Host, values: list, tasks: list[str], seconds: float) 
     return (done + len(waiting)) / (time.perf_counter() - began)
 
 
+def crowd(server: subprocess.Popen, port: int, raws: list) -> None:
+    """Too many connections for a minute, and one request after it."""
+    groups = [raws[start : start + ROWS_A_REQUEST] for start in range(0, len(raws), ROWS_A_REQUEST)]
+    bodies = [body_of(group) for group in groups]
+    under_load(port, bodies, CONNECTIONS)
+    before = resident_megabytes(server.pid)
+    _, found = under_load(port, bodies, CROWD)
+    counts = {status: sum(one == status for _, one in found) for status in sorted({one for _, one in found})}
+    after = resident_megabytes(server.pid)
+    began = time.perf_counter()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    body, kind = body_of(raws[:1])
+    connection.request("POST", "/v1/tasks/task/predict", body, {"content-type": kind})
+    status = connection.getresponse().status
+    print(
+        f"{CROWD} connections with {ROWS_A_REQUEST} inputs a request for {CROWD_SECONDS:.0f} s: answers by status "
+        f"{counts}, memory {before:.0f} to {after:.0f} MB; the next single request: {status} after "
+        f"{1e3 * (time.perf_counter() - began):.0f} ms",
+        flush=True,
+    )
+
+
+def resident_megabytes(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
 def raw_inputs(arguments: argparse.Namespace) -> list:
     if arguments.table is None:
         return [file.read_bytes() for file in sorted(arguments.files)[:256]]
@@ -186,6 +216,7 @@ def main() -> None:
             f"p99 {1e3 * times[int(0.99 * len(times))]:.0f} ms",
             flush=True,
         )
+        crowd(server, port, raws)
     finally:
         server.terminate()
         server.wait()

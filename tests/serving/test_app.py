@@ -179,7 +179,12 @@ def test_too_much_at_once_is_refused_with_429_and_nothing_is_lost(text_run):
         found = client.post("/v1/tasks/mails/predict", json={"texts": ["x"] * 4})
         assert found.status_code == 429
         assert found.headers["retry-after"] == "1"
-        assert client.post("/v1/tasks/mails/predict", json={"texts": ["x"] * 3}).status_code == 200
+        # What is refused is not even read.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(host, "prepare", lambda raw: pytest.fail("decoded"))
+            assert client.post("/v1/tasks/mails/predict", json={"texts": ["x"] * 4}).status_code == 429
+        for _ in range(3):
+            assert client.post("/v1/tasks/mails/predict", json={"texts": ["x"] * 3}).status_code == 200
         assert host.waiting == 0
 
 

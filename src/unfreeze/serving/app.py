@@ -231,23 +231,30 @@ class _Service:
         self, host: Host, tasks: Sequence[Task], asked: Asked
     ) -> dict[str, list[dict[str, Any]]]:
         """One list of answers for each task; an input that cannot be read has an error and no label."""
-        limits = self._registry.limits
         wanted = "image" if host.backbone.modality == "image" else "text"
         if any(isinstance(raw, str) == (wanted == "image") for _, raw in asked.inputs):
             raise HTTPException(422, f"The task {tasks[0].name!r} reads {wanted}s: send {wanted}s.")
+        try:
+            with host.admit(len(asked.inputs)):
+                return await self._compute(host, tasks, asked)
+        except OverloadedError as problem:
+            raise HTTPException(429, str(problem), headers={"Retry-After": "1"}) from None
+        except ClosedError as problem:
+            raise HTTPException(503, str(problem)) from None
+
+    async def _compute(
+        self, host: Host, tasks: Sequence[Task], asked: Asked
+    ) -> dict[str, list[dict[str, Any]]]:
         prepared = await run_in_threadpool(_prepare, host, asked.inputs)
         readable = {place: value for place, value in enumerate(prepared) if not isinstance(value, str)}
         if not readable:
             name, reason = asked.inputs[0][0], prepared[0]
             raise HTTPException(422, f"None of the inputs can be read: {name} {reason}.")
-        try:
-            futures = host.submit(
-                list(readable.values()), tuple(task.name for task in tasks), seconds=limits.seconds
-            )
-        except OverloadedError as problem:
-            raise HTTPException(429, str(problem), headers={"Retry-After": "1"}) from None
-        except ClosedError as problem:
-            raise HTTPException(503, str(problem)) from None
+        futures = host.submit(
+            list(readable.values()),
+            tuple(task.name for task in tasks),
+            seconds=self._registry.limits.seconds,
+        )
         found = dict(zip(readable, await self._wait(futures), strict=True))
         for task in tasks:
             if any(task.name not in answer for answer in found.values()):

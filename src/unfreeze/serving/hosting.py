@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from unfreeze.runtime.decode import BadImage, decode_image
 from unfreeze.runtime.padding import pad_ids
 from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
 from unfreeze.runtime.tokenize import TextEncoder
-from unfreeze.serving.batching import Batcher, Row
+from unfreeze.serving.batching import Batcher, OverloadedError, Row
 from unfreeze.serving.heads import all_logits
 from unfreeze.serving.limits import Limits
 
@@ -52,6 +53,7 @@ class Host:
         # The executor is replaced while batches are computed.
         self._computing = threading.Lock()
         self._encoder = _encoder(backbone)
+        self._most, self._admitted, self._counting = limits.queue, 0, threading.Lock()
         self._batcher = Batcher(
             self._compute, size=limits.batch, wait=limits.wait, queue=limits.queue, name=backbone.name
         )
@@ -100,6 +102,24 @@ class Host:
         """Stop serving a task; rows that wait for it alone are answered without it."""
         with self._computing:
             self._classifiers.pop(task, None)
+
+    @contextmanager
+    def admit(self, rows: int) -> Iterator[None]:
+        """Count so many rows from before they are decoded until they are answered.
+
+        Raises OverloadedError where more would be under way than may wait: what is refused should cost nothing.
+        """
+        with self._counting:
+            if self._admitted + rows > self._most:
+                raise OverloadedError(
+                    f"{self._admitted} inputs are under way already: try again in a moment."
+                )
+            self._admitted += rows
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._admitted -= rows
 
     def prepare(self, raw: bytes | str) -> NDArray[Any]:
         """What the network reads of one input: uint8 (height, width, 3), or token ids (tokens,). Raises BadImage."""

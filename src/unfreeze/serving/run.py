@@ -50,7 +50,11 @@ def serve(
         progress.say(
             f"{name}: {len(task.bundle.labels)} classes on {task.bundle.backbone.name}, {task.host.executor}."
         )
-    progress.say(f"{len(registry.tasks)} tasks on {len(registry.hosts)} networks: http://{host}:{port}")
+    count, networks = len(registry.tasks), len(registry.hosts)
+    progress.say(
+        f"{count} task{'' if count == 1 else 's'} on {networks} network{'' if networks == 1 else 's'}: "
+        f"http://{host}:{port}"
+    )
     uvicorn.run(
         make_app(
             registry, meters, Access(token=token, changes=changes, hosts=LOCAL if host in LOCAL else None)
