@@ -70,7 +70,8 @@ def explain_text(classifier: Classifier, text: str, label: int) -> list[tuple[st
     encoder = TextEncoder(preprocess, backbone.assets["tokenizer.json"])
     ids = torch.from_numpy(encoder.encode([text])[0])[None]
     mask = torch.ones_like(ids, dtype=torch.bool)
-    empty = torch.where(torch.tensor([a == b for a, b in encoder.places(text)]), ids, preprocess.pad_id)
+    places = encoder.places(text)
+    empty = torch.where(torch.tensor([start == end for start, end in places]), ids, preprocess.pad_id)
     with torch.no_grad():
         embedded, nothing = (backbone.run(State(given, mask), 0, 1).h[0] for given in (ids, empty))
     if embedded.ndim != 2 or len(embedded) != ids.shape[1] or min(classifier.head.boundaries) < 1:
@@ -87,7 +88,7 @@ def explain_text(classifier: Classifier, text: str, label: int) -> list[tuple[st
     weights = parts.sum(-1).numpy()
     words = [(match.start(), match.end()) for match in WORD.finditer(text)]
     totals = np.zeros(len(words))
-    for (start, end), weight in zip(encoder.places(text), weights, strict=True):
+    for (start, end), weight in zip(places, weights, strict=True):
         place = next((index for index, (first, last) in enumerate(words) if first <= start < last), None)
         if place is not None and end > start:
             totals[place] += weight

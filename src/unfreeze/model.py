@@ -80,7 +80,7 @@ class Model:
             )
             for row in range(len(chunk)):
                 if row in errors:
-                    yield Prediction(chunk.name(row), None, None, False, errors[row], ())
+                    yield Prediction.unread(chunk.name(row), errors[row])
                 else:
                     yield self.answer(chunk.name(row), probabilities[row], top_k)
 

@@ -33,8 +33,7 @@ def scaled(loss: Tensor, state: Mapping[str, Tensor]) -> Tensor:
 
 def unscale(gradients: Iterable[Tensor], state: Mapping[str, Tensor]) -> None:
     """Divide the gradients by the scale, in place."""
-    found = list(gradients)
-    if state and found:
+    if state and (found := list(gradients)):
         torch._foreach_mul_(found, 1 / state["scale"])
 
 

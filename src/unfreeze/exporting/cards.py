@@ -16,8 +16,8 @@ from unfreeze.report.card import NAME, plain
 # The hub's names of the libraries that read our formats.
 LIBRARY_NAMES = {"pt2": "pytorch", "torchscript": "pytorch"}
 FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
-# The command and its folders belong to the machine that trained.
-LEFT_OUT = ("How it was made",)
+# The command and its folders belong to the machine that trained; the export is used in another way.
+LEFT_OUT = ("## How it was made", "## Use")
 USE = "How this file is run, and what its inputs and outputs are, stands in `export.json`."
 
 
@@ -32,8 +32,7 @@ def exported_card(loaded: Loaded, written: Written, format: str) -> str:
     front = _front_matter(given if isinstance(given, dict) else {}, loaded, format)
     body = FRONT.sub("", text)
     start, *sections = re.split(r"\n(?=## )", body)
-    kept = [section for section in sections if not section.startswith(tuple(f"## {one}" for one in LEFT_OUT))]
-    kept = [section for section in kept if not section.startswith("## Use")]
+    kept = [section for section in sections if not section.startswith(LEFT_OUT)]
     use = f"## Use\n\n{written.use or USE}\n"
     header = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1_000)
     return f"---\n{header}---\n" + without_folders("\n".join((start, use, *kept)), _paths(loaded))

@@ -19,7 +19,8 @@ from unfreeze.bundle.classifier import Classifier
 from unfreeze.errors import missing_extra
 from unfreeze.exporting.network import Network, dynamic_shapes, example, input_names
 from unfreeze.runtime.card import KEY
-from unfreeze.runtime.exported import Graph, Raw
+from unfreeze.runtime.exported import Graph
+from unfreeze.runtime.reading import Raw
 
 # What onnxruntime has supported since 2024, and what the dynamo exporter writes without conversion.
 OPSET = 20

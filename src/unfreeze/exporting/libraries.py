@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +13,12 @@ from numpy.typing import NDArray
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.contracts import State
 from unfreeze.data.dataset import Dataset
-from unfreeze.data.reading import read_raw
 from unfreeze.exporting.formats import Answers, Format, no_card
+from unfreeze.exporting.parity import readable
 from unfreeze.exporting.to_peft import answer_peft, open_peft, write_peft
 from unfreeze.exporting.to_timm import answer_timm, open_timm, write_timm
 from unfreeze.exporting.to_transformers import answer_transformers, open_transformers, write_transformers
-from unfreeze.runtime.decode import BadImage, Quarantined
-from unfreeze.runtime.exported import Exported, Raw
+from unfreeze.runtime.exported import Exported
 
 LIBRARIES: Mapping[str, Format] = {
     "transformers": Format(write_transformers, open_transformers, no_card, answer_transformers),
@@ -72,10 +72,11 @@ def check_own_way(
     reference: NDArray[np.float64],
 ) -> OwnWay:
     """Compare a library's answers with ``reference``, the trained model's probabilities (rows, classes)."""
-    raws, places = _readable(dataset, rows, exported)
+    read = list(readable(exported.prepare, dataset, rows))
+    raws, places = [raw for _, raw, _ in read], np.array([place for place, _, _ in read], dtype=np.intp)
     found = np.concatenate([answer(raws[start : start + BATCH]) for start in range(0, len(raws), BATCH)])
     gaps = np.abs(found - reference[places]).max(axis=1)
-    logits_gap = _logits_gap(exported, classifier, raws[:LOGIT_ROWS])
+    logits_gap = _logits_gap(exported, classifier, [value for _, _, value in read[:LOGIT_ROWS]])
     problem = ""
     if logits_gap > LOGITS_GAP:
         problem = f"its logits differ by {logits_gap:.1e} of the largest one"
@@ -95,26 +96,9 @@ def check_own_way(
     )
 
 
-def _readable(
-    dataset: Dataset, rows: NDArray[np.intp], exported: Exported
-) -> tuple[list[Raw], NDArray[np.intp]]:
-    raws, places = [], []
-    for place, row in enumerate(rows):
-        raw = read_raw(dataset.samples, int(row))
-        try:
-            if isinstance(raw, Quarantined):
-                continue
-            exported.prepare(raw)
-        except BadImage:
-            continue
-        raws.append(raw)
-        places.append(place)
-    return raws, np.array(places, dtype=np.intp)
-
-
-def _logits_gap(exported: Exported, classifier: Classifier, raws: list[Raw]) -> float:
+def _logits_gap(exported: Exported, classifier: Classifier, prepared: list[NDArray[Any]]) -> float:
     """Of the same tensors, as a share of the largest logit."""
-    arrays = exported.batch([exported.prepare(raw) for raw in raws])
+    arrays = exported.batch(prepared)
     tensors = [torch.from_numpy(array) for array in arrays.values()]
     wanted = classifier.logits(State(*tensors)).numpy() / classifier.temperature
     found = exported.graph(arrays)[0]

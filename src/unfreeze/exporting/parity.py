@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import read_raw
 from unfreeze.runtime.decode import BadImage, Quarantined
-from unfreeze.runtime.exported import Exported, Raw
+from unfreeze.runtime.exported import Exported
+from unfreeze.runtime.reading import Raw
 
 # Batches of these sizes in turn: one row, an even and an odd number, and more than any runtime unrolls.
 SIZES = (1, 2, 7, 64)
@@ -87,20 +88,29 @@ def check(
     )
 
 
-def _batches(
+def readable(
     prepare: Prepare, dataset: Dataset, rows: NDArray[np.intp]
-) -> Iterator[tuple[list[int], list[NDArray[Any]]]]:
-    sizes = cycle(SIZES)
-    size, places, prepared = next(sizes), [], []
+) -> Iterator[tuple[int, Raw, NDArray[Any]]]:
+    """The rows that can be read: the place in ``rows``, the raw input, and what ``prepare`` makes of it."""
     for place, row in enumerate(rows):
         raw = read_raw(dataset.samples, int(row))
         if isinstance(raw, Quarantined):
             continue
         try:
-            prepared.append(prepare(raw))
+            value = prepare(raw)
         except BadImage:
             continue
+        yield place, raw, value
+
+
+def _batches(
+    prepare: Prepare, dataset: Dataset, rows: NDArray[np.intp]
+) -> Iterator[tuple[list[int], list[NDArray[Any]]]]:
+    sizes = cycle(SIZES)
+    size, places, prepared = next(sizes), [], []
+    for place, _, value in readable(prepare, dataset, rows):
         places.append(place)
+        prepared.append(value)
         if len(places) == size:
             yield places, prepared
             size, places, prepared = next(sizes), [], []

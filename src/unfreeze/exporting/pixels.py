@@ -13,8 +13,9 @@ from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import read_raw
 from unfreeze.exporting.parity import Parity, check
 from unfreeze.runtime.decode import Quarantined, decode_image, decode_picture
-from unfreeze.runtime.exported import Exported, Raw
+from unfreeze.runtime.exported import Exported
 from unfreeze.runtime.preprocess import ImagePreprocess
+from unfreeze.runtime.reading import Raw
 
 # Measured: none. One is left for versions of Pillow that take the two passes of a resize, between which it rounds, in
 # another order, and for processors that fuse a product with a sum.

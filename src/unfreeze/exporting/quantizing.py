@@ -16,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.data.dataset import Dataset
-from unfreeze.data.reading import read_raw
-from unfreeze.exporting.parity import Parity, check
-from unfreeze.runtime.decode import BadImage, Quarantined
+from unfreeze.exporting.parity import Parity, check, readable
 from unfreeze.runtime.exported import Exported, load
 
 FILE = "model.int8.onnx"
@@ -182,16 +180,7 @@ class _Reader:
 
 
 def _prepared(model: Exported, dataset: Dataset, rows: NDArray[np.intp]) -> list[NDArray[Any]]:
-    found = []
-    for row in rows:
-        raw = read_raw(dataset.samples, int(row))
-        if isinstance(raw, Quarantined):
-            continue
-        try:
-            found.append(model.prepare(raw))
-        except BadImage:
-            continue
-    return found
+    return [value for _, _, value in readable(model.prepare, dataset, rows)]
 
 
 @contextmanager

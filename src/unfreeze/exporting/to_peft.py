@@ -35,9 +35,10 @@ from unfreeze.exporting.to_transformers import (
 )
 from unfreeze.grafts.attach import CONFIG, TENSORS
 from unfreeze.grafts.lora import PREFIX
-from unfreeze.runtime.exported import Graph, Raw
+from unfreeze.runtime.exported import Graph
 from unfreeze.runtime.files import write_atomically
 from unfreeze.runtime.preprocess import ImagePreprocess
+from unfreeze.runtime.reading import Raw
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,9 +19,10 @@ from unfreeze.contracts import Backbone
 from unfreeze.errors import RequestError
 from unfreeze.exporting.formats import Answers, Written
 from unfreeze.exporting.hosting import calibrated_linear, takes_linear
-from unfreeze.runtime.exported import Arrays, Graph, Raw
+from unfreeze.runtime.exported import Graph
 from unfreeze.runtime.files import write_atomically
 from unfreeze.runtime.preprocess import ImagePreprocess
+from unfreeze.runtime.reading import Arrays, Raw
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,9 +21,10 @@ from unfreeze.errors import RequestError
 from unfreeze.exporting.formats import Answers, Written
 from unfreeze.exporting.hosting import calibrated_linear
 from unfreeze.exporting.to_timm import open_as_users_do, pixels_graph, save_network
-from unfreeze.runtime.exported import TOKENIZER, Arrays, Graph, Raw
+from unfreeze.runtime.exported import TOKENIZER, Graph
 from unfreeze.runtime.files import write_atomically
 from unfreeze.runtime.preprocess import TextPreprocess
+from unfreeze.runtime.reading import Arrays, Raw
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,19 +13,15 @@ from PIL import Image
 
 from unfreeze.errors import RequestError, missing_extra
 from unfreeze.runtime.card import KEY, Card, read_card
-from unfreeze.runtime.decode import BadImage, decode_image
-from unfreeze.runtime.padding import pad_ids
+from unfreeze.runtime.decode import BadImage
 from unfreeze.runtime.predictions import Prediction
-from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
-from unfreeze.runtime.tokenize import TextEncoder
+from unfreeze.runtime.reading import Arrays, Raw, Reader
 
 BATCH = 32
 TOKENIZER = "tokenizer.json"
 
 # From arrays by input name to logits and probabilities, each (batch, classes).
 Graph = Callable[[dict[str, NDArray[Any]]], tuple[NDArray[np.float32], NDArray[np.float32]]]
-Raw = bytes | str
-Arrays = dict[str, NDArray[Any]]
 
 
 def load(path: str | Path) -> Exported:
@@ -74,12 +70,9 @@ class Exported:
     def __init__(self, graph: Graph, card: Card, tokenizer: bytes | None) -> None:
         self.card = card
         self.graph = graph
-        self._reads = card.reads
-        self._encoder: TextEncoder | None = None
-        if isinstance(self._reads, TextPreprocess):
-            if tokenizer is None:
-                raise RequestError(f"The model reads texts, and {TOKENIZER} is not beside it: copy it there.")
-            self._encoder = TextEncoder(self._reads, tokenizer)
+        if card.modality == "text" and tokenizer is None:
+            raise RequestError(f"The model reads texts, and {TOKENIZER} is not beside it: copy it there.")
+        self._reader = Reader(card.reads, tokenizer)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -122,13 +115,7 @@ class Exported:
 
     def prepare(self, raw: Raw) -> NDArray[Any]:
         """What the graph reads of one input: uint8 (height, width, 3), or token ids (tokens,). Raises BadImage."""
-        if self._encoder is not None:
-            text = raw if isinstance(raw, str) else raw.decode("utf-8", errors="replace")
-            return self._encoder.encode([text])[0]
-        assert isinstance(self._reads, ImagePreprocess)
-        if isinstance(raw, str):
-            raise BadImage("a text where an image was expected")
-        return decode_image(raw, self._reads)
+        return self._reader.prepare(raw)
 
     def run(self, prepared: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Logits and calibrated probabilities, each (inputs, classes), of one batch."""
@@ -136,13 +123,10 @@ class Exported:
 
     def batch(self, prepared: Sequence[NDArray[Any]]) -> Arrays:
         """The arrays that the graph reads, by name."""
-        if not isinstance(self._reads, TextPreprocess):
-            return {"images": np.stack(prepared)}
-        ids, mask = pad_ids(prepared, self._reads.pad_id, most=self._reads.max_length)
-        return {"ids": ids, "mask": mask}
+        return self._reader.batch(prepared)
 
     def _raw(self, item: Any) -> Raw | Exception:
-        if self._encoder is not None:
+        if self.card.modality == "text":
             return item if isinstance(item, str) else TypeError("this model reads texts: give strings")
         if isinstance(item, bytes):
             return item
@@ -170,6 +154,6 @@ class Exported:
         found = iter(self.run(readable)[1]) if readable else iter(())
         for name, value in rows:
             if isinstance(value, str):
-                yield Prediction(name, None, None, False, value, ())
+                yield Prediction.unread(name, value)
                 continue
             yield Prediction.of(name, next(found), self.labels, threshold=self.card.threshold, top_k=top_k)

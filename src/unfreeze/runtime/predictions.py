@@ -53,6 +53,11 @@ class Prediction:
         label, best = top[0]
         return cls(name, label, best, threshold is not None and best < threshold, None, top)
 
+    @classmethod
+    def unread(cls, name: str, reason: str) -> Prediction:
+        """The row of an input that could not be read."""
+        return cls(name, None, None, False, reason, ())
+
     def to_row(self, top_k: int) -> dict[str, object]:
         """One flat row; the columns depend on ``top_k`` only."""
         row: dict[str, object] = {

@@ -75,7 +75,7 @@ class TextEncoder:
 
     def _cut(self, encoding: Encoding) -> NDArray[np.int64]:
         ids = np.array(encoding.ids or [self._preprocess.pad_id], dtype=np.int64)
-        return ids[self._kept(len(ids))]
+        return ids if len(ids) <= self._preprocess.max_length else ids[self._kept(len(ids))]
 
     def _kept(self, tokens: int) -> list[int]:
         """The positions that are kept of so many tokens."""

@@ -24,6 +24,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from unfreeze.errors import UnfreezeError
 from unfreeze.explaining import as_png, draw_heat, explain_image, explain_text
+from unfreeze.model import Model
 from unfreeze.runtime.decode import BadImage
 from unfreeze.runtime.predictions import Prediction
 from unfreeze.serving.batching import ClosedError, OverloadedError
@@ -351,20 +352,11 @@ def _row(
     assert probabilities is not None
     if not np.isfinite(probabilities).all():
         return _unread(name, "its answer is no number")
-    threshold = task.classifier.threshold
-    return _plain(
-        Prediction.of(
-            name,
-            probabilities,
-            task.classifier.labels.names,
-            threshold=None if threshold is None else threshold.probability,
-            top_k=top_k,
-        )
-    )
+    return _plain(Model(task.classifier).answer(name, probabilities, top_k))
 
 
 def _unread(name: str, reason: str) -> dict[str, Any]:
-    return _plain(Prediction(name, None, None, False, reason, ()))
+    return _plain(Prediction.unread(name, reason))
 
 
 def _plain(prediction: Prediction) -> dict[str, Any]:

@@ -20,10 +20,8 @@ from unfreeze.engine.store import cache_root
 from unfreeze.errors import UnfreezeError
 from unfreeze.evaluate.calibration import softmax
 from unfreeze.executors import available_executors, build_executor
-from unfreeze.runtime.decode import BadImage, decode_image
-from unfreeze.runtime.padding import pad_ids
-from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
-from unfreeze.runtime.tokenize import TextEncoder
+from unfreeze.runtime.exported import TOKENIZER
+from unfreeze.runtime.reading import Reader
 from unfreeze.serving.batching import Batcher, OverloadedError, Row
 from unfreeze.serving.heads import all_logits
 from unfreeze.serving.limits import Limits
@@ -52,7 +50,7 @@ class Host:
         self._executor: Executor | None = None
         # The executor is replaced while batches are computed.
         self._computing = threading.Lock()
-        self._encoder = _encoder(backbone)
+        self._reader = Reader(backbone.preprocess, backbone.assets.get(TOKENIZER))
         self._most, self._admitted, self._counting = limits.queue, 0, threading.Lock()
         self._batcher = Batcher(
             self._compute, size=limits.batch, wait=limits.wait, queue=limits.queue, name=backbone.name
@@ -123,12 +121,7 @@ class Host:
 
     def prepare(self, raw: bytes | str) -> NDArray[Any]:
         """What the network reads of one input: uint8 (height, width, 3), or token ids (tokens,). Raises BadImage."""
-        if self._encoder is not None:
-            return self._encoder.encode([raw if isinstance(raw, str) else raw.decode("utf-8", "replace")])[0]
-        assert isinstance(self.backbone.preprocess, ImagePreprocess)
-        if isinstance(raw, str):
-            raise BadImage("a text where an image was expected")
-        return decode_image(raw, self.backbone.preprocess)
+        return self._reader.prepare(raw)
 
     def submit(
         self, values: Sequence[NDArray[Any]], tasks: tuple[str, ...], *, seconds: float
@@ -160,11 +153,7 @@ class Host:
         ]
 
     def _batch(self, values: Sequence[NDArray[Any]]) -> State:
-        preprocess = self.backbone.preprocess
-        if isinstance(preprocess, TextPreprocess):
-            ids, mask = pad_ids(values, preprocess.pad_id, most=preprocess.max_length)
-            return State(torch.from_numpy(ids), torch.from_numpy(mask))
-        return State(torch.from_numpy(np.stack(values)))
+        return State(*map(torch.from_numpy, self._reader.batch(values).values()))
 
 
 def _features(executor: Executor, batch: State) -> dict[int, NDArray[np.float32]]:
@@ -172,9 +161,3 @@ def _features(executor: Executor, batch: State) -> dict[int, NDArray[np.float32]
     return {
         boundary: summary.numpy() for boundary, summary in zip(executor.boundaries, summaries, strict=True)
     }
-
-
-def _encoder(backbone: Backbone) -> TextEncoder | None:
-    if isinstance(backbone.preprocess, TextPreprocess):
-        return TextEncoder(backbone.preprocess, backbone.assets["tokenizer.json"])
-    return None

@@ -46,6 +46,7 @@ async def read_request(request: Request, limits: Limits) -> Asked:
         raise _too_large(limits)
     try:
         async with asyncio.timeout(limits.seconds):
+            request = _counted(request, limits)
             return await (_json(request, limits) if kind == "application/json" else _form(request, limits))
     except TimeoutError:
         raise HTTPException(408, f"The request did not arrive within {limits.seconds:g} seconds.") from None
@@ -54,13 +55,8 @@ async def read_request(request: Request, limits: Limits) -> Asked:
 
 
 async def _json(request: Request, limits: Limits) -> Asked:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limits.body:
-            raise _too_large(limits)
     try:
-        found = json.loads(body)
+        found = json.loads(await request.body())
     except (ValueError, RecursionError):
         raise HTTPException(422, "The body is no JSON.") from None
     if not isinstance(found, dict):
@@ -86,7 +82,7 @@ async def _form(request: Request, limits: Limits) -> Asked:
     tasks: list[str] = []
     top_k: object = None
     try:
-        async with _counted(request, limits).form(
+        async with request.form(
             max_files=limits.inputs, max_fields=MOST_TASKS + limits.inputs, max_part_size=4 * limits.text
         ) as form:
             for name, value in form.multi_items():

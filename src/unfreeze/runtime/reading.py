@@ -1,0 +1,46 @@
+"""From raw inputs to what a network reads, one by one and as a batch: exported and served models alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.runtime.decode import BadImage, decode_image
+from unfreeze.runtime.padding import pad_ids
+from unfreeze.runtime.preprocess import Preprocess, TextPreprocess
+from unfreeze.runtime.tokenize import TextEncoder
+
+Raw = bytes | str
+Arrays = dict[str, NDArray[Any]]
+
+
+class Reader:
+    """Prepares inputs as ``preprocess`` says; texts need the bytes of their ``tokenizer.json``."""
+
+    def __init__(self, preprocess: Preprocess, tokenizer: bytes | None) -> None:
+        self._preprocess = preprocess
+        self._encoder: TextEncoder | None = None
+        if isinstance(preprocess, TextPreprocess):
+            if tokenizer is None:
+                raise ValueError("texts cannot be read without a tokenizer")
+            self._encoder = TextEncoder(preprocess, tokenizer)
+
+    def prepare(self, raw: Raw) -> NDArray[Any]:
+        """What the network reads of one input: uint8 (height, width, 3), or token ids (tokens,). Raises BadImage."""
+        if self._encoder is not None:
+            text = raw if isinstance(raw, str) else raw.decode("utf-8", errors="replace")
+            return self._encoder.encode([text])[0]
+        assert not isinstance(self._preprocess, TextPreprocess)
+        if isinstance(raw, str):
+            raise BadImage("a text where an image was expected")
+        return decode_image(raw, self._preprocess)
+
+    def batch(self, prepared: Sequence[NDArray[Any]]) -> Arrays:
+        """The arrays of a batch: ``images``, or ``ids`` and ``mask``."""
+        if not isinstance(self._preprocess, TextPreprocess):
+            return {"images": np.stack(prepared)}
+        ids, mask = pad_ids(prepared, self._preprocess.pad_id, most=self._preprocess.max_length)
+        return {"ids": ids, "mask": mask}
