@@ -29,8 +29,8 @@ def metrics_of(folder):
 
 def test_a_finished_run_folder_holds_these_files_and_no_half_written_ones(image_run, text_run):
     files = {
-        "README.md", "bundle.json", "config.yaml", "golden.safetensors", "metrics.json", "model.safetensors",
-        "predictions.csv", "report.html",
+        "README.md", "bundle.json", "config.yaml", "examples.safetensors", "golden.safetensors", "metrics.json",
+        "model.safetensors", "predictions.csv", "report.html",
     }  # fmt: skip
     assert {path.name for path in image_run.run.folder.iterdir()} == files
     assert {path.name for path in text_run.run.folder.iterdir()} == files | {"assets"}

@@ -61,6 +61,7 @@ def train(
     seed: int | None = None,
     device: str | None = None,
     precision: str | None = None,
+    examples: bool | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """The finished run; see ``unfreeze train --help`` for what each setting means.
@@ -117,5 +118,6 @@ def train(
         seed=seed,
         device=device,
         precision=precision,
+        examples=examples,
     )
     return run_train(request, progress=progress)

@@ -160,6 +160,7 @@ class TrainRequest:
     seed: int | None = None
     device: str | None = None
     precision: str | None = None
+    examples: bool | None = None
 
     def check(self) -> None:
         """Raise one RequestError that names every value out of its range, or return."""

@@ -60,6 +60,7 @@ class Evidence:
     ``oof``: rows and calibrated probabilities that no fit saw; ``test_logits`` belong to ``test_rows``, as do
     ``floor``, the probe's probabilities beside a thawed result. ``fit``: the history and ledger of thawing.
     ``choice``: what ``choice.json`` holds. ``cost``: what was predicted of the thawing, which took ``thawing_seconds``.
+    ``examples``: how many training rows the run carries.
     """
 
     folder: Path
@@ -84,6 +85,7 @@ class Evidence:
     choice: Mapping[str, Any] | None
     cost: Cost | None
     thawing_seconds: float
+    examples: int
 
 
 def write_pages(evidence: Evidence, clock: Clock, progress: Progress) -> content.ReportData:
@@ -154,6 +156,7 @@ def _collect(evidence: Evidence, baselines: tuple[content.Baseline, ...], clock:
         feature_space=_feature_space(evidence),
         timing=tuple(content.Timing(part, seconds) for part, seconds in clock.seconds.items()),
         sections=_sections(evidence),
+        examples=evidence.examples,
         licences=(content.Licence(backbone.name, licence),) if licence else (),
     )
 

@@ -14,6 +14,7 @@ from unfreeze.data.dataset import Dataset
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import Scores
 from unfreeze.progress import Clock, Progress, Silent
+from unfreeze.training.exampling import take_examples
 from unfreeze.training.learning import learn
 from unfreeze.training.prepare import read_data
 from unfreeze.training.probed import probe_data
@@ -121,11 +122,22 @@ def _train_into(
     with clock.part("scoring"):
         validation = score(fitted.probabilities, fitted.y, dataset.labels.names)
         test = score(tested.probabilities, dataset.label[tested.rows], dataset.labels.names)
+    examples = None
+    if decisions.value("examples"):
+        with clock.part("examples"):
+            examples = take_examples(
+                dataset,
+                fitted.classifier,
+                features=features,
+                executor=None if fit is None else tested.executor,
+                batch_size=decisions.number("batch_size"),
+                seed=decisions.number("seed"),
+            )
     with clock.part("saving"):
         names = tuple(dataset.samples.name(int(row)) for row in tested.rows)
         if fit is not None:
             write_fit(fit, folder)
-        save_run(folder, fitted, dataset, decisions, names, tested)
+        save_run(folder, fitted, dataset, decisions, names, tested, examples)
         save_metrics(folder, validation, test, fitted.how)
         # Not before: a disk that is full now must not cost the training.
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -151,6 +163,7 @@ def _train_into(
         choice=None if learned.choice is None else learned.choice.to_dict(),
         cost=learned.cost,
         thawing_seconds=clock.seconds.get("thawing", 0.0),
+        examples=0 if examples is None else len(examples.labels),
         settings=decisions.resolved(),
         fingerprint=dataset.fingerprint,
         command=command,

@@ -37,8 +37,11 @@ HEAD = "head.safetensors"
 ADAPTER = "adapter"
 ADAPTER_FILES = (f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/adapter_model.safetensors")
 GOLDEN = "golden.safetensors"
+EXAMPLES = "examples.safetensors"
 ASSETS = "assets"
 CHECKPOINTS = "checkpoints"
+# Whoever hands a run on may remove these first; everything else of a run must be there.
+REMOVABLE = (EXAMPLES,)
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,13 @@ def release_folder(folder: Path) -> None:
         folder.rmdir()
 
 
-def save(classifier: Classifier, folder: Path, *, story: Story, golden: State) -> BundleFile:
-    """Write weights, assets, golden inputs and, last, ``bundle.json``; returns what was written there."""
+def save(
+    classifier: Classifier, folder: Path, *, story: Story, golden: State, examples: bytes | None = None
+) -> BundleFile:
+    """Write weights, assets, golden inputs and, last, ``bundle.json``; returns what was written there.
+
+    ``examples``: the file of ``write_examples``, where the run is to carry some.
+    """
     import torch
     from safetensors.torch import save as to_bytes
 
@@ -97,6 +105,8 @@ def save(classifier: Classifier, folder: Path, *, story: Story, golden: State) -
     contents = _weights(classifier)
     contents[GOLDEN] = to_bytes(inputs | {"logits": classifier.logits(golden).contiguous()})
     contents |= {f"{ASSETS}/{name}": data for name, data in backbone.assets.items()}
+    if examples is not None:
+        contents[EXAMPLES] = examples
     for name, data in contents.items():
         (folder / name).parent.mkdir(exist_ok=True)
         write_atomically(folder / name, data)

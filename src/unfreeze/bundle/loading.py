@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.bundle.classifier import Adapter, Base, Classifier, Threshold
-from unfreeze.bundle.folder import ADAPTER_FILES, ASSETS, BUNDLE, GOLDEN, HEAD, WEIGHTS
+from unfreeze.bundle.folder import ADAPTER_FILES, ASSETS, BUNDLE, GOLDEN, HEAD, REMOVABLE, WEIGHTS
 from unfreeze.bundle.schema import SCHEMA_VERSION, BundleFile
 from unfreeze.contracts import Backbone, Modality, State
 from unfreeze.errors import RequestError, UnfreezeError
@@ -119,6 +119,8 @@ def _check_file(folder: Path, name: str, wanted: str) -> None:
         raise RequestError(
             f"{folder / BUNDLE} lists {name!r}, which lies outside the run folder: it is refused."
         )
+    if name in REMOVABLE and not path.exists():
+        return
     if not path.is_file():
         raise RequestError(f"{path} is missing: the run folder is not whole.")
     if file_hash(path) != wanted:

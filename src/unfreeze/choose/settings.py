@@ -23,6 +23,10 @@ DEFAULTS: Mapping[str, tuple[object, str]] = {
     "precision": ("auto", "fp32 unless a lower one makes no difference on 256 rows"),
     "store_budget": ("8GB", "what a laptop can spare; activations beyond it are computed again"),
     "store": ("auto", "features are kept on disk when the cache folder can be written"),
+    "examples": (
+        True,
+        "answers are shown beside the training rows they resemble; --no-examples leaves them out",
+    ),
     "precision_target": (0.95, "a wish, not a measurement: set it to what your use needs"),
 }
 # Inputs of a run rather than knobs; shown only when they were said.

@@ -230,6 +230,14 @@ def train(
     store: Store = None,
     device: Device = None,
     precision: Precision = None,
+    examples: Annotated[
+        bool | None,
+        typer.Option(
+            "--examples/--no-examples",
+            help="Keep up to 500 training rows, made small, in the run, to show beside answers. (default: yes)",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
 ) -> None:
     """Train a classifier on DATA, measure it honestly, and leave a run folder that predicts.
 
@@ -288,6 +296,7 @@ def train(
         seed=seed,
         device=device,
         precision=precision,
+        examples=examples,
     )
     if config is not None:
         request = request.filled_from(read_config(config), source=f"--config {config}")

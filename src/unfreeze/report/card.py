@@ -64,13 +64,14 @@ def model_card(data: ReportData) -> str:
             + ", ".join(f"{words.number(sum(rows))} for {part}" for part, rows in data.data.filled.items())
             + f". Fingerprint {data.fingerprint}."
         ),
+        plain(words.examples_text(data)),
         "## Limits",
         "\n".join(f"- {plain(sentence)}" for sentence in _limits(data)),
         "## How it was made",
         _code_block(data.command),
         plain(", ".join(f"{name} {version}" for name, version in data.versions.items())),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _front_matter(data: ReportData) -> str:

@@ -268,7 +268,8 @@ class ReportData:
     """Everything that a report shows; whatever is empty or None is left out.
 
     ``validation_how`` says how the validation numbers came about, such as "out of fold over 1,968 rows".
-    ``threshold_note`` says why there is no abstain threshold. ``joined`` is the probe on several depths.
+    ``threshold_note`` says why there is no abstain threshold. ``joined`` is the probe on several depths. ``examples``:
+    how many training rows the run carries.
     """
 
     modality: Modality
@@ -301,3 +302,4 @@ class ReportData:
     chips: tuple[Chip, ...] = ()
     notes: tuple[str, ...] = ()
     sections: tuple[Section, ...] = field(default=())
+    examples: int = 0

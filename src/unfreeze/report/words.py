@@ -259,3 +259,15 @@ def _find(baselines: Sequence[Baseline], kind: str) -> Baseline | None:
 
 def _low(estimate: Estimate) -> float:
     return estimate.low if estimate.low is not None else estimate.value
+
+
+def examples_text(data: ReportData) -> str:
+    """What of the training data lies in the run's folder; an empty text where nothing was kept for answers."""
+    if not data.examples:
+        return ""
+    made = "thumbnails" if data.modality == "image" else "beginnings"
+    return (
+        f"The run's folder holds {made} of {number(data.examples)} training rows (examples.safetensors), to show "
+        "beside answers; that file may be removed before the run is handed on. "
+        f"The report shows some {KINDS[data.modality]} too."
+    )

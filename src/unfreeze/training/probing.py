@@ -47,11 +47,12 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """What a classifier says of the readable test rows."""
+    """What a classifier says of the readable test rows, and the executor that ran it."""
 
     rows: NDArray[np.intp]
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float64]
+    executor: Executor
 
 
 def fit_rows(dataset: Dataset, features: Features) -> NDArray[np.bool_]:
@@ -178,7 +179,7 @@ def test_classifier(
     logits, rows = score_rows(
         classifier, dataset, dataset.rows("test"), executor=exact, decisions=decisions, progress=progress
     )
-    return Tested(rows, logits, softmax(logits, classifier.temperature))
+    return Tested(rows, logits, softmax(logits, classifier.temperature), exact)
 
 
 def exact_executor(

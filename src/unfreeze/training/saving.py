@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.bundle.classifier import Classifier
+from unfreeze.bundle.examples import Examples, write_examples
 from unfreeze.bundle.folder import BUNDLE, Story, save
 from unfreeze.bundle.loading import is_run, read_bundle
 from unfreeze.choose.settings import Decisions
@@ -30,14 +31,21 @@ def save_run(
     decisions: Decisions,
     names: tuple[str, ...],
     tested: Tested,
+    examples: Examples | None,
 ) -> None:
-    """Write configuration, predictions of the test rows, weights, golden answers and ``bundle.json``."""
+    """Write configuration, predictions of the test rows, weights, golden answers, examples and ``bundle.json``."""
     classifier = fitted.classifier
     write_atomically(folder / "config.yaml", write_config(decisions.resolved()))
     with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
         write_rows(_prediction_rows(classifier, dataset, names, tested.probabilities, tested.rows), file)
     story = tell_story(fitted, dataset, decisions)
-    save(classifier, folder, story=story, golden=golden_batch(dataset, classifier.backbone, tested.rows[:4]))
+    save(
+        classifier,
+        folder,
+        story=story,
+        golden=golden_batch(dataset, classifier.backbone, tested.rows[:4]),
+        examples=None if examples is None else write_examples(examples),
+    )
 
 
 def tell_story(fitted: Fitted, dataset: Dataset, decisions: Decisions) -> Story:
