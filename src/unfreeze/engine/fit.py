@@ -41,6 +41,7 @@ from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.task import EpochRecord, Fit, Rows, StoppedError, Task
 from unfreeze.engine.trainable import Group, describe_phase, select, set_modes
 from unfreeze.errors import UnfreezeError
+from unfreeze.executors.allocator import give_back_freed_memory
 from unfreeze.plan import Phase, Plan, check_modality
 from unfreeze.progress import Progress, Silent
 
@@ -85,6 +86,7 @@ def fit(
         maker.close()
         for module in (backbone.module, head):
             module.eval().requires_grad_(False)
+        give_back_freed_memory()
 
 
 @dataclass(frozen=True, eq=False)

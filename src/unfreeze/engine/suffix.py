@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone, State
 from unfreeze.engine.devices import Precision, autocast
+from unfreeze.executors.allocator import keep_freed_memory
 
 # Capturing costs about as much as this many steps save.
 LEAST_STEPS = 50
@@ -38,6 +39,8 @@ class Suffix:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.precision = precision
+        if device.type == "cpu":
+            keep_freed_memory()
         self._eager = _Part(backbone, boundary, device, precision)
         self._device, self._say = device, say
         self._wanted = device.type == "cuda" and steps >= LEAST_STEPS

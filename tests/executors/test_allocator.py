@@ -1,0 +1,56 @@
+"""Freed memory is used again instead of being mapped anew: page faults tell, in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from unfreeze.executors import allocator
+
+FAULTS = """
+import resource, sys
+import torch
+from unfreeze.executors.allocator import give_back_freed_memory, keep_freed_memory
+
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+for _ in range(2):
+    torch.ones(2_000_000)
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    # 40 MB, more than glibc ever learns to keep by itself.
+    torch.ones(10_000_000)
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+held = resident()
+give_back_freed_memory()
+print(faults, held - resident())
+"""
+
+
+def faults(kind: str) -> tuple[int, int]:
+    """Page faults of twenty blocks that are freed at once, and the pages that came back in the end."""
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, kind], check=True, capture_output=True, text=True, timeout=120
+    )
+    counted, returned = map(int, done.stdout.split())
+    return counted, returned
+
+
+@pytest.mark.skipif(not allocator.keep_freed_memory(), reason="no glibc here")
+def test_a_freed_block_is_the_next_one() -> None:
+    kept, returned = faults("kept")
+    anew, _ = faults("as it is")
+    pages = 40_000_000 // 4096
+    assert kept < 2 * pages < 15 * pages < anew
+    # What was kept is the system's again when a training is over.
+    assert returned > 0.8 * pages
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert allocator.keep_freed_memory.__wrapped__() is False
+    allocator.give_back_freed_memory()
