@@ -27,7 +27,6 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from unfreeze.adapting.gate import decide
 from unfreeze.adapting.methods import METHODS, SOUND
-from unfreeze.adapting.passes import has_statistics, restate
 from unfreeze.adapting.scene import Known, NotPossibleError, Scene
 from unfreeze.adapting.shift import measure_shift
 from unfreeze.adapting.signs import Reader, balanced_accuracy
@@ -88,7 +87,10 @@ def make_scene(
     seed: int,
     order: NDArray[np.intp] | None,
 ) -> Scene:
-    """A probe on the source, as ``train --strategy feature-extraction`` fits it to the training rows."""
+    """A probe on the source, as ``train --strategy feature-extraction`` fits it to the training rows.
+
+    The network's running statistics are pretraining's, so that ``adapt`` would not estimate them anew either.
+    """
     shuffled = np.random.default_rng(seed).permutation(len(source.y))
     held = round(VAL_SHARE * len(shuffled))
     val, train = source.select(shuffled[:held]), source.select(shuffled[held:])
@@ -107,23 +109,10 @@ def make_scene(
             return None
         return lambda: _strong(backbone, domain, seed)
 
-    def restated() -> tuple[Backbone, Features]:
-        import copy
-
-        import torch
-
-        assert target.pixels is not None
-        changed = copy.deepcopy(backbone)
-        rows = np.random.default_rng(seed).permutation(len(target.y))[:512]
-        parts = np.array_split(rows, max(1, len(rows) // BATCH))
-        restate(changed, [State(torch.from_numpy(target.pixels[part])) for part in parts], device="cpu")
-        return changed, run_network(changed, target.pixels, tuple(sorted(probe.head.boundaries)))
-
-    images = target.pixels is not None and has_statistics(backbone)
     return Scene(
         classifier=classifier, train=Known(train.features, train.y), val=Known(val.features, val.y),
         val_answers=softmax(logits, temperature), target=target.features, seed=seed, threshold=0.9, order=order,
-        strong=_once(strong(target)), strong_train=_once(strong(train)), restated=_once(restated) if images else None,
+        strong=_once(strong(target)), strong_train=_once(strong(train)),
     )  # fmt: skip
 
 

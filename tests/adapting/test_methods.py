@@ -1,10 +1,12 @@
 """What each method makes of a target that has moved, and of one that cannot be adapted to."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from unfreeze.adapting import scenery
 from unfreeze.adapting.depths import depths_of
 from unfreeze.adapting.methods import METHODS, SOUND
 from unfreeze.adapting.methods.self_training import align, choose_labels
@@ -160,3 +162,46 @@ def test_an_order_is_needed_for_small_steps(domains):
 def test_a_threshold_that_no_answer_reaches_proposes_nothing(domains):
     with pytest.raises(NotPossibleError, match="as confident"):
         METHODS["pseudo-label"](replace(domains().scene, threshold=1.1))
+
+
+class Rereads:
+    """A network whose statistics are restated on the source, and the features that its rows have then."""
+
+    def __init__(self, features):
+        self.features, self.asked = features, []
+
+    def restated(self, material):
+        self.asked.append(material)
+        return "restated"
+
+    def features_in(self, changed, boundaries, dataset, rows, what):
+        assert (changed, boundaries) == ("restated", (3,))
+        return {3: self.features[3][rows]}
+
+
+def test_statistics_that_are_not_the_source_s_own_are_found_out(domains):
+    scene = domains().scene
+    source = scenery._Source(
+        scene.train, scene.val, SimpleNamespace(dataset="source"), np.arange(len(scene.val.y))
+    )
+    # Restating them on the source itself changes nothing that matters, or it scatters what the head reads.
+    alike = {3: scene.val.features[3] + np.float32(0.01)}
+    chance = np.random.default_rng(0)
+    scattered = {3: chance.permutation(scene.val.features[3])}
+    for features, own in ((alike, True), (scattered, False)):
+        passes = Rereads(features)
+        assert scenery._keeps_own_statistics(passes, scene.classifier, source) is own
+        assert passes.asked == [source.material]
+
+
+def test_where_they_are_not_norm_moves_the_head_s_inputs_alone(domains):
+    shifted = domains(shift=2.0)
+    plain = METHODS["norm"](shifted.scene)
+    kept = METHODS["norm"](replace(shifted.scene, restated=lambda: None))
+    assert kept.backbone is None
+    assert kept.notes == plain.notes
+    np.testing.assert_array_equal(kept.logits, plain.logits)
+    other = {3: shifted.scene.target[3][::-1].copy()}
+    restated = METHODS["norm"](replace(shifted.scene, restated=lambda: ("network", other)))
+    assert restated.backbone == "network"
+    assert not np.array_equal(restated.logits, plain.logits)

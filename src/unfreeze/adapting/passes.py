@@ -96,26 +96,35 @@ class Passes:
             self.progress.count(f"Varied views, {what}", done, len(inputs))
         return found
 
-    def restated(self, material: Material, boundaries: tuple[int, ...]) -> tuple[Backbone, Features]:
-        """A copy of the network with running statistics of these rows, and their features in it."""
+    def restated(self, material: Material) -> Backbone:
+        """A copy of the network with running statistics of these rows."""
         inputs = material.inputs()
         changed = copy.deepcopy(self.backbone)
         rows = order(self.seed, 0, len(inputs))[:STATISTICS_ROWS].astype(np.intp)
         restate(changed, [inputs.batch(part, None) for part in _cut(rows)], device=self.executor.device)
-        changed = rehash(changed)
+        return rehash(changed)
+
+    def features_in(
+        self,
+        changed: Backbone,
+        boundaries: tuple[int, ...],
+        dataset: Dataset,
+        rows: NDArray[np.intp],
+        what: str,
+    ) -> Features:
+        """The rows in a changed copy of the network; nothing of them is stored."""
         executor = build_executor(
             self.executor.name, changed, boundaries=boundaries, device=self.executor.device
         )
-        fresh = compute_features(
-            material.dataset,
+        return compute_features(
+            dataset,
             changed,
             executor=executor,
-            rows=material.features.rows,
+            rows=rows,
             boundaries=boundaries,
             batch_size=BATCH,
-            progress=lambda done, total: self.progress.count("Frozen pass, new statistics", done, total),
-        )
-        return changed, fresh.arrays
+            progress=lambda done, total: self.progress.count(f"Frozen pass, {what}", done, total),
+        ).arrays
 
 
 def has_statistics(backbone: Backbone) -> bool:

@@ -41,7 +41,8 @@ class Scene:
     ``asked`` are the few rows whose labels a person gave, ``answers`` those. ``order`` (rows,) tells which step of a
     change a target row belongs to, or None. ``strong`` gives strongly varied views of the target rows, and
     ``strong_train`` of the source's, where the modality has them. ``restated`` gives the network with normalisation
-    statistics of the target, and the target's features in it, where it has such statistics.
+    statistics of the target, and the target's features in it, where it has such statistics; it comes to None where
+    those that it has are not the source's own.
     """
 
     classifier: Classifier
@@ -56,7 +57,7 @@ class Scene:
     answers: NDArray[np.intp] = field(default_factory=no_rows)
     strong: Callable[[], Features] | None = None
     strong_train: Callable[[], Features] | None = None
-    restated: Callable[[], tuple[Backbone, Features]] | None = None
+    restated: Callable[[], tuple[Backbone, Features] | None] | None = None
 
     @property
     def rows(self) -> int:

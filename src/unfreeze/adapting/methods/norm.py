@@ -12,13 +12,14 @@ from unfreeze.adapting.scene import NotPossibleError, Proposal, Scene
 def propose(scene: Scene) -> Proposal:
     """The classifier's own head, and the network's weights, with the target's statistics.
 
-    Running statistics of the network are estimated anew where it has them; the head's inputs are brought to the mean
-    and spread that they had on the source, where that is at hand.
+    Running statistics of the network are estimated anew where it has them and they are the source's; the head's inputs
+    are brought to the mean and spread that they had on the source, where that is at hand.
     """
     head, features, backbone = scene.classifier.head, scene.target, None
     notes = []
-    if scene.restated is not None:
-        backbone, features = scene.restated()
+    fresh = None if scene.restated is None else scene.restated()
+    if fresh is not None:
+        backbone, features = fresh
         notes.append("running statistics of its normalisation layers are those of the target")
     if scene.train is not None:
         boundaries = set(head.boundaries)
