@@ -69,6 +69,8 @@ def export(
     )
     if done.pixels is not None:
         typer.echo(done.pixels.sentence)
+    if done.forms is not None:
+        typer.echo(done.forms.sentence(done.format))
     if done.int8 is not None:
         typer.echo(done.int8.sentence)
     typer.echo(str(done.file))

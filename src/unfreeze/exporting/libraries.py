@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,8 @@ from numpy.typing import NDArray
 
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.contracts import State
-from unfreeze.data.dataset import Dataset
 from unfreeze.exporting.formats import Answers, Format, no_card
-from unfreeze.exporting.parity import readable
+from unfreeze.exporting.gate_rows import GateRows
 from unfreeze.exporting.to_peft import answer_peft, open_peft, write_peft
 from unfreeze.exporting.to_timm import answer_timm, open_timm, write_timm
 from unfreeze.exporting.to_transformers import answer_transformers, open_transformers, write_transformers
@@ -63,32 +63,22 @@ class OwnWay:
         return asdict(self) | {"bound": MEAN_GAP, "logits_bound": LOGITS_GAP}
 
 
-def check_own_way(
-    answer: Answers,
-    exported: Exported,
-    classifier: Classifier,
-    dataset: Dataset,
-    rows: NDArray[np.intp],
-    reference: NDArray[np.float64],
-) -> OwnWay:
-    """Compare a library's answers with ``reference``, the trained model's probabilities (rows, classes)."""
-    read = list(readable(exported.prepare, dataset, rows))
-    raws, places = [raw for _, raw, _ in read], np.array([place for place, _, _ in read], dtype=np.intp)
-    found = np.concatenate([answer(raws[start : start + BATCH]) for start in range(0, len(raws), BATCH)])
-    gaps = np.abs(found - reference[places]).max(axis=1)
-    logits_gap = _logits_gap(exported, classifier, [value for _, _, value in read[:LOGIT_ROWS]])
+def check_own_way(answer: Answers, exported: Exported, classifier: Classifier, rows: GateRows) -> OwnWay:
+    """Compare a library's own answers with those of the trained model."""
+    found = own_answers(answer, rows)
+    gaps = np.abs(found - rows.reference).max(axis=1)
+    logits_gap = _logits_gap(exported, classifier, rows.prepared[:LOGIT_ROWS])
     problem = ""
     if logits_gap > LOGITS_GAP:
         problem = f"its logits differ by {logits_gap:.1e} of the largest one"
     elif gaps.mean() > MEAN_GAP:
-        worst = dataset.samples.name(int(rows[places[int(gaps.argmax())]]))
         problem = (
             f"with the library's own preprocessing probabilities differ by {gaps.mean():.3f} on average, "
-            f"by {gaps.max():.3f} for {worst}"
+            f"by {gaps.max():.3f} for {rows.samples.name(int(gaps.argmax()))}"
         )
     return OwnWay(
-        rows=len(raws),
-        agreement=float((found.argmax(axis=1) == reference[places].argmax(axis=1)).mean()),
+        rows=len(rows),
+        agreement=float((found.argmax(axis=1) == rows.reference.argmax(axis=1)).mean()),
         mean_gap=float(gaps.mean()),
         gap=float(gaps.max()),
         logits_gap=logits_gap,
@@ -96,7 +86,14 @@ def check_own_way(
     )
 
 
-def _logits_gap(exported: Exported, classifier: Classifier, prepared: list[NDArray[Any]]) -> float:
+def own_answers(answer: Answers, rows: GateRows) -> NDArray[np.float64]:
+    """The library's probabilities (rows, classes), from the raw inputs."""
+    raws = rows.raws()
+    batches = iter(lambda: list(islice(raws, BATCH)), [])
+    return np.concatenate([answer(batch) for batch in batches])
+
+
+def _logits_gap(exported: Exported, classifier: Classifier, prepared: Sequence[NDArray[Any]]) -> float:
     """Of the same tensors, as a share of the largest logit."""
     arrays = exported.batch(prepared)
     tensors = [torch.from_numpy(array) for array in arrays.values()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from typing import Any
@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.data.dataset import Dataset
-from unfreeze.data.reading import read_raw
-from unfreeze.runtime.decode import BadImage, Quarantined
+from unfreeze.exporting.gate_rows import GateRows
 from unfreeze.runtime.exported import Exported
-from unfreeze.runtime.reading import Raw
 
 # Batches of these sizes in turn: one row, an even and an odd number, and more than any runtime unrolls.
 SIZES = (1, 2, 7, 64)
@@ -22,8 +19,6 @@ SIZES = (1, 2, 7, 64)
 LARGEST_GAP = 1e-3
 # Two classes closer than this are a tie, which rounding may break either way.
 TIE = 1e-4
-
-Prepare = Callable[[Raw], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -50,28 +45,20 @@ class Parity:
         return asdict(self) | {"bound": LARGEST_GAP, "batch_sizes": list(SIZES)}
 
 
-def check(
-    exported: Exported,
-    dataset: Dataset,
-    rows: NDArray[np.intp],
-    reference: NDArray[np.float64],
-    *,
-    prepare: Prepare | None = None,
-) -> Parity:
-    """Compare the export with ``reference``, the trained model's probabilities (rows, classes), in this order.
+def check(exported: Exported, rows: GateRows, *, prepared: Sequence[NDArray[Any]] | None = None) -> Parity:
+    """Compare the export with the trained model's answers to ``rows``.
 
-    ``prepare`` makes what the graph reads of a raw input (default: the export's own preprocessing).
+    ``prepared``: what the graph is given of each row, where that is not the export's own preprocessing.
     """
+    reference = rows.reference
     found = np.full(reference.shape, np.nan)
     try:
-        # By name: a list of labels in another order is another model.
-        columns = [exported.labels.index(name) for name in dataset.labels.names]
-        for places, prepared in _batches(prepare or exported.prepare, dataset, rows):
-            found[places] = exported.run(prepared)[1][:, columns]
-        problem = _first_problem(dataset, rows, reference, found)
+        columns = columns_of(exported, rows)
+        for places, batch in _batches(rows.prepared if prepared is None else prepared):
+            found[places] = exported.run(batch)[1][:, columns]
+        problem = _first_problem(rows, found)
     except Exception as failure:  # every runtime has errors of its own
         problem = f"it does not run ({(str(failure).splitlines() or [type(failure).__name__])[0][:200]})"
-    y = dataset.label[rows]
     top = np.sort(reference, axis=1)
     ties = top[:, -1] - top[:, -2] < TIE
     same = found.argmax(axis=1) == reference.argmax(axis=1)
@@ -81,57 +68,40 @@ def check(
         agreement=float((same | ties).mean()),
         gap=float(np.nanmax(np.abs(found - reference), initial=0.0)),
         accuracy=(
-            float((reference.argmax(axis=1) == y).mean()),
-            float((found.argmax(axis=1) == y).mean()),
+            float((reference.argmax(axis=1) == rows.label).mean()),
+            float((found.argmax(axis=1) == rows.label).mean()),
         ),
         problem=problem,
     )
 
 
-def readable(
-    prepare: Prepare, dataset: Dataset, rows: NDArray[np.intp]
-) -> Iterator[tuple[int, Raw, NDArray[Any]]]:
-    """The rows that can be read: the place in ``rows``, the raw input, and what ``prepare`` makes of it."""
-    for place, row in enumerate(rows):
-        raw = read_raw(dataset.samples, int(row))
-        if isinstance(raw, Quarantined):
-            continue
-        try:
-            value = prepare(raw)
-        except BadImage:
-            continue
-        yield place, raw, value
+def columns_of(exported: Exported, rows: GateRows) -> list[int]:
+    """Where the classes of the rows stand in the export's answers: by name, since another order is another model."""
+    return [exported.labels.index(name) for name in rows.labels]
 
 
-def _batches(
-    prepare: Prepare, dataset: Dataset, rows: NDArray[np.intp]
-) -> Iterator[tuple[list[int], list[NDArray[Any]]]]:
-    sizes = cycle(SIZES)
-    size, places, prepared = next(sizes), [], []
-    for place, _, value in readable(prepare, dataset, rows):
-        places.append(place)
-        prepared.append(value)
-        if len(places) == size:
-            yield places, prepared
-            size, places, prepared = next(sizes), [], []
-    if places:
-        yield places, prepared
+def _batches(prepared: Sequence[NDArray[Any]]) -> Iterator[tuple[slice, Sequence[NDArray[Any]]]]:
+    start = 0
+    for size in cycle(SIZES):
+        if start >= len(prepared):
+            return
+        places = slice(start, start + size)
+        yield places, prepared[places]
+        start += size
 
 
-def _first_problem(
-    dataset: Dataset, rows: NDArray[np.intp], reference: NDArray[np.float64], found: NDArray[np.float64]
-) -> str:
+def _first_problem(rows: GateRows, found: NDArray[np.float64]) -> str:
     """The first row that is answered otherwise, with both answers; empty when there is none."""
-    names = dataset.labels.names
-    for row, wanted, got in zip(rows, reference, found, strict=True):
+    names = rows.labels
+    for row, (wanted, got) in enumerate(zip(rows.reference, found, strict=True)):
         if not np.isfinite(got).all():
-            return f"{dataset.samples.name(int(row))} has no answer that is a number"
+            return f"{rows.samples.name(row)} has no answer that is a number"
         best, other = int(wanted.argmax()), int(got.argmax())
         tie = np.sort(wanted)[-1] - np.sort(wanted)[-2] < TIE
         gap = float(np.abs(wanted - got).max())
         if (best != other and not tie) or gap > LARGEST_GAP:
             return (
-                f"{dataset.samples.name(int(row))} is {names[best]!r} with {wanted[best]:.4f} by the trained model and "
+                f"{rows.samples.name(row)} is {names[best]!r} with {wanted[best]:.4f} by the trained model and "
                 f"{names[other]!r} with {got[other]:.4f} by the exported one"
             )
     return ""

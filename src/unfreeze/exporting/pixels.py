@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from unfreeze.data.dataset import Dataset
-from unfreeze.data.reading import read_raw
-from unfreeze.exporting.parity import Parity, check
-from unfreeze.runtime.decode import Quarantined, decode_image, decode_picture
+from unfreeze.errors import UnfreezeError
+from unfreeze.exporting.gate_rows import GateRows
+from unfreeze.exporting.parity import Parity, check, columns_of
+from unfreeze.runtime.decode import decode_picture, fit_picture, inspect_image
 from unfreeze.runtime.exported import Exported
 from unfreeze.runtime.preprocess import ImagePreprocess
 from unfreeze.runtime.reading import Raw
@@ -20,8 +20,6 @@ from unfreeze.runtime.reading import Raw
 # Measured: none. One is left for versions of Pillow that take the two passes of a resize, between which it rounds, in
 # another order, and for processors that fuse a product with a sum.
 MOST_LEVELS = 1
-
-Resize = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -68,59 +66,60 @@ class Pixels:
         }
 
 
-def check_pixels(
-    file: Path, exported: Exported, dataset: Dataset, rows: NDArray[np.intp], reference: NDArray[np.float64]
-) -> Pixels:
-    """Compare ``file`` followed by the export with ``reference``, the trained model's probabilities (rows, classes).
+@dataclass(eq=False)
+class Resizer:
+    """``preprocess.onnx`` beside Pillow: gives Pillow's result of each picture, and keeps the graph's.
 
-    The graph gets what training's resize gets: of a large JPEG the codec's smaller scale.
+    ``images``: by the graph, in the order of the calls; of a large JPEG it gets what training's resize gets, the
+    codec's smaller scale. ``in_full``: by the graph too, of those alone, decoded in full.
     """
-    resize, preprocess = _open(file), exported.card.reads
-    assert isinstance(preprocess, ImagePreprocess)
-    levels = [0]
 
-    def prepare(raw: Raw) -> NDArray[np.uint8]:
+    file: Path
+    preprocess: ImagePreprocess
+    images: list[NDArray[np.uint8]] = field(default_factory=list)
+    in_full: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        import onnxruntime
+
+        self._session = onnxruntime.InferenceSession(str(self.file), providers=["CPUExecutionProvider"])
+
+    def prepare(self, raw: Raw) -> NDArray[np.uint8]:
+        """What ``decode_image`` gives. Raises BadImage."""
         assert isinstance(raw, bytes)
-        image = resize(np.asarray(decode_picture(raw, preprocess)))
-        wanted = decode_image(raw, preprocess)
-        levels.append(int(np.abs(image.astype(np.int16) - wanted).max()))
-        return image
+        picture = decode_picture(raw, self.preprocess)
+        wanted = fit_picture(picture, self.preprocess)
+        whole = inspect_image(raw)
+        if (whole.width, whole.height) != picture.size:
+            full = decode_picture(raw, replace(self.preprocess, draft=False))
+            self.in_full[len(self.images)] = self._resized(full)
+        self.images.append(self._resized(picture))
+        return wanted
 
-    parity = check(exported, dataset, rows, reference, prepare=prepare)
-    reduced, gap = (0, 0.0) if parity.problem else _in_full(resize, exported, dataset, rows, reference)
-    return Pixels(parity, max(levels), reduced, gap)
-
-
-def _open(file: Path) -> Resize:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-
-    def resize(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        (image,) = session.run(None, {"picture": picture})
+    def _resized(self, picture: Image.Image) -> NDArray[np.uint8]:
+        try:
+            (image,) = self._session.run(None, {"picture": np.asarray(picture)})
+        except Exception as problem:  # onnxruntime has errors of its own
+            first = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+            raise UnfreezeError(
+                f"preprocess.onnx does not run on {picture.width} x {picture.height} pixels ({first}), so the export "
+                "was deleted."
+            ) from None
         return np.asarray(image)
 
-    return resize
 
-
-def _in_full(
-    resize: Resize,
-    exported: Exported,
-    dataset: Dataset,
-    rows: NDArray[np.intp],
-    reference: NDArray[np.float64],
-) -> tuple[int, float]:
-    """How many rows training decodes at a smaller scale, and the largest change of a probability without that."""
-    preprocess = exported.card.reads
-    assert isinstance(preprocess, ImagePreprocess)
-    columns = [exported.labels.index(name) for name in dataset.labels.names]
-    count, gap = 0, 0.0
-    for row, wanted in zip(rows, reference, strict=True):
-        raw = read_raw(dataset.samples, int(row))
-        if isinstance(raw, Quarantined | str):
-            continue
-        full = decode_picture(raw, replace(preprocess, draft=False))
-        if full.size != decode_picture(raw, preprocess).size:
-            found = exported.run([resize(np.asarray(full))])[1][0, columns]
-            count, gap = count + 1, max(gap, float(np.abs(found - wanted).max()))
-    return count, gap
+def check_pixels(resizer: Resizer, exported: Exported, rows: GateRows) -> Pixels:
+    """Compare the graph followed by the export with the trained model's answers to ``rows``, which it prepared."""
+    parity = check(exported, rows, prepared=resizer.images)
+    if parity.problem:
+        return Pixels(parity, 0, 0, 0.0)
+    levels = max(
+        int(np.abs(image.astype(np.int16) - wanted).max())
+        for image, wanted in zip(resizer.images, rows.prepared, strict=True)
+    )
+    columns = columns_of(exported, rows)
+    gaps = [
+        float(np.abs(exported.run([image])[1][0, columns] - rows.reference[row]).max())
+        for row, image in resizer.in_full.items()
+    ]
+    return Pixels(parity, levels, len(gaps), max(gaps, default=0.0))

@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.data.dataset import Dataset
-from unfreeze.exporting.parity import Parity, check, readable
+from unfreeze.data.reading import read_raw
+from unfreeze.exporting.gate_rows import GateRows
+from unfreeze.exporting.parity import Parity, check
+from unfreeze.runtime.decode import BadImage, Quarantined
 from unfreeze.runtime.exported import Exported, load
 
 FILE = "model.int8.onnx"
@@ -72,26 +75,22 @@ class Int8:
 
 
 def quantize(
-    file: Path,
-    dataset: Dataset,
-    rows: NDArray[np.intp],
-    reference: NDArray[np.float64],
-    calibration: NDArray[np.intp],
+    file: Path, rows: GateRows, dataset: Dataset, calibration: NDArray[np.intp]
 ) -> tuple[Int8, Parity | None]:
     """Write ``model.int8.onnx`` beside ``file``, measure it on ``rows``, and delete it unless it is worth having.
 
-    ``reference``: the trained model's probabilities (rows, classes). ``calibration``: training rows.
+    ``calibration``: training rows of ``dataset``.
     """
     plain, target = load(file), file.with_name(FILE)
     try:
         method = write_int8(file, target, plain, _prepared(plain, dataset, calibration))
         small = load(target)
-        seconds = measure_seconds((plain, small), _prepared(plain, dataset, rows[: max(BATCHES)]))
+        seconds = measure_seconds((plain, small), rows.prepared[: max(BATCHES)])
     except Exception as problem:  # onnxruntime's tools raise what their passes do
         target.unlink(missing_ok=True)
         first = (str(problem).splitlines() or [type(problem).__name__])[0][:160]
         return Int8(reason=f"onnxruntime cannot quantise this network ({first})"), None
-    parity = check(small, dataset, rows, reference)
+    parity = check(small, rows)
     measured = Int8(
         method=method,
         calibration_rows=len(calibration) if method == "static" else 0,
@@ -180,7 +179,15 @@ class _Reader:
 
 
 def _prepared(model: Exported, dataset: Dataset, rows: NDArray[np.intp]) -> list[NDArray[Any]]:
-    return [value for _, _, value in readable(model.prepare, dataset, rows)]
+    """What the graph reads of the rows that can be read."""
+    found = []
+    for row in rows:
+        raw = read_raw(dataset.samples, int(row))
+        if isinstance(raw, Quarantined):
+            continue
+        with suppress(BadImage):
+            found.append(model.prepare(raw))
+    return found
 
 
 @contextmanager

@@ -78,15 +78,11 @@ def decode_image(data: bytes, preprocess: ImagePreprocess) -> NDArray[np.uint8]:
     EXIF rotation is applied, transparency is laid over white, animations give their first frame, values wider
     than 8 bits are scaled down (see ``to_rgb``). Safe to call from many threads. Raises BadImage.
     """
-    picture = decode_picture(data, preprocess)
-    try:
-        return _fitted(picture, preprocess)
-    except Exception as error:  # a resize of extreme sides can lack the memory
-        raise BadImage(_reason(error)) from error
+    return fit_picture(decode_picture(data, preprocess), preprocess)
 
 
 def decode_picture(data: bytes, preprocess: ImagePreprocess) -> Image.Image:
-    """The picture that ``decode_image`` resizes: upright, in mode RGB, of a JPEG the scale that ``draft`` allows.
+    """The first half of ``decode_image``: upright, in mode RGB, of a JPEG the scale that ``draft`` allows.
 
     Raises BadImage.
     """
@@ -96,6 +92,14 @@ def decode_picture(data: bytes, preprocess: ImagePreprocess) -> Image.Image:
             image.draft(None, _needed_size(image, preprocess))
         return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow's codecs raise nearly any type on damaged bytes
+        raise BadImage(_reason(error)) from error
+
+
+def fit_picture(picture: Image.Image, preprocess: ImagePreprocess) -> NDArray[np.uint8]:
+    """The second half of ``decode_image``: a decoded picture at the size and fit of ``preprocess``. Raises BadImage."""
+    try:
+        return _fitted(picture, preprocess)
+    except Exception as error:  # a resize of extreme sides can lack the memory
         raise BadImage(_reason(error)) from error
 
 
