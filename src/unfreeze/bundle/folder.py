@@ -130,7 +130,10 @@ def save(
         ),
         threshold=None if classifier.threshold is None else ThresholdEntry(**vars(classifier.threshold)),
         data=DataEntry(
-            source=story.data_source, fingerprint=story.data_fingerprint, rows=dict(story.data_rows)
+            source=story.data_source,
+            folder=str(Path.cwd()),
+            fingerprint=story.data_fingerprint,
+            rows=dict(story.data_rows),
         ),
         packages=package_versions(),
         lineage=story.lineage,

@@ -60,9 +60,13 @@ class ThresholdEntry(_Strict):
 
 
 class DataEntry(_Strict):
-    """Where the data came from, how many rows each part had, and a hash over contents, labels and parts."""
+    """Where the data came from, how many rows each part had, and a hash over names, labels and parts.
+
+    ``folder``: the one that was current, from which a relative ``source`` counts; empty in runs that did not keep it.
+    """
 
     source: str
+    folder: str = ""
     fingerprint: str
     rows: dict[str, int]
 

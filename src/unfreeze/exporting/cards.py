@@ -12,6 +12,7 @@ from unfreeze.backbones import published_as
 from unfreeze.bundle.loading import Loaded
 from unfreeze.exporting.formats import Written
 from unfreeze.report.card import NAME, plain
+from unfreeze.training.reopening import located
 
 # The hub's names of the libraries that read our formats.
 LIBRARY_NAMES = {"pt2": "pytorch", "torchscript": "pytorch"}
@@ -67,10 +68,11 @@ def _front_matter(given: dict[str, object], loaded: Loaded, format: str) -> dict
 
 def _paths(loaded: Loaded) -> list[str]:
     """What a sentence of the run's card may name of this machine."""
-    source = loaded.bundle.data.source
+    data = loaded.bundle.data
+    found = Path(located(data.source, data.folder))
     paths = [str(loaded.folder), str(loaded.folder.resolve())]
-    if Path(source).exists():
-        paths += [source, str(Path(source).resolve())]
+    if found.exists():
+        paths += [data.source, str(found.resolve())]
     if loaded.bundle.backbone.base is not None:
         base = loaded.bundle.backbone.base.source
         paths += [base.partition("@")[2], *([base] if Path(base).is_absolute() else [])]

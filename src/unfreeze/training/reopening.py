@@ -7,6 +7,7 @@ from pathlib import Path
 from unfreeze.bundle.loading import Loaded
 from unfreeze.config import TrainRequest, read_config
 from unfreeze.data.dataset import Dataset
+from unfreeze.data.memory import SOURCE as IN_MEMORY
 from unfreeze.errors import DataError, RequestError
 from unfreeze.training.prepare import read_data
 
@@ -15,12 +16,12 @@ def open_source(loaded: Loaded, source: str | None) -> tuple[Dataset | None, str
     """The data that the run was trained on, split as it was then, or None; and a sentence that says which.
 
     ``source`` names data to take instead; then RequestError says what is wrong with it. Otherwise what cannot be opened
-    any more, or is no longer the same, is not at hand.
+    any more, or is no longer the same, is not at hand. Relative paths count from the folder that was current then.
     """
     wanted = loaded.bundle.data
-    name = wanted.source if source is None else source
+    name = located(wanted.source, wanted.folder) if source is None else source
     try:
-        dataset = _read(loaded, name)
+        dataset = _read(loaded, name, other=source is not None)
     except (RequestError, DataError) as problem:
         if source is not None:
             raise
@@ -35,10 +36,25 @@ def open_source(loaded: Loaded, source: str | None) -> tuple[Dataset | None, str
     return dataset, f"The source's data is at hand: {name}, {len(dataset):,} rows"
 
 
-def _read(loaded: Loaded, name: str) -> Dataset:
+def located(name: str, folder: str) -> str:
+    """The path of recorded data: from ``folder``, or as it stands where it is not there (any more)."""
+    there = Path(folder) / name
+    return str(there) if folder and there.exists() else name
+
+
+def _read(loaded: Loaded, name: str, *, other: bool) -> Dataset:
+    if name == IN_MEMORY:
+        raise RequestError("they were given in memory")
     if not Path(name).exists():
         raise RequestError(f"{name} does not exist")
     config = read_config(loaded.folder / "config.yaml")
+    for part in ("val", "test"):
+        beside = config.get(part)
+        if isinstance(beside, str):
+            config[part] = located(beside, loaded.bundle.data.folder)
+            if other and not Path(str(config[part])).exists():
+                # Who names other data cannot bring these back: the part is drawn from the rows that there are.
+                del config[part]
     return read_data(TrainRequest(data=name).filled_from(config, source=f"{loaded.folder}/config.yaml"))
 
 
