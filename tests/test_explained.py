@@ -1,5 +1,7 @@
 """``predict --explain`` writes why each answer was given, and changes none of them."""
 
+import shutil
+
 import numpy as np
 from PIL import Image
 
@@ -19,8 +21,13 @@ def test_pictures_lie_beside_the_page_and_a_bad_file_has_none(command, image_run
     assert pixels.shape == (64, 128, 3)
     assert np.abs(pixels[:, :64] - pixels[:, 64:]).max() > 50
     page = (tmp_path / "why" / "explanations.html").read_text()
-    assert page.count("<img") == 2
+    # The two pictures, and four training rows for each.
+    assert page.count("<img") == 2 + 2 * 4
+    assert page.count('src="data:image/jpeg;base64,') == 2 * 4
     assert "2 answers" in page
+    # A picture of the training data is most like itself.
+    assert "<b>red</b>" in page.split("</section>")[0]
+    assert '<span class="muted">1.00</span>' in page
 
 
 def test_texts_are_marked_and_escaped(command, text_run, mails, tmp_path):
@@ -32,6 +39,18 @@ def test_texts_are_marked_and_escaped(command, text_run, mails, tmp_path):
     assert "<mark" in page
     assert "<script" not in page
     assert "&lt;script&gt;" in page
+    assert page.count("<blockquote>") == 4
+
+
+def test_without_training_rows_nothing_is_said_of_them(command, image_run, photos, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(image_run.run.folder, run)
+    (run / "examples.safetensors").unlink()
+    found = command("predict", run, photos / "red" / "00.png", "--explain", tmp_path / "why")
+    assert found.status == 0
+    page = (tmp_path / "why" / "explanations.html").read_text()
+    assert page.count("<img") == 1
+    assert "training" not in page
 
 
 def test_what_cannot_be_explained_is_a_sentence(command, image_run, image_onnx, photos, tmp_path):

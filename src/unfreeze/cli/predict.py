@@ -25,7 +25,9 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in a batch.")] = 32,
     explain: Annotated[
         Path | None,
-        typer.Option(help="Write to this new folder what speaks for each answer: pictures, or marked texts."),
+        typer.Option(
+            help="Write to this new folder what speaks for each answer, and the training rows most like it."
+        ),
     ] = None,
 ) -> None:
     """Predict the class of files, texts or table rows with a trained run.
@@ -45,6 +47,8 @@ def predict(
     samples = model.open_inputs(inputs, lines=lines, column=column)
     rows = model.iterate(samples, top_k=top_k, batch_size=batch_size)
     if explain is not None:
+        from unfreeze.bundle.examples import read_examples
+        from unfreeze.bundle.loading import read_bundle
         from unfreeze.explained import explained, open_folder
         from unfreeze.model import Model
 
@@ -53,7 +57,8 @@ def predict(
                 f"--explain needs gradients, which an exported file has not: name the run instead of {run}."
             )
         open_folder(explain)
-        rows = explained(model.classifier, samples, rows, explain)
+        examples = read_examples(run, read_bundle(run))
+        rows = explained(model.classifier, samples, rows, explain, examples=examples)
     if output is not None:
         count = write_predictions(rows, output, top_k=top_k)
         typer.echo(f"{count:,} rows written to {output}", err=True)

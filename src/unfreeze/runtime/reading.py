@@ -40,7 +40,12 @@ class Reader:
 
     def batch(self, prepared: Sequence[NDArray[Any]]) -> Arrays:
         """The arrays of a batch: ``images``, or ``ids`` and ``mask``."""
-        if not isinstance(self._preprocess, TextPreprocess):
-            return {"images": np.stack(prepared)}
-        ids, mask = pad_ids(prepared, self._preprocess.pad_id, most=self._preprocess.max_length)
-        return {"ids": ids, "mask": mask}
+        return batch_arrays(self._preprocess, prepared)
+
+
+def batch_arrays(preprocess: Preprocess, prepared: Sequence[NDArray[Any]]) -> Arrays:
+    """See ``Reader.batch``."""
+    if not isinstance(preprocess, TextPreprocess):
+        return {"images": np.stack(prepared)}
+    ids, mask = pad_ids(prepared, preprocess.pad_id, most=preprocess.max_length)
+    return {"ids": ids, "mask": mask}
