@@ -1,13 +1,19 @@
 """The interface: the run's own answers, a sentence for everything that is wrong, and never another model's answer."""
 
 import base64
+import html
 import json
+import re
+import shlex
 import shutil
 import threading
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from unfreeze.bundle.examples import read_examples, unit
+from unfreeze.bundle.loading import read_bundle
 from unfreeze.explaining import explain_text
 from unfreeze.serving.app import Access, make_app
 from unfreeze.serving.hosting import Observer
@@ -32,7 +38,7 @@ def client_for(runs, *, limits=None, access=None):
 @pytest.fixture(scope="module")
 def client(image_run, text_run, other_mails):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unfreeze.serving.hosting.available_executors", lambda device: ("torch-fp32",))
+        patch.setattr("unfreeze.serving.network.available_executors", lambda device: ("torch-fp32",))
         runs = {"photos": image_run.run.folder, "mails": text_run.run.folder, "other": other_mails.folder}
         with client_for(runs) as made:
             yield made
@@ -199,7 +205,7 @@ def test_an_answer_that_takes_too_long_is_503(text_run):
 
         threads = [threading.Thread(target=ask) for _ in range(2)]
         # One of the two is being computed and has no end in sight; the other waits for its turn.
-        with host._computing:
+        with host._network._lock:
             for thread in threads:
                 thread.start()
             threads[0].join(1.5)
@@ -266,6 +272,59 @@ def test_explanations_are_those_of_the_library(client, text_run, photo):
     assert client.post("/v1/tasks/photos/explain", json={"images": ["eA=="]}).status_code == 422
 
 
+def test_nearest_are_training_rows_with_their_classes(client, image_run, text_run, photos):
+    names = {str(path.relative_to(photos)) for path in photos.glob("*/*.png")} - set(image_run.run.test_names)
+    near = client.post(
+        "/v1/tasks/photos/nearest",
+        files=[("files", ("a.png", (photos / name).read_bytes())) for name in sorted(names)[:2]]
+        + [("files", ("b.png", b"no image")), ("top_k", (None, "3"))],
+    ).json()
+    assert [row["input"] for row in near["nearest"]] == ["a.png", "a.png", "b.png"]
+    assert near["nearest"][2]["examples"] == []
+    assert "not an image" in near["nearest"][2]["error"]
+    for name, row in zip(sorted(names)[:2], near["nearest"], strict=False):
+        assert len(row["examples"]) == 3
+        for one in row["examples"]:
+            assert one["name"] in names
+            assert one["label"] == one["name"].split("/")[0]
+            assert one["text"] is None
+            assert base64.b64decode(one["picture"].partition(",")[2]).startswith(b"\xff\xd8")
+        if name == row["examples"][0]["name"]:
+            assert row["examples"][0]["similarity"] == pytest.approx(1.0, abs=1e-2)
+    found = client.post("/v1/tasks/mails/nearest", json={"texts": ["claim your prize"], "top_k": 2}).json()
+    (row,) = found["nearest"]
+    assert all(one["picture"] is None and one["text"] for one in row["examples"])
+    # What is called most alike is so by the features of the run's own model.
+    model = text_run.run.model()
+    examples = read_examples(text_run.run.folder, read_bundle(text_run.run.folder))
+    query, *_ = unit(model.features(["claim your prize"]))
+    wanted = np.sort(unit(model.features(list(examples.shown))) @ query)[::-1][:2]
+    assert [one["similarity"] for one in row["examples"]] == pytest.approx(wanted, abs=2e-3)
+
+
+def test_a_run_without_training_rows_says_so_and_its_answers_stay(text_run, tmp_path):
+    shutil.copytree(text_run.run.folder, tmp_path / "run")
+    (tmp_path / "run" / "examples.safetensors").unlink()
+    with client_for({"mails": tmp_path / "run"}) as client:
+        (task,) = client.get("/v1/tasks").json()["tasks"]
+        assert task["examples"] is False
+        found = client.post("/v1/tasks/mails/nearest", json={"texts": ["x"]})
+        assert found.status_code == 404
+        assert "carries no training rows" in found.json()["detail"]
+        assert client.post("/v1/tasks/mails/predict", json={"texts": ["x"]}).status_code == 200
+
+
+def test_training_rows_changed_while_served_are_not_shown(text_run, tmp_path):
+    shutil.copytree(text_run.run.folder, tmp_path / "run")
+    with client_for({"mails": tmp_path / "run"}) as client:
+        assert client.get("/v1/tasks").json()["tasks"][0]["examples"] is True
+        (tmp_path / "run" / "examples.safetensors").write_bytes(b"other")
+        found = client.post("/v1/tasks/mails/nearest", json={"texts": ["x"]})
+        assert found.status_code == 404
+        assert "hash does not match" in found.json()["detail"]
+        assert str(tmp_path) not in found.json()["detail"]
+
+
 def test_metrics_count_requests_by_task_and_know_no_other_names(client):
     client.post("/v1/tasks/mails/predict", json={"texts": TEXTS})
     client.post("/v1/tasks/unheard-of/predict", json={"texts": TEXTS})
@@ -277,13 +336,69 @@ def test_metrics_count_requests_by_task_and_know_no_other_names(client):
     assert "unheard-of" not in text
 
 
-def test_pages_fetch_nothing_from_elsewhere_and_reports_run_no_scripts(client):
-    page = client.get("/")
+def outside(page):
+    """Addresses with a host in everything of a page that a browser loads or follows."""
+    found = re.findall(
+        r"""(?:src|href|action|srcset|poster|data)\s*=\s*["']?([^"'\s>]+)""", page, re.IGNORECASE
+    )
+    found += re.findall(r"""(?:url\(|@import|fetch\(|import\()\s*["']?([^"')]+)""", page)
+    return [address for address in found if re.match(r"(?:[a-z]+:)?//", address, re.IGNORECASE)]
+
+
+def test_what_a_page_loads_from_elsewhere_is_seen():
+    for bad in ('<script src="https://x.y/z.js">', "<link href=//x.y/z.css>", "url('http://x.y/z')"):
+        assert outside(f"<p>{bad}</p>")
+    assert not outside('<a href="docs">x</a> curl http://127.0.0.1/ <img src="data:image/png;base64,//9k=">')
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/v1/tasks/mails/report", "/v1/tasks/photos/report"])
+def test_no_page_loads_anything_from_elsewhere(client, path):
+    page = client.get(path)
     assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    assert "http://" not in page.text.replace("http://www.w3.org", "")
-    assert "https://" not in page.text
+    assert not outside(page.text)
     assert "/*style*/" not in page.text
+
+
+def test_there_is_no_other_page(client):
+    """A path that FastAPI serves by itself would load its script from a public server."""
+    paths = {route.path for route in client.app.routes if "GET" in getattr(route, "methods", ())}
+    pages = {
+        path for path in paths if client.get(path).headers.get("content-type", "").startswith("text/html")
+    }
+    assert pages == {"/", "/docs"}
+
+
+def test_the_interface_is_described_with_a_command_for_each_operation(client):
+    page = client.get("/docs").text
+    description = client.get("/openapi.json").json()
+    for path, methods in description["paths"].items():
+        for method in methods:
+            assert f"{method.upper()} {path}" in page
+    assert "curl http://testserver/livez" in page
+    assert "-X DELETE http://testserver/v1/tasks/TASK" in page
+    assert "{&#34;texts&#34;: [&#34;some text&#34;]}" in page
+    assert "&#34;similarity&#34;: number" in page
+    assert "TOKEN" not in page
+
+
+def test_the_commands_of_the_description_work(client, text_run):
+    page = html.unescape(client.get("/docs").text)
+    commands = [shlex.split(found) for found in re.findall(r">(curl [^<]+)</pre>", page)]
+    assert len(commands) > 8
+    for command in commands:
+        method = command[command.index("-X") + 1] if "-X" in command else "POST" if "-d" in command else "GET"
+        url = command[-1].replace("TASK", "mails")
+        data = command[command.index("-d") + 1].replace("TASK", "mails") if "-d" in command else None
+        headers = dict(
+            part.split(": ", 1) for place, part in enumerate(command) if command[place - 1] == "-H"
+        )
+        found = client.request(method, url, content=data, headers=headers)
+        assert found.status_code == (403 if method in ("PUT", "DELETE") else 200), command
+
+
+def test_reports_run_no_scripts(client):
     report = client.get("/v1/tasks/mails/report")
     assert report.status_code == 200
     assert report.headers["content-security-policy"].startswith("sandbox;")

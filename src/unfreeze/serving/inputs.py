@@ -6,9 +6,12 @@ import asyncio
 import base64
 import binascii
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import HTTPException, Request
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteError
 from starlette.requests import ClientDisconnect
@@ -33,8 +36,46 @@ class Asked:
     top_k: int
 
 
-async def read_request(request: Request, limits: Limits) -> Asked:
-    """What a request asks for. HTTPException with status 408, 413, 415 or 422 and a sentence when it cannot be used."""
+class Intake:
+    """Reads bodies, and counts what all of them together hold in memory."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._most = max(limits.held, 2 * limits.body)
+        self._held = 0
+
+    @asynccontextmanager
+    async def asked(self, request: Request) -> AsyncIterator[Asked]:
+        """What a request asks for; its bytes count as held until the block ends.
+
+        HTTPException with status 408, 413, 415, 422 or 429 and a sentence when it cannot be used.
+        """
+        limits, seen = self._limits, 0
+
+        async def receive() -> Message:
+            nonlocal seen
+            message = await request.receive()
+            size = len(message.get("body", b""))
+            seen += size
+            self._held += size
+            # Whatever its header said.
+            if seen > limits.body:
+                raise _too_large(limits)
+            if self._held > self._most:
+                raise HTTPException(
+                    429,
+                    "The server holds as many requests as it may: try again in a moment.",
+                    headers={"Retry-After": "1"},
+                )
+            return message
+
+        try:
+            yield await _read(Request(request.scope, receive), limits)
+        finally:
+            self._held -= seen
+
+
+async def _read(request: Request, limits: Limits) -> Asked:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/json", "multipart/form-data"):
         raise HTTPException(
@@ -46,7 +87,6 @@ async def read_request(request: Request, limits: Limits) -> Asked:
         raise _too_large(limits)
     try:
         async with asyncio.timeout(limits.seconds):
-            request = _counted(request, limits)
             return await (_json(request, limits) if kind == "application/json" else _form(request, limits))
     except TimeoutError:
         raise HTTPException(408, f"The request did not arrive within {limits.seconds:g} seconds.") from None
@@ -101,26 +141,13 @@ async def _form(request: Request, limits: Limits) -> Asked:
     except StarletteError as problem:
         # The parser has no other word for a form that is damaged, and for one with too many parts.
         raise HTTPException(422, f"The form cannot be read: {problem.detail}") from None
+    except (FormParserError, ValueError):  # from its encoding, or an older parser
+        raise HTTPException(422, "The form cannot be read: it is damaged.") from None
     if not inputs:
         raise HTTPException(422, "The form has no files and no texts.")
     _check_count(len(inputs), limits)
     _check_texts(inputs, limits)
     return Asked(inputs, tuple(tasks), _top_k(top_k))
-
-
-def _counted(request: Request, limits: Limits) -> Request:
-    """The request, whose body ends with an error where it grows past the limit, whatever its header said."""
-    seen = 0
-
-    async def receive() -> Message:
-        nonlocal seen
-        message = await request.receive()
-        seen += len(message.get("body", b""))
-        if seen > limits.body:
-            raise _too_large(limits)
-        return message
-
-    return Request(request.scope, receive)
 
 
 def _too_large(limits: Limits) -> HTTPException:

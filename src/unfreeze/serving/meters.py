@@ -40,12 +40,15 @@ class Meters:
         self._waiting.set_function(waiting)
         self._tasks.set_function(tasks)
 
-    def answered(self, task: str, status: int, seconds: float, *, unread: int = 0) -> None:
+    def answered(self, task: str, status: int, seconds: float) -> None:
         """A request about a task that is served; other names would let anyone fill the memory."""
         self._requests.labels(task, str(status)).inc()
         self._seconds.labels(task).observe(seconds)
-        if unread:
-            self._errors.labels(task).inc(unread)
+
+    def unread(self, task: str, inputs: int) -> None:
+        """Inputs of an answered request that could not be read."""
+        if inputs:
+            self._errors.labels(task).inc(inputs)
 
     def computed(self, rows: int) -> None:
         """A batch."""
