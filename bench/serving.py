@@ -22,14 +22,16 @@ import sys
 import threading
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from unfreeze.bundle.loading import golden, load
 from unfreeze.executors.processor import available_cores, processor_name
-from unfreeze.serving.hosting import Host, Observer
+from unfreeze.serving.hosting import Host
 from unfreeze.serving.limits import Limits
+from unfreeze.serving.tasks import Registry
+from unfreeze.serving.weights import Weights
 
 BATCH = 32
 SECONDS = 15.0
@@ -119,7 +121,7 @@ def in_process(host: Host, raws: list, seconds: float) -> float:
     while began is None or time.perf_counter() < began + seconds:
         start = done % len(raws)
         batch = [raws[(start + place) % len(raws)] for place in range(BATCH)]
-        host._executor(host._batch([host.prepare(raw) for raw in batch]))
+        host._network.plain(host._batch([host.prepare(raw) for raw in batch]))
         if began is None:  # the first one fills caches
             began = time.perf_counter()
             continue
@@ -191,11 +193,11 @@ def main() -> None:
     raws = raw_inputs(arguments)
     print(f"{processor_name()}, {available_cores()} cores, {arguments.run}, {len(raws)} inputs", flush=True)
 
-    loaded = load(arguments.run)
-    host = Host(loaded.classifier.backbone, Limits(queue=100_000), Observer())
-    host.add("task 0", loaded.classifier, golden(arguments.run))
+    registry = Registry(Limits(queue=100_000))
+    task = registry.put("task-0", arguments.run)
+    host = task.host
     alone = in_process(host, raws, SECONDS)
-    print(f"in process, decoding and {host.executor}: {alone:.1f} rows/s", flush=True)
+    print(f"in process, decoding and {task.executor}: {alone:.1f} rows/s", flush=True)
 
     server, port = start_server(arguments.run)
     try:
@@ -226,19 +228,18 @@ def main() -> None:
     base = None
     for count in HEADS:
         while len(host.tasks) < count:
+            head = task.classifier.head
             tensors = {
                 name: tensor + chance.normal(0, 0.01, tensor.shape).astype(np.float32)
-                for name, tensor in loaded.classifier.head.tensors.items()
+                for name, tensor in head.tensors.items()
             }
-            head = type(loaded.classifier.head)(
-                loaded.classifier.head.kind, loaded.classifier.head.boundaries, tensors
-            )
-            fields = vars(loaded.classifier) | {"head": head}
-            host._classifiers[f"task {len(host.tasks)}"] = type(loaded.classifier)(**fields)
+            source = replace(task.source)
+            host._sources[f"task-{len(host.tasks)}"] = source
+            registry.weights.put(source, Weights(type(head)(head.kind, head.boundaries, tensors), {}))
         rate = through_batches(host, values, list(host.tasks), SECONDS)
         base = base or rate
         print(f"{count:,} heads on one network: {rate:.1f} rows/s ({rate / base:.0%} of one)", flush=True)
-    host.close()
+    registry.close()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import torch
 from unfreeze.backbones import randomise, rebuild, stage_parameters
 from unfreeze.contracts import Backbone, State
 from unfreeze.engine.trainable import is_graft, stage_of_parameters
-from unfreeze.grafts import attach, pack, restore, settle
+from unfreeze.grafts import attach, pack, restore, settle, unpack
+from unfreeze.grafts.rowwise import Rowwise, Updates
 from unfreeze.grafts.targets import resolve_targets
 from unfreeze.plan import Adapters, Graft, Lora
 from unfreeze.runtime.preprocess import TextPreprocess
@@ -441,10 +442,11 @@ def test_an_exported_run_gives_the_same_feature() -> None:
     assert gap(program.module()(x.h), backbone.run(x).h) <= TOLERANCE
 
 
-def graft_of(backbone: Backbone, kind: str) -> Graft:
+def graft_of(backbone: Backbone, kind: str, *, rank: int = 2, blocks: int | None = None) -> Graft:
     if kind == "adapters":
         return Adapters(reduction=4, blocks=backbone.blocks)
-    return Lora(rank=2, alpha=6.0, dropout=0.0, targets=resolve_targets(backbone, ("linear",)).paths)
+    targets = resolve_targets(backbone, ("linear",), blocks).paths
+    return Lora(rank=rank, alpha=6.0, dropout=0.0, targets=targets)
 
 
 def can_graft(case: Case, kind: str) -> bool:
@@ -531,6 +533,44 @@ def test_a_packed_graft_settles_into_the_same_answers(grafted: tuple[Case, Graft
     if isinstance(graft, Lora):
         assert names == list(build(case).module.state_dict())
         assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "somewhere"
+
+
+# They project a table of positions once for all rows.
+SHARED_BY_ROWS = ("deberta-v2", "swinv2_tiny_window8_256")
+
+
+@torch.no_grad()
+def test_rows_with_different_grafts_in_one_batch_give_what_each_gives_by_itself(
+    grafted: tuple[Case, Graft, Backbone],
+) -> None:
+    case, graft, first = grafted
+    bare = copy.deepcopy(build(case))
+    other = graft_of(bare, "lora", rank=3, blocks=1)
+    second = attach(copy.deepcopy(bare), other, seed=2)
+    train_at_random(first)
+    train_at_random(second)
+    for backbone in (bare, first, second):
+        backbone.module.double()
+    files = [pack(first, graft, base=""), pack(second, other, base="")]
+    inputs, depth = batch(case), len(bare.stages)
+    names = list(bare.module.state_dict())
+    rowwise = Rowwise(bare)
+    parts: list[tuple[int, Updates]] = [(1, unpack(bare, files[0])), (1, {}), (1, unpack(bare, files[1]))]
+    if case.name in SHARED_BY_ROWS:
+        with pytest.raises(ValueError, match="does not keep its rows apart"):
+            rowwise(inputs, (depth,), parts)
+        found = rowwise.one_by_one(inputs, (depth,), parts)[depth]
+    else:
+        found = rowwise(inputs, (depth,), parts)[depth]
+    assert list(bare.module.state_dict()) == names
+    for row, backbone in enumerate((first, build(case), second)):
+        alone = copy.deepcopy(backbone)
+        alone.module.double()
+        assert gap(found[row], alone.run(inputs).h[row]) <= TOLERANCE, row
+    # The same network serves another batch, and the bare one is bare.
+    again = rowwise(inputs, (depth,), [(3, {})])[depth]
+    assert torch.equal(again, bare.run(inputs).h.float())
+    assert gap(rowwise.alone(unpack(bare, files[0])).run(inputs).h, first.run(inputs).h) <= TOLERANCE
 
 
 def test_a_random_start_keeps_nothing_of_the_pretrained_weights(case: Case) -> None:

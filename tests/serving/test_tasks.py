@@ -7,6 +7,7 @@ import pytest
 
 from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.executors.torch_ import TorchExecutor
+from unfreeze.serving.batching import Row
 from unfreeze.serving.limits import Limits
 from unfreeze.serving.tasks import Registry, named_runs
 
@@ -52,10 +53,10 @@ def test_a_network_leaves_with_its_last_task(registry, text_run, image_run):
 def test_a_task_removed_while_its_row_waits_is_missing_in_the_answer(registry, text_run, other_mails):
     first = registry.put("first", text_run.run.folder)
     registry.put("second", other_mails.folder)
-    with first.host._computing:
-        futures = first.host.submit([first.host.prepare("cash")], ("first", "second"), seconds=30)
-        first.host._classifiers.pop("first")
-    assert set(futures[0].result(30)) == {"second"}
+    row = Row(first.host.prepare("cash"), ("first", "second"), 0.0)
+    registry.remove("first")
+    (answer,) = first.host._compute([row])
+    assert set(answer) == {"second"}
 
 
 def test_a_run_whose_answers_are_others_here_is_not_served(registry, text_run, monkeypatch):

@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from unfreeze.bundle.classifier import Adapter, Base, Classifier, Threshold
 from unfreeze.bundle.folder import ADAPTER_FILES, ASSETS, BUNDLE, GOLDEN, HEAD, REMOVABLE, WEIGHTS
+from unfreeze.bundle.parts import Part, fitting, read_part, tensors_of
 from unfreeze.bundle.schema import SCHEMA_VERSION, BundleFile
 from unfreeze.contracts import Backbone, Modality, State
 from unfreeze.errors import RequestError, UnfreezeError
-from unfreeze.heads.head import Head
 from unfreeze.runtime.files import file_hash
 from unfreeze.runtime.labels import Labels
 from unfreeze.runtime.preprocess import preprocess_from_dict
@@ -38,14 +35,43 @@ class Loaded:
     folder: Path
 
 
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """A run folder whose files are those that ``bundle.json`` names, before anything was computed with them.
+
+    ``base``: its network, without the adapter; ``same_base``: it is bit for bit what it was. Resized positions and
+    merged updates may differ in the last bit on another processor: the golden answers decide. ``digest``: SHA-256 of
+    ``bundle.json``. ``golden``: the golden inputs, and the logits (rows, classes) that the run gave for them.
+    """
+
+    folder: Path
+    bundle: BundleFile
+    digest: str
+    base: Backbone
+    same_base: bool
+    part: Part
+    golden: tuple[State, Tensor]
+
+    @property
+    def key(self) -> str:
+        """The same for pieces whose bases are the same function of the same inputs: weights, build, preprocessing."""
+        return _network_key(self.base.weights_hash, self.bundle)
+
+
 def read_bundle(folder: Path) -> BundleFile:
     """The checked ``bundle.json`` of a run folder; raises RequestError with the field that is wrong."""
+    return _read_bundle(folder)[0]
+
+
+def _read_bundle(folder: Path) -> tuple[BundleFile, str]:
+    """The checked file, and its SHA-256."""
     from pydantic import ValidationError
 
     if not folder.is_dir():
         raise RequestError(f"{folder} is no run folder: it does not exist or is a file.")
     try:
-        text = (folder / BUNDLE).read_text(encoding="utf-8")
+        data = (folder / BUNDLE).read_bytes()
+        text = data.decode()
     except FileNotFoundError:
         raise RequestError(f"{folder} is no finished run: it has no {BUNDLE}.") from None
     except (OSError, UnicodeDecodeError) as problem:
@@ -56,7 +82,7 @@ def read_bundle(folder: Path) -> BundleFile:
             raise RequestError(
                 f"{folder} was written by a newer Unfreeze (schema {version}): upgrade to read it."
             )
-        return BundleFile.model_validate_json(text)
+        return BundleFile.model_validate_json(text), hashlib.sha256(data).hexdigest()
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
@@ -65,38 +91,19 @@ def read_bundle(folder: Path) -> BundleFile:
         raise RequestError(f"{folder / BUNDLE} is damaged: it holds no JSON object.") from None
 
 
-def load(
-    folder: Path, *, above: tuple[Path, ...] = (), sharing: Mapping[str, Backbone] | None = None
-) -> Loaded:
+def load(folder: Path, *, above: tuple[Path, ...] = ()) -> Loaded:
     """The classifier of a run folder, after checking hashes, schema and golden answers.
 
-    ``above``: the runs whose adapters stand on this one. ``sharing``: backbones in memory by ``network_key``; a run on
-    one of them takes it and reads its own head alone. Raises RequestError when the folder is no run, was changed,
+    ``above``: the runs whose adapters stand on this one. Raises RequestError when the folder is no run, was changed,
     or does not answer as it did when it was saved.
     """
-    from safetensors import SafetensorError
-
-    if folder.resolve() in above:
-        raise RequestError(f"{folder} names itself as the run that it stands on: it is damaged.")
-    bundle = read_bundle(folder)
-    for name, wanted in bundle.files.items():
-        _check_file(folder, name, wanted)
-    weights = [WEIGHTS] if bundle.backbone.base is None else [HEAD, *ADAPTER_FILES]
-    for name in (*weights, GOLDEN, *(f"{ASSETS}/{asset}" for asset in bundle.backbone.assets)):
-        if name not in bundle.files:
-            raise RequestError(f"{folder / BUNDLE} lists no {name}: the run folder is damaged.")
-    try:
-        classifier, same_base = _build(folder, bundle, (*above, folder.resolve()), sharing or {})
-        inputs, logits = golden(folder)
+    pieces = open_pieces(folder, above=above)
+    with fitting(folder):
+        classifier = _assemble(pieces)
+        inputs, logits = pieces.golden
         worst, allowed = golden_gap(classifier.logits(inputs), logits)
-    except (ArithmeticError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as problem:
-        # The files are those that bundle.json names, but do not fit together: it was written by something else.
-        first = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise RequestError(
-            f"{folder} is damaged: its files contradict each other ({first[:160].rstrip('.')})."
-        ) from problem
-    base = bundle.backbone.base
-    if not worst <= allowed and base is not None and not same_base:
+    base = pieces.bundle.backbone.base
+    if not worst <= allowed and base is not None and not pieces.same_base:
         raise RequestError(
             f"{folder} holds an adapter for other weights than {base.source} has now: "
             "restore those that it was trained on."
@@ -106,7 +113,48 @@ def load(
             f"{folder} does not give the answers it was saved with (logits differ by up to {worst:.2g}): "
             "the libraries installed here compute this model differently."
         )
-    return Loaded(classifier=classifier, bundle=bundle, folder=folder)
+    return Loaded(classifier=classifier, bundle=pieces.bundle, folder=folder)
+
+
+def open_pieces(
+    folder: Path, *, above: tuple[Path, ...] = (), sharing: Mapping[str, Backbone] | None = None
+) -> Pieces:
+    """The pieces of a run folder, after checking hashes and schema, but not the golden answers.
+
+    ``above``: the runs whose adapters stand on this one. ``sharing``: bare networks in memory by the ``key`` of the
+    pieces that they came with; a run on one of them takes it and reads its own part alone. Raises RequestError when
+    the folder is no run, or was changed.
+    """
+    if folder.resolve() in above:
+        raise RequestError(f"{folder} names itself as the run that it stands on: it is damaged.")
+    bundle, digest = _read_bundle(folder)
+    for name, wanted in bundle.files.items():
+        _check_file(folder, name, wanted)
+    base = bundle.backbone.base
+    weights = [WEIGHTS] if base is None else [HEAD, *ADAPTER_FILES]
+    for name in (*weights, GOLDEN, *(f"{ASSETS}/{asset}" for asset in bundle.backbone.assets)):
+        if name not in bundle.files:
+            raise RequestError(f"{folder / BUNDLE} lists no {name}: the run folder is damaged.")
+    declared = bundle.backbone.weights_hash if base is None else base.weights_hash
+    with fitting(folder):
+        backbone = (sharing or {}).get(_network_key(declared, bundle))
+        if backbone is None:
+            backbone = _open_network(folder, bundle, (*above, folder.resolve()))
+        if json.dumps(backbone.preprocess.to_dict()) != json.dumps(
+            preprocess_from_dict(bundle.preprocess).to_dict()
+        ):
+            raise ValueError("preprocess differs from that of the backbone")
+        if max(bundle.head.boundaries) > len(backbone.stages) or min(bundle.head.boundaries) < 1:
+            raise ValueError(f"the head reads boundaries {bundle.head.boundaries} of {len(backbone.stages)}")
+        return Pieces(
+            folder=folder,
+            bundle=bundle,
+            digest=digest,
+            base=backbone,
+            same_base=backbone.weights_hash == declared,
+            part=read_part(folder, bundle),
+            golden=_golden(folder),
+        )
 
 
 def _check_file(folder: Path, name: str, wanted: str) -> None:
@@ -129,83 +177,43 @@ def _check_file(folder: Path, name: str, wanted: str) -> None:
         )
 
 
-def network_key(bundle: BundleFile) -> str:
-    """The same for runs whose backbones are the same function of the same inputs: weights, build and preprocessing."""
-    parts = [bundle.backbone.weights_hash, bundle.backbone.recipe, bundle.preprocess]
+def _network_key(weights_hash: str, bundle: BundleFile) -> str:
+    parts = [weights_hash, bundle.backbone.recipe, bundle.preprocess]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _build(
-    folder: Path, bundle: BundleFile, above: tuple[Path, ...], sharing: Mapping[str, Backbone]
-) -> tuple[Classifier, bool]:
-    """The classifier, and whether the network below its adapter, if it has one, is bit for bit what it was.
-
-    Resized positions and merged updates may differ in the last bit on another processor: the golden answers decide.
-    """
-    from safetensors import safe_open
-    from safetensors.torch import load_file
-
-    from unfreeze.backbones import rebuild, rehash
-    from unfreeze.grafts import restore
+def _open_network(folder: Path, bundle: BundleFile, above: tuple[Path, ...]) -> Backbone:
+    """The network of a run, without its adapter."""
+    from unfreeze.backbones import rebuild
 
     assets = {name: (folder / ASSETS / Path(name).name).read_bytes() for name in bundle.backbone.assets}
-    adapter, same_base = None, True
-    shared = sharing.get(network_key(bundle))
-    if shared is not None and bundle.backbone.base is None:
-        backbone = shared
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            head_tensors = {
-                name.removeprefix("head."): file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118 - not a mapping
-                if name.startswith("head.")
-            }
-    elif bundle.backbone.base is not None:
-        head_tensors = load_file(folder / HEAD)
-        adapter = Adapter(
-            base=Base(**bundle.backbone.base.model_dump()),
-            files={Path(name).name: (folder / name).read_bytes() for name in ADAPTER_FILES},
-        )
-        network = open_base(folder, adapter.base, bundle.modality, above)
-        same_base = network.weights_hash == adapter.base.weights_hash
-        bare = rebuild(bundle.backbone.recipe, network.module.state_dict(), assets)
-        backbone = rehash(restore(bare, adapter.files))
-    else:
-        tensors, head_tensors = _split(load_file(folder / WEIGHTS), folder)
-        backbone = rebuild(bundle.backbone.recipe, tensors, assets)
-        if backbone.weights_hash != bundle.backbone.weights_hash:
-            raise RequestError(f"{folder / WEIGHTS} does not hold the weights that {BUNDLE} names.")
-    arrays: dict[str, NDArray[np.float32]] = {name: tensor.numpy() for name, tensor in head_tensors.items()}
-    head = Head(kind=bundle.head.kind, boundaries=bundle.head.boundaries, tensors=arrays)
-    if head.classes != len(bundle.labels):
-        raise RequestError(f"{folder}: the head gives {head.classes} logits for {len(bundle.labels)} labels.")
-    if max(head.boundaries) > len(backbone.stages) or min(head.boundaries) < 1:
-        raise ValueError(f"the head reads boundaries {head.boundaries} of {len(backbone.stages)}")
-    if json.dumps(backbone.preprocess.to_dict()) != json.dumps(
-        preprocess_from_dict(bundle.preprocess).to_dict()
-    ):
-        raise ValueError("preprocess differs from that of the backbone")
-    classifier = Classifier(
+    if bundle.backbone.base is not None:
+        below = open_base(folder, Base(**bundle.backbone.base.model_dump()), bundle.modality, above)
+        return rebuild(bundle.backbone.recipe, below.module.state_dict(), assets)
+    backbone = rebuild(bundle.backbone.recipe, tensors_of(folder / WEIGHTS, "backbone"), assets)
+    if backbone.weights_hash != bundle.backbone.weights_hash:
+        raise RequestError(f"{folder / WEIGHTS} does not hold the weights that {BUNDLE} names.")
+    return backbone
+
+
+def _assemble(pieces: Pieces) -> Classifier:
+    """The classifier; an adapter is put onto ``pieces.base`` in place."""
+    from unfreeze.backbones import rehash
+    from unfreeze.grafts import restore
+
+    bundle, part = pieces.bundle, pieces.part
+    backbone, adapter = pieces.base, None
+    if bundle.backbone.base is not None:
+        adapter = Adapter(base=Base(**bundle.backbone.base.model_dump()), files=part.adapter)
+        backbone = rehash(restore(backbone, part.adapter))
+    return Classifier(
         backbone=backbone,
-        head=head,
+        head=part.head,
         labels=Labels(bundle.labels),
         temperature=bundle.calibration.temperature,
         threshold=None if bundle.threshold is None else Threshold(**bundle.threshold.model_dump()),
         adapter=adapter,
     )
-    return classifier, same_base
-
-
-def _split(tensors: Mapping[str, Tensor], folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors of the backbone and those of the head."""
-    parts: dict[str, dict[str, Tensor]] = {"backbone": {}, "head": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        if part not in parts:
-            raise RequestError(
-                f"{folder / WEIGHTS} holds a tensor {name!r} that belongs to no part of a run."
-            )
-        parts[part][rest] = tensor
-    return parts["backbone"], parts["head"]
 
 
 def open_base(folder: Path, base: Base, modality: Modality, above: tuple[Path, ...]) -> Backbone:
@@ -260,8 +268,8 @@ def open_source(
     )
 
 
-def golden(folder: Path) -> tuple[State, Tensor]:
-    """The golden inputs of a run that ``load`` has checked, and the logits (rows, classes) it gave for them."""
+def _golden(folder: Path) -> tuple[State, Tensor]:
+    """The golden inputs of a run, and the logits (rows, classes) it gave for them."""
     from safetensors.torch import load_file
 
     found = load_file(folder / GOLDEN)

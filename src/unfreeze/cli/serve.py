@@ -33,6 +33,12 @@ def serve(
         int, typer.Option(min=1, max=1_000_000, help="Inputs that wait at most; more are refused with 429.")
     ] = 512,
     max_body: Annotated[float, typer.Option(min=0.001, max=1024, help="MiB of a request.")] = 32.0,
+    adapter_budget: Annotated[
+        str,
+        typer.Option(
+            help="Memory for the weights of adapters and heads; the least recently used are read again when asked."
+        ),
+    ] = "1GB",
 ) -> None:
     """Serve RUNS over HTTP with a page to try them: runs on the same network share one copy of it.
 
@@ -40,6 +46,7 @@ def serve(
     The interface is described at /docs.
     """
     from unfreeze.cli.console import TerminalProgress
+    from unfreeze.config import bytes_of
     from unfreeze.serving.limits import Limits
     from unfreeze.serving.run import serve as run_server
 
@@ -47,7 +54,13 @@ def serve(
         runs,
         host=host,
         port=port,
-        limits=Limits(batch=max_batch, wait=max_wait / 1000, queue=max_queue, body=round(max_body * 2**20)),
+        limits=Limits(
+            batch=max_batch,
+            wait=max_wait / 1000,
+            queue=max_queue,
+            body=round(max_body * 2**20),
+            adapters=bytes_of(adapter_budget),
+        ),
         token_file=token_file,
         changes=allow_changes,
         progress=TerminalProgress(),

@@ -3,6 +3,6 @@
 Importing this package loads neither torch nor PEFT: each function imports what it needs.
 """
 
-from unfreeze.grafts.attach import attach, can_be_merged, describe, pack, restore, settle
+from unfreeze.grafts.attach import attach, can_be_merged, describe, pack, restore, settle, unpack
 
-__all__ = ["attach", "can_be_merged", "describe", "pack", "restore", "settle"]
+__all__ = ["attach", "can_be_merged", "describe", "pack", "restore", "settle", "unpack"]

@@ -32,13 +32,18 @@ class Bottleneck(nn.Module):
         return h + out
 
 
-def add_adapter(block: nn.Module, reduction: int) -> None:
-    """Put a bottleneck behind a block, whatever class it has: its output passes through ``block.adapter``."""
-    if hasattr(block, NAME):
-        raise RequestError("This network's blocks have an adapter already: choose another --strategy.")
+def bottleneck_for(block: nn.Module, reduction: int) -> Bottleneck:
+    """A new bottleneck that fits behind a block, whatever class that has."""
     # The first linear layer of a block reads the whole width: it is the attention's.
     width = next(width for width in map(input_width, block.modules()) if width is not None)
-    block.add_module(NAME, Bottleneck(width, reduction))
+    return Bottleneck(width, reduction)
+
+
+def add_adapter(block: nn.Module, reduction: int) -> None:
+    """Put a bottleneck behind a block: its output passes through ``block.adapter``."""
+    if hasattr(block, NAME):
+        raise RequestError("This network's blocks have an adapter already: choose another --strategy.")
+    block.add_module(NAME, bottleneck_for(block, reduction))
     # A plain function without a closure: a copied block passes through its own adapter, not through this one's.
     block.register_forward_hook(_pass_through)
 

@@ -1,19 +1,28 @@
-"""A graft's life: put onto a backbone, trained by the engine, packed into files, settled for use, put back."""
+"""A graft's life: put onto a backbone, trained by the engine, packed into files, settled for use, put back.
+
+``unpack`` is the other way to use one: beside others on one network (``unfreeze.grafts.rowwise``).
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unfreeze.config import RANGES
 from unfreeze.contracts import Backbone
 from unfreeze.grafts.targets import targetable, tell_kinds
 from unfreeze.plan import Adapters, Graft, Lora
 
-# PEFT's names for the files of an adapter.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unfreeze.grafts.rowwise import Behind, LowRank, Updates
+
+# PEFT's names for the files of an adapter, and what its own wrapper puts before the names of the network inside of it.
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
 _BOTTLENECK = "BOTTLENECK"
 # What would change the meaning of a LoRA adapter, or what it is put on; ours never set any of it.
 _REFUSED = (
@@ -102,6 +111,50 @@ def restore(backbone: Backbone, files: Mapping[str, bytes]) -> Backbone:
         grafted.module.load_state_dict(tensors, strict=False)
     grafted.module.eval().requires_grad_(False)
     return settle(grafted, graft)
+
+
+def unpack(backbone: Backbone, files: Mapping[str, bytes]) -> Updates:
+    """What these files add to a bare backbone, which stays as it is. ValueError when they do not fit it."""
+    from safetensors.torch import load
+
+    config, tensors = json.loads(files[CONFIG]), load(files[TENSORS])
+    graft = _graft_from(config, backbone)
+    found: dict[str, LowRank | Behind]
+    if isinstance(graft, Lora):
+        found = {path: _low_rank(backbone, path, graft, tensors) for path in graft.targets}
+    else:
+        found = {path: _behind(backbone, path, graft, tensors) for path in graft.blocks}
+    if tensors:
+        raise ValueError(f"the adapter holds other tensors: {min(tensors)!r}")
+    return found
+
+
+def _low_rank(backbone: Backbone, path: str, lora: Lora, tensors: dict[str, Tensor]) -> LowRank:
+    """The update of one layer, taken out of ``tensors``."""
+    from unfreeze.grafts.rowwise import LowRank
+    from unfreeze.grafts.targets import is_transposed
+
+    layer = backbone.module.get_submodule(path)
+    weight: Tensor = layer.weight.T if is_transposed(layer) else layer.weight  # type: ignore[assignment]
+    down, up = (tensors.pop(f"{PREFIX}{path}.lora_{part}.weight") for part in "AB")
+    shapes = (lora.rank, *weight.shape[1:]), (len(weight), lora.rank, *(1 for _ in weight.shape[2:]))
+    if (down.shape, up.shape) != shapes or not down.dtype == up.dtype == weight.dtype:
+        raise ValueError(f"the update of {path} has the shapes {tuple(down.shape)} and {tuple(up.shape)}")
+    return LowRank(down, up * (lora.alpha / lora.rank))
+
+
+def _behind(backbone: Backbone, path: str, graft: Adapters, tensors: dict[str, Tensor]) -> Behind:
+    """The bottleneck of one block, taken out of ``tensors``."""
+    import torch
+
+    from unfreeze.grafts.adapters import NAME, bottleneck_for
+    from unfreeze.grafts.rowwise import Behind
+
+    with torch.device("meta"):
+        made = bottleneck_for(backbone.module.get_submodule(path), graft.reduction)
+    own = {name: tensors.pop(f"{path}.{NAME}.{name}") for name in made.state_dict()}
+    made.load_state_dict(own, assign=True)
+    return Behind(made.requires_grad_(False))
 
 
 def _graft_from(config: Mapping[str, Any], backbone: Backbone) -> Graft:

@@ -11,11 +11,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from unfreeze.errors import UnfreezeError
+from unfreeze.grafts.attach import PREFIX as PREFIX
 from unfreeze.grafts.targets import is_transposed
 from unfreeze.plan import Lora
-
-# What PEFT's own wrapper puts before the names of the network inside of it.
-PREFIX = "base_model.model."
 
 
 def add_lora(module: nn.Module, lora: Lora) -> None:

@@ -34,6 +34,8 @@ class Row:
 class Batcher:
     """Collects rows into batches of up to ``size`` and hands them to ``compute``, which answers each in order.
 
+    What ``compute`` raises is the answer of the whole batch, an exception among its answers that of one row.
+
     The first row of a batch waits up to ``wait`` seconds for others. Turns go round by first task, so that a request
     with many rows does not hold up another task's one row. At most ``queue`` rows wait.
     """
@@ -102,7 +104,10 @@ class Batcher:
                     row.answer.set_exception(problem)
             else:
                 for row, answer in zip(rows, answers, strict=True):
-                    row.answer.set_result(answer)
+                    if isinstance(answer, Exception):
+                        row.answer.set_exception(answer)
+                    else:
+                        row.answer.set_result(answer)
 
     def _next(self) -> list[Row]:
         """The next batch; empty when it is closed and nothing waits."""

@@ -48,7 +48,7 @@ def serve(
     for name, folder in named_runs(runs).items():
         task = registry.put(name, folder)
         progress.say(
-            f"{name}: {len(task.bundle.labels)} classes on {task.bundle.backbone.name}, {task.host.executor}."
+            f"{name}: {len(task.bundle.labels)} classes on {task.bundle.backbone.name}, {task.executor}."
         )
     count, networks = len(registry.tasks), len(registry.hosts)
     progress.say(

@@ -4,36 +4,65 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unfreeze.bundle.classifier import Classifier
-from unfreeze.bundle.folder import BUNDLE
-from unfreeze.bundle.loading import golden, load, network_key, read_bundle
+from unfreeze.bundle.loading import Pieces, load, open_pieces
+from unfreeze.bundle.parts import Part
 from unfreeze.bundle.schema import BundleFile
 from unfreeze.errors import RequestError
-from unfreeze.runtime.files import file_hash
+from unfreeze.runtime.predictions import Prediction
 from unfreeze.serving.hosting import Host, Observer
 from unfreeze.serving.limits import NAME, Limits
+from unfreeze.serving.network import NotSharedError
+from unfreeze.serving.weights import Source, WeightCache
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A run that is served. ``run`` is the hash of its ``bundle.json``, ``base`` that of its network's weights."""
+    """A run that is served. ``run`` is the hash of its ``bundle.json``; ``source``: what its host knows it by."""
 
     name: str
     folder: Path
-    classifier: Classifier
     bundle: BundleFile
     run: str
     host: Host
+    source: Source
 
     @property
     def base(self) -> str:
-        """The hash of the network's weights."""
-        return self.bundle.backbone.weights_hash
+        """The hash of the weights of the network that it shares."""
+        return self.host.backbone.weights_hash
+
+    @property
+    def executor(self) -> str:
+        """What computes it."""
+        return self.host.executor(self.name)
+
+    @property
+    def group(self) -> Hashable:
+        """The same for tasks that one pass of a network answers: a graft needs one of its own."""
+        return self.host, self.name if self.source.grafted else ""
+
+    @property
+    def classifier(self) -> Classifier:
+        """The task by itself, put together with what it shares; reads its weights where they are not in memory.
+
+        Raises RequestError when they cannot be read any more.
+        """
+        return self.host.classifier(self.source)
+
+    def answer(self, name: str, probabilities: NDArray[np.float64], top_k: int) -> Prediction:
+        """The prediction that calibrated probabilities (classes,) of an input come to."""
+        limit = self.bundle.threshold
+        threshold = None if limit is None else limit.probability
+        return Prediction.of(name, probabilities, self.bundle.labels, threshold=threshold, top_k=top_k)
 
     @property
     def scores(self) -> Mapping[str, Any]:
@@ -47,11 +76,12 @@ class Task:
 
 
 class Registry:
-    """Loads runs under names; runs on the same network share one copy of it."""
+    """Loads runs under names; runs on the same network share one copy of it, with their adapters beside it."""
 
     def __init__(self, limits: Limits, observer: Observer | None = None) -> None:
         self.limits = limits
         self._observer = Observer() if observer is None else observer
+        self.weights = WeightCache(limits.adapters)
         self._tasks: dict[str, Task] = {}
         self._hosts: dict[str, Host] = {}
         self._loading = threading.Lock()
@@ -73,25 +103,32 @@ class Registry:
         """
         check_name(name)
         with self._loading:
-            key = network_key(read_bundle(folder))
-            host = self._hosts.get(key)
-            loaded = load(folder, sharing={} if host is None else {key: host.backbone})
-            new = host is None
-            if host is None:
-                host = Host(loaded.classifier.backbone, self.limits, self._observer)
-            task = Task(name, folder, loaded.classifier, loaded.bundle, file_hash(folder / BUNDLE), host)
+            pieces = open_pieces(folder, sharing={key: host.backbone for key, host in self._hosts.items()})
             try:
-                host.add(name, loaded.classifier, golden(folder))
-            except BaseException:
-                if new:
-                    host.close()
-                raise
-            self._hosts[key] = host
+                task = self._served(name, pieces)
+            except NotSharedError:
+                merged = load(folder).classifier.backbone
+                task = self._served(name, replace(pieces, base=merged, part=Part(pieces.part.head)))
             before = self._tasks.get(name)
             self._tasks[name] = task
-            if before is not None and before.host is not host:
+            if before is not None and before.host is not task.host:
                 self._leave(before)
             return task
+
+    def _served(self, name: str, pieces: Pieces) -> Task:
+        """The task, on the network in memory that is its own, or else on a new one."""
+        host = self._hosts.get(pieces.key)
+        new = host is None
+        if host is None:
+            host = Host(pieces.base, self.limits, self._observer, self.weights)
+        try:
+            source = host.add(name, pieces)
+        except BaseException:
+            if new:
+                host.close()
+            raise
+        self._hosts[pieces.key] = host
+        return Task(name, pieces.folder, pieces.bundle, pieces.digest, host, source)
 
     def remove(self, name: str) -> None:
         """Serve the task no longer. Raises KeyError when there is none."""
