@@ -13,9 +13,11 @@ from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.explaining import explain_image, explain_text
 from unfreeze.grafts.rowwise import Rowwise
 from unfreeze.runtime.files import file_hash
+from unfreeze.serving.app import Access, make_app
 from unfreeze.serving.batching import Row
 from unfreeze.serving.hosting import Observer
 from unfreeze.serving.limits import Limits
+from unfreeze.serving.meters import Meters
 from unfreeze.serving.tasks import Registry
 
 # Sums in another order: probabilities of a run by itself, whose update is merged into the weights, agree to this.
@@ -181,6 +183,38 @@ def test_what_is_explained_is_the_task_with_its_graft(bases, folders, registry):
         pixels = photo.host.prepare(raw(bases[base].inputs[0]))
         again = explain_image(unfreeze.load(photo.folder).classifier, pixels, 1)
         assert explain_image(photo.classifier, pixels, 1) == pytest.approx(again, abs=1e-2)
+
+
+def test_over_http_several_tasks_are_asked_at_once_and_each_is_explained_with_its_graft(
+    bases, folders, registry
+):
+    from fastapi.testclient import TestClient
+
+    names = ("wide", "small", "plain")
+    for name in names:
+        registry.put(name, folders["text", name])
+    text = bases["text"].inputs[0]
+    with TestClient(make_app(registry, Meters(), Access())) as client:
+        answers = client.post("/v1/predict", json={"tasks": names, "texts": [text]}).json()["answers"]
+        for name, answer in zip(names, answers, strict=True):
+            (prediction,) = answer["predictions"]
+            expected = wanted(folders["text", name], text)
+            assert (answer["task"], prediction["label"]) == (name, f"class {expected.argmax()}")
+            assert prediction["probability"] == pytest.approx(expected.max(), abs=TOLERANCE)
+        assert len({answer["base"] for answer in answers}) == 1
+        for name in names:
+            found = client.post(f"/v1/tasks/{name}/explain", json={"texts": [text]}).json()
+            assert "".join(word["text"] for word in found["words"]) == text
+        described = client.get("/v1/tasks").json()["tasks"]
+        assert [(task["task"], task["executor"]) for task in described] == [
+            (name, "torch-fp32") for name in names
+        ]
+
+
+def test_a_budget_that_is_no_size_is_refused(folders, command):
+    answer = command("serve", folders["vit", "plain"], "--adapter-budget", "lots")
+    assert answer.status == 2
+    assert "'lots' is no size: write it like 8GB or 500MB." in answer.err
 
 
 # -- what cannot share a pass, or a network
