@@ -1,6 +1,8 @@
 """The command in a process of its own: it answers, drains when it is told to stop, and its page works in a browser."""
 
+import http.client
 import json
+import re
 import shutil
 import signal
 import socket
@@ -10,6 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 
 import pytest
 
@@ -24,26 +27,39 @@ def free_port():
         return found.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def server(image_run, text_run):
-    port = free_port()
+@contextmanager
+def serving(image_run, text_run, port):
+    """The command that serves two tasks, ready to answer."""
     command = [
         sys.executable, "-m", "unfreeze", "serve", f"photos={image_run.run.folder}", f"mails={text_run.run.folder}",
         "--port", str(port),
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         process.address = f"http://127.0.0.1:{port}"
-        until = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"{process.address}/readyz", timeout=5).read()
-                break
-            except (urllib.error.URLError, ConnectionError):
-                assert process.poll() is None, process.stdout.read()
-                assert time.monotonic() < until
-                time.sleep(0.1)
+        try:
+            until = time.monotonic() + 120
+            while True:
+                try:
+                    urllib.request.urlopen(f"{process.address}/readyz", timeout=5).read()
+                    break
+                except (urllib.error.URLError, ConnectionError):
+                    assert process.poll() is None, process.stdout.read()
+                    assert time.monotonic() < until
+                    time.sleep(0.1)
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def server(image_run, text_run):
+    with serving(image_run, text_run, free_port()) as process:
         yield process
-        process.kill()
+
+
+def get(server, path):
+    with urllib.request.urlopen(server.address + path, timeout=60) as answer:
+        return json.load(answer)
 
 
 def ask(server, texts):
@@ -89,6 +105,11 @@ def test_a_person_walks_through_the_page(server, photos, tmp_path, look):
         expect(cards).to_have_count(2)
         expect(cards.nth(0).locator(".label")).to_have_text("green")
         expect(cards.nth(1)).to_contain_text("No answer: its content is not an image")
+        near = cards.nth(0).locator(".near li")
+        expect(near).to_have_count(4)
+        expect(near.nth(0).locator("b")).to_have_text("green")
+        assert near.nth(0).locator("img").evaluate("image => image.naturalWidth") == 40
+        expect(cards.nth(1).locator(".near")).to_have_count(0)
         # By the keyboard alone.
         page.get_by_role("button", name="Why?").focus()
         page.keyboard.press("Enter")
@@ -101,13 +122,87 @@ def test_a_person_walks_through_the_page(server, photos, tmp_path, look):
         page.get_by_role("button", name="Why?").click()
         expect(page.locator("mark").first).to_be_visible(timeout=60_000)
         assert page.locator(".quote").inner_text() == "claim your prize"
+        expect(cards.locator(".near li q")).to_have_count(4)
         assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
         with page.context.expect_page() as opened:
             page.get_by_role("link", name="its report").click()
         expect(opened.value.locator("h1")).to_be_visible()
+        page.get_by_role("link", name="the interface").click()
+        expect(page.locator("section")).to_have_count(11)
+        page.get_by_role("button", name="Copy").first.click()
+        expect(page.get_by_role("button", name=re.compile("Copied|Marked"))).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
         browser.close()
     assert not wrong
     assert not elsewhere
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_page_needs_no_mouse(server, photos):
+    """From the top with Tab, arrows, Enter and Escape alone: a text, why it was answered so, then a photograph."""
+    from playwright.sync_api import expect, sync_playwright
+
+    def tab_to(page, selector):
+        for _ in range(30):
+            page.keyboard.press("Tab")
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                return
+        raise AssertionError(f"the keyboard does not reach {selector}")
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(server.address)
+        expect(page.locator("#about")).to_contain_text("test rows right")
+        tab_to(page, "#task")
+        page.keyboard.press("ArrowDown")
+        expect(page.locator("#texts")).to_be_visible()
+        tab_to(page, "#text")
+        page.keyboard.type("claim your prize")
+        tab_to(page, "#texts button")
+        page.keyboard.press("Enter")
+        expect(page.locator("#answers .label")).to_have_text("spam")
+        expect(page.locator("#answers .near li")).to_have_count(4)
+        tab_to(page, "#answers button")
+        page.keyboard.press("Enter")
+        expect(page.locator("mark").first).to_be_visible(timeout=60_000)
+        # What had the focus is gone: the next Tab goes on from there, not from the top.
+        assert page.evaluate("document.activeElement.closest('#answers') !== null")
+        page.reload()
+        tab_to(page, "#files")
+        with page.expect_file_chooser() as chooser:
+            page.keyboard.press("Enter")
+        chooser.value.set_files(sorted((photos / "red").iterdir())[0])
+        expect(page.locator("#answers .label")).to_have_text("red")
+        browser.close()
+
+
+def test_a_server_that_was_killed_comes_back_as_it_was(image_run, text_run):
+    port, texts = free_port(), ["claim your prize", "the minister on Monday"]
+    with serving(image_run, text_run, port) as server:
+        tasks, before = get(server, "/v1/tasks"), ask(server, texts)
+        # In the middle of an answer.
+        lost = []
+        thread = threading.Thread(target=lambda: lost.append(died(server)))
+        thread.start()
+        server.kill()
+        thread.join(60)
+        assert server.wait(60) == -signal.SIGKILL
+    with serving(image_run, text_run, port) as server:
+        assert get(server, "/v1/tasks") == tasks
+        after = ask(server, texts)
+        assert [row["label"] for row in after] == [row["label"] for row in before]
+        assert [row["probability"] for row in after] == pytest.approx([row["probability"] for row in before])
+
+
+def died(server):
+    """Whether the connection broke; an answer that was quicker than the signal is one too."""
+    try:
+        ask(server, ["claim your prize"] * 64)
+    except (OSError, http.client.HTTPException):
+        return True
+    return False
 
 
 def test_a_server_told_to_stop_answers_what_is_under_way(server):

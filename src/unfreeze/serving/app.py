@@ -124,9 +124,13 @@ class _Service:
             )
         task = "/v1/tasks/{task}"
         app.put(task, responses=answers_with(documents.TaskInfo, CHANGE), dependencies=guarded)(self.load)
-        app.delete(task, status_code=204, responses=answers_with(None, CHANGE), dependencies=guarded)(
-            self.unload
-        )
+        app.delete(
+            task,
+            status_code=204,
+            response_description="It is gone.",
+            responses=answers_with(None, CHANGE),
+            dependencies=guarded,
+        )(self.unload)
         return app
 
     # -- pages and health

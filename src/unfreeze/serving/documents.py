@@ -204,9 +204,9 @@ def answers_with(
     """The ``responses`` of an operation: what it answers with (text, where a content type is named), and its errors."""
     found: dict[int | str, dict[str, Any]] = {}
     if isinstance(model, str):
-        found[200] = {"content": {model: {"schema": {"type": "string"}}}}
+        found[200] = {"description": f"Text, {model}.", "content": {model: {"schema": {"type": "string"}}}}
     elif model is not None:
-        found[200] = {"model": model}
+        found[200] = {"description": (model.__doc__ or "").partition("\n")[0], "model": model}
     # Not as a model, which would have the content type of what the operation answers with.
     content = {"application/json": {"schema": Problem.model_json_schema()}}
     return found | {status: {"description": _REASONS[status], "content": content} for status in errors}

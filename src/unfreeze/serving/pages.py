@@ -35,7 +35,8 @@ def documentation(description: Mapping[str, Any], address: str, *, token: bool) 
     """
     operations = [
         _operation(description, path, method, entry, address, token)
-        for path, methods in description["paths"].items()
+        # What programs come for, before what watches over the server.
+        for path, methods in sorted(description["paths"].items(), key=lambda entry: "/v1/" not in entry[0])
         for method, entry in methods.items()
     ]
     template = make_environment().from_string(_read("documents.html"))

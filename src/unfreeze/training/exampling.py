@@ -95,7 +95,7 @@ def _small(dataset: Dataset, row: int) -> bytes | str | None:
         return None
     if dataset.modality == "text":
         text = raw if isinstance(raw, str) else raw.decode("utf-8", errors="replace")
-        return text[:CHARACTERS]
+        return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}…"
     from PIL import Image
 
     assert isinstance(raw, bytes)
