@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,8 +56,6 @@ def vit_weights(tmp_path_factory):
 @pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory):
     """A tiny random BERT with its pooler, and a tokenizer of the mails' words."""
-    import json
-
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel
@@ -64,7 +66,7 @@ def bert_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny-bert"
     config = BertConfig(
         hidden_size=16,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=24,
         vocab_size=len(VOCABULARY),
@@ -79,6 +81,21 @@ def bert_folder(tmp_path_factory):
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def few_mails(tmp_path_factory):
+    """Thirty texts of the mails' words in three classes."""
+    path = tmp_path_factory.mktemp("data") / "few.csv"
+    classes = {"ham": ("meeting", "report"), "news": ("election", "storm"), "spam": ("prize", "cash")}
+    chance = np.random.default_rng(2)
+    rows = [
+        f"{' '.join(chance.choice(words, 3))} {number},{name}"
+        for number in range(10)
+        for name, words in classes.items()
+    ]
+    path.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -129,16 +146,66 @@ def shared(trained, vit_weights, bert_folder, tmp_path_factory):
     return made
 
 
+@pytest.fixture(scope="session")
+def text_onnx(text_run, tmp_path_factory):
+    """The mails' run as ONNX."""
+    from unfreeze.exporting.run import export
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unfreeze.model.available_executors", lambda device: ("torch-fp32",))
+        return export(text_run.run.folder, output=tmp_path_factory.mktemp("onnx") / "text")
+
+
+@pytest.fixture(scope="session")
+def job_of():
+    """What ``alone`` is asked for a folder with a card: the card's own code on each picture, or on each text."""
+    from unfreeze.bundle.loading import load
+
+    def job(made, pictures, texts=("storm election", "meeting " * 30)):
+        card = (made.folder / "README.md").read_text()
+        (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+        inputs = list(texts) if "one text" in card else [str(path) for path in pictures]
+        code = code.replace("FOLDER", str(made.folder))
+        if made.base is not None:
+            code = code.replace(f'"{made.base.name}"', repr(str(made.base)))
+            code = code.replace(f"'{made.base.name}'", repr(str(made.base)))
+        word = "one text" if "one text" in card else "photo.jpg"
+        labels = list(load(made.run.folder).classifier.labels.names)
+        return {"codes": [code.replace(word, one) for one in inputs], "inputs": inputs, "labels": labels}
+
+    return job
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory):
+    """Probabilities (inputs, classes) of each job, its columns in the order of its labels, by one fresh process."""
+
+    def answer(jobs):
+        file = tmp_path_factory.mktemp("alone") / "jobs.json"
+        file.write_text(json.dumps(jobs))
+        command = [sys.executable, str(Path(__file__).with_name("alone.py")), str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        answers = json.loads(done.stdout)
+        return [
+            np.array([[row[label] for label in job["labels"]] for row in rows])
+            for job, rows in zip(jobs, answers, strict=True)
+        ]
+
+    return answer
+
+
 @pytest.fixture
 def quick_onnx(image_onnx, monkeypatch):
     """Exports to ONNX take the network that was written once."""
 
-    from unfreeze.exporting import formats
+    from unfreeze.exporting.formats import Written
+    from unfreeze.exporting.run import CHOICES
 
     def write(classifier, folder):
-        return formats.Written(shutil.copy(image_onnx.file, folder / "model.onnx"), {})
+        return Written(shutil.copy(image_onnx.file, folder / "model.onnx"), {})
 
-    monkeypatch.setitem(formats.FORMATS, "onnx", replace(formats.FORMATS["onnx"], write=write))
+    monkeypatch.setitem(CHOICES, "onnx", replace(CHOICES["onnx"], write=write))
 
 
 @pytest.fixture

@@ -23,11 +23,6 @@ from unfreeze.runtime.card import KEY, read_card
 pytestmark = pytest.mark.usefixtures("plain_torch")
 
 
-@pytest.fixture(scope="module")
-def text_onnx(text_run, tmp_path_factory):
-    return export(text_run.run.folder, output=tmp_path_factory.mktemp("onnx") / "text")
-
-
 def test_raw_bytes_of_every_kind_are_answered_as_by_the_run(image_onnx, image_run, raw_files):
     files = raw_files
     exported, model = runtime.load(image_onnx.file), image_run.run.model()

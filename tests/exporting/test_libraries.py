@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,65 +27,19 @@ from unfreeze.runtime.preprocess import ImagePreprocess
 
 pytestmark = pytest.mark.usefixtures("plain_torch")
 
-TEXTS = ["storm election", "meeting " * 30]
 PAGE_SHOWS = (("vit", "transformers"), ("lite0", "timm"), ("mean", "peft"))
-# Runs the code of each card on each input, in a process that cannot import us; prints probabilities by label.
-ALONE = """
-import contextlib, io, json, sys, warnings
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "unfreeze":
-            raise ImportError(name + " is not here")
-sys.meta_path.insert(0, Refuse())
-warnings.simplefilter("ignore")
-answers = []
-for job in json.load(open(sys.argv[1])):
-    answers.append([])
-    for code in job["codes"]:
-        found = {}
-        with contextlib.redirect_stdout(io.StringIO()):
-            exec(code, found)
-        if "classify" in found:
-            rows = found["classify"](job["inputs"][len(answers[-1])], top_k=len(job["labels"]))
-            answers[-1].append({row["label"]: row["score"] for row in rows})
-            continue
-        chances = found["probabilities"] if "probabilities" in found else found["logits"].softmax(dim=1)[0]
-        answers[-1].append(dict(zip(job["labels"], chances.tolist(), strict=True)))
-print(json.dumps(answers))
-"""
 
 
-def job_of(made, pictures):
-    card = (made.folder / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    texts = "one text" in card
-    inputs = TEXTS if texts else [str(path) for path in pictures]
-    code = code.replace("FOLDER", str(made.folder))
-    if made.base is not None:
-        code = code.replace(f'"{made.base.name}"', repr(str(made.base)))
-        code = code.replace(f"'{made.base.name}'", repr(str(made.base)))
-    word = "one text" if texts else "photo.jpg"
-    labels = list(load(made.run.folder).classifier.labels.names)
-    return {"codes": [code.replace(word, one) for one in inputs], "inputs": inputs, "labels": labels}
-
-
-def test_the_code_of_the_card_gives_the_runs_probabilities_without_us(shared, photos, tmp_path):
+def test_the_code_of_the_card_gives_the_runs_probabilities_without_us(
+    shared, photos, tmp_path, job_of, alone
+):
     pictures = [photos / "red" / "00.png", tmp_path / "long.png"]
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 90, 3)).astype(np.uint8)).save(
         pictures[-1]
     )
     jobs = [job_of(made, pictures) for made in shared.values()]
-    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(tmp_path / "jobs.json")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for (name, made), job, answers in zip(shared.items(), jobs, json.loads(done.stdout), strict=True):
+    for (name, made), job, found in zip(shared.items(), jobs, alone(jobs), strict=True):
         wanted = made.run.model().predict_proba(job["inputs"])
-        found = np.array([[answer[label] for label in job["labels"]] for answer in answers])
         assert np.abs(found - wanted).max() < 1e-4, name
         assert np.ptp(found[:, 0]) > 1e-3, f"{name} answers everything alike"
 

@@ -1,0 +1,305 @@
+"""Every strategy in every format and family that can hold it, pair by pair, and what cannot be held is refused.
+
+The pairs of three tables (strategies with their heads, families of backbones, formats) are covered by as few exports as
+there can be. All of them are loaded again in one fresh process and must give their runs' answers.
+"""
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import unfreeze
+from unfreeze import runtime
+from unfreeze.config import STRATEGIES
+from unfreeze.errors import RequestError
+from unfreeze.exporting import formats, quantizing
+from unfreeze.exporting import run as module
+from unfreeze.exporting.run import export
+
+# The runs and exports of all pairs are one fixture, which a busy machine takes minutes for.
+pytestmark = [pytest.mark.usefixtures("plain_torch"), pytest.mark.timeout(900)]
+
+PAGE = Path(__file__).parents[2] / "docs" / "exporting.md"
+LIBRARIES = ("transformers", "timm", "peft")
+# What an export takes, in turn: the price of a format times that of a family.
+FORMATS = {
+    "onnx": 8,
+    "openvino": 7,
+    "pt2": 4,
+    "transformers": 2,
+    "timm": 1,
+    "peft": 1,
+    "torchscript": 1,
+}
+FAMILIES = {"text": 1, "cnn": 2, "vit": 3}
+HEADS = ("on one depth", "on depths joined", "mlp")
+FLOOR = "feature-extraction"
+TRAINED = tuple(name for name in STRATEGIES if name != FLOOR)
+VARIANTS = (*(f"{FLOOR}, {head}" for head in HEADS), *TRAINED)
+TEXTS = ["storm election", "meeting " * 30, "prize"]
+
+
+@dataclass(frozen=True)
+class Made:
+    """An export of a run; ``base``: where the network below a PEFT folder lies."""
+
+    run: object
+    format: str
+    folder: Path
+    file: Path
+    base: Path | None
+
+
+def held_by_the_page():
+    """Strategy and format pairs that the page's matrix says can be had."""
+    lines = [line.strip("|").split("|") for line in PAGE.read_text("utf-8").splitlines() if line[:1] == "|"]
+    header, _, *rows = [[cell.strip() for cell in line] for line in lines]
+    return {
+        (strategy, format)
+        for strategy, *cells in rows
+        for names, cell in zip(header[1:], cells, strict=True)
+        for format in names.split(", ")
+        if cell != "–"
+    }
+
+
+def why_not(variant, family, format, held):
+    """The sentence that refuses this export, or an empty string."""
+    strategy, _, head = variant.partition(", ")
+    if (strategy, format) not in held:
+        return "has no class with bottleneck adapters" if strategy == "adapters" else "The run has no LoRA"
+    if format == "timm" and family == "text":
+        return "timm holds image models, and the run reads texts"
+    if format in LIBRARIES and head == "mlp":
+        return f"{format} has no class with an mlp head"
+    if format in LIBRARIES and head == "on depths joined":
+        return f"and the classes of {format} read .* alone"
+    return ""
+
+
+def has_run(variant, family):
+    return (variant, family) != ("adapters", "cnn")
+
+
+def pairs(triple):
+    return set(combinations(triple, 2))
+
+
+def covering(triples):
+    """Few of the triples that hold every pair of all, the cheaper ones first."""
+    ordered = sorted(triples, key=lambda one: (FORMATS[one[2]] * FAMILIES[one[1]], one))
+    missing, chosen = set().union(*map(pairs, ordered)), []
+    while missing:
+        best = max(ordered, key=lambda one: len(pairs(one) & missing))
+        chosen.append(best)
+        missing -= pairs(best)
+    return chosen
+
+
+HELD = held_by_the_page()
+ALL = [one for one in product(VARIANTS, FAMILIES, FORMATS) if has_run(*one[:2])]
+THERE = [one for one in ALL if not why_not(*one, HELD)]
+CHOSEN = covering(THERE)
+
+
+def test_the_covering_holds_every_pair_with_as_few_exports_as_there_can_be():
+    assert set().union(*map(pairs, CHOSEN)) == set().union(*map(pairs, THERE))
+    assert set(CHOSEN) <= set(THERE)
+    # An export holds one pair of a format with a strategy, and one of a format with a family.
+    least = sum(
+        max(len({one[place] for one in THERE if one[2] == format}) for place in (0, 1)) for format in FORMATS
+    )
+    assert len(CHOSEN) == least
+    assert {one[2] for one in THERE} == set(FORMATS) == set(module.CHOICES)
+
+
+@pytest.fixture(scope="module")
+def bases(vit_weights, bert_folder, tmp_path_factory):
+    """The backbone of each family, and where its weights lie."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(1)
+    cnn = tmp_path_factory.mktemp("weights") / "cnn.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), cnn)
+    return {
+        "cnn": (f"timm:test_resnet@{cnn}", cnn),
+        "vit": (f"timm:test_vit@{vit_weights}", vit_weights),
+        "text": (str(bert_folder), bert_folder),
+    }
+
+
+@pytest.fixture(scope="module")
+def patched():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        for place in ("engine.choice", "model"):
+            patch.setattr(f"unfreeze.{place}.available_executors", lambda device: ("torch-fp32",))
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def train(patched, photos, few_mails, bases, tmp_path_factory):
+    """A run of a variant on a family, with one penalty for the probe: how good it is does not matter here."""
+    patch, runs = patched, tmp_path_factory.mktemp("runs")
+    patch.setenv("UNFREEZE_CACHE", str(runs / "cache"))
+    patch.setattr("unfreeze.heads.search.FIRST_PENALTIES", (0.1,))
+    patch.setattr("unfreeze.heads.search.LEAST_PENALTY", 1.0)
+    patch.setattr("unfreeze.heads.search.GREATEST_PENALTY", 0.1)
+
+    def run(variant, family):
+        strategy, _, head = variant.partition(", ")
+        patch.setattr("unfreeze.heads.probe._is_better", lambda *_: head == "on depths joined")
+        settings = {"strategy": strategy, "backbone": bases[family][0], "batch_size": 16, "device": "cpu"}
+        settings |= {"max_length": 8, "pooling": "native"} if family == "text" else {"image_size": 32}
+        if strategy != FLOOR:
+            settings |= {"epochs": 1, "views": 1}
+        elif head == "mlp":
+            settings["head"] = "mlp"
+        name = re.sub(r"\W+", "-", f"{variant} {family}")
+        data = few_mails if family == "text" else photos
+        return unfreeze.train(str(data), output_dir=runs / name, **settings)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(train):
+    return {one: train(*one) for one in product(VARIANTS, FAMILIES) if has_run(*one)}
+
+
+@pytest.fixture(scope="module")
+def made(runs, bases, patched, tmp_path_factory):
+    """The chosen exports by variant, family and format. int8 is left behind whatever it is worth."""
+    patched.setattr(quantizing, "measure_seconds", lambda *_: {1: (2.0, 1.0), 32: (2.0, 1.0)})
+    patched.setattr(quantizing, "MOST_LOSS", 1.0)
+    write_onnx, folder, found = formats.write_onnx, tmp_path_factory.mktemp("made"), {}
+    # ONNX comes before OpenVINO, which is made from the same graph: no run is traced for it twice.
+    for place, one in enumerate(sorted(CHOSEN)):
+        variant, family, format = one
+        beside = found.get((variant, family, "onnx"))
+
+        def once(classifier, target, beside=beside):
+            if beside is None:
+                return write_onnx(classifier, target)
+            return formats.Written(Path(shutil.copy(beside.file, target / "model.onnx")), {})
+
+        patched.setattr(formats, "write_onnx", once)
+        run, target = runs[variant, family], folder / str(place)
+        done = export(run.folder, format=format, output=target, quantize=format == "onnx")
+        found[one] = Made(run, format, target, done.file, bases[family][1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def pictures(photos, tmp_path_factory):
+    wide = tmp_path_factory.mktemp("pictures") / "wide.png"
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 90, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(wide)
+    return [photos / "red" / "00.png", photos / "green" / "03.png", wide]
+
+
+def graph_job(made, inputs, *, file=None):
+    labels = list(made.run.model().labels)
+    return {"file": str(file or made.file), "format": made.format, "inputs": inputs, "labels": labels}
+
+
+def test_all_of_them_give_their_runs_answers_in_one_fresh_process(made, pictures, job_of, alone):
+    jobs, wanted = {}, {}
+    for one, done in made.items():
+        inputs = TEXTS if one[1] == "text" else [str(path) for path in pictures]
+        jobs[one] = job_of(done, pictures, TEXTS) if done.format in LIBRARIES else graph_job(done, inputs)
+        wanted[one] = done.run.model().predict_proba(inputs)
+        if done.format == "onnx":
+            small = (*one[:2], "int8")
+            jobs[small] = graph_job(done, inputs, file=done.folder / quantizing.FILE)
+            # How far it is from the run is what its gate measures; a network of 16 numbers loses much.
+            wanted[small] = runtime.load(done.folder / quantizing.FILE).predict_proba(inputs)
+    for one, found in zip(jobs, alone(list(jobs.values())), strict=True):
+        assert np.abs(found - wanted[one]).max() < 1e-4, one
+        # One epoch from random weights tells nothing apart yet, and what int8 loses is not the matter here.
+        if one[0] != "scratch" and one[2] != "int8":
+            assert np.ptp(wanted[one][:, 0]) > 1e-3, f"{one} answers everything alike"
+
+
+def test_what_the_page_does_not_promise_is_refused_in_its_words(runs, train, tmp_path):
+    refused = [one for one in ALL if one not in THERE]
+    seen = set()
+    for variant, family, format in refused:
+        if {(variant, format), (family, format)} <= seen:
+            continue
+        seen |= {(variant, format), (family, format)}
+        with pytest.raises(RequestError, match=why_not(variant, family, format, HELD)) as told:
+            export(runs[variant, family].folder, format=format, output=tmp_path / "out")
+        assert told.value.exit_status == 2
+    with pytest.raises(RequestError, match="puts bottlenecks behind transformer blocks"):
+        train("adapters", "cnn")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def dinov2(patched, photos, tmp_path_factory):
+    """A probe on DINOv2 ViT-S/14 at 98 pixels: random, or with the weights that UNFREEZE_DINOV2 names."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("dinov2")
+    weights = os.environ.get("UNFREEZE_DINOV2")
+    if weights is None:
+        torch.manual_seed(2)
+        weights = folder / "weights.safetensors"
+        tensors = timm.create_model("vit_small_patch14_dinov2", num_classes=0).state_dict()
+        # At its start a block adds 1e-5 of what it computes: all pictures would look alike.
+        scales = {
+            name: torch.ones_like(tensor) for name, tensor in tensors.items() if name.endswith(".gamma")
+        }
+        save_file(tensors | scales, weights)
+    patched.setenv("UNFREEZE_CACHE", str(folder / "cache"))
+    patched.setattr("unfreeze.heads.probe._is_better", lambda *_: False)
+    return unfreeze.train(
+        str(photos),
+        output_dir=folder / "run",
+        strategy=FLOOR,
+        backbone=f"timm:vit_small_patch14_dinov2@{weights}",
+        image_size=98,
+    )
+
+
+def test_real_backbones_do_too(
+    image_run, image_onnx, text_run, text_onnx, shared, dinov2, tmp_path, pictures, job_of, alone
+):
+    def exported(run, format):
+        done = export(run.folder, format=format, output=tmp_path / f"{len(made)}")
+        return Made(run, format, tmp_path / f"{len(made)}", done.file, None)
+
+    made = [
+        Made(image_run.run, "onnx", image_onnx.file.parent, image_onnx.file, None),
+        Made(text_run.run, "onnx", text_onnx.file.parent, text_onnx.file, None),
+    ]
+    for run, format in (
+        (image_run.run, "torchscript"),
+        (text_run.run, "torchscript"),
+        (dinov2, "pt2"),
+        (dinov2, "timm"),
+    ):
+        made.append(exported(run, format))
+    names = [str(path) for path in pictures]
+    jobs = [
+        job_of(one, pictures)
+        if one.format in LIBRARIES
+        else graph_job(one, TEXTS if one.run is text_run.run else names)
+        for one in made
+    ]
+    for one, job, found in zip(made, jobs, alone(jobs), strict=True):
+        wanted = one.run.model().predict_proba(job["inputs"])
+        assert np.abs(found - wanted).max() < 1e-4, (one.run.backbone, one.format)
+        assert np.ptp(found[:, 0]) > 1e-3
