@@ -1,7 +1,9 @@
 """LoRA and adapters of many tasks on one network: each row has its own run's answer, whoever shares its batch."""
 
+import gc
 import json
 import shutil
+import weakref
 from functools import cache
 
 import numpy as np
@@ -19,6 +21,7 @@ from unfreeze.serving.hosting import Observer
 from unfreeze.serving.limits import Limits
 from unfreeze.serving.meters import Meters
 from unfreeze.serving.tasks import Registry
+from unfreeze.serving.weights import Source
 
 # Sums in another order: probabilities of a run by itself, whose update is merged into the weights, agree to this.
 TOLERANCE = 1e-5
@@ -320,13 +323,15 @@ def tight(folders, make_run, tmp_path):
 def test_weights_that_were_not_asked_for_long_leave_and_come_back(tight, photo, tmp_path, monkeypatch):
     registry, size = tight
     (host,) = registry.hosts
-    reads = []
-    read = type(host._sources["task-0"]).read
-    monkeypatch.setattr(
-        type(host._sources["task-0"]),
-        "read",
-        lambda self, base: reads.append(self.folder.name) or read(self, base),
-    )
+    reads, updates, read = [], [], Source.read
+
+    def noted(self, base):
+        found = read(self, base)
+        reads.append(self.folder.name)
+        updates.append(weakref.ref(next(iter(found.updates.values()))))
+        return found
+
+    monkeypatch.setattr(Source, "read", noted)
     for order in (("task-2", "task-3"), ("task-0",), ("task-3",), ("task-2",)):
         together(host, [(photo, (name,)) for name in order])
         assert registry.weights.size <= 2.5 * size
@@ -337,9 +342,13 @@ def test_weights_that_were_not_asked_for_long_leave_and_come_back(tight, photo, 
     for seed, row in enumerate(found):
         assert row[f"task-{seed}"] == pytest.approx(wanted(tmp_path / str(seed), photo), abs=TOLERANCE)
     assert registry.weights.size <= 2.5 * size
+    gc.collect()
+    assert sum(update() is not None for update in updates) == 2
     for name in list(registry.tasks):
         registry.remove(name)
+    gc.collect()
     assert registry.weights.size == 0
+    assert not [update for update in updates if update() is not None]
 
 
 @pytest.mark.parametrize("name", [HEAD, ADAPTER_FILES[1]])

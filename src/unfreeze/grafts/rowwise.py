@@ -82,8 +82,12 @@ class Rowwise:
         if sum(count for count, _ in parts) != len(batch.h):
             raise ValueError(f"{parts} are not the parts of {len(batch.h)} rows")
         self._assign(parts)
-        with torch.no_grad():
-            summaries, _ = run_boundaries(self._twin, batch, boundaries, ())
+        try:
+            with torch.no_grad():
+                summaries, _ = run_boundaries(self._twin, batch, boundaries, ())
+        finally:
+            # Whoever keeps the grafts decides how long.
+            self._parts = ()
         return dict(zip(boundaries, summaries, strict=True))
 
     def one_by_one(
