@@ -15,7 +15,7 @@ from unfreeze.bundle.folder import EXAMPLES
 from unfreeze.bundle.loading import load, read_bundle
 from unfreeze.errors import RequestError
 from unfreeze.runtime.files import file_hash
-from unfreeze.training.exampling import BYTES, MOST, choose_examples
+from unfreeze.training.exampling import BYTES, MOST, choose_examples, thumbnail
 
 
 def examples_of(run):
@@ -87,6 +87,23 @@ def test_nearest_are_the_most_similar_and_nothing_is_like_zeros():
     assert [similar for _, similar in examples.nearest(np.zeros((1, 2), np.float32), 2)[0]] == [0.0, 0.0]
 
 
+def test_what_is_no_number_is_like_none():
+    examples = Examples(np.ones((1, 2), np.float16), np.zeros(1, np.int32), ("a",), ("a",))
+    rows = np.array([[np.nan, 1.0], [np.inf, 1.0], [1.0, 1.0]], dtype=np.float32)
+    assert [len(found) for found in examples.nearest(rows, 3)] == [0, 0, 1]
+
+
+def test_a_thumbnail_has_nothing_of_the_file_but_pixels():
+    noise, buffer = Image.effect_noise((300, 200), 90).convert("RGB"), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x8298] = "secret"
+    noise.save(buffer, format="JPEG", comment=b"secret", exif=exif, xmp=b"secret", icc_profile=b"secret")
+    assert buffer.getvalue().count(b"secret") == 4
+    small = thumbnail(buffer.getvalue())
+    assert Image.open(io.BytesIO(small)).size == (64, 43)
+    assert b"secret" not in small
+
+
 def test_any_name_and_text_is_read_as_it_was_written(text_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(text_run.run.folder, folder)
@@ -131,7 +148,9 @@ def test_changed_ones_are_refused(text_run, tmp_path):
         read_examples(folder, read_bundle(folder))
 
 
-@pytest.mark.parametrize("change", ["labels", "ends", "short", "missing", "garbage"])
+@pytest.mark.parametrize(
+    "change", ["labels", "ends", "unsigned", "floats", "short", "deep", "flat", "nan", "missing", "garbage"]
+)
 def test_a_file_that_contradicts_itself_is_refused(text_run, tmp_path, change):
     folder = tmp_path / "run"
     shutil.copytree(text_run.run.folder, folder)
@@ -140,6 +159,17 @@ def test_a_file_that_contradicts_itself_is_refused(text_run, tmp_path, change):
         tensors["labels"] = tensors["labels"] + 3
     elif change == "ends":
         tensors["text.ends"] = tensors["text.ends"][::-1].copy()
+    elif change == "unsigned":
+        tensors["text.ends"] = tensors["text.ends"].astype(np.uint64)
+        tensors["text.ends"][:2] = tensors["text.ends"][1::-1]
+    elif change == "floats":
+        tensors["text.ends"] = np.full(len(tensors["text.ends"]), np.nan)
+    elif change == "deep":
+        tensors["labels"] = tensors["labels"][:, None]
+    elif change == "flat":
+        tensors["labels"] = np.array(0, dtype=np.int32)
+    elif change == "nan":
+        tensors["features"][0, 0] = np.nan
     elif change == "short":
         tensors["features"] = tensors["features"][1:].copy()
     else:

@@ -30,13 +30,15 @@ class Examples:
     def nearest(self, features: NDArray[np.float32], count: int) -> list[list[tuple[int, float]]]:
         """For each row of ``features`` (rows, width) up to ``count`` examples, the most similar first.
 
-        An example is its position and the cosine between the two. Equal ones keep their order.
+        An example is its position and the cosine between the two. Equal ones keep their order. A row that is no number
+        throughout is like none.
         """
-        similar = unit(features) @ self.features.astype(np.float32).T
+        known = np.asarray(np.isfinite(features).all(axis=1))
+        similar = unit(np.where(known[:, None], features, 0.0)) @ self.features.astype(np.float32).T
         order = np.argsort(-similar, axis=1, kind="stable")[:, :count]
         return [
-            [(int(place), float(np.clip(row[place], -1.0, 1.0))) for place in places]
-            for row, places in zip(similar, order, strict=True)
+            [(int(place), float(np.clip(row[place], -1.0, 1.0))) for place in places] if finite else []
+            for row, places, finite in zip(similar, order, known, strict=True)
         ]
 
 
@@ -86,11 +88,13 @@ def read_examples(folder: Path, bundle: BundleFile) -> Examples | None:
         features, labels = tensors["features"], tensors["labels"]
         kind = "text" if "text" in tensors else "jpeg"
         names, shown = (_split(tensors[name], tensors[f"{name}.ends"]) for name in ("names", kind))
-        if not len(features) == len(labels) == len(names) == len(shown) or features.ndim != 2:
+        if not len(features) == len(labels) == len(names) == len(shown):
             raise ValueError("its parts differ in length")
+        if features.ndim != 2 or labels.ndim != 1 or not np.isfinite(features).all():
+            raise ValueError("its features or labels are none")
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(bundle.labels):
             raise ValueError("it names labels that the run has not")
-    except (OSError, LookupError, ValueError, SafetensorError) as problem:
+    except (OSError, LookupError, TypeError, ValueError, SafetensorError) as problem:
         raise RequestError(f"{path} cannot be used: {problem}. Restore it, or remove it.") from None
     return Examples(
         features=features.astype(np.float16),
@@ -101,7 +105,10 @@ def read_examples(folder: Path, bundle: BundleFile) -> Examples | None:
 
 
 def _split(joined: NDArray[np.uint8], ends: NDArray[np.int64]) -> list[bytes]:
-    data = joined.tobytes()
+    if ends.dtype.kind not in "iu":
+        raise ValueError("its parts end at no whole numbers")
+    # Differences of unsigned numbers are never below zero.
+    data, ends = joined.tobytes(), ends.astype(np.int64)
     if len(ends) and (ends[-1] != len(data) or (np.diff(ends, prepend=0) < 0).any()):
         raise ValueError("its parts do not fit together")
     starts = [0, *ends[:-1].tolist()]

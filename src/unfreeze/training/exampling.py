@@ -96,14 +96,20 @@ def _small(dataset: Dataset, row: int) -> bytes | str | None:
     if dataset.modality == "text":
         text = raw if isinstance(raw, str) else raw.decode("utf-8", errors="replace")
         return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}…"
-    from PIL import Image
-
     assert isinstance(raw, bytes)
     try:
-        picture = open_picture(raw)
+        return thumbnail(raw)
     except BadImage:
         return None
+
+
+def thumbnail(raw: bytes) -> bytes:
+    """A small JPEG of a picture, with nothing of its file but the pixels. Raises BadImage."""
+    from PIL import Image
+
+    picture = open_picture(raw)
     picture.thumbnail((PIXELS, PIXELS), Image.Resampling.LANCZOS)
     buffer = BytesIO()
-    picture.save(buffer, format="JPEG", quality=80)
+    # Left alone, Pillow writes the file's comment again.
+    picture.save(buffer, format="JPEG", quality=80, comment=b"")
     return buffer.getvalue()
