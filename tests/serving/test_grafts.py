@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
 import unfreeze
 from unfreeze.bundle.folder import ADAPTER_FILES, HEAD
@@ -151,16 +152,6 @@ def test_rows_come_through_the_batches_and_the_observer_counts_them(bases, folde
     assert sum(counted) == 3 * len(values)
 
 
-def test_a_graft_is_asked_by_itself(folders, registry):
-    for name in ("wide", "plain"):
-        registry.put(name, folders["text", name])
-    (host,) = registry.hosts
-    with pytest.raises(ValueError, match="one pass"):
-        host.submit([host.prepare("cash")], ("plain", "wide"), seconds=30)
-    groups = {name: task.group for name, task in registry.tasks.items()}
-    assert groups["wide"] != groups["plain"]
-
-
 def test_a_task_that_becomes_one_with_a_graft_lends_it_to_no_row_that_waits(
     folders, registry, make_run, tmp_path
 ):
@@ -171,6 +162,39 @@ def test_a_task_that_becomes_one_with_a_graft_lends_it_to_no_row_that_waits(
     (answer,) = other.host._compute([row])
     assert set(answer) == {"other"}
     assert answer["other"] == pytest.approx(wanted(tmp_path / "other", "cash"), abs=TOLERANCE)
+
+
+def test_a_task_that_becomes_one_with_a_graft_before_its_row_waits_is_404(
+    folders, registry, make_run, tmp_path, monkeypatch
+):
+    host = registry.put("other", make_run(tmp_path / "other", "text", seed=9)).host
+    registry.put("mails", folders["text", "plain"])
+    submit = host.submit
+
+    def late(*given, **settings):
+        registry.put("mails", folders["text", "wide"])
+        return submit(*given, **settings)
+
+    monkeypatch.setattr(host, "submit", late)
+    with TestClient(make_app(registry, Meters(), Access())) as client:
+        found = client.post("/v1/predict", json={"tasks": ["mails", "other"], "texts": ["cash"]})
+    assert found.status_code == 404
+    assert "'mails' was removed or replaced" in found.json()["detail"]
+
+
+def test_over_http_weights_that_are_gone_are_503_without_their_path(folders, tmp_path):
+    shutil.copytree(folders["text", "wide"], tmp_path / "wide")
+    registry = Registry(Limits(wait=0.0, adapters=0))
+    for name, folder in (("wide", tmp_path / "wide"), ("plain", folders["text", "plain"])):
+        registry.put(name, folder)
+    (tmp_path / "wide" / HEAD).unlink()
+    with TestClient(make_app(registry, Meters(), Access())) as client:
+        for what in ("predict", "explain"):
+            found = client.post(f"/v1/tasks/wide/{what}", json={"texts": ["cash"]})
+            assert found.status_code == 503
+            assert found.json()["detail"].startswith("the run of 'wide' cannot be read any more")
+            assert str(tmp_path) not in found.json()["detail"]
+        assert client.post("/v1/tasks/plain/predict", json={"texts": ["cash"]}).status_code == 200
 
 
 def test_what_is_explained_is_the_task_with_its_graft(bases, folders, registry):
@@ -191,8 +215,6 @@ def test_what_is_explained_is_the_task_with_its_graft(bases, folders, registry):
 def test_over_http_several_tasks_are_asked_at_once_and_each_is_explained_with_its_graft(
     bases, folders, registry
 ):
-    from fastapi.testclient import TestClient
-
     names = ("wide", "small", "plain")
     for name in names:
         registry.put(name, folders["text", name])

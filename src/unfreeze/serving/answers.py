@@ -19,7 +19,7 @@ from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.explaining import as_png, draw_heat, explain_image, explain_text
 from unfreeze.neighbours import features_of
 from unfreeze.runtime.predictions import Prediction
-from unfreeze.serving.batching import ClosedError, OverloadedError
+from unfreeze.serving.batching import OverloadedError
 from unfreeze.serving.decoding import Decoder, Prepared
 from unfreeze.serving.hosting import Host
 from unfreeze.serving.inputs import Asked
@@ -112,9 +112,11 @@ class Answers:
                 seconds=self._limits.seconds,
             )
             found = dict(zip(readable, await self._wait(futures), strict=True))
-        except ClosedError as problem:
+        except OverloadedError:
+            raise
+        except UnfreezeError as problem:
             self._check_present(tasks)
-            raise HTTPException(503, str(problem)) from None
+            raise HTTPException(503, _without_folders(problem, tasks)) from None
         self._check_present(tasks)
         return {
             task.name: [
@@ -130,12 +132,10 @@ class Answers:
         """The task by itself, as it was when it was asked."""
         try:
             found = task.classifier
-        except KeyError:
-            found = None
         except RequestError as problem:
-            raise HTTPException(503, _without_folder(problem, task)) from None
+            self._check_present((task,))
+            raise HTTPException(503, _without_folders(problem, (task,))) from None
         self._check_present((task,))
-        assert found is not None
         return found
 
     def _check_present(self, tasks: Sequence[Task]) -> None:
@@ -154,10 +154,6 @@ class Answers:
             return await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
         except TimeoutError:
             raise self._too_long() from None
-        except ClosedError:
-            raise
-        except UnfreezeError as problem:
-            raise HTTPException(503, str(problem)) from None
         finally:
             for future in futures:
                 future.cancel()
@@ -177,7 +173,7 @@ class Answers:
         try:
             examples = read_examples(task.folder, task.bundle)
         except RequestError as problem:
-            raise HTTPException(404, _without_folder(problem, task)) from None
+            raise HTTPException(404, _without_folders(problem, (task,))) from None
         if examples is None:
             raise HTTPException(404, f"The run of the task {task.name!r} carries no training rows.")
         classifier = self._classifier(task)
@@ -195,9 +191,12 @@ class Answers:
         return rows
 
 
-def _without_folder(problem: UnfreezeError, task: Task) -> str:
-    """What is wrong with a run; where it lies is nobody's business over the network."""
-    return str(problem).replace(str(task.folder), "the run")
+def _without_folders(problem: UnfreezeError, tasks: Sequence[Task]) -> str:
+    """What is wrong with runs; where they lie is nobody's business over the network."""
+    told = str(problem)
+    for task in tasks:
+        told = told.replace(str(task.folder), f"the run of {task.name!r}")
+    return told
 
 
 def _check_kind(task: Task, asked: Asked) -> None:

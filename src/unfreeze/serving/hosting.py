@@ -71,12 +71,8 @@ class Host:
 
     def executor(self, task: str) -> str:
         """What computes a task."""
-        return GRAFTED if self.is_grafted(task) else self._network.executor
-
-    def is_grafted(self, task: str) -> bool:
-        """Whether a task's rows pass through a graft of their own; never for one that has left."""
         source = self._sources.get(task)
-        return source is not None and source.grafted
+        return GRAFTED if source is not None and source.grafted else self._network.executor
 
     def serves(self, task: str, source: Source) -> bool:
         """Whether a task is still the one that ``add`` gave this source for."""
@@ -140,10 +136,9 @@ class Host:
     ) -> list[Future[Answer]]:
         """An answer to come for each value; see ``Batcher.submit``.
 
-        ``tasks``: tasks without a graft, or one with: a row passes through the network once. ValueError for others.
+        ``tasks``: tasks without a graft, or one with: a row passes through the network once. One with a graft among
+        others, such as it may have become since it was asked, is missing in the answer.
         """
-        if len(tasks) > 1 and any(map(self.is_grafted, tasks)):
-            raise ValueError(f"{tasks} are not answered by one pass")
         return self._batcher.submit(values, tasks, seconds=seconds)
 
     def close(self) -> None:
