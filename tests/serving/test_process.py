@@ -28,12 +28,10 @@ def free_port():
 
 
 @contextmanager
-def serving(image_run, text_run, port):
-    """The command that serves two tasks, ready to answer."""
-    command = [
-        sys.executable, "-m", "unfreeze", "serve", f"photos={image_run.run.folder}", f"mails={text_run.run.folder}",
-        "--port", str(port),
-    ]  # fmt: skip
+def serving(port, *more, **runs):
+    """The command that serves these runs, ready to answer."""
+    named = [f"{name}={folder}" for name, folder in runs.items()]
+    command = [sys.executable, "-m", "unfreeze", "serve", *named, "--port", str(port), *more]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         process.address = f"http://127.0.0.1:{port}"
         try:
@@ -53,7 +51,7 @@ def serving(image_run, text_run, port):
 
 @pytest.fixture(scope="module")
 def server(image_run, text_run):
-    with serving(image_run, text_run, free_port()) as process:
+    with serving(free_port(), photos=image_run.run.folder, mails=text_run.run.folder) as process:
         yield process
 
 
@@ -178,9 +176,39 @@ def test_the_page_needs_no_mouse(server, photos):
         browser.close()
 
 
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_report_behind_a_token_runs_no_script(text_run, tmp_path):
+    from playwright.sync_api import expect, sync_playwright
+
+    shutil.copytree(text_run.run.folder, tmp_path / "run")
+    script = "<script>document.querySelector('h1').textContent = 'changed'</script>"
+    (tmp_path / "run" / "report.html").write_text(
+        f"<!doctype html><html><body><h1>Report</h1>{script}</body></html>"
+    )
+    token = "a-token-of-some-length"
+    (tmp_path / "token").write_text(token)
+    with (
+        serving(free_port(), "--token-file", str(tmp_path / "token"), mails=tmp_path / "run") as server,
+        sync_playwright() as play,
+    ):
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(server.address)
+        page.get_by_label("Token").fill(token)
+        page.get_by_role("button", name="Use it").click()
+        with page.context.expect_page() as opened:
+            page.get_by_role("link", name="its report").click()
+        opened.value.wait_for_load_state()
+        assert opened.value.url.startswith("blob:")
+        expect(opened.value.locator("h1")).to_have_text("Report")
+        browser.close()
+
+
 def test_a_server_that_was_killed_comes_back_as_it_was(image_run, text_run):
     port, texts = free_port(), ["claim your prize", "the minister on Monday"]
-    with serving(image_run, text_run, port) as server:
+    runs = {"photos": image_run.run.folder, "mails": text_run.run.folder}
+    with serving(port, **runs) as server:
         tasks, before = get(server, "/v1/tasks"), ask(server, texts)
         # In the middle of an answer.
         lost = []
@@ -189,7 +217,7 @@ def test_a_server_that_was_killed_comes_back_as_it_was(image_run, text_run):
         server.kill()
         thread.join(60)
         assert server.wait(60) == -signal.SIGKILL
-    with serving(image_run, text_run, port) as server:
+    with serving(port, **runs) as server:
         assert get(server, "/v1/tasks") == tasks
         after = ask(server, texts)
         assert [row["label"] for row in after] == [row["label"] for row in before]
