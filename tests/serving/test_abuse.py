@@ -382,6 +382,25 @@ def test_a_folder_that_is_none_of_the_allowed_is_refused(text_run, tmp_path, run
             assert isinstance(found.json()["detail"], str)
 
 
+def test_what_names_a_run_is_read_when_it_may_and_no_further_than_other_bodies(text_run, tmp_path):
+    """The body of a stranger costs nothing."""
+    access, limits = Access(token=TOKEN, changes=tmp_path), Limits(wait=0.0, body=2_000)
+    headers, kept = {"content-type": "application/json"}, {"Authorization": f"Bearer {TOKEN}"}
+    with client_for({"mails": text_run.run.folder}, access=access, limits=limits) as client:
+        for body in (b"{", b"x" * 5_000):
+            assert client.put("/v1/tasks/x", content=body, headers=headers).status_code == 401
+        found = client.put("/v1/tasks/x", content=iter([b"x" * 1_500] * 2), headers=headers | kept)
+        assert found.status_code == 413
+        found = client.put(
+            "/v1/tasks/x", content=b'{"run": "x"}', headers=kept | {"content-type": "text/plain"}
+        )
+        assert found.status_code == 415
+        assert "send application/json." in found.json()["detail"]
+        assert client.put("/v1/tasks/x", json={"run": "gone"}, headers=kept).status_code == 422
+    with client_for({"mails": text_run.run.folder}) as client:
+        assert client.put("/v1/tasks/x", content=b"{", headers=headers).status_code == 403
+
+
 # -- tasks that change
 
 

@@ -336,6 +336,20 @@ def test_metrics_count_requests_by_task_and_know_no_other_names(client):
     assert "unheard-of" not in text
 
 
+def test_metrics_count_inputs_that_cannot_be_read(client, photo):
+    counted = 'unfreeze_input_errors_total{task="photos"} '
+
+    def count():
+        found = re.search(re.escape(counted) + r"(\S+)", client.get("/metrics").text)
+        return 0.0 if found is None else float(found[1])
+
+    before = count()
+    files = [("files", ("a.png", photo.read_bytes())), ("files", ("b.png", b"none"))]
+    assert client.post("/v1/tasks/photos/predict", files=files).status_code == 200
+    assert client.post("/v1/predict", files=files, data={"tasks": "photos"}).status_code == 200
+    assert count() == before + 2
+
+
 def outside(page):
     """Addresses with a host in everything of a page that a browser loads or follows."""
     found = re.findall(

@@ -16,7 +16,6 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi import Path as PathPart
 from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException as StarletteError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -25,7 +24,7 @@ from unfreeze.bundle.examples import carries_examples
 from unfreeze.errors import UnfreezeError
 from unfreeze.serving import documents
 from unfreeze.serving.answers import Answers
-from unfreeze.serving.documents import ANY, BODY, CHANGE, SERVED, TASK, NewTask, answers_with
+from unfreeze.serving.documents import ANY, BODY, NEW_TASK, REMOVE, SERVED, TASK, answers_with
 from unfreeze.serving.guard import Guard
 from unfreeze.serving.hosting import Host
 from unfreeze.serving.inputs import Asked, Intake
@@ -87,7 +86,6 @@ class _Service:
             redoc_url=None,
         )
         app.add_exception_handler(StarletteError, _refused)
-        app.add_exception_handler(RequestValidationError, _invalid)
         if self._access.hosts is not None:
             app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(self._access.hosts))
         app.add_middleware(Guard, most=self._registry.limits.body)
@@ -123,12 +121,17 @@ class _Service:
                 answer
             )
         task = "/v1/tasks/{task}"
-        app.put(task, responses=answers_with(documents.TaskInfo, CHANGE), dependencies=guarded)(self.load)
+        app.put(
+            task,
+            responses=answers_with(documents.TaskInfo, ANY),
+            dependencies=guarded,
+            openapi_extra=NEW_TASK,
+        )(self.load)
         app.delete(
             task,
             status_code=204,
             response_description="It is gone.",
-            responses=answers_with(None, CHANGE),
+            responses=answers_with(None, REMOVE),
             dependencies=guarded,
         )(self.unload)
         return app
@@ -174,9 +177,10 @@ class _Service:
             raise HTTPException(404, f"The run of the task {task!r} has no report.")
         return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
-    async def load(self, task: TaskName, new: NewTask) -> Response:
+    async def load(self, task: TaskName, request: Request) -> Response:
         """Serve a run under this name, in place of what had it before; where --allow-changes allows it."""
-        folder = self._changeable(new.run)
+        root = self._changes()
+        folder = _below(root, await self._intake.run(request))
         try:
             return Answer(_describe(await run_in_threadpool(self._registry.put, task, folder)))
         except UnfreezeError as problem:
@@ -186,27 +190,21 @@ class _Service:
 
     async def unload(self, task: TaskName) -> Response:
         """Serve the task no longer; where --allow-changes allows it."""
-        self._changeable("")
+        self._changes()
         try:
             await run_in_threadpool(self._registry.remove, task)
         except KeyError:
             raise _unknown(task, self._registry) from None
         return Response(status_code=204)
 
-    def _changeable(self, run: str) -> Path:
-        """The folder of a run that may be loaded."""
+    def _changes(self) -> Path:
+        """The folder that runs may be loaded from."""
         root = self._access.changes
         if root is None:
             raise HTTPException(
                 403, "Tasks cannot be changed here: the server was started without --allow-changes."
             )
-        try:
-            folder = (root / run).resolve()
-        except (OSError, ValueError):  # a name that no file system knows
-            folder = root.resolve()
-        if run and (folder == root.resolve() or not folder.is_relative_to(root.resolve())):
-            raise HTTPException(403, "The run lies outside the folder that runs may be loaded from.")
-        return folder
+        return root
 
     # -- answers
 
@@ -233,6 +231,8 @@ class _Service:
                     *(self._answers.predict(group, asked) for group in groups.values())
                 )
         found = {name: rows for part in parts for name, rows in part.items()}
+        for name, rows in found.items():
+            self._meters.unread(name, sum(row["error"] is not None for row in rows))
         return Answer({"answers": [_head(task) | {"predictions": found[task.name]} for task in tasks]})
 
     async def explain(self, task: TaskName, request: Request) -> Response:
@@ -289,12 +289,15 @@ async def _refused(_: Request, problem: Exception) -> Response:
     return Answer({"detail": problem.detail}, status_code=problem.status_code, headers=problem.headers)
 
 
-async def _invalid(_: Request, problem: Exception) -> Response:
-    """A sentence in place of the list that FastAPI gives, which repeats what was sent."""
-    assert isinstance(problem, RequestValidationError)
-    first = problem.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:]) or "the body"
-    return Answer({"detail": f"The request cannot be used: {where[:80]!r}: {first['msg']}."}, status_code=422)
+def _below(root: Path, run: str) -> Path:
+    """The folder of a run that may be loaded; a name that no file system knows lies nowhere."""
+    try:
+        folder = (root / run).resolve()
+    except (OSError, ValueError):
+        folder = root.resolve()
+    if folder == root.resolve() or not folder.is_relative_to(root.resolve()):
+        raise HTTPException(403, "The run lies outside the folder that runs may be loaded from.")
+    return folder
 
 
 def _unknown(name: str, registry: Registry) -> HTTPException:

@@ -181,6 +181,12 @@ BODY: dict[str, Any] = {
         },
     }
 }
+NEW_TASK: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": NewTask.model_json_schema()}},
+    }
+}
 
 _REASONS = {
     400: "The request cannot be read, or calls the server by a name that is not its own.",
@@ -195,7 +201,7 @@ _REASONS = {
     503: "The server is stopping or too busy.",
 }
 # Where a body is read everything can go wrong; elsewhere little.
-ANY, TASK, CHANGE = tuple(_REASONS), (400, 401, 404, 422), (400, 401, 403, 404, 422)
+ANY, TASK, REMOVE = tuple(_REASONS), (400, 401, 404, 422), (400, 401, 403, 404, 422)
 
 
 def answers_with(

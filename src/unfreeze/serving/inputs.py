@@ -6,9 +6,10 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from fastapi import HTTPException, Request
 from python_multipart.exceptions import FormParserError
@@ -21,10 +22,12 @@ from unfreeze.serving.limits import Limits
 
 # Beside the inputs a form names tasks and how many classes to answer.
 FIELDS = ("tasks", "top_k")
+RUN = "run"
 MOST_TASKS = 1000
 MOST_CLASSES = 1000
 # The answer for a client that has gone is read by nobody; nginx's status for it stands in the metrics.
 GONE = 499
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,19 @@ class Intake:
 
         HTTPException with status 408, 413, 415, 422 or 429 and a sentence when it cannot be used.
         """
+        async with self._counted(request) as counted:
+            yield await _read(
+                counted, self._limits, {"multipart/form-data": _form, "application/json": _json}
+            )
+
+    async def run(self, request: Request) -> str:
+        """The run that a request to load one names. HTTPException as for ``asked``."""
+        async with self._counted(request) as counted:
+            return await _read(counted, self._limits, {"application/json": _run})
+
+    @asynccontextmanager
+    async def _counted(self, request: Request) -> AsyncIterator[Request]:
+        """The request, whose body may be no larger than allowed and counts as held until the block ends."""
         limits, seen = self._limits, 0
 
         async def receive() -> Message:
@@ -70,40 +86,53 @@ class Intake:
             return message
 
         try:
-            yield await _read(Request(request.scope, receive), limits)
+            yield Request(request.scope, receive)
         finally:
             self._held -= seen
 
 
-async def _read(request: Request, limits: Limits) -> Asked:
+async def _read(
+    request: Request, limits: Limits, readers: Mapping[str, Callable[[Request, Limits], Awaitable[Found]]]
+) -> Found:
+    """What the reader of its content type makes of a body that arrives in time."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in ("application/json", "multipart/form-data"):
-        raise HTTPException(
-            415,
-            f"The content type {kind[:80]!r} is not read: send multipart/form-data with files, or application/json.",
-        )
+    if kind not in readers:
+        raise HTTPException(415, f"The content type {kind[:80]!r} is not read: send {' or '.join(readers)}.")
     length = request.headers.get("content-length", "0")
     if length.isascii() and length.isdigit() and int(length) > limits.body:
         raise _too_large(limits)
     try:
         async with asyncio.timeout(limits.seconds):
-            return await (_json(request, limits) if kind == "application/json" else _form(request, limits))
+            return await readers[kind](request, limits)
     except TimeoutError:
         raise HTTPException(408, f"The request did not arrive within {limits.seconds:g} seconds.") from None
     except ClientDisconnect:
         raise HTTPException(GONE, "The client has gone.") from None
 
 
-async def _json(request: Request, limits: Limits) -> Asked:
+async def _object(request: Request, known: tuple[str, ...]) -> dict[str, Any]:
+    """The body as a JSON object with no other fields than these."""
     try:
         found = json.loads(await request.body())
     except (ValueError, RecursionError):
         raise HTTPException(422, "The body is no JSON.") from None
     if not isinstance(found, dict):
         raise HTTPException(422, "The body must be a JSON object.")
-    unknown = sorted(set(found) - {"images", "texts", *FIELDS})
+    unknown = sorted(found.keys() - set(known))
     if unknown:
         raise HTTPException(422, f"The body has an unknown field {unknown[0][:80]!r}.")
+    return found
+
+
+async def _run(request: Request, _: Limits) -> str:
+    run = (await _object(request, (RUN,))).get(RUN)
+    if not isinstance(run, str):
+        raise HTTPException(422, f"The field {RUN!r} must be a string.")
+    return run
+
+
+async def _json(request: Request, limits: Limits) -> Asked:
+    found = await _object(request, ("images", "texts", *FIELDS))
     images, texts = (_strings(found.get(name, []), name) for name in ("images", "texts"))
     if bool(images) == bool(texts):
         raise HTTPException(
