@@ -35,11 +35,6 @@ class Parity:
     accuracy: tuple[float, float]
     problem: str
 
-    @property
-    def passed(self) -> bool:
-        """Whether the export is the trained model."""
-        return not self.problem
-
     def to_dict(self) -> dict[str, object]:
         """JSON-serialisable form."""
         return asdict(self) | {"bound": LARGEST_GAP, "batch_sizes": list(SIZES)}

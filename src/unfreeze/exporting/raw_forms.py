@@ -98,11 +98,6 @@ class RawForms:
     pixels: Pixels | None
     own: Mapping[str, int]
 
-    @property
-    def problem(self) -> str:
-        """The first row that is answered otherwise, or empty."""
-        return self.parity.problem or ("" if self.pixels is None else self.pixels.problem)
-
     def sentence(self, format: str) -> str:
         """What was measured, and where the library alone reads a form otherwise."""
         rows = sum(self.counts.values())
