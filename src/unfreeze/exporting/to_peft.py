@@ -33,8 +33,7 @@ from unfreeze.exporting.to_transformers import (
     text_class,
     write_tokenizer_config,
 )
-from unfreeze.grafts.attach import CONFIG, TENSORS
-from unfreeze.grafts.lora import PREFIX
+from unfreeze.grafts.attach import CONFIG, PREFIX, TENSORS
 from unfreeze.runtime.exported import Graph
 from unfreeze.runtime.files import write_atomically
 from unfreeze.runtime.preprocess import ImagePreprocess

@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from unfreeze.errors import UnfreezeError
-from unfreeze.grafts.attach import PREFIX as PREFIX
+from unfreeze.grafts.attach import PREFIX
 from unfreeze.grafts.targets import is_transposed
 from unfreeze.plan import Lora
 
