@@ -149,7 +149,7 @@ def measure(
     y = target.y[judged]
     reader = Reader(scene)
     before = reader.before()
-    shift = measure_shift(scene, before, {b: str(b) for b in scene.target})
+    shift = measure_shift(reader, before, {b: str(b) for b in scene.target})
     trials, _ = try_methods(scene, SOUND, before, reader, Silent())
     verdict = decide(scene, shift, before, [one.candidate for one in trials], rows=len(target.y))
     answers = {"source": scene.probabilities(scene.target)}
@@ -334,6 +334,10 @@ def traps(seeds: int) -> Iterator[dict[str, Any]]:
         few = chance.permutation(len(rest.y))[:20]
         mostly = np.concatenate([defective, chance.choice(sound, len(defective) // 2, replace=False)])
         noise = chance.integers(0, 256, (200, 224, 224, 3)).astype(np.uint8)
+        blurred = np.stack(
+            [np.asarray(Image.fromarray(one).filter(ImageFilter.GaussianBlur(2))) for one in rest.pixels]
+        )
+        dull = domain_of(backbone, blurred, rest.y)
         poly = np.flatnonzero(kind == "poly")
         mono = whole.select(np.flatnonzero(kind == "mono"))
         shifted = whole.select(poly)
@@ -341,10 +345,13 @@ def traps(seeds: int) -> Iterator[dict[str, Any]]:
             "the same domain": (source, rest),
             "one class missing": (source, rest.select(sound)),
             "class shares reversed": (source, rest.select(mostly)),
+            "blurred, one class missing": (source, dull.select(sound)),
+            "blurred, class shares reversed": (source, dull.select(mostly)),
             "20 rows": (source, rest.select(few)),
             "pure noise": (source, domain_of(backbone, noise, chance.integers(0, 2, 200))),
             "other kind, 20 rows": (mono, shifted.select(chance.permutation(len(poly))[:20])),
             "other kind, one class missing": (mono, shifted.select(np.flatnonzero(shifted.y == 1))),
+            "other kind, the other class missing": (mono, shifted.select(np.flatnonzero(shifted.y == 0))),
         }
         for name, (here, there) in cases.items():
             yield measure(name, backbone, here, there, NAMES, seed)

@@ -39,6 +39,11 @@ class Domains:
         return float((np.asarray(logits).argmax(axis=1) == self.y).mean())
 
     @property
+    def answers(self):
+        """What the classifier says of the target as it is."""
+        return self.scene.probabilities(self.scene.target).argmax(axis=1)
+
+    @property
     def before(self):
         return self.accuracy(self.scene.probabilities(self.scene.target))
 

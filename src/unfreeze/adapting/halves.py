@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unfreeze.adapting.depths import fit_joined
 from unfreeze.adapting.moments import moments_of
-from unfreeze.adapting.scene import Scene
+from unfreeze.adapting.scene import Known, Scene
 
 
-def halves(scene: Scene) -> Iterator[Scene]:
-    """The scene with each half of the source's training rows, and a head of the classifier's depths fitted on it."""
-    assert scene.train is not None
+def halves(scene: Scene) -> tuple[Scene, Scene] | None:
+    """The scene with each half of the source's training rows, and a head of the classifier's depths fitted on it.
+
+    None without a source.
+    """
+    if scene.train is None:
+        return None
     boundaries = scene.classifier.head.boundaries
     known = {boundary: scene.train.features[boundary] for boundary in boundaries}
     moments = moments_of(known)
     read = moments.standardise(known)
     first = np.random.default_rng(scene.seed).random(len(scene.train.y)) < 0.5
-    for half in (first, ~first):
-        rule = fit_joined([read], boundaries, scene.train.y, half.astype(float), classes=scene.classes)
-        yield replace(
+
+    def learnt_from(half: NDArray[np.bool_], train: Known) -> Scene:
+        rule = fit_joined([read], boundaries, train.y, half.astype(float), classes=scene.classes)
+        return replace(
             scene,
             classifier=replace(scene.classifier, head=rule.head(moments)),
-            train=scene.train.select(np.flatnonzero(half)),
+            train=train.select(np.flatnonzero(half)),
         )
+
+    return learnt_from(first, scene.train), learnt_from(~first, scene.train)

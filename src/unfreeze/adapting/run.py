@@ -90,7 +90,7 @@ def _adapt_into(
     reader = Reader(scene)
     before = reader.before()
     names = {index + 1: stage.name for index, stage in enumerate(classifier.backbone.stages)}
-    shift = measure_shift(scene, before, names)
+    shift = measure_shift(reader, before, names)
     told = tuple(describe_shift(shift, before, classifier.labels.names))
     for sentence in told:
         progress.say(sentence)

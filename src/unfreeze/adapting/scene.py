@@ -81,7 +81,7 @@ class Proposal:
 
     ``head`` reads raw features of the target, through ``backbone`` where the method changed it. ``logits`` are those
     of the target rows; ``val_logits`` those of the source's validation rows by the same rule, read in the source's own
-    units, or None without a source. ``judged``: the target rows that the rule is meant for, all where it is None.
+    units, or None without a source.
     """
 
     method: str
@@ -89,7 +89,6 @@ class Proposal:
     logits: NDArray[np.float64]
     val_logits: NDArray[np.float64] | None
     backbone: Backbone | None = None
-    judged: NDArray[np.intp] | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.adapting.halves import halves
 from unfreeze.adapting.moments import Moments, moments_of
 from unfreeze.adapting.scene import Scene
-from unfreeze.adapting.signs import Signs, agreement
+from unfreeze.adapting.signs import Reader, Signs, agreement
 
 # Rows of each domain that tell the two apart; more make the number no surer than a point.
 MOST_ROWS = 1000
@@ -60,18 +59,20 @@ class Shift:
         return asdict(self)
 
 
-def measure_shift(scene: Scene, before: Signs, names: Mapping[int, str]) -> Shift:
-    """The shift of a scene; ``names`` are those of the depths."""
-    if scene.train is None:
+def measure_shift(reader: Reader, before: Signs, names: Mapping[int, str]) -> Shift:
+    """The shift of the reader's scene; ``names`` are those of the depths."""
+    scene = reader.scene
+    if scene.train is None or reader.halves is None:
         return Shift(None, None, {}, {}, None, (before.confidence, None))
     known, new = moments_of(scene.train.features), moments_of(scene.target)
     val = scene.val_answers
+    separability, within_classes = _separability(scene, known)
     return Shift(
-        separability=separability(scene, known, weighted=False),
-        within_classes=separability(scene, known, weighted=True),
+        separability=separability,
+        within_classes=within_classes,
         moved={names[b]: _moved(known, new, b) for b in known.mean},
         spread={names[b]: _spread(known, new, b) for b in known.mean},
-        agreement=halves_agree(scene),
+        agreement=_halves_agree(scene, reader.halves),
         confidence=(before.confidence, None if val is None else float(val.max(axis=1).mean())),
     )
 
@@ -87,12 +88,8 @@ def _spread(known: Moments, new: Moments, boundary: int) -> float:
     return float(np.exp(np.log(known.inverse[boundary][both] / new.inverse[boundary][both]).mean()))
 
 
-def separability(scene: Scene, known: Moments, *, weighted: bool) -> float:
-    """The domains' AUC; ``weighted``: with the same shares of predicted classes in both, of those that both have."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import StratifiedKFold
-
+def _separability(scene: Scene, known: Moments) -> tuple[float, float]:
+    """The domains' AUC, and that with the same shares of predicted classes in both, of those that both have."""
     assert scene.train is not None
     chance = np.random.default_rng(scene.seed)
     last = max(scene.target)
@@ -104,14 +101,27 @@ def separability(scene: Scene, known: Moments, *, weighted: bool) -> float:
         classes.append(scene.probabilities(chosen).argmax(axis=1))
     x = np.concatenate(parts)
     domain = np.repeat([0, 1], [len(part) for part in parts])
-    weight = _equal_shares(classes, scene.classes) if weighted else np.ones(len(domain))
+    return (
+        _tell_apart(x, domain, np.ones(len(domain)), scene.seed),
+        _tell_apart(x, domain, _equal_shares(classes, scene.classes), scene.seed),
+    )
+
+
+def _tell_apart(
+    x: NDArray[np.float32], domain: NDArray[np.intp], weight: NDArray[np.float64], seed: int
+) -> float:
+    """The AUC of a linear model, out of fold; rows of weight 0 take no part."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold
+
     kept = weight > 0
     x, domain, weight = x[kept], domain[kept], weight[kept]
     fewest = np.bincount(domain, minlength=2).min()
     if fewest < 2:
         return 1.0
     found = np.zeros(len(domain))
-    split = StratifiedKFold(min(FOLDS, int(fewest)), shuffle=True, random_state=scene.seed)
+    split = StratifiedKFold(min(FOLDS, int(fewest)), shuffle=True, random_state=seed)
     for train, test in split.split(x, domain):
         model = LogisticRegression(C=0.01, max_iter=1000)
         model.fit(x[train], domain[train], sample_weight=weight[train])
@@ -128,13 +138,13 @@ def _equal_shares(classes: list[NDArray[np.intp]], count: int) -> NDArray[np.flo
     return np.asarray(weights / weights.sum() * len(weights))
 
 
-def halves_agree(scene: Scene) -> tuple[float, float]:
+def _halves_agree(scene: Scene, parts: tuple[Scene, Scene]) -> tuple[float, float]:
     """How often heads from two halves of the source answer alike: on the target, and on the source's validation rows.
 
     Where such heads disagree, at least one of them is wrong (Jiang et al. 2022).
     """
     assert scene.val is not None
-    one, other = halves(scene)
+    one, other = parts
     on_target, on_source = (
         agreement(one.probabilities(features), other.probabilities(features))
         for features in (scene.target, scene.val.features)
@@ -183,6 +193,11 @@ def describe_shift(shift: Shift, before: Signs, labels: tuple[str, ...]) -> list
         )
         told.append(
             f"By its confidence (ATC) about {before.estimate:.0%} of its answers on the target are right.{doubt}"
+        )
+    if before.transported is not None:
+        told.append(
+            f"Of the source's validation rows, given the target's means and correlations, it is right on "
+            f"{before.transported:.0%} (balanced): so much is left where class shares are as they were."
         )
     if shift.agreement is not None:
         on_target, on_source = shift.agreement

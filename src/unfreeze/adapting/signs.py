@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.adapting.depths import Depths, depths_of
-from unfreeze.adapting.moments import Features, moments_of
+from unfreeze.adapting.halves import halves
+from unfreeze.adapting.moments import Features, joined, moments_of, transport
 from unfreeze.adapting.scene import Proposal, Scene
 from unfreeze.evaluate.calibration import fit_temperature, softmax
+from unfreeze.heads.head import Head
 
 # k-means from so many starts; the clusters' agreement with the answers is what counts, not the best inertia.
 STARTS = 4
@@ -26,7 +28,9 @@ class Signs:
     value: high when answers are sure and varied (Cui et al. 2020). ``ami``: adjusted mutual information of answers and
     clusters of the target's features. ``estimate``: accuracy by average-thresholded confidence (Garg et al. 2022).
     ``reverse``: balanced accuracy on the source's validation rows of heads that learnt from these answers alone
-    (reverse validation, Zhong et al. 2010). The last two are None without a source.
+    (reverse validation, Zhong et al. 2010). ``transported``: balanced accuracy on those rows when they have the means,
+    spreads and correlations of the target. The last three are None without a source, and the last where the network
+    itself was changed, which these rows have not been through.
     """
 
     shares: tuple[float, ...]
@@ -36,6 +40,7 @@ class Signs:
     ami: float
     estimate: float | None
     reverse: float | None
+    transported: float | None = None
 
     @property
     def largest(self) -> float:
@@ -57,6 +62,11 @@ class Reader:
     scene: Scene
 
     @cached_property
+    def halves(self) -> tuple[Scene, Scene] | None:
+        """The scene with classifiers from either half of the source; None without one."""
+        return halves(self.scene)
+
+    @cached_property
     def _target(self) -> Features:
         return {boundary: block[self._rows] for boundary, block in self.scene.target.items()}
 
@@ -68,7 +78,7 @@ class Reader:
     def before(self) -> Signs:
         """Those of the classifier as it is."""
         scene = self.scene
-        return self._signs(scene.probabilities(self._target), scene.val_answers)
+        return self._signs(scene.probabilities(self._target), scene.val_answers, scene.classifier.head)
 
     def after(self, proposal: Proposal) -> Signs:
         """Those of a proposal, whose temperature is fitted on the source where there is one."""
@@ -77,9 +87,12 @@ class Reader:
         if proposal.val_logits is not None and self.scene.val is not None:
             temperature = fit_temperature(proposal.val_logits, self.scene.val.y)
             val = softmax(proposal.val_logits, temperature)
-        return self._signs(softmax(proposal.logits[self._rows], temperature), val)
+        head = proposal.head if proposal.backbone is None else None
+        return self._signs(softmax(proposal.logits[self._rows], temperature), val, head)
 
-    def _signs(self, answers: NDArray[np.float64], val: NDArray[np.float64] | None) -> Signs:
+    def _signs(
+        self, answers: NDArray[np.float64], val: NDArray[np.float64] | None, head: Head | None
+    ) -> Signs:
         from sklearn.metrics import adjusted_mutual_info_score
 
         labels = answers.argmax(axis=1)
@@ -94,6 +107,7 @@ class Reader:
             ami=float(adjusted_mutual_info_score(labels, self._clusters)),
             estimate=None if val is None else self._estimate(answers, val),
             reverse=self._reverse(labels),
+            transported=None if head is None else self._score_transported(head),
         )
 
     @cached_property
@@ -122,6 +136,19 @@ class Reader:
         depths, val = self._backward
         rule = depths.fit(labels.astype(np.intp), np.ones(len(labels)))
         return balanced_accuracy(self.scene.val.y, rule.logits(val).argmax(axis=1))
+
+    def _score_transported(self, head: Head) -> float | None:
+        if self._transported is None or self.scene.val is None:
+            return None
+        logits = head.logits(joined(self._transported, head.boundaries))
+        return balanced_accuracy(self.scene.val.y, logits.argmax(axis=1))
+
+    @cached_property
+    def _transported(self) -> Features | None:
+        scene = self.scene
+        if scene.train is None or scene.val is None:
+            return None
+        return transport(scene.val.features, known=scene.train.features, new=self._target)
 
     @cached_property
     def _backward(self) -> tuple[Depths, Features] | None:

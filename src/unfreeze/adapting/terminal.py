@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from unfreeze.report.content import Table
 
 # What fits into 80 columns beside a method's name; the page has them all.
-COLUMNS = ("model", "commonest answer", "spread", "estimate", "reverse", "AMI", "on the source")
+COLUMNS = ("model", "commonest answer", "reverse", "transported", "AMI", "on the source")
 
 
 def print_adaptation(one: Adaptation, console: Console) -> None:

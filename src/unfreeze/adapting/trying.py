@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.adapting.gate import FEWEST_ANSWERS, Candidate, paired, refuse, source_change
-from unfreeze.adapting.halves import halves
 from unfreeze.adapting.methods import METHODS
 from unfreeze.adapting.scene import NotPossibleError, Proposal, Scene
 from unfreeze.adapting.signs import Reader, Signs, agreement
@@ -50,8 +49,8 @@ def _try(scene: Scene, name: str, before: Signs, reader: Reader) -> Trial:
     # Two more fits: only for what nothing else speaks against.
     problems = refuse(before, signs, scene=scene, change=change, agreement=None)
     agreed = None
-    if not problems and scene.train is not None:
-        agreed = _halves_agree(scene, name)
+    if not problems and reader.halves is not None:
+        agreed = _halves_agree(scene, reader.halves, name)
         problems = refuse(before, signs, scene=scene, change=change, agreement=agreed)
     return Trial(
         proposal,
@@ -67,11 +66,11 @@ def _try(scene: Scene, name: str, before: Signs, reader: Reader) -> Trial:
     )
 
 
-def _halves_agree(scene: Scene, name: str) -> tuple[float, float]:
+def _halves_agree(scene: Scene, parts: tuple[Scene, Scene], name: str) -> tuple[float, float]:
     """How often classifiers from two halves of the source agree on the target, as they are and with the method."""
-    parts = list(halves(scene))
-    before = agreement(*(part.probabilities(scene.target) for part in parts))
-    return before, agreement(*(METHODS[name](part).logits for part in parts))
+    one, other = parts
+    before = agreement(one.probabilities(scene.target), other.probabilities(scene.target))
+    return before, agreement(METHODS[name](one).logits, METHODS[name](other).logits)
 
 
 def _answered(scene: Scene, name: str) -> tuple[float, float] | None:

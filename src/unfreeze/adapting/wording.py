@@ -41,7 +41,8 @@ def lead(one: Adaptation) -> str:
 def sign_table(one: Adaptation) -> Table:
     """The signs before, and of every candidate."""
     columns = (
-        "model", "commonest answer", "spread", "confidence", "estimate", "reverse", "AMI", "nuclear", "on the source"
+        "model", "commonest answer", "spread", "confidence", "estimate", "reverse", "transported", "AMI", "nuclear",
+        "on the source",
     )  # fmt: skip
     rows = [("as it is", *_cells(one.before), NO_NUMBER)]
     for candidate in one.candidates:
@@ -63,6 +64,7 @@ def _cells(signs: Signs) -> tuple[str, ...]:
         f"{signs.confidence:.0%}",
         NO_NUMBER if signs.estimate is None else f"{signs.estimate:.0%}",
         NO_NUMBER if signs.reverse is None else f"{signs.reverse:.0%}",
+        NO_NUMBER if signs.transported is None else f"{signs.transported:.0%}",
         f"{signs.ami:.2f}",
         f"{signs.nuclear:.2f}",
     )

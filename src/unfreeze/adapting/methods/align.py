@@ -7,16 +7,11 @@ eigendecomposition a depth, one fit.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unfreeze.adapting.depths import depths_of
 from unfreeze.adapting.methods.common import Source, propose_rule
-from unfreeze.adapting.moments import moments_of
+from unfreeze.adapting.moments import moments_of, recolouring
 from unfreeze.adapting.scene import NotPossibleError, Proposal, Scene
-
-# Added to the covariance of standardised features, as in the paper: with fewer rows than features most of its
-# eigenvalues are nothing but noise.
-RIDGE = 1.0
 
 
 def propose(scene: Scene) -> Proposal:
@@ -26,19 +21,8 @@ def propose(scene: Scene) -> Proposal:
     source, new = Source.of(scene.train.features, scene.train.y), moments_of(scene.target)
     target = new.standardise(scene.target)
     coloured = {
-        boundary: _recolour(block, target[boundary]).astype(np.float32)
+        boundary: (block @ recolouring(block, target[boundary])).astype(np.float32)
         for boundary, block in source.features.items()
     }
     rule = depths_of([coloured], classes=scene.classes).fit(source.y, np.ones(len(source.y)))
     return propose_rule("align", scene, rule, new, source)
-
-
-def _recolour(source: NDArray[np.float32], target: NDArray[np.float32]) -> NDArray[np.float64]:
-    return source @ _power(source, -0.5) @ _power(target, 0.5)
-
-
-def _power(rows: NDArray[np.float32], exponent: float) -> NDArray[np.float64]:
-    wide = rows.astype(np.float64)
-    covariance = wide.T @ wide / len(wide) + RIDGE * np.eye(wide.shape[1])
-    values, vectors = np.linalg.eigh(covariance)
-    return np.asarray((vectors * values**exponent) @ vectors.T)

@@ -39,7 +39,6 @@ def propose_rule(
     source: Source | None,
     *,
     notes: tuple[str, ...] = (),
-    judged: NDArray[np.intp] | None = None,
 ) -> Proposal:
     """The rule as a proposal: it reads the target in units of the ``new`` moments, the source in its own."""
     val_logits = None
@@ -50,7 +49,6 @@ def propose_rule(
         head=rule.head(new),
         logits=rule.logits(new.standardise(_read_by(rule, scene.target))),
         val_logits=val_logits,
-        judged=judged,
         notes=notes,
     )
 

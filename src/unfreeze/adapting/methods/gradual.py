@@ -42,4 +42,4 @@ def propose(scene: Scene) -> Proposal:
         rule = depths_of([read], classes=scene.classes).fit(labels, weight)
     assert rule is not None
     note = f"{len(steps)} steps; the rule is that of the last one, {len(rows):,} rows"
-    return propose_rule("gradual", scene, rule, new, source, judged=rows, notes=(note,))
+    return propose_rule("gradual", scene, rule, new, source, notes=(note,))
