@@ -168,7 +168,9 @@ class _Service:
 
     async def tasks(self) -> Response:
         """What is served, and from what."""
-        return Answer({"tasks": [_describe(task) for task in self._registry.tasks.values()]})
+        # Their scores and reports are on disk: with many tasks the others must not wait for it.
+        tasks = list(self._registry.tasks.values())
+        return Answer({"tasks": await run_in_threadpool(lambda: [_describe(task) for task in tasks])})
 
     async def report(self, task: TaskName) -> Response:
         """The report of the task's training."""
