@@ -2,7 +2,7 @@
 
 glibc maps every larger block anew and unmaps it when it is freed, so that each activation of each step begins with
 page faults. Kept and used again, a step of EfficientNet-Lite0 at 224 pixels and batch 32, forward and backward, takes
-42 ms a row instead of 72, and 4.1 GB instead of 3.5 at the highest (EPYC, 2 cores, glibc 2.36; bench/allocator.py).
+43 ms a row instead of 83, and 3.7 GiB instead of 3.3 at the highest (EPYC, 2 cores, glibc 2.36; bench/allocator.py).
 """
 
 from __future__ import annotations
