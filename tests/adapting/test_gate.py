@@ -70,6 +70,21 @@ def test_a_mild_gain_shows_on_labelled_rows(domains, reverse, transported, taken
     assert (judge(scene, before, after) == ()) is taken
 
 
+def test_answers_that_have_changed_sides_are_other_shares(domains):
+    scene = domains().scene
+    # Four fifths of one class, then of the other: as evenly spread as before.
+    before = replace(SOUND, transported=0.72, displaced=0.45)
+    assert judge(scene, before, BETTER) == ()
+    (problem,) = judge(scene, replace(before, displaced=0.6), BETTER)
+    assert "60% of the answers displaced" in problem
+
+
+def test_displaced_answers_are_counted(domains):
+    # Shares of one half, then of nine tenths.
+    found = domains(rows=2000, target_rows=2000, share=0.9)
+    assert Reader(found.scene).before().displaced == pytest.approx(0.4, abs=0.1)
+
+
 def test_a_changed_network_is_judged_by_what_its_answers_teach(domains):
     scene = domains().scene
     # The source's rows have not been through the changed network.

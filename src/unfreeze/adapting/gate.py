@@ -32,6 +32,9 @@ COLLAPSE_GAIN = 0.08
 MILD_GAIN = 0.03
 SLACK = 0.01
 SIGNS, MOST_SIGNS = 3, 2
+# Where more than half of the answers would have to be others for the source's shares, the shares have changed: mails of
+# which four fifths are spam beside a source of as much ham have 0.6, blurred solar cells up to 0.4.
+MOST_DISPLACED = 0.5
 AGREEMENT_FALL = 0.02
 # So much less estimated accuracy than on the source's own rows asks for labels.
 LOST = 0.10
@@ -115,6 +118,10 @@ def refuse(
     if not UNEVEN < before.evenness < 1 / UNEVEN:
         problems.append(
             f"class shares look changed (spread {before.evenness:.2f} of the source's), which adaptation would undo"
+        )
+    elif before.displaced > MOST_DISPLACED:
+        problems.append(
+            f"class shares look changed ({before.displaced:.0%} of the answers displaced), which adaptation would undo"
         )
     gains = {"what its answers teach": gain}
     if before.transported is not None and after.transported is not None:

@@ -30,7 +30,8 @@ class Signs:
     ``reverse``: balanced accuracy on the source's validation rows of heads that learnt from these answers alone
     (reverse validation, Zhong et al. 2010). ``transported``: balanced accuracy on those rows when they have the means,
     spreads and correlations of the target. The last three are None without a source, and the last where the network
-    itself was changed, which these rows have not been through.
+    itself was changed, which these rows have not been through. ``displaced``: the share of answers that would have to
+    be another class for the source's shares (total variation); 0 without a source.
     """
 
     shares: tuple[float, ...]
@@ -41,6 +42,7 @@ class Signs:
     estimate: float | None
     reverse: float | None
     transported: float | None = None
+    displaced: float = 0.0
 
     @property
     def largest(self) -> float:
@@ -108,6 +110,7 @@ class Reader:
             estimate=None if val is None else self._estimate(answers, val),
             reverse=self._reverse(labels),
             transported=None if head is None else self._score_transported(head),
+            displaced=float(np.abs(shares - usual).sum() / 2),
         )
 
     @cached_property
