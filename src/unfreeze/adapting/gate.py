@@ -27,17 +27,18 @@ SOURCE_MARGIN = 0.05
 COLLAPSED_SKILL = 0.4
 COLLAPSE_GAIN = 0.08
 # Where the answers are spread over the classes about as they were, milder gains are believed: the two scores on
-# labelled rows rise by this much on average and neither falls by more than the slack, and most of the signs without
-# labels rise.
+# labelled rows rise by this much on average and neither falls by more than the slack, and most of the three signs
+# without labels rise.
 MILD_GAIN = 0.03
 SLACK = 0.01
-SIGNS, MOST_SIGNS = 3, 2
+MOST_DOUBTS = 1
 # Where more than half of the answers would have to be others for the source's shares, the shares have changed: mails of
 # which four fifths are spam beside a source of as much ham have 0.6, blurred solar cells up to 0.4.
 MOST_DISPLACED = 0.5
 AGREEMENT_FALL = 0.02
 # So much less estimated accuracy than on the source's own rows asks for labels.
 LOST = 0.10
+NO_BETTER_CLUSTERS = "its answers fit the clusters of the target no better"
 # Labels that a person gave decide from this many on.
 FEWEST_ANSWERS = 10
 
@@ -113,7 +114,7 @@ def refuse(
         if after.evenness <= before.evenness:
             problems.append("its answers are no more spread over the classes")
         if after.ami <= before.ami:
-            problems.append("its answers fit the clusters of the target no better")
+            problems.append(NO_BETTER_CLUSTERS)
         return tuple(problems)
     if not UNEVEN < before.evenness < 1 / UNEVEN:
         problems.append(
@@ -131,7 +132,7 @@ def refuse(
     if min(gains.values()) < -SLACK or np.mean(list(gains.values())) < MILD_GAIN:
         problems += [f"{what} changes by {points(change)}" for what, change in gains.items()]
     doubts = _doubts(before, after)
-    if len(doubts) > SIGNS - MOST_SIGNS:
+    if len(doubts) > MOST_DOUBTS:
         problems += doubts
     if agreement is not None and agreement[1] < agreement[0] - AGREEMENT_FALL:
         problems.append("heads from two halves of the source agree less")
@@ -144,7 +145,7 @@ def _doubts(before: Signs, after: Signs) -> list[str]:
     if after.nuclear <= before.nuclear:
         found.append("its answers are no surer and more varied (nuclear norm)")
     if after.ami <= before.ami:
-        found.append("its answers fit the clusters of the target no better")
+        found.append(NO_BETTER_CLUSTERS)
     if after.estimate is not None and before.estimate is not None and after.estimate < before.estimate:
         found.append("its estimated accuracy falls")
     return found
@@ -218,14 +219,12 @@ def _praise(scene: Scene, before: Signs, best: Candidate) -> tuple[str, ...]:
     assert after.reverse is not None
     told = []
     if has_collapsed(before, after, scene):
-        told.append(
+        told += [
             f"the source's answers have collapsed on the target: {before.largest:.0%} of them are one class, and next "
-            "to nothing can be learnt from them"
-        )
-        told.append(
+            "to nothing can be learnt from them",
             "this takes for granted that the target holds the classes about as the source does, which no row without a "
-            "label can show: where nearly all of it may be one class, label some rows instead"
-        )
+            "label can show: where nearly all of it may be one class, label some rows instead",
+        ]
     if before.transported is not None and after.transported is not None:
         told.append(
             f"of the source's validation rows, brought to the target's means and correlations, it is right on "

@@ -74,8 +74,9 @@ class Answers:
     async def nearest(self, task: Task, asked: Asked) -> list[Row]:
         """For each input the training rows that the run carries and that its network finds most alike."""
         _check_kind(task, asked)
+        # Before anything is decoded; the rows may still go until they are read.
         if not carries_examples(task.folder, task.bundle):
-            raise HTTPException(404, f"The run of the task {task.name!r} carries no training rows.")
+            raise _without_examples(task)
         with self._admitted(task.host, len(asked.inputs)):
             prepared = await self._prepared(task.host, asked)
             values = [value for value in prepared if not isinstance(value, str)]
@@ -175,7 +176,7 @@ class Answers:
         except RequestError as problem:
             raise HTTPException(404, _without_folders(problem, (task,))) from None
         if examples is None:
-            raise HTTPException(404, f"The run of the task {task.name!r} carries no training rows.")
+            raise _without_examples(task)
         classifier = self._classifier(task)
         rows: list[list[Row]] = []
         for start in range(0, len(values), self._limits.batch):
@@ -189,6 +190,10 @@ class Answers:
                 for found in examples.nearest(features, count)
             ]
         return rows
+
+
+def _without_examples(task: Task) -> HTTPException:
+    return HTTPException(404, f"The run of the task {task.name!r} carries no training rows.")
 
 
 def _without_folders(problem: UnfreezeError, tasks: Sequence[Task]) -> str:
