@@ -54,7 +54,7 @@ def test_every_cell_is_a_run_folder_with_its_record_beside_results_and_page(
     assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(comparison.to_dict()))
     assert "6 trainings: 3 strategies, 2 seeds." in recorder.said
     # After the first training of each strategy, and not after the others.
-    left = [sentence.split(",")[0] for sentence in recorder.said if " left, about" in sentence]
+    left = [sentence.split(",")[0] for sentence in recorder.said if " trainings left, " in sentence]
     assert left == ["5 trainings left", "4 trainings left", "3 trainings left"]
 
 
@@ -114,11 +114,11 @@ def test_what_is_left_is_estimated_from_trainings_of_the_same_strategy(call, tra
     shared = sum(entry.seconds for entry in real.report.timing if entry.part == "frozen pass")
     monkeypatch.setattr("unfreeze.comparing.cells.train", Timed())
     call()
-    left = [sentence for sentence in recorder.said if " left, about" in sentence]
-    # After the floor the others are taken to be like it; after each of them it is known better.
+    left = [sentence for sentence in recorder.said if " trainings left, " in sentence]
+    # The floor says nothing of how long the others take: what is not known yet is not guessed.
     assert left == [
-        "5 trainings left, about 50.0 s.",
-        "4 trainings left, about 3 min 40 s.",
+        "5 trainings left, at least 10.0 s.",
+        "4 trainings left, at least 1 min 50 s.",
         "3 trainings left, about 18 min 30 s.",
     ]
 

@@ -213,25 +213,28 @@ class _Cells:
             # It was taken up where it had been stopped, and says nothing of how long others take.
             self.progress.say(f"{reached}.")
             return result
-        self.progress.say(f"{reached}, {words.duration(result.seconds)}.")
         first = _kind(cell) not in self.taken
         self.taken.setdefault(_kind(cell), []).append(result.seconds)
+        self.progress.say(f"{reached}, {words.duration(result.seconds)}.")
         if first:
             self._say_left(left)
         return result
 
     def _say_left(self, left: Sequence[Cell]) -> None:
-        if left and self.taken:
-            self.progress.say(f"{_trainings(len(left))} left, about {words.duration(self._estimate(left))}.")
+        if not left or not self.taken:
+            return
+        about = [self._seconds_of(cell) for cell in left]
+        known = [seconds for seconds in about if seconds is not None]
+        # A probe says nothing of how long a full fine-tuning takes.
+        said = "about" if len(known) == len(about) else "at least"
+        if known:
+            self.progress.say(f"{_trainings(len(left))} left, {said} {words.duration(sum(known))}.")
 
-    def _estimate(self, left: Sequence[Cell]) -> float:
-        """Seconds that are left: each training counts like those of its kind, of its strategy, or like all."""
+    def _seconds_of(self, cell: Cell) -> float | None:
+        """What a training takes: as long as those of its kind, or else of its strategy; None before there are any."""
         known = {kind: statistics.mean(seconds) for kind, seconds in self.taken.items()}
-        total = 0.0
-        for cell in left:
-            alike = [seconds for (name, *_), seconds in known.items() if name == cell.entry.name]
-            total += known.get(_kind(cell), statistics.mean(alike or known.values()))
-        return total
+        alike = [seconds for (name, *_), seconds in known.items() if name == cell.entry.name]
+        return known.get(_kind(cell), statistics.mean(alike) if alike else None)
 
 
 @contextmanager
