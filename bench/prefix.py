@@ -1,7 +1,6 @@
-"""What storing the frozen prefix is worth: the same plans with and without it; and the command beside fastai.
+"""What storing the frozen prefix is worth: the same plans with and without it.
 
     python bench/prefix.py --epochs 12 --val 0.25
-    python bench/prefix.py --peer fastai
 
 EfficientNet-Lite0 on the solar cells, always the same quarter of them held out; the training rows are drawn by seed.
 With P the frozen and S the trained share of a forward pass, an epoch from the store can be (P + 3S) / 3S times faster.
@@ -9,9 +8,6 @@ The input, I, is counted apart: it is augmentation and copying, since files are 
 the store as without. Parts are told apart by the processor's clock: on a GPU only the totals mean something.
 With a quarter for validation fewer than 400 of 500 rows are left to train on, and `gradual` ends before it thaws
 everything, which no store could help.
-
-With ``--peer fastai`` (bench/peers/make_env.sh first) the whole of `unfreeze train --strategy gradual`, reports too, is
-timed beside fastai's ``fine_tune(5)`` from the same weights, on the same tables, in turns.
 """
 
 from __future__ import annotations
@@ -32,14 +28,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peers.beside_fastai import compare_with_fastai
 from prefix_figures import Figures, Total, print_figures, print_totals
+from tables import write_cells
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import TrainRequest
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.data.chance import keys_of
 from unfreeze.data.reading import read_images
-from unfreeze.demo import Cell, solar_cells, write_table
 from unfreeze.engine.devices import precisions
 from unfreeze.engine.estimate import Estimate
 from unfreeze.engine.fit import EpochRecord, Rows, Task, fit
@@ -57,7 +52,6 @@ from unfreeze.training.probed import probe_data
 from unfreeze.training.starting import starting_head
 
 BACKBONE = "efficientnet-lite0"
-TEST_SHARE = 0.25
 STORE_BYTES = 8 * 10**9
 
 
@@ -160,19 +154,7 @@ def main() -> None:
         f"{BACKBONE}, {arguments.rows} training rows (with validation), {arguments.seeds} seeds\n", flush=True
     )
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if arguments.peer:
-            tables = [write_tables(folder, arguments.rows, seed) for seed in range(arguments.seeds)]
-            compare_with_fastai(
-                tables,
-                folder,
-                backbone=BACKBONE,
-                val=arguments.val,
-                epochs=arguments.epochs,
-                augment=arguments.peer_augment,
-            )
-        else:
-            compare_stores(arguments, folder)
+        compare_stores(arguments, Path(name))
 
 
 def parse() -> argparse.Namespace:
@@ -182,29 +164,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--strategies", default="partial,gradual")
     parser.add_argument("--epochs", type=int, help="of each plan (default: the strategy's own)")
     parser.add_argument("--val", type=float, default=0.15, help="share of the training rows for validation")
-    parser.add_argument(
-        "--peer", choices=["fastai"], help="measure the whole command beside this one instead"
-    )
-    parser.add_argument(
-        "--peer-augment", action="store_true", help="let fastai augment too, which costs it time"
-    )
     return parser.parse_args()
-
-
-def write_tables(folder: Path, rows: int, seed: int) -> tuple[Path, Path]:
-    """Tables of training rows, drawn by seed, and of the quarter of the cells that is held out from every seed."""
-    cells = solar_cells()
-    groups: dict[tuple[str, str], list[Cell]] = {}
-    for row in np.random.default_rng(0).permutation(len(cells)):
-        groups.setdefault((cells[row].label, cells[row].kind), []).append(cells[row])
-    test = [cell for group in groups.values() for cell in group[: round(len(group) * TEST_SHARE)]]
-    held = {cell.image for cell in test}
-    rest = [cell for cell in cells if cell.image not in held]
-    chosen = np.random.default_rng(seed).permutation(len(rest))[:rows]
-    paths = folder / f"train{seed}.csv", folder / "test.csv"
-    write_table([rest[row] for row in chosen], paths[0])
-    write_table(test, paths[1])
-    return paths
 
 
 def compare_stores(arguments: argparse.Namespace, folder: Path) -> None:
@@ -234,7 +194,7 @@ def compare_stores(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def prepare(arguments: argparse.Namespace, folder: Path, seed: int) -> Case:
-    table, test = write_tables(folder, arguments.rows, seed)
+    table, test = write_cells(folder, arguments.rows, seed)
     request = TrainRequest(
         data=str(table), test=str(test), val=arguments.val, backbone=BACKBONE, seed=seed,
         stratify_column="cell_type",

@@ -1,8 +1,8 @@
 """The script that a skilled user would write today: timm features, then scikit-learn's logistic regression.
 
-    python bench/peers/timm_sklearn.py TABLE.csv
+    python bench/peers/timm_sklearn.py TRAIN.csv TEST.csv
 
-TABLE has the columns image, label and split (train or test). Prints one JSON object. Uses nothing of this program.
+The tables have the columns image and label. Prints one JSON object. Uses nothing of this program.
 """
 
 import csv
@@ -48,8 +48,10 @@ def load_model():
 
 def main():
     start = time.perf_counter()
-    with open(sys.argv[1], newline="") as file:  # noqa: PTH123
-        rows = list(csv.DictReader(file))
+    rows = []
+    for part, path in zip(("train", "test"), sys.argv[1:], strict=True):
+        with open(path, newline="") as file:  # noqa: PTH123
+            rows += [row | {"part": part} for row in csv.DictReader(file)]
     model = load_model()
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config | {"crop_mode": "squash", "crop_pct": 1.0})
@@ -58,7 +60,7 @@ def main():
         features = np.concatenate([model(batch).numpy() for batch in loader])
     seconds_features = time.perf_counter() - start
     label = np.array([row["label"] for row in rows])
-    train = np.array([row["split"] == "train" for row in rows])
+    train = np.array([row["part"] == "train" for row in rows])
     grid = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
         {"logisticregression__C": np.logspace(-5, 2, 8)},
@@ -68,9 +70,11 @@ def main():
     grid.fit(features[train], label[train])
     result = {
         "accuracy": float(grid.score(features[~train], label[~train])),
+        "n": int((~train).sum()),
+        "curve": [],
         "seconds": time.perf_counter() - start,
         "seconds_features": seconds_features,
-        "C": float(grid.best_params_["logisticregression__C"]),
+        "versions": f"torch {torch.__version__}, timm {timm.__version__}",
     }
     print(json.dumps(result))
 

@@ -1,0 +1,135 @@
+"""All measurements from one place: a bench is a program of its own in this folder, with options of its own.
+
+    python -m bench                                  the usual ones, one after the other
+    python -m bench beside-images startup            these
+    python -m bench --list
+    python -m bench --device cuda --weights DINOV2.safetensors
+
+What is printed is also kept in bench/out/. Timings need a machine with nothing else to do. Benches of texts need
+``--texts FILE.parquet`` with the columns text and label, those of DINOv2 its ``--weights``; without, they are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+BENCH = Path(__file__).parent
+OUT = BENCH / "out"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A program, what it is given, and what it says; ``usual``: without being named.
+
+    In the arguments TEXTS and WEIGHTS stand for the files that were given.
+    """
+
+    program: str
+    arguments: tuple[str, ...]
+    about: str
+    devices: tuple[str, ...] = ("cpu",)
+    usual: bool = True
+
+
+DINOV2 = "timm:vit_small_patch14_dinov2@WEIGHTS"
+BENCHES = {
+    "startup": Bench("startup.py", (), "starting, checking 10,000 images, writing a report"),
+    "frozen-pass": Bench("frozen_pass.py", (), "every executor beside plain PyTorch"),
+    "allocator": Bench("allocator.py", (), "a training step with freed memory kept"),
+    "prefix": Bench("prefix.py", ("--epochs", "12"), "stored frozen parts beside none"),
+    "beside-images": Bench(
+        "beside.py", ("images",), "whole trainings beside fastai, a plain loop, scikit-learn"
+    ),
+    "beside-texts": Bench(
+        "beside.py",
+        ("texts", "--texts", "TEXTS"),
+        "whole trainings beside transformers and sentence-transformers",
+    ),
+    "beside-few": Bench("beside.py", ("few", "--texts", "TEXTS"), "few texts of each class beside SetFit"),
+    "export": Bench("export.py", (), "exported formats beside eager PyTorch"),
+    "serving": Bench("serving.py", (), "requests a second, latency, crowds"),
+    "scale": Bench("scale.py", (), "ten thousand to a million rows"),
+    "cost": Bench("cost.py", (), "predicted seconds and memory beside measured", usual=False),
+    "solar-probe": Bench("solar_probe.py", (), "the probe on the solar cells", usual=False),
+    "strategies": Bench(
+        "strategies.py", ("--rows", "500", "--image-size", "128"), "every strategy on 500 cells", usual=False
+    ),
+    "strategies-dinov2": Bench(
+        "strategies.py",
+        ("--backbone", DINOV2, "--image-size", "224", "--jobs", "4"),
+        "every strategy on all cells",
+        devices=("cuda",),
+    ),
+    "chooser": Bench("chooser.py", (), "regret of --strategy auto", usual=False),
+    "adapt": Bench("adapt.py", (), "new domains without labels", usual=False),
+    "serving-tasks": Bench("serving_tasks.py", (), "many LoRA tasks beside PEFT", usual=False),
+}
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.list:
+        for name, bench in BENCHES.items():
+            print(f"{name:18} {bench.about}{'' if bench.usual else ' (only when named)'}")
+        return
+    named = arguments.names or [
+        name for name, bench in BENCHES.items() if bench.usual and arguments.device in bench.devices
+    ]
+    given = {"TEXTS": arguments.texts, "WEIGHTS": arguments.weights}
+    failed = [name for name in named if not run(name, given)]
+    if failed:
+        raise SystemExit(f"Failed: {', '.join(failed)}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--list", action="store_true", help="say what there is")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--texts", type=Path)
+    parser.add_argument("--weights", type=Path)
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.names if name not in BENCHES]:
+        parser.error(f"no bench is called {', '.join(unknown)}: choose from {', '.join(BENCHES)}")
+    return arguments
+
+
+def run(name: str, given: dict[str, Path | None]) -> bool:
+    """Run one, and print and keep what it prints; False when it failed."""
+    bench = BENCHES[name]
+    missing = [key for key, path in given.items() if path is None and key in " ".join(bench.arguments)]
+    if missing:
+        print(f"{name} is left out: it needs --{missing[0].lower()}.", flush=True)
+        return True
+    arguments = list(bench.arguments)
+    for key, path in given.items():
+        arguments = [part.replace(key, str(path)) for part in arguments]
+    OUT.mkdir(exist_ok=True)
+    began = time.perf_counter()
+    with (OUT / f"{name}.txt").open("w") as kept:
+
+        def say(line: str) -> None:
+            print(line, end="", flush=True)
+            kept.write(line)
+
+        say(f"# {name}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {bench.program} {' '.join(arguments)}\n")
+        command = [sys.executable, "-W", "ignore", str(BENCH / bench.program), *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            say(line)
+        status = process.wait()
+        say(f"# {time.perf_counter() - began:.0f} s, status {status}\n\n")
+    return status == 0
+
+
+if __name__ == "__main__":
+    main()
