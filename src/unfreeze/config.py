@@ -311,6 +311,8 @@ def read_config(path: Path) -> dict[str, object]:
         raise RequestError(
             f"--config {path} is not readable as YAML: {str(problem).splitlines()[0]}."
         ) from None
+    except RecursionError:
+        raise RequestError(f"--config {path} is nested too deeply to be settings.") from None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise RequestError(f"--config {path} must hold 'name: value' pairs.")
     settings: dict[str, object] = {}

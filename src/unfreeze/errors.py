@@ -12,6 +12,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# A person reads a few lines; lists of columns or backbones fit.
+MOST_CHARACTERS = 1_500
+
 
 class UnfreezeError(Exception):
     """The work failed for a reason that the message names."""
@@ -27,6 +30,18 @@ class RequestError(UnfreezeError):
 
 class DataError(RequestError):
     """The data named in the request cannot be used as they are."""
+
+
+def readable(message: str, *, most: int = MOST_CHARACTERS) -> str:
+    """The message as a terminal should show it: control characters from names escaped, the middle of a long one cut."""
+    shown = "".join(
+        letter if letter.isprintable() or letter in "\n" else letter.encode("unicode_escape").decode()
+        for letter in message
+    )
+    if len(shown) <= most:
+        return shown
+    # What went wrong stands first, what to do last; names in between may be of any length.
+    return f"{shown[: most * 2 // 3]} … {shown[-most // 3 :]}"
 
 
 def did_you_mean(word: str, known: Iterable[str], *, most: int = 2) -> str:

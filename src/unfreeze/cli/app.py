@@ -7,7 +7,7 @@ import sys
 import typer
 
 from unfreeze.cli import adapt, backbones, check, compare, demo, evaluate, export, plan, predict, serve, train
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import UnfreezeError, readable
 
 INTERRUPTED = 130
 
@@ -46,7 +46,7 @@ def main() -> None:
     try:
         app()
     except UnfreezeError as problem:
-        typer.echo(f"Error: {problem}", err=True)
+        typer.echo(f"Error: {readable(str(problem))}", err=True)
         sys.exit(problem.exit_status)
     except KeyboardInterrupt:
         typer.echo("Interrupted.", err=True)

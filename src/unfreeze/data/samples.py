@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from unfreeze.data.dataset import Modality, Samples
+from unfreeze.runtime.files import read_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,7 +48,7 @@ class FileSamples:
 
     def read(self, row: int) -> bytes | str:
         """The file's bytes, or its text as UTF-8 (a byte-order mark is dropped, bad bytes are replaced)."""
-        content = (self.root / self._path(row)).read_bytes()
+        content = read_file(self.root / self._path(row))
         return content if self.modality == "image" else content.decode("utf-8-sig", errors="replace")
 
     def select(self, rows: NDArray[np.intp]) -> FileSamples:
@@ -211,7 +212,7 @@ def cell_content(value: Any, folder: Path | None) -> bytes | str:
     """
     if isinstance(value, dict):
         if value.get("bytes") is None and value.get("path"):
-            return ((folder or Path()) / str(value["path"])).read_bytes()
+            return read_file((folder or Path()) / str(value["path"]))
         value = value.get("bytes")
     if value is None:
         raise OSError("the cell is empty")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,6 +112,7 @@ def _readable(path: Path) -> Iterator[None]:
 def _open_csv(path: Path) -> Table:
     from pyarrow import csv
 
+    _check_utf8(path)
     delimiter = _delimiter(path)
 
     def batches(columns: Sequence[str] | None, log: IgnoredLog) -> Any:
@@ -145,6 +147,26 @@ def _open_csv(path: Path) -> Table:
         batches_read = [] if first is None else [first]
         head = pa.Table.from_batches(batches_read, schema=reader.schema).slice(0, HEAD_ROWS)
     return Table(name=path.name, folder=path.parent, head=head, read=read)
+
+
+def _check_utf8(path: Path) -> None:
+    """Raise DataError that names the first line that is not UTF-8."""
+    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+    with path.open("rb") as file:
+        for start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            if file.peek(2).startswith(start):
+                raise DataError(f"{path} cannot be read: it is UTF-16. Save it as UTF-8.")
+        while True:
+            block = file.read(CSV_BLOCK_BYTES)
+            try:
+                line += decoder.decode(block, final=not block).count("\n")
+            except UnicodeDecodeError as error:
+                line += error.object[: error.start].count(b"\n")
+                raise DataError(
+                    f"{path} cannot be read: line {line:,} is not UTF-8. Save it as UTF-8."
+                ) from None
+            if not block:
+                return
 
 
 def _delimiter(path: Path) -> str:
@@ -193,7 +215,7 @@ def _json_records(path: Path, log: IgnoredLog) -> Iterator[tuple[int, dict[str, 
                 continue
             try:
                 record = json.loads(line.decode("utf-8-sig"))
-            except ValueError:
+            except (ValueError, RecursionError):
                 record = None
             if isinstance(record, dict):
                 yield number, record

@@ -14,6 +14,7 @@ from PIL import Image
 from unfreeze.errors import RequestError, missing_extra
 from unfreeze.runtime.card import KEY, Card, read_card
 from unfreeze.runtime.decode import BadImage
+from unfreeze.runtime.files import read_file
 from unfreeze.runtime.predictions import Prediction
 from unfreeze.runtime.reading import Arrays, Raw, Reader
 
@@ -132,7 +133,7 @@ class Exported:
             return item
         if isinstance(item, str | Path):
             try:
-                return Path(item).read_bytes()
+                return read_file(Path(item))
             except OSError as problem:
                 return problem
         picture = item if isinstance(item, Image.Image) else Image.fromarray(np.asarray(item))
