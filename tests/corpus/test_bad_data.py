@@ -104,3 +104,23 @@ def test_a_changed_run_answers_as_before_or_not_at_all(
             assert "Traceback" not in answer.err, name
             assert answer.err.startswith("Error: "), (name, answer.err)
             assert len(answer.err) < MOST_CHARACTERS, (name, answer.err)
+
+
+@pytest.mark.slow
+def test_a_damaged_export_is_explained(image_onnx, command, tmp_path, photos):
+    model = image_onnx.file
+    content, beside = model.read_bytes(), [path for path in model.parent.iterdir() if path != model]
+    for number, how in enumerate((*inputs.DAMAGES, "nothing", "text", "pickle")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for path in beside:
+            if path.is_file():
+                shutil.copy(path, folder)
+        put = {"nothing": b"", "text": b"no model", "pickle": b"\x80\x04N."}.get(how)
+        (folder / model.name).write_bytes(inputs.damaged(content, how) if put is None else put)
+        answer = command("predict", folder / model.name, photos / "red" / "00.png", "--json")
+        assert answer.status in (0, 1, 2), how
+        assert "Traceback" not in answer.err, how
+        if answer.status:
+            assert answer.err.startswith("Error: "), (how, answer.err)
+            assert len(answer.err) < MOST_CHARACTERS, (how, answer.err)

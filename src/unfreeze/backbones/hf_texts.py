@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unfreeze.errors import RequestError
+from unfreeze.runtime.files import parse_json
 from unfreeze.runtime.preprocess import TextPreprocess
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RequestError(f"{path} is not valid JSON: the model folder is damaged.") from error
     return values if isinstance(values, dict) else {}

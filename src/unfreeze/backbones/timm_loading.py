@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from unfreeze.backbones.staging import FROM_FILE, hash_weights, load_tensors
 from unfreeze.backbones.timm_ import TimmBackbone, assemble, stage
 from unfreeze.backbones.timm_families import OPAQUE, family_of
 from unfreeze.errors import RequestError
+from unfreeze.runtime.files import parse_json
 from unfreeze.runtime.preprocess import ImagePreprocess, preprocess_from_dict
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def load_timm_hub(repository: str, *, image_size: int | None = None) -> TimmBack
     import timm
 
     folder = fetch_weights(repository).parent
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     architecture = config["architecture"]
     values = {
         key: value for key, value in config.get("pretrained_cfg", config).items() if key in _CONFIG_KEYS

@@ -15,7 +15,7 @@ from unfreeze.bundle.parts import Part, fitting, read_part, tensors_of
 from unfreeze.bundle.schema import SCHEMA_VERSION, BundleFile
 from unfreeze.contracts import Backbone, Modality, State
 from unfreeze.errors import RequestError, UnfreezeError
-from unfreeze.runtime.files import file_hash
+from unfreeze.runtime.files import file_hash, parse_json
 from unfreeze.runtime.labels import Labels
 from unfreeze.runtime.preprocess import preprocess_from_dict
 
@@ -77,7 +77,7 @@ def _read_bundle(folder: Path) -> tuple[BundleFile, str]:
     except (OSError, UnicodeDecodeError) as problem:
         raise RequestError(f"{folder / BUNDLE} cannot be read: {problem}.") from None
     try:
-        version = json.loads(text).get("schema_version")
+        version = parse_json(text).get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise RequestError(
                 f"{folder} was written by a newer Unfreeze (schema {version}): upgrade to read it."

@@ -25,7 +25,7 @@ from unfreeze.engine.task import StoppedError
 from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.progress import Progress
 from unfreeze.run import Run, train
-from unfreeze.runtime.files import file_hash, write_atomically
+from unfreeze.runtime.files import file_hash, parse_json, write_atomically
 
 RECORD = "cell.json"
 FINISHED, FAILED = "finished", "failed"
@@ -234,7 +234,7 @@ def _write(folder: Path, result: CellResult, wanted: str, *, trace: str = "") ->
 def _read(path: Path) -> Any:
     """What a JSON file holds, or None when it is not there or not whole."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -16,7 +16,7 @@ from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import content_hashes
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import RequestError
-from unfreeze.runtime.files import write_atomically
+from unfreeze.runtime.files import parse_json, write_atomically
 
 RECORD = "compare.json"
 CELLS, BACKBONES = "cells", "backbones"
@@ -50,7 +50,7 @@ def open_folder(folder: Path, identity: Mapping[str, str], *, resume: bool) -> N
         write_atomically(folder / RECORD, json.dumps({"identity": dict(identity)}, indent=2) + "\n")
         return
     try:
-        before = json.loads((folder / RECORD).read_text(encoding="utf-8"))["identity"]
+        before = parse_json((folder / RECORD).read_text(encoding="utf-8"))["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         raise RequestError(
             f"--resume: {folder} holds no comparison. Leave --resume out to start one there."

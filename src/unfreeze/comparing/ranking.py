@@ -24,7 +24,7 @@ from unfreeze.errors import UnfreezeError
 from unfreeze.heads.probe import wilson_interval
 from unfreeze.progress import Progress
 from unfreeze.report.content import Estimate
-from unfreeze.runtime.files import write_atomically
+from unfreeze.runtime.files import parse_json, write_atomically
 from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data
 from unfreeze.training.probing import fit_rows, probe_features
 
@@ -102,7 +102,7 @@ def write_ranked(entry: Ranked, path: Path) -> None:
 def finished_ranking(path: Path) -> Ranked | None:
     """An entry that was kept, or None when there is none that finished."""
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if values["state"] != FINISHED:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from unfreeze.data.rows import IgnoredLog, suffix_of
 from unfreeze.data.samples import ParquetSamples, RowGroups
 from unfreeze.errors import DataError
+from unfreeze.runtime.files import parse_json
 
 # Rows that the columns are judged by.
 HEAD_ROWS = 1_000
@@ -89,7 +90,7 @@ def is_bytes_type(kind: Any) -> bool:
 def hub_class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:
     """Names of the integers of label columns, as hub data sets note them in the schema."""
     try:
-        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json((metadata or {})[b"huggingface"])["info"]["features"]
         return {
             column: tuple(feature["names"])
             for column, feature in features.items()
@@ -214,8 +215,8 @@ def _json_records(path: Path, log: IgnoredLog) -> Iterator[tuple[int, dict[str, 
             if not line.strip():
                 continue
             try:
-                record = json.loads(line.decode("utf-8-sig"))
-            except (ValueError, RecursionError):
+                record = parse_json(line.decode("utf-8-sig"))
+            except ValueError:
                 record = None
             if isinstance(record, dict):
                 yield number, record

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unfreeze.errors import RequestError, UnfreezeError
-from unfreeze.runtime.files import file_hash, sync_folder, write_atomically
+from unfreeze.runtime.files import file_hash, parse_json, sync_folder, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,7 +123,7 @@ class Checkpoints:
 
     def _manifest(self, folder: Path) -> dict[str, Any] | None:
         try:
-            values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            values = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         wanted = {"identity", "position", "numbers", "hash", "seal"}

@@ -24,7 +24,7 @@ from unfreeze.errors import RequestError
 from unfreeze.executors import ExecutorError, available_executors, build_executor, measure_error
 from unfreeze.executors import unavailable_executors as why_unavailable
 from unfreeze.executors.processor import processor_name
-from unfreeze.runtime.files import write_atomically
+from unfreeze.runtime.files import parse_json, write_atomically
 
 # Two float32 engines differ by about 1e-6 of a feature; a wrong conversion was off by 5e-3 and more.
 FP32_TOLERANCE = 1e-3
@@ -192,7 +192,7 @@ class _Chooser:
         digests, _ = content_hashes(self.dataset.samples.select(rows), threads=1)
         path = self.cache / "errors" / f"{self._error_key(name, digests)}.json"
         try:
-            return ExecutorError(**json.loads(path.read_text(encoding="utf-8")))
+            return ExecutorError(**parse_json(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             pass
         batches, _ = self.batches(rows)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.runtime.files import write_atomically
+from unfreeze.runtime.files import parse_json, write_atomically
 
 # Counts up when the files of a store change their meaning.
 VERSION = 1
@@ -174,7 +174,7 @@ def _map(folder: Path, meta: Meta, index: NDArray[Any]) -> Committed:
 
 def _parse_meta(text: bytes) -> Meta:
     try:
-        values = json.loads(text)
+        values = parse_json(text)
         meta = Meta(
             key=str(values["key"]),
             boundaries=tuple(int(boundary) for boundary in values["boundaries"]),

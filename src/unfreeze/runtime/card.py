@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from unfreeze.errors import RequestError
+from unfreeze.runtime.files import parse_json
 from unfreeze.runtime.preprocess import Preprocess, preprocess_from_dict
 
 VERSION = 1
@@ -50,7 +51,7 @@ class Card:
 def read_card(text: str, *, source: str) -> Card:
     """The card of such a text; raises RequestError when it is none."""
     try:
-        values = json.loads(text)
+        values = parse_json(text)
         if not isinstance(values, dict):
             raise TypeError("no JSON object")
         if isinstance(values.get("version"), int) and values["version"] > VERSION:

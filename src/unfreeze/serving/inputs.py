@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from starlette.exceptions import HTTPException as StarletteError
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
+from unfreeze.runtime.files import parse_json
 from unfreeze.serving.limits import Limits
 
 # Beside the inputs a form names tasks and how many classes to answer.
@@ -113,8 +113,8 @@ async def _read(
 async def _object(request: Request, known: tuple[str, ...]) -> dict[str, Any]:
     """The body as a JSON object with no other fields than these."""
     try:
-        found = json.loads(await request.body())
-    except (ValueError, RecursionError):
+        found = parse_json(await request.body())
+    except ValueError:
         raise HTTPException(422, "The body is no JSON.") from None
     if not isinstance(found, dict):
         raise HTTPException(422, "The body must be a JSON object.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from unfreeze.bundle.loading import Pieces, load, open_pieces
 from unfreeze.bundle.parts import Part
 from unfreeze.bundle.schema import BundleFile
 from unfreeze.errors import RequestError
+from unfreeze.runtime.files import parse_json
 from unfreeze.runtime.predictions import Prediction
 from unfreeze.serving.hosting import Host, Observer
 from unfreeze.serving.limits import NAME, Limits
@@ -68,7 +68,7 @@ class Task:
     def scores(self) -> Mapping[str, Any]:
         """The test scores as ``metrics.json`` has them, empty where there are none."""
         try:
-            found = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+            found = parse_json((self.folder / "metrics.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         test = found.get("test") if isinstance(found, dict) else None
