@@ -109,6 +109,7 @@ def few_sides(arguments: argparse.Namespace, folder: Path) -> list[Side]:
         peer("SetFit", "setfit_few.py", model, *longest, *steps, environment="setfit"),
         ours("feature-extraction", MINILM, *longest),
         ours("full", MINILM, *longest),
+        ours("contrastive", MINILM, *longest),
     ]
 
 

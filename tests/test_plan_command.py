@@ -114,7 +114,7 @@ def outlook(photos, tmp_path_factory):
 def test_every_strategy_that_fits_is_weighed_and_the_others_are_named(outlook):
     weighed = {option.plan.strategy for option in outlook.options}
     assert weighed == {"partial", "gradual", "discriminative", "full", "lora", "scratch"}
-    assert [name for name, _ in outlook.unfit] == ["adapters"]
+    assert [name for name, _ in outlook.unfit] == ["adapters", "contrastive"]
     for option in outlook.options:
         assert [phase.name for phase in option.cost.phases] == [phase.name for phase in option.plan.phases]
         assert len(option.phases) == len(option.plan.phases)

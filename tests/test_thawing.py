@@ -111,3 +111,36 @@ def test_too_many_frozen_stages_and_a_resume_without_checkpoints_are_refused(pho
         unfreeze.train(str(photos), output_dir=tmp_path / "b", resume=True, **SETTINGS)
     with pytest.raises(RequestError, match="--resume needs --output-dir"):
         unfreeze.train(str(photos), resume=True, **SETTINGS)
+
+
+def test_pairs_of_texts_are_trained_and_the_head_is_fitted_on_what_they_leave(mails, text_run, tmp_path):
+    run = unfreeze.train(
+        str(mails), output_dir=tmp_path / "run", strategy="contrastive", epochs=2, train_size=60,
+        backbone="all-minilm-l6-v2", max_length=16, device="cpu",
+    )  # fmt: skip
+    assert [(row["phase"], row["val_accuracy"]) for row in history_of(run.folder)] == [
+        ("contrastive", "")
+    ] * 2
+    (record,) = json.loads((run.folder / "ledger.json").read_text())
+    assert "head" not in record["change"]
+    assert "which trained nothing" in run.report.validation_how
+    told = [sentence for section in run.report.sections for sentence in section.paragraphs]
+    assert any("The rule: the last weights" in sentence for sentence in told)
+    # Words tell most of these mails apart; a head that did not fit the network would be right on a third.
+    assert run.test.accuracy > 0.6
+    answers = unfreeze.load(run.folder).predict(["prize winner cash", "meeting agenda"])
+    assert [answer.label for answer in answers] == ["spam", "ham"]
+
+
+def test_contrastive_is_for_texts(photos, tmp_path):
+    settings = SETTINGS | {"strategy": "contrastive"}
+    with pytest.raises(RequestError, match="is for texts"):
+        unfreeze.train(
+            str(photos), output_dir=tmp_path / "run", **{k: settings[k] for k in ("backbone", "strategy")}
+        )
+    with pytest.raises(RequestError, match="The classic guide has no contrastive"):
+        unfreeze.train(str(photos), output_dir=tmp_path / "run", strategy="contrastive", recipe="classic")
+    with pytest.raises(
+        RequestError, match="--mixup is a setting of every strategy but feature-extraction and contr"
+    ):
+        unfreeze.train(str(photos), output_dir=tmp_path / "run", strategy="contrastive", mixup=0.2)

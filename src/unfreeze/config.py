@@ -14,8 +14,10 @@ Origin = Literal["default", "data", "probe", "trial", "user"]
 
 # The strategy that thaws nothing: its probe is the floor beside every other result.
 FLOOR = "feature-extraction"
-THAWING = ("partial", "gradual", "discriminative", "full", "lora", "adapters", "scratch")
+THAWING = ("partial", "gradual", "discriminative", "full", "lora", "adapters", "contrastive", "scratch")
 GRAFTING = ("lora", "adapters")
+# Those that train the head on classes all along; the other one trains on pairs and fits the head in the end.
+ON_CLASSES = tuple(name for name in THAWING if name != "contrastive")
 STRATEGIES = (FLOOR, *THAWING)
 # Tries before it chooses.
 AUTO = "auto"
@@ -73,17 +75,18 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "epochs": THAWING,
     "lr": THAWING,
     "schedule": THAWING,
-    "patience": THAWING,
+    "patience": ON_CLASSES,
     # Statistics that moved are no part of a graft, which is all that such a run keeps.
     "bn": tuple(name for name in THAWING if name not in GRAFTING),
-    "augment": THAWING,
+    # Of images, which the one on pairs does not read.
+    "augment": ON_CLASSES,
     "views": THAWING,
     "token_dropout": THAWING,
-    "mixup": THAWING,
-    "label_smoothing": THAWING,
+    "mixup": ON_CLASSES,
+    "label_smoothing": ON_CLASSES,
     "pull_to_start": THAWING,
     "ema": THAWING,
-    "interpolate": THAWING,
+    "interpolate": ON_CLASSES,
 }
 # What the classic recipe fixes: it is a baseline only as long as nothing about it is changed.
 FIXED_BY_CLASSIC = ("head", "batch_size", *READ_BY)
@@ -214,7 +217,7 @@ class TrainRequest:
                     yield f"{flag(name)} cannot be set beside --recipe classic, which fixes it: leave one of them out."
         elif strategy == AUTO:
             for name, readers in READ_BY.items():
-                if name in given and readers not in (THAWING, READ_BY["bn"]):
+                if name in given and readers not in (THAWING, ON_CLASSES, READ_BY["bn"]):
                     yield (
                         f"{flag(name)} is a setting of {' and '.join(readers)}, and --strategy auto chooses by itself: "
                         f"leave it out or say --strategy {readers[0]}."
@@ -222,7 +225,9 @@ class TrainRequest:
         elif strategy in STRATEGIES:
             for name, readers in READ_BY.items():
                 if name in given and strategy not in readers:
-                    whose = f"every strategy but {FLOOR}" if readers == THAWING else " and ".join(readers)
+                    others = [one for one in STRATEGIES if one not in readers]
+                    few = len(readers) <= len(others)
+                    whose = " and ".join(readers) if few else f"every strategy but {' and '.join(others)}"
                     yield (
                         f"{flag(name)} is a setting of {whose}, and the strategy is {strategy}: "
                         f"leave it out or choose --strategy {readers[0]}."

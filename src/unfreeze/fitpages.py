@@ -72,7 +72,12 @@ def _history(fit: Fit) -> Section:
         rows,
         numeric=frozenset({2, 3, 4, 5}),
     )
-    rule = "The rule: the lowest log-loss on the validation rows, after the temperature that fits them best."
+    rule = (
+        "The rule: the lowest log-loss on the validation rows, after the temperature that fits them best."
+        if validated
+        else "The rule: the last weights. What was trained are distances between rows, which no validation row judges; "
+        "the head was fitted on them afterwards."
+    )
     return Section("How it was thawed", (rule, taken), (table,), tuple(charts))
 
 

@@ -16,6 +16,8 @@ What = Literal["weights", "norm", "bias", "graft"]
 NormPolicy = Literal["freeze", "train"]
 Schedule = Literal["cosine", "constant"]
 AugmentName = Literal["none", "light", "strong", "dihedral"]
+# What a phase minimises: the cross-entropy of the head's answers, or how far rows of one class lie apart.
+Objective = Literal["classes", "pairs"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class Phase:
 
     ``head_rate``: the head's peak rate, or None to keep it as it is. ``warmup``: share of the phase's steps with a
     linearly rising rate. ``norm``: whether normalisation statistics of thawed stages are updated. ``patience``:
-    epochs without a better validation log-loss before the phase ends early, or None.
+    epochs without a better validation log-loss before the phase ends early, or None. ``objective``: ``pairs`` draws
+    the features of one class together, without the head, which is fitted anew on them when the training is over; no
+    epoch of it is judged by validation rows, and the last weights are taken.
     """
 
     name: str
@@ -76,12 +80,15 @@ class Phase:
     weight_decay: float = 0.01
     norm: NormPolicy = "freeze"
     patience: int | None = None
+    objective: Objective = "classes"
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError(f"phase {self.name!r} has {self.epochs} epochs: it needs at least one")
         if not self.thaw and self.head_rate is None:
             raise ValueError(f"phase {self.name!r} trains nothing")
+        if self.objective == "pairs" and (self.head_rate is not None or self.patience is not None):
+            raise ValueError(f"phase {self.name!r} trains on pairs, in which the head has no part")
         if len({(thaw.stage, thaw.what) for thaw in self.thaw}) != len(self.thaw):
             raise ValueError(f"phase {self.name!r} names a stage twice for the same parameters")
 
@@ -125,6 +132,19 @@ class Plan:
         names = [phase.name for phase in self.phases]
         if len(set(names)) != len(names):
             raise ValueError(f"phase names repeat: {', '.join(names)}")
+        if any(phase.objective == "pairs" for phase in self.phases[:-1]):
+            raise ValueError(
+                "a phase on pairs leaves the head behind, which is fitted at the end: put it last"
+            )
+        if self.ends_in_pairs and (self.interpolate or self.mixup or self.label_smoothing):
+            raise ValueError(
+                "pairs know no mixed or smoothed labels, and no validation that could choose a mix"
+            )
+
+    @property
+    def ends_in_pairs(self) -> bool:
+        """Whether the head has to be fitted anew on what the training leaves."""
+        return self.phases[-1].objective == "pairs"
 
     @property
     def epochs(self) -> int:

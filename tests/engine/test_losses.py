@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix, log_loss_and_accuracy
+from unfreeze.engine.losses import (
+    TEMPERATURE,
+    Mixed,
+    batch_weight,
+    cross_entropy,
+    draw_mix,
+    log_loss_and_accuracy,
+    pair_loss,
+)
 
 LOGITS = torch.tensor([[2.0, 0.0, 1.0], [0.5, 0.1, -1.0], [0.0, 3.0, 0.0], [1.0, 1.0, 1.0]])
 Y = torch.tensor([0, 2, 1, 1])
@@ -55,3 +63,27 @@ def test_log_loss_and_accuracy_are_means_over_rows():
     assert loss == pytest.approx(float(-LOG[torch.arange(4), Y].mean()), rel=1e-9)
     assert accuracy == 0.5
     assert log_loss_and_accuracy(np.array([[1e4, 0.0]]), np.array([1]))[0] == pytest.approx(1e4)
+
+
+def test_pairs_of_a_class_are_weighed_against_all_others_of_the_batch():
+    features = torch.tensor([[1.0, 0.0], [3.0, 4.0], [0.0, 2.0], [-1.0, 0.0]], dtype=torch.float64)
+    y = torch.tensor([0, 0, 1, 0])
+    unit = features / features.norm(dim=1, keepdim=True)
+    wanted = 0.0
+    for row in range(4):
+        others = [other for other in range(4) if other != row]
+        shares = torch.tensor([float(unit[row] @ unit[other]) / TEMPERATURE for other in others]).log_softmax(
+            0
+        )
+        alike = [shares[place] for place, other in enumerate(others) if y[other] == y[row]]
+        wanted -= sum(map(float, alike)) / len(alike) if alike else 0.0
+    assert float(pair_loss(features, y)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_batch_without_pairs_moves_nothing():
+    for y in (torch.tensor([0, 1]), torch.tensor([0])):
+        features = torch.randn(len(y), 3, requires_grad=True)
+        loss = pair_loss(features, y)
+        loss.backward()
+        assert float(loss.detach()) == 0
+        assert torch.equal(features.grad, torch.zeros_like(features))

@@ -18,7 +18,12 @@ HALF_HOPE_ROWS = 300
 # From this share of errors on the features are far from the task, and low-rank updates need more rank: on 5 images a
 # class rank 8 gave 66.7 % and rank 64 73.0 % of a far domain, but rank 1 was best for a near one (arXiv 2409.16434).
 FAR_ERROR = 0.15
+# Texts of a class up to which pairs are tried, and the share of the probe's errors that they removed of 8 and 16 mails
+# a class (bench/RESULTS.md); SetFit (Tunstall et al. 2022) is ahead of fine-tuning up to about as many.
+FEW_TEXTS, FEW_TEXTS_HOPE = 64, 0.4
 NEAR_RANK, FAR_RANK = 8, 32
+# Fields of StrategySettings that training on pairs does not read.
+NOT_OF_PAIRS = frozenset({"patience", "mixup", "label_smoothing", "interpolate"})
 # Batch norms that learn their statistics stand three times the rate (1,000 pictures of small defects: trained
 # statistics 99.4 % at 3e-4 and 100 % at 1e-3, frozen ones 98.7 % at 1e-4 and 75 % at 3e-4).
 NORM_FACTOR = 3.0
@@ -58,18 +63,21 @@ class Candidate:
 
 
 def list_candidates(
-    backbone: Backbone, *, rows: int, floor_error: float, said: Mapping[str, object]
+    backbone: Backbone, *, rows: int, classes: int, floor_error: float, said: Mapping[str, object]
 ) -> tuple[Candidate, ...]:
     """The candidates for a backbone, the most hopeful first.
 
-    ``rows`` to train on; ``floor_error``: the share of rows that the probe gets wrong. ``said``: fields of
-    ``StrategySettings`` that the user fixed; candidates do not differ in them.
+    ``rows`` to train on, of so many ``classes``; ``floor_error``: the share of rows that the probe gets wrong.
+    ``said``: fields of ``StrategySettings`` that the user fixed; candidates do not differ in them.
     """
     hope = HOPE * rows / (rows + HALF_HOPE_ROWS)
     far = floor_error >= FAR_ERROR
     family = backbone.family
     if family in ("encoder", "decoder"):
         found = _for_texts(family, hope, far=far)
+        if rows <= FEW_TEXTS * classes and not set(said) & NOT_OF_PAIRS:
+            reason = f"few texts a class: {rows} texts have {rows * (rows - 1) // 2:,} pairs"
+            found.append(Candidate(strategy="contrastive", hope=FEW_TEXTS_HOPE, reason=reason))
     elif _has_batch_norm(backbone):
         found = _for_batch_norm(family, hope)
     else:

@@ -155,10 +155,10 @@ class _Loop:
             self.standing = from_checkpoint(found, self.weights, groups, optimizer, device=self.task.device)
         if not self._phase_is_over(phase):
             self._train(index, groups, optimizer)
-        if self.standing.best is not None:
+        if self.standing.best is not None and self._is_judged(phase):
             # A phase hands on its best weights: the next one starts where validation was best.
             self.weights.load(self.standing.best.tensors)
-        elif self.task.val is None:
+        else:
             self.weights.load(self.standing.ema)
             self.standing.fit.taken = f"{phase.name}, epoch {self.standing.position.epoch}"
         self._record(phase, groups)
@@ -198,7 +198,7 @@ class _Loop:
             self.progress.say(describe_phase(phase, groups, self.backbone, prefix.reason))
             steps = sum(len(self._batches(index, epoch)) for epoch in range(phase.epochs))
             prefix.precision = self._precision(index, prefix, steps)
-            if self.standing.best is None and self.task.val is not None:
+            if self.standing.best is None and self._is_judged(phase):
                 self._judge(prefix, "start")
             say = self.progress.say
             suffix = Suffix(self.backbone, boundary, self.task.device, prefix.precision, steps=steps, say=say)
@@ -308,8 +308,8 @@ class _Loop:
         finite = torch.isfinite(torch.stack(self.standing.losses))
         if bool(finite.all()):
             return
-        if self.standing.best is not None:
-            self.weights.load(self.standing.best.tensors)
+        best = self.standing.best
+        self.weights.load(self.standing.before if best is None else best.tensors)
         step = int((~finite).nonzero()[0])
         rows = batches[step]
         shown = ", ".join(str(int(row)) for row in rows[:8])
@@ -339,8 +339,12 @@ class _Loop:
 
     # -- validation
 
+    def _is_judged(self, phase: Phase) -> bool:
+        """Whether validation says how good the phase's weights are: the head knows nothing of pairs."""
+        return self.task.val is not None and phase.objective == "classes"
+
     def _validate(self, active: _Active) -> tuple[float | None, float | None]:
-        if self.task.val is None:
+        if not self._is_judged(active.phase):
             return None, None
         where = f"{active.phase.name}, epoch {self.standing.position.epoch + 1}"
         if self.plan.ema is None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MIXUP_ROUND = 1 << 33
+# Of the similarities between rows, as in the paper's own measurements of it.
+TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,22 @@ def cross_entropy(
     if mixed is None:
         return summed(y)
     return mixed.share * summed(y) + (1 - mixed.share) * summed(mixed.other)
+
+
+def pair_loss(features: Tensor, y: Tensor) -> Tensor:
+    """Supervised contrastive loss (Khosla et al. 2020), summed over rows: each against those of its class in the batch.
+
+    ``features`` (rows, dim) in any scale, ``y`` (rows,). A row that is the only one of its class counts nothing.
+    """
+    import torch
+    from torch.nn import functional
+
+    unit = functional.normalize(features.float(), dim=1)
+    alone = torch.eye(len(y), dtype=torch.bool, device=y.device)
+    similar = (unit @ unit.T / TEMPERATURE).masked_fill(alone, float("-inf"))
+    log_share = (similar - similar.logsumexp(dim=1, keepdim=True)).masked_fill(alone, 0.0)
+    alike = (y[:, None] == y[None]) & ~alone
+    return -((log_share * alike).sum(dim=1) / alike.sum(dim=1).clamp(min=1)).sum()
 
 
 def batch_weight(y: Tensor, weight: Tensor | None) -> float | Tensor:

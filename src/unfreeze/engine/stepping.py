@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unfreeze.contracts import State
 from unfreeze.engine.devices import seed_chance
-from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix
+from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix, pair_loss
 from unfreeze.engine.scaling import adjust, scaled, unscale
 from unfreeze.engine.state import Standing, trainable
 from unfreeze.engine.suffix import Suffix
@@ -99,7 +99,8 @@ class Stepper:
         weight = (
             None if self.task.class_weight is None else torch.from_numpy(self.task.class_weight).to(device)
         )
-        whole = batch_weight(y, weight)
+        pairs = self.plan.phases[self.index].objective == "pairs"
+        whole = batch_weight(y, None if pairs else weight)
         done = self.standing.position.done
         # Phases count their steps from 0 and must not repeat each other's chance.
         seed = self.task.seed * 1_000_003 + self.index * 10_000_019
@@ -118,13 +119,17 @@ class Stepper:
                 # Only whole batches are replayed; the shorter last one of an epoch must not be what is captured.
                 features = self.suffix(piece, whole=parts == 1 and len(rows) == self.plan.batch_size)
                 mixed = None if mix is None or other is None else Mixed(mix.share, other[chosen])
-                summed = cross_entropy(
-                    self.head(features),
-                    y[chosen],
-                    weight=weight,
-                    smoothing=self.plan.label_smoothing,
-                    mixed=mixed,
-                )
+                if pairs:
+                    # Where memory has cut the batch, pairs are those within a part.
+                    summed = pair_loss(features, y[chosen])
+                else:
+                    summed = cross_entropy(
+                        self.head(features),
+                        y[chosen],
+                        weight=weight,
+                        smoothing=self.plan.label_smoothing,
+                        mixed=mixed,
+                    )
                 loss = summed / whole
                 objective = loss + self._pull() / parts
                 scaled(objective, self.standing.scale).backward()  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from unfreeze.contracts import Backbone
 from unfreeze.plan import Plan
-from unfreeze.strategies import adapters, discriminative, full, gradual, lora, partial, scratch
+from unfreeze.strategies import adapters, contrastive, discriminative, full, gradual, lora, partial, scratch
 from unfreeze.strategies.settings import StrategySettings
 
 STRATEGIES: Mapping[str, Callable[[Backbone, StrategySettings], Plan]] = {
@@ -20,5 +20,6 @@ STRATEGIES: Mapping[str, Callable[[Backbone, StrategySettings], Plan]] = {
     "full": full.plan,
     "lora": lora.plan,
     "adapters": adapters.plan,
+    "contrastive": contrastive.plan,
     "scratch": scratch.plan,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from unfreeze.contracts import Backbone
-from unfreeze.plan import Graft, Phase, Plan, Thaw, check_modality
+from unfreeze.plan import Graft, Objective, Phase, Plan, Thaw, check_modality
 from unfreeze.strategies.settings import (
     HEAD_FACTOR,
     NORM,
@@ -34,8 +34,9 @@ def make_phase(
     *,
     epochs: int,
     thaw: tuple[Thaw, ...],
-    head_rate: float,
+    head_rate: float | None,
     patience: int | None = None,
+    objective: Objective = "classes",
 ) -> Phase:
     """A phase with what the user said about every phase; ``patience`` holds when nothing was said about it."""
     phase = Phase(
@@ -46,6 +47,7 @@ def make_phase(
         weight_decay=WEIGHT_DECAY,
         norm=settings.norm or NORM,
         patience=patience if settings.patience is None else settings.patience,
+        objective=objective,
     )
     return phase if settings.schedule is None else replace(phase, schedule=settings.schedule)
 

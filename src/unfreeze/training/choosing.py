@@ -169,7 +169,9 @@ def candidate_plans(material: Material, error: float) -> dict[Candidate, Plan]:
     """The candidates, the most hopeful first, with their full plans; ``error``: the share that the probe gets wrong."""
     request, backbone = material.decisions.request, material.backbone
     rows, classes = len(material.part("train")), len(material.dataset.labels)
-    found = list_candidates(backbone, rows=rows, floor_error=error, said=said_settings(request))
+    found = list_candidates(
+        backbone, rows=rows, classes=classes, floor_error=error, said=said_settings(request)
+    )
     return {one: plan_candidate(one, backbone, rows, classes, request) for one in found}
 
 

@@ -172,7 +172,7 @@ class Pacer:
             suffix=suffix,
             head=self.head,
             task=self.task,
-            index=0,
+            index=self.plan.phases.index(phase),
             groups=groups,
             optimizer=optimizer,
             standing=Standing(

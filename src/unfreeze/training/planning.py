@@ -9,6 +9,7 @@ from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import AUTO, Origin, TrainRequest, target_patterns
 from unfreeze.contracts import Backbone
+from unfreeze.errors import RequestError
 from unfreeze.plan import AugmentName, NormPolicy, Plan, Schedule
 from unfreeze.strategies import STRATEGIES, classic
 from unfreeze.strategies.settings import StrategySettings
@@ -21,7 +22,12 @@ def make_plan(backbone: Backbone, rows: int, classes: int, decisions: Decisions)
     """The plan of the strategy that was asked for; raises RequestError when it does not fit the backbone."""
     request = decisions.request
     plans = classic.PLANS if decisions.text("recipe") == "classic" else STRATEGIES
-    plan = plans[decisions.text("strategy")](backbone, _settings(request, rows, classes))
+    strategy = decisions.text("strategy")
+    if strategy not in plans:
+        raise RequestError(
+            f"The classic guide has no {strategy}: choose another --strategy, or leave --recipe classic out."
+        )
+    plan = plans[strategy](backbone, _settings(request, rows, classes))
     if plan.head != "fitted" and request.head is not None:
         plan = replace(plan, head=cast("HeadKind", request.head))
     record_plan(plan, backbone, decisions)
@@ -79,6 +85,8 @@ def describe_plan(plan: Plan, backbone: Backbone) -> str:
         stages = [backbone.stages[thaw.stage].name for thaw in phase.thaw]
         ends = dict.fromkeys((stages[0], stages[-1])) if stages else ["the head alone"]
         phases.append(f"{phase.name} ({phase.epochs} epochs: {' to '.join(ends)})")
+    if plan.ends_in_pairs:
+        head = "pairs of one class, with a head that is fitted anew in the end"
     batch = f"batches of {plan.batch_size}, augmentation {plan.augment}"
     return f"Plan {plan.strategy}, from {head}, {batch}: {', then '.join(phases)}."
 

@@ -1,4 +1,4 @@
-"""The head that a thawing starts from."""
+"""The head that a thawing starts from, and the one that a training on pairs leaves to be fitted."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from unfreeze.contracts import Backbone
+from unfreeze.heads.head import Head
 from unfreeze.heads.probe import fit_probe
 from unfreeze.plan import Plan
 from unfreeze.training.material import Material
+from unfreeze.training.probing import exact_executor
 
 if TYPE_CHECKING:
     from torch import nn
+
+# Rows of one batch when nothing is trained.
+BATCH_ROWS = 32
 
 
 def starting_head(material: Material, plan: Plan, rows: NDArray[np.intp]) -> nn.Module:
@@ -28,14 +34,37 @@ def starting_head(material: Material, plan: Plan, rows: NDArray[np.intp]) -> nn.
 
         width, classes = material.backbone.dim, len(dataset.labels)
         return new_head(plan.head, width, classes, dropout=plan.dropout, seed=seed)
+    return _fit(material, features.arrays[last][material.places(rows)], rows).module(dropout=plan.dropout)
+
+
+def fitted_anew(material: Material, network: Backbone, rows: NDArray[np.intp]) -> Head:
+    """A head fitted on what the trained network makes of these rows, which must be those that it was trained on."""
+    return _fit(material, pooled_features(material, network, rows), rows)
+
+
+def pooled_features(material: Material, network: Backbone, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """The pooled features (rows, dim) of a trained network, in fp32."""
+    last = len(network.stages)
+    executor = exact_executor(network, (last,), like=material.executor, same_weights=False)
+    inputs = material.inputs().select(material.places(rows))
+    order = np.arange(len(rows))
+    features = [
+        executor(inputs.batch(order[first : first + BATCH_ROWS], None)).summaries[-1].numpy()
+        for first in range(0, len(rows), BATCH_ROWS)
+    ]
+    return np.concatenate(features)
+
+
+def _fit(material: Material, features: NDArray[np.floating], rows: NDArray[np.intp]) -> Head:
+    dataset, decisions, last = material.dataset, material.decisions, len(material.backbone.stages)
     found = fit_probe(
-        {last: features.arrays[last][material.places(rows)]},
+        {last: features},
         dataset.label[rows],
         classes=len(dataset.labels),
         boundaries_names={last: material.backbone.stages[-1].name},
-        seed=seed,
+        seed=decisions.number("seed"),
         groups=None if dataset.group is None else dataset.group[rows],
         class_weight="balanced" if decisions.text("class_weight") == "balanced" else None,
         kind="mlp" if decisions.text("head") == "mlp" else "linear",
     )
-    return found.probe.head.module(dropout=plan.dropout)
+    return found.probe.head

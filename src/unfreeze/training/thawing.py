@@ -20,7 +20,7 @@ from unfreeze.bundle.classifier import Adapter, Base, Classifier
 from unfreeze.bundle.folder import CHECKPOINTS
 from unfreeze.bundle.loading import lasting_source
 from unfreeze.choose.settings import Decisions
-from unfreeze.contracts import Backbone, Executor
+from unfreeze.contracts import Backbone
 from unfreeze.data.dataset import Dataset
 from unfreeze.errors import RequestError
 from unfreeze.grafts import pack, settle
@@ -30,7 +30,7 @@ from unfreeze.progress import Progress
 from unfreeze.runtime.files import write_atomically
 from unfreeze.training.material import Material
 from unfreeze.training.probing import Fitted, calibrate, exact_executor, score_rows
-from unfreeze.training.starting import starting_head
+from unfreeze.training.starting import fitted_anew, starting_head
 
 if TYPE_CHECKING:
     from unfreeze.engine.task import EpochRecord, Fit
@@ -76,10 +76,12 @@ def thaw(
         base = _base(backbone, decisions)
         adapter = Adapter(base=base, files=pack(trained, plan.graft, base=base.source))
         trained = settle(trained, plan.graft)
-    shipped = from_module(head.cpu(), boundaries=(len(trained.stages),))
-    fitted = _measure(
-        rehash(trained), shipped, material.dataset, val_rows, material.executor, decisions, progress
-    )
+    if plan.ends_in_pairs:
+        progress.say("The head is fitted anew on what the network makes of the training rows now.")
+        shipped = fitted_anew(material, trained, train_rows)
+    else:
+        shipped = from_module(head.cpu(), boundaries=(len(trained.stages),))
+    fitted = _measure(rehash(trained), shipped, material, plan, val_rows)
     return replace(fitted, classifier=replace(fitted.classifier, adapter=adapter)), result
 
 
@@ -121,21 +123,17 @@ def write_history(result: Fit, path: Path) -> None:
 
 
 def _measure(
-    backbone: Backbone,
-    head: Head,
-    dataset: Dataset,
-    val_rows: NDArray[np.intp],
-    executor: Executor,
-    decisions: Decisions,
-    progress: Progress,
+    backbone: Backbone, head: Head, material: Material, plan: Plan, val_rows: NDArray[np.intp]
 ) -> Fitted:
     """The trained network's calibration, on validation rows run from their raw inputs in fp32."""
-    exact = exact_executor(backbone, head.boundaries, like=executor, same_weights=False)
+    dataset, decisions = material.dataset, material.decisions
+    exact = exact_executor(backbone, head.boundaries, like=material.executor, same_weights=False)
     classifier = Classifier(backbone=backbone, head=head, labels=dataset.labels)
     logits, rows = score_rows(
-        classifier, dataset, val_rows, executor=exact, decisions=decisions, progress=progress
+        classifier, dataset, val_rows, executor=exact, decisions=decisions, progress=material.progress
     )
-    how = f"{len(rows):,} validation rows, which also chose the epoch"
+    used = "which trained nothing" if plan.ends_in_pairs else "which also chose the epoch"
+    how = f"{len(rows):,} validation rows, {used}"
     return calibrate(backbone, head, dataset, rows, logits, how=how, decisions=decisions)
 
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.trials import FOLDS, Trial
-from unfreeze.contracts import Backbone
 from unfreeze.errors import UnfreezeError
 from unfreeze.grafts import settle
 from unfreeze.heads.folds import assign_folds
@@ -24,14 +23,11 @@ from unfreeze.plan import Plan
 from unfreeze.progress import Inside
 from unfreeze.training.material import Material
 from unfreeze.training.planning import shorten
-from unfreeze.training.probing import exact_executor, fit_rows
-from unfreeze.training.starting import starting_head
+from unfreeze.training.probing import fit_rows
+from unfreeze.training.starting import fitted_anew, pooled_features, starting_head
 
 if TYPE_CHECKING:
     from torch import nn
-
-# Rows of one batch when nothing is trained.
-BATCH_ROWS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +100,13 @@ class Trier:
             )
             losses = tuple(record.train_loss for record in result.history)
             trained.module.to("cpu")
-            logits = self._logits(settle(trained, plan.graft) if plan.graft else trained, head.cpu(), scored)
+            network = settle(trained, plan.graft) if plan.graft else trained
+            shipped = (
+                fitted_anew(material, network, train)
+                if plan.ends_in_pairs
+                else from_module(head.cpu(), boundaries=(len(network.stages),))
+            )
+            logits = shipped.logits(pooled_features(material, network, scored))
             right = np.asarray(logits.argmax(axis=1) == material.dataset.label[scored])
         except StoppedError:
             raise
@@ -129,14 +131,3 @@ class Trier:
         if key not in self.heads:
             self.heads[key] = starting_head(self.material, plan, train)
         return copy.deepcopy(self.heads[key])
-
-    def _logits(self, trained: Backbone, head: nn.Module, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        last = len(trained.stages)
-        executor = exact_executor(trained, (last,), like=self.material.executor, same_weights=False)
-        inputs = self.material.inputs().select(self.material.places(rows))
-        order = np.arange(len(rows))
-        features = [
-            executor(inputs.batch(order[first : first + BATCH_ROWS], None)).summaries[-1].numpy()
-            for first in range(0, len(rows), BATCH_ROWS)
-        ]
-        return from_module(head, boundaries=(last,)).logits(np.concatenate(features))
