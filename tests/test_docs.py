@@ -58,3 +58,10 @@ def test_an_exported_model_answers_as_the_page_shows(image_run, image_onnx, tmp_
     monkeypatch.chdir(there)
     exec(theirs, {})
     assert capsys.readouterr().out.strip() in ("green", "red")
+
+
+def test_every_test_that_a_promise_names_is_there():
+    named = re.findall(r"([\w/]+\.py)::(\w+)", (DOCS / "reliability.md").read_text(encoding="utf-8"))
+    assert len(named) > 30
+    for file, test in named:
+        assert f"def {test}(" in (Path(__file__).parent / file).read_text(encoding="utf-8"), (file, test)
