@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 from tables import Tables, write_cells, write_few_texts, write_texts
 from unfreeze.backbones import load_backbone
 from unfreeze.executors.processor import available_cores, processor_name
-from unfreeze.heads.probe import wilson_interval
+from unfreeze.proportions import wilson_interval
 
 BENCH = Path(__file__).parent
 PEER_ENVIRONMENTS = BENCH.parent / ".venv-peers"

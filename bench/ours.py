@@ -65,6 +65,9 @@ def curve(folder: Path, timing: dict[str, float], reached: float) -> list[tuple[
         epochs = list(csv.DictReader(file))
     # What thawing took besides its epochs (filling stores, measuring, the first look) mostly comes first.
     known += timing["thawing"] - sum(float(epoch["seconds"]) for epoch in epochs)
+    if not epochs[-1]["val_accuracy"]:
+        # No epoch is judged where pairs are trained on: it is known when the head has been fitted.
+        return [(known + sum(float(epoch["seconds"]) for epoch in epochs), reached)]
     points = []
     for epoch in epochs:
         known += float(epoch["seconds"])

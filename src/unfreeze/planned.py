@@ -14,9 +14,9 @@ from unfreeze.choose.trials import PRICE, Expectation
 from unfreeze.config import AUTO, FLOOR, READ_BY, THAWING, TrainRequest, seconds_of
 from unfreeze.contracts import Backbone
 from unfreeze.errors import DataError, RequestError
-from unfreeze.heads.probe import wilson_interval
 from unfreeze.plan import Plan
 from unfreeze.progress import Clock, Progress, Silent
+from unfreeze.proportions import wilson_interval
 from unfreeze.training.choosing import FINAL_SHARE, LEAST_EPOCHS, TIME_LIMIT, candidate_plans, fit_into
 from unfreeze.training.facing import gather_facts
 from unfreeze.training.material import Material

@@ -287,7 +287,7 @@ def _joined(probe: ProbeResult) -> content.ThawPoint | None:
     chosen = probe.probe
     if len(chosen.boundaries) == 1:
         return None
-    from unfreeze.heads.probe import wilson_interval
+    from unfreeze.proportions import wilson_interval
 
     low, high = wilson_interval(chosen.accuracy, int(chosen.held_out.sum()))
     return content.ThawPoint(

@@ -125,3 +125,10 @@ def test_a_probability_that_is_none_is_refused(bad):
 def test_nothing_to_score_is_said():
     with pytest.raises(UnfreezeError, match="no rows"):
         score(np.zeros((0, 2)), np.zeros(0, dtype=int), names(2))
+
+
+def test_a_few_rows_that_are_all_right_are_no_certainty():
+    found = score(np.eye(2), np.arange(2), names(2))
+    assert found.accuracy == 1
+    assert found.accuracy_low == pytest.approx(0.342, abs=1e-3)
+    assert found.accuracy_high == 1

@@ -5,7 +5,8 @@ import pytest
 
 from unfreeze.errors import UnfreezeError
 from unfreeze.heads import probe as probe_module
-from unfreeze.heads.probe import fit_probe, wilson_interval
+from unfreeze.heads.probe import fit_probe
+from unfreeze.proportions import wilson_interval
 
 
 def names(features):

@@ -13,7 +13,7 @@ from unfreeze.comparing.cells import CellResult
 from unfreeze.comparing.intervals import over_seeds, paired_over_seeds
 from unfreeze.comparing.results import differences
 from unfreeze.comparing.verdict import points
-from unfreeze.heads.probe import wilson_interval
+from unfreeze.proportions import wilson_interval
 from unfreeze.report import words
 from unfreeze.report.content import Estimate
 

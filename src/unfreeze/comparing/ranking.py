@@ -21,8 +21,8 @@ from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.data.dataset import Dataset
 from unfreeze.engine.frozen_pass import golden_batch
 from unfreeze.errors import UnfreezeError
-from unfreeze.heads.probe import wilson_interval
 from unfreeze.progress import Progress
+from unfreeze.proportions import wilson_interval
 from unfreeze.report.content import Estimate
 from unfreeze.runtime.files import parse_json, write_atomically
 from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data

@@ -132,7 +132,7 @@ def _result(
 
 
 def _estimate(cells: list[CellResult], name: str) -> Estimate:
-    """Over seeds, or for a single one the bootstrap interval over its test rows."""
+    """Over seeds, or for a single one the interval over its test rows."""
     if len(cells) > 1:
         return over_seeds([getattr(cell, name) for cell in cells])
     (cell,) = cells

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.errors import UnfreezeError
+from unfreeze.proportions import NORMAL_95
 
 FOLDS = 4
 # Ridge strength on standardised features; the comparison is paired, so that it need not be the best one.
@@ -17,7 +18,6 @@ REGULARISATION = 0.01
 MOST_FLIPS = 1 / 256
 # Nats: far below what separates two neighbouring strengths of regularisation on the data sets of bench/.
 LOG_LOSS_MARGIN = 0.005
-NORMAL_95 = 1.959964
 
 Floats = NDArray[np.floating[Any]]
 

@@ -1,4 +1,4 @@
-"""The scores of probabilities against true labels, with bootstrap intervals."""
+"""The scores of probabilities against true labels, with intervals."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from unfreeze.errors import UnfreezeError
 from unfreeze.evaluate.calibration import expected_calibration_error
 from unfreeze.evaluate.scores import ClassScores, Scores
+from unfreeze.proportions import wilson_interval
 
 TOP_K = (1, 2, 3, 5)
 # Below this a probability is taken for this, so that one certain mistake does not make the loss infinite.
@@ -28,7 +29,8 @@ def score(
     """The scores of probabilities (rows, classes) for true labels ``y`` (rows,).
 
     Balanced accuracy and macro-F1 are means over the classes that occur in ``y``; a class that does not has
-    support 0 and scores of 0. Intervals are 95 % percentile bootstrap intervals (Efron 1979) over the rows.
+    support 0 and scores of 0. Intervals are 95 %: of accuracy Wilson's, which knows that a few rows that are all
+    right prove little; of the others percentile bootstrap intervals (Efron 1979) over the rows.
     Raises UnfreezeError when there are no rows or a probability is not a number from 0 to 1.
     """
     given, truth = check_probabilities(probabilities, y)
@@ -40,19 +42,20 @@ def score(
     low, high = _intervals(confusion, seed=seed, resamples=resamples)
     accuracy, balanced, macro_f1 = (float(values[0]) for values in _summaries(*_margins(confusion)))
     n = len(truth)
+    accuracy_low, accuracy_high = wilson_interval(accuracy, n)
     rank = _rank_of_truth(given, truth)
     own = given[np.arange(n), truth]
     return Scores(
         n=n,
         accuracy=accuracy,
-        accuracy_low=low[0],
-        accuracy_high=high[0],
+        accuracy_low=accuracy_low,
+        accuracy_high=accuracy_high,
         balanced_accuracy=balanced,
-        balanced_accuracy_low=low[1],
-        balanced_accuracy_high=high[1],
+        balanced_accuracy_low=low[0],
+        balanced_accuracy_high=high[0],
         macro_f1=macro_f1,
-        macro_f1_low=low[2],
-        macro_f1_high=high[2],
+        macro_f1_low=low[1],
+        macro_f1_high=high[1],
         log_loss=float(-np.log(np.maximum(own, LEAST_PROBABILITY)).mean()),
         ece=expected_calibration_error(given, truth),
         per_class=_per_class(confusion, labels),
@@ -103,7 +106,7 @@ def _summaries(
 def _intervals(
     confusion: NDArray[np.integer], *, seed: int, resamples: int
 ) -> tuple[list[float], list[float]]:
-    """Lower and upper ends of the 95 % intervals of accuracy, balanced accuracy and macro-F1.
+    """Lower and upper ends of the 95 % intervals of balanced accuracy and macro-F1.
 
     To draw rows with replacement is to draw cells of the confusion matrix from a multinomial distribution:
     the same bootstrap, at a cost that does not grow with the rows.
@@ -120,7 +123,7 @@ def _intervals(
         right = true == predicted
         hits = _add_up(drawn[:, right], true[right], classes)
         found.append(
-            np.stack(_summaries(hits, _add_up(drawn, true, classes), _add_up(drawn, predicted, classes)))
+            np.stack(_summaries(hits, _add_up(drawn, true, classes), _add_up(drawn, predicted, classes))[1:])
         )
     low, high = np.percentile(np.concatenate(found, axis=1), [2.5, 97.5], axis=1)
     return low.tolist(), high.tolist()

@@ -19,7 +19,7 @@ class ClassScores:
 class Scores:
     """All numbers of one evaluation; shares in 0..1, ``log_loss`` in nats.
 
-    ``accuracy_low`` and ``accuracy_high`` bound a 95 % bootstrap interval. ``confusion`` has true classes
+    ``accuracy_low`` and ``accuracy_high`` bound a 95 % Wilson interval. ``confusion`` has true classes
     as rows and predicted ones as columns, in label order. ``top_k`` maps k to the share of rows whose true
     class is among the k most probable. ``roc_auc`` exists for two classes only.
     """

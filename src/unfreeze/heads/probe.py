@@ -22,12 +22,12 @@ from unfreeze.heads.search import (
     search_penalty,
 )
 from unfreeze.heads.weights import row_log_loss, row_weights
+from unfreeze.proportions import wilson_interval
 
 CURVE_ROWS = 20_000
 PROBE_FOLDS = 5
 JOINED_BOUNDARIES = 5
 JOINED_BYTES = 2**30
-NORMAL_95 = 1.959964
 
 Features = Mapping[int, NDArray[np.float32]]
 
@@ -269,14 +269,6 @@ def _point(task: _Task, boundary: int, width: int, search: Search) -> ThawPoint:
         high=high,
         log_loss=float(row_log_loss(logits, truth).mean()),
     )
-
-
-def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """The 95 % score interval of a share of n rows (Wilson 1927)."""
-    square = NORMAL_95**2
-    centre = (share + square / (2 * n)) / (1 + square / n)
-    half = NORMAL_95 / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _finish(task: _Task, boundaries: tuple[int, ...], search: Search, design: Design) -> Probe:
