@@ -18,8 +18,8 @@ HALF_HOPE_ROWS = 300
 # From this share of errors on the features are far from the task, and low-rank updates need more rank: on 5 images a
 # class rank 8 gave 66.7 % and rank 64 73.0 % of a far domain, but rank 1 was best for a near one (arXiv 2409.16434).
 FAR_ERROR = 0.15
-# Texts of a class up to which pairs are tried (SetFit is ahead of fine-tuning up to about as many, Tunstall et al. 2022),
-# and the share of the probe's errors that they removed: 44 % on 8 mails a class (bench/RESULTS.md).
+# Texts of a class up to which pairs are tried (SetFit is ahead of fine-tuning up to about as many, Tunstall et al.
+# 2022), and the share of the probe's errors that they removed: 44 % on 8 mails a class (bench/RESULTS.md).
 FEW_TEXTS, FEW_TEXTS_HOPE = 64, 0.4
 NEAR_RANK, FAR_RANK = 8, 32
 # Fields of StrategySettings that training on pairs does not read.
