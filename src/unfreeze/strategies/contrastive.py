@@ -15,8 +15,8 @@ from unfreeze.plan import Plan
 from unfreeze.strategies.common import finish, make_phase, thaw_from
 from unfreeze.strategies.settings import StrategySettings, backbone_rate, epochs_for
 
-# Ten steps at twice the usual rate, MiniLM on 8 mails a class: 87.4 % over three draws, `full` 86.5 % in 40 steps and 1.6
-# times the time, the probe 77.4 %; 20 and 40 steps were no better (bench/RESULTS.md).
+# Ten steps at twice the usual rate, MiniLM on 8 mails a class: 87.4 % over three draws, `full` 86.5 % in 40 steps and
+# 1.6 times the time, the probe 77.4 %; 20 and 40 steps were no better (bench/RESULTS.md).
 STEPS, MOST_EPOCHS = 10, 10
 RATE_FACTOR = 2.0
 
