@@ -51,8 +51,8 @@ def train(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="What to thaw: feature-extraction, partial, gradual, discriminative, full, lora, adapters, contrastive "
-            "(few texts) or scratch; auto tries before it chooses. (default: auto)"
+            help="What to thaw: feature-extraction, partial, gradual, discriminative, full, lora, adapters, "
+            "contrastive (few texts) or scratch; auto tries before it chooses. (default: auto)"
         ),
     ] = None,
     time_limit: Annotated[
