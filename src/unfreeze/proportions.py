@@ -13,4 +13,5 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     square = NORMAL_95**2
     centre = (share + square / (2 * n)) / (1 + square / n)
     half = NORMAL_95 / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding must not put the share itself outside.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))

@@ -73,7 +73,7 @@ def held_by_the_page():
 def why_not(variant, family, format, held):
     """The sentence that refuses this export, or an empty string."""
     strategy, _, head = variant.partition(", ")
-    if (strategy, format) not in held:
+    if (strategy, format) not in held and not (strategy == "contrastive" and format == "timm"):
         return "has no class with bottleneck adapters" if strategy == "adapters" else "The run has no LoRA"
     if format == "timm" and family == "text":
         return "timm holds image models, and the run reads texts"
@@ -85,7 +85,7 @@ def why_not(variant, family, format, held):
 
 
 def has_run(variant, family):
-    return (variant, family) != ("adapters", "cnn")
+    return (variant, family) != ("adapters", "cnn") and (variant != "contrastive" or family == "text")
 
 
 def pairs(triple):

@@ -308,8 +308,8 @@ class _Loop:
         finite = torch.isfinite(torch.stack(self.standing.losses))
         if bool(finite.all()):
             return
-        best = self.standing.best
-        self.weights.load(self.standing.before if best is None else best.tensors)
+        if self.standing.best is not None:
+            self.weights.load(self.standing.best.tensors)
         step = int((~finite).nonzero()[0])
         rows = batches[step]
         shown = ", ".join(str(int(row)) for row in rows[:8])
