@@ -19,12 +19,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +31,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from processes import run_json
 from tables import Tables, write_cells, write_few_texts, write_texts
 from unfreeze.backbones import load_backbone
 from unfreeze.executors.processor import available_cores, processor_name
@@ -136,7 +134,7 @@ def main() -> None:
             for table in tables:
                 read_once(table)
             for side in sides if seed % 2 == 0 else sides[::-1]:
-                result = run(side, tables, seed)
+                result = run_json(side.command(tables, seed))
                 results[side.name].append(result)
                 print(json.dumps({"side": side.name, "seed": seed} | result), flush=True)
     print_table(results, arguments.reach)
@@ -192,25 +190,6 @@ def read_once(table: Path) -> None:
     if table.suffix == ".csv":
         for line in table.read_text(encoding="utf-8").splitlines()[1:]:
             Path(line.partition(",")[0]).read_bytes()
-
-
-def run(side: Side, tables: Tables, seed: int) -> dict[str, Any]:
-    """One training: what it printed, with the seconds and the largest memory of its process."""
-    command = side.command(tables, seed)
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=out, stderr=err)
-        # As subprocess.run would wait, but told what the process and its children have used.
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.perf_counter() - started
-        out.seek(0)
-        err.seek(0)
-        if process.returncode:
-            said = err.read().decode(errors="replace")
-            raise SystemExit(f"{' '.join(command)} failed with status {process.returncode}:\n{said}")
-        result = json.loads(out.read().decode().splitlines()[-1])
-    return result | {"command_seconds": seconds, "peak_bytes": used.ru_maxrss * 1024}
 
 
 def reached(curve: Sequence[Sequence[float]], accuracy: float) -> float | None:

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-BEFORE_TEST = ("test rows, from the raw inputs", "scoring", "examples", "saving", "report")
+AFTERWARDS = ("test rows, from the raw inputs", "scoring", "examples", "saving", "report")
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
 def curve(folder: Path, timing: dict[str, float], reached: float) -> list[tuple[float, float]]:
     """What was known after how many seconds of the training; a probe is known before the test rows are read."""
     history = folder / "history.csv"
-    known = sum(seconds for part, seconds in timing.items() if part not in (*BEFORE_TEST, "thawing"))
+    known = sum(seconds for part, seconds in timing.items() if part not in (*AFTERWARDS, "thawing"))
     if not history.exists():
         return [(known, reached)]
     with history.open(newline="") as file:

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+from processes import run_json
 from unfreeze.executors.processor import available_cores, processor_name
 
 WORDS, WIDTH = 2_000, 32
@@ -97,17 +95,7 @@ def measure(rows: int, folder: Path) -> dict[str, object]:
     table, out = folder / f"{rows}.parquet", folder / f"run{rows}"
     write_rows(table, rows)
     command = [sys.executable, "-W", "ignore", "-c", TRAIN, str(table), str(out), str(folder / "encoder")]
-    began = time.perf_counter()
-    with tempfile.TemporaryFile() as printed:
-        environment = os.environ | {"UNFREEZE_CACHE": str(folder / f"cache{rows}")}
-        process = subprocess.Popen(command, stdout=printed, env=environment)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"{rows} rows failed with status {process.returncode}")
-        printed.seek(0)
-        result = json.loads(printed.read().decode().splitlines()[-1])
-    result |= {"command": time.perf_counter() - began, "peak_bytes": used.ru_maxrss * 1024}
+    result = run_json(command, {"UNFREEZE_CACHE": str(folder / f"cache{rows}")})
     result["disk_bytes"] = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(json.dumps({"rows": rows} | result), flush=True)
     return result
@@ -124,7 +112,7 @@ def print_table(found: dict[int, dict[str, object]]) -> None:
         )
         print(f"| {part} | " + " | ".join(cells) + " |")
     for title, key, scale, unit in (
-        ("whole command", "command", 1, "s"),
+        ("whole command", "command_seconds", 1, "s"),
         ("peak memory", "peak_bytes", 1e9, "GB"),
         ("run folder", "disk_bytes", 1e6, "MB"),
     ):
