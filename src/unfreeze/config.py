@@ -217,7 +217,7 @@ class TrainRequest:
                     yield f"{flag(name)} cannot be set beside --recipe classic, which fixes it: leave one of them out."
         elif strategy == AUTO:
             for name, readers in READ_BY.items():
-                if name in given and readers not in (THAWING, ON_CLASSES, READ_BY["bn"]):
+                if name in given and len(readers) <= len(_without(readers)):
                     yield (
                         f"{flag(name)} is a setting of {' and '.join(readers)}, and --strategy auto chooses by itself: "
                         f"leave it out or say --strategy {readers[0]}."
@@ -225,7 +225,7 @@ class TrainRequest:
         elif strategy in STRATEGIES:
             for name, readers in READ_BY.items():
                 if name in given and strategy not in readers:
-                    others = [one for one in STRATEGIES if one not in readers]
+                    others = _without(readers)
                     few = len(readers) <= len(others)
                     whose = " and ".join(readers) if few else f"every strategy but {' and '.join(others)}"
                     yield (
@@ -259,6 +259,11 @@ class TrainRequest:
 
 
 SETTINGS = frozenset(field.name for field in fields(TrainRequest)) - {"data"}
+
+
+def _without(readers: tuple[str, ...]) -> tuple[str, ...]:
+    """The strategies that do not read what these read."""
+    return tuple(name for name in STRATEGIES if name not in readers)
 
 
 def target_patterns(targets: str) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ class DataError(RequestError):
 def readable(message: str, *, most: int = MOST_CHARACTERS) -> str:
     """The message as a terminal should show it: control characters from names escaped, the middle of a long one cut."""
     shown = "".join(
-        letter if letter.isprintable() or letter in "\n" else letter.encode("unicode_escape").decode()
+        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
         for letter in message
     )
     if len(shown) <= most:

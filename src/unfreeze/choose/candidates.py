@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from unfreeze.config import GRAFTING
+from unfreeze.config import GRAFTING, ON_CLASSES, READ_BY
 from unfreeze.contracts import Backbone
 from unfreeze.strategies.settings import BACKBONE_RATE, GRAFT_RATE, LAYER_DECAY
 
@@ -18,12 +18,12 @@ HALF_HOPE_ROWS = 300
 # From this share of errors on the features are far from the task, and low-rank updates need more rank: on 5 images a
 # class rank 8 gave 66.7 % and rank 64 73.0 % of a far domain, but rank 1 was best for a near one (arXiv 2409.16434).
 FAR_ERROR = 0.15
+NEAR_RANK, FAR_RANK = 8, 32
 # Texts of a class up to which pairs are tried (SetFit is ahead of fine-tuning up to about as many, Tunstall et al.
 # 2022), and the share of the probe's errors that they removed: 44 % on 8 mails a class (bench/RESULTS.md).
 FEW_TEXTS, FEW_TEXTS_HOPE = 64, 0.4
-NEAR_RANK, FAR_RANK = 8, 32
-# Fields of StrategySettings that training on pairs does not read.
-NOT_OF_PAIRS = frozenset({"patience", "mixup", "label_smoothing", "interpolate"})
+# What training on pairs does not read.
+NOT_OF_PAIRS = frozenset(name for name, readers in READ_BY.items() if readers == ON_CLASSES)
 # Batch norms that learn their statistics stand three times the rate (1,000 pictures of small defects: trained
 # statistics 99.4 % at 3e-4 and 100 % at 1e-3, frozen ones 98.7 % at 1e-4 and 75 % at 3e-4).
 NORM_FACTOR = 3.0
@@ -75,7 +75,7 @@ def list_candidates(
     family = backbone.family
     if family in ("encoder", "decoder"):
         found = _for_texts(family, hope, far=far)
-        if rows <= FEW_TEXTS * classes and not set(said) & NOT_OF_PAIRS:
+        if rows <= FEW_TEXTS * classes and NOT_OF_PAIRS.isdisjoint(said):
             reason = f"few texts a class: {rows} texts have {rows * (rows - 1) // 2:,} pairs"
             found.append(Candidate(strategy="contrastive", hope=FEW_TEXTS_HOPE, reason=reason))
     elif _has_batch_norm(backbone):

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.comparing.cells import CellResult
-from unfreeze.comparing.intervals import over_seeds, paired_over_seeds
-from unfreeze.comparing.results import differences
+from unfreeze.comparing.intervals import paired_over_seeds
+from unfreeze.comparing.results import differences, estimate
 from unfreeze.comparing.verdict import points
-from unfreeze.proportions import wilson_interval
 from unfreeze.report import words
 from unfreeze.report.content import Estimate
 
@@ -93,7 +92,7 @@ def draw_curve(cells: Sequence[CellResult], *, seed: int = 0) -> Curve | None:
     gains = differences(after, before)
     if not gains:
         return None
-    drawn = tuple((size, _accuracy(by_size[size])) for size in kept)
+    drawn = tuple((size, estimate(by_size[size], "accuracy")) for size in kept)
     curve = Curve(
         strategy=cells[0].strategy,
         backbone=cells[0].backbone,
@@ -103,7 +102,7 @@ def draw_curve(cells: Sequence[CellResult], *, seed: int = 0) -> Curve | None:
     )
     if len(kept) < FEWEST_SIZES:
         return curve
-    law = fit_power_law(kept, [1 - estimate.value for _, estimate in drawn])
+    law = fit_power_law(kept, [1 - reached.value for _, reached in drawn])
     last = float(kept[-1])
     resampled = _resampled_errors([by_size[size] for size in kept], np.random.default_rng(seed))
     a, b, c = _fit(np.asarray(kept, dtype=np.float64), resampled)
@@ -156,13 +155,6 @@ def _which_class(classes: Sequence[ClassGain]) -> str:
         for one in clear[:MOST_CLASSES_NAMED]
     )
     return f"Labels helped most in {named}."
-
-
-def _accuracy(cells: Sequence[CellResult]) -> Estimate:
-    """Over seeds, or Wilson's interval over the test rows of a single one."""
-    if len(cells) > 1:
-        return over_seeds([cell.accuracy for cell in cells])
-    return Estimate(cells[0].accuracy, *wilson_interval(cells[0].accuracy, len(cells[0].truth)))
 
 
 def _class_gains(

@@ -118,8 +118,8 @@ def _result(
         seeds=tuple(cell.seed for cell in cells),
         failures=failures,
         is_best=cells is best,
-        accuracy=_estimate(cells, "accuracy"),
-        balanced_accuracy=_estimate(cells, "balanced_accuracy"),
+        accuracy=estimate(cells, "accuracy"),
+        balanced_accuracy=estimate(cells, "balanced_accuracy"),
         to_floor=None if strategy == FLOOR else _paired(cells, floor),
         to_best=None if cells is best else _paired(cells, best),
         trained=max(cell.trained for cell in cells),
@@ -131,7 +131,7 @@ def _result(
     )
 
 
-def _estimate(cells: list[CellResult], name: str) -> Estimate:
+def estimate(cells: Sequence[CellResult], name: str) -> Estimate:
     """Over seeds, or for a single one the interval over its test rows."""
     if len(cells) > 1:
         return over_seeds([getattr(cell, name) for cell in cells])

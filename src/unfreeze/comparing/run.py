@@ -221,8 +221,6 @@ class _Cells:
         return result
 
     def _say_left(self, left: Sequence[Cell]) -> None:
-        if not left or not self.taken:
-            return
         about = [self._seconds_of(cell) for cell in left]
         known = [seconds for seconds in about if seconds is not None]
         # A probe says nothing of how long a full fine-tuning takes.
