@@ -27,9 +27,10 @@ WORDS, WIDTH = 2_000, 32
 LABELS = ("autumn", "spring", "summer", "winter")
 TRAIN = """
 import json, sys
+from pathlib import Path
 from unfreeze.config import TrainRequest
 from unfreeze.run import train
-run = train(TrainRequest(data=sys.argv[1], output_dir=sys.argv[2], backbone=sys.argv[3],
+run = train(TrainRequest(data=sys.argv[1], output_dir=Path(sys.argv[2]), backbone=sys.argv[3],
                          strategy="feature-extraction", max_length=16))
 print(json.dumps({"accuracy": run.test.accuracy, "seconds": run.seconds,
                   "timing": {entry.part: entry.seconds for entry in run.report.timing}}))

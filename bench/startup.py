@@ -46,8 +46,9 @@ def main() -> None:
         run = train(
             TrainRequest(data=folder / "few", output_dir=folder / "run", strategy="feature-extraction")
         )
-        timing = {entry.part: entry.seconds for entry in run.report.timing}
-        print(f"Writing the report of {REPORTED_ROWS} rows: {timing['report']:.2f} s")
+        # The report cannot tell how long it took itself: it is what the parts that it tells of leave.
+        told = sum(entry.seconds for entry in run.report.timing)
+        print(f"Writing the report of {REPORTED_ROWS} rows: {run.seconds - told:.2f} s")
 
 
 def seconds_of(*command: str) -> float:
