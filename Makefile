@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint faults bench clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -23,6 +23,11 @@ lint: setup
 # Two workers halve the time on two cores; each holds a backbone or two in memory.
 test: lint
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+
+# Every place where a command writes: about half an hour on a quiet machine.
+faults: setup
+	rm -rf build/faults
+	$(BIN)/python tests/faults/faults.py build/faults
 
 bench: setup
 	$(BIN)/python -m bench

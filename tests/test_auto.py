@@ -12,7 +12,7 @@ import unfreeze
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost, PhaseCost
 from unfreeze.choose.trials import Expectation, Search
-from unfreeze.engine.task import StoppedError
+from unfreeze.errors import StoppedError
 
 SETTINGS = {
     "backbone": "efficientnet-lite0",

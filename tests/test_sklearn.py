@@ -29,8 +29,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 import unfreeze
 from unfreeze.config import TrainRequest
-from unfreeze.engine.task import StoppedError
-from unfreeze.errors import RequestError
+from unfreeze.errors import RequestError, StoppedError
 from unfreeze.sklearn import TransferClassifier, TransferFeatures
 from unfreeze.sklearn.refusals import SETTINGS
 

@@ -9,8 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import unfreeze
-from unfreeze.engine.task import StoppedError
-from unfreeze.errors import RequestError
+from unfreeze.errors import RequestError, StoppedError
 
 SETTINGS = {
     "backbone": "efficientnet-lite0",
@@ -103,11 +102,11 @@ def test_stopped_and_resumed_gives_the_bits_of_a_run_never_stopped(
         unfreeze.train(str(photos), output_dir=tmp_path / "run", resume=True, **SETTINGS)
 
 
-def test_too_many_frozen_stages_and_a_resume_without_checkpoints_are_refused(photos, tmp_path, plain_torch):
+def test_too_many_frozen_stages_and_a_resume_of_nothing_are_refused(photos, tmp_path, plain_torch):
     with pytest.raises(RequestError, match=r"--freeze 99 is out of range .* stem"):
         unfreeze.train(str(photos), output_dir=tmp_path / "a", **SETTINGS, freeze=99)
     assert not (tmp_path / "a").exists()
-    with pytest.raises(RequestError, match="holds no checkpoints"):
+    with pytest.raises(RequestError, match="holds nothing to continue"):
         unfreeze.train(str(photos), output_dir=tmp_path / "b", resume=True, **SETTINGS)
     with pytest.raises(RequestError, match="--resume needs --output-dir"):
         unfreeze.train(str(photos), resume=True, **SETTINGS)

@@ -1,6 +1,7 @@
 """What can go wrong, as a person should read it.
 
     UnfreezeError            the work failed: exit status 1
+    ├── StoppedError         it was asked to stop, and goes on with --resume: exit status 75
     └── RequestError         the request was wrong: exit status 2
         └── DataError        the request was wrong because of the data it names
 
@@ -20,6 +21,15 @@ class UnfreezeError(Exception):
     """The work failed for a reason that the message names."""
 
     exit_status = 1
+
+
+class StoppedError(UnfreezeError):
+    """The work was asked to stop; what was saved is kept, and it continues with --resume.
+
+    The exit status is that of a temporary failure in sysexits.h: the same command later may succeed.
+    """
+
+    exit_status = 75
 
 
 class RequestError(UnfreezeError):

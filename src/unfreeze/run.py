@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unfreeze.bundle.folder import CHECKPOINTS, claim_folder, release_folder
+from unfreeze.bundle.claim import claimed, is_unfinished
+from unfreeze.bundle.folder import CHECKPOINTS
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import TrainRequest
 from unfreeze.data.dataset import Dataset
+from unfreeze.errors import StoppedError
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import Scores
 from unfreeze.progress import Clock, Progress, Silent
@@ -81,25 +83,43 @@ class Run:
 def train(request: TrainRequest, *, progress: Progress | None = None, command: str | None = None) -> Run:
     """Train, measure and save what the request describes; ``command`` is what the report says was typed.
 
-    Raises RequestError when the request or its data cannot be used; nothing is left behind then.
+    Raises RequestError when the request or its data cannot be used; nothing is left behind then. Raises StoppedError
+    when it is interrupted: with ``resume`` it goes on.
     """
     progress = progress or Silent()
     clock = Clock()
     request.check()
-    folder = request.output_dir
-    if folder is not None:
-        claim_folder(folder, resume=bool(request.resume))
+    if request.output_dir is not None:
+        return _train_in(request.output_dir, None, request, clock, progress, command)
+    dataset = _read(request, clock)
+    folder = free_run_folder(Path(dataset.source).stem or "run")
+    return _train_in(folder, dataset, request, clock, progress, command)
+
+
+def _train_in(
+    folder: Path,
+    dataset: Dataset | None,
+    request: TrainRequest,
+    clock: Clock,
+    progress: Progress,
+    command: str | None,
+) -> Run:
+    """The training in a folder that no other process works in; a folder that was named is claimed before reading."""
     try:
-        with clock.part("reading the data"):
-            dataset = read_data(request)
-        if folder is None:
-            folder = free_run_folder(Path(dataset.source).stem or "run")
-            claim_folder(folder)
-        return _train_into(folder, dataset, request, clock, progress, command or _in_python(request))
-    except BaseException:
-        if folder is not None:
-            release_folder(folder)
-        raise
+        with claimed(folder, left="resume" if request.resume else "refuse"):
+            read = dataset or _read(request, clock)
+            return _train_into(folder, read, request, clock, progress, command or _in_python(request))
+    except KeyboardInterrupt:
+        if not is_unfinished(folder):
+            raise
+        raise StoppedError(
+            f"Interrupted; what was saved is kept. Continue with the same command, --output-dir {folder} and --resume."
+        ) from None
+
+
+def _read(request: TrainRequest, clock: Clock) -> Dataset:
+    with clock.part("reading the data"):
+        return read_data(request)
 
 
 def _train_into(
@@ -139,8 +159,6 @@ def _train_into(
             write_fit(fit, folder)
         save_run(folder, fitted, dataset, decisions, names, tested, examples)
         save_metrics(folder, validation, test, fitted.how)
-        # Not before: a disk that is full now must not cost the training.
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     from unfreeze.reporting import Evidence, write_pages
 
     evidence = Evidence(
@@ -169,6 +187,8 @@ def _train_into(
         command=command,
     )
     report = write_pages(evidence, clock, progress)
+    # Not before: a disk that is full, or a kill, must not cost the training.
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return Run(
         folder=folder,
         strategy=decisions.text("strategy"),

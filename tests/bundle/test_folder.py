@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from unfreeze.bundle.folder import claim_folder
 from unfreeze.bundle.loading import load, read_bundle
 from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.runtime.files import file_hash
@@ -186,13 +185,3 @@ def test_nothing_in_the_folder_is_pickled(image_run, text_run):
             assert path.suffix in (".json", ".yaml", ".csv", ".html", ".md", ".safetensors", ".txt", "")
             if path.is_file():
                 assert path.read_bytes()[:2] not in (b"PK", b"\x80\x04", b"\x80\x05")
-
-
-def test_claiming_takes_an_empty_folder_and_refuses_a_full_one(tmp_path):
-    claim_folder(tmp_path / "a" / "b")
-    claim_folder(tmp_path / "a" / "b")
-    (tmp_path / "a" / "b" / "file").touch()
-    with pytest.raises(RequestError, match="not empty"):
-        claim_folder(tmp_path / "a" / "b")
-    with pytest.raises(RequestError, match="cannot be written"):
-        claim_folder(tmp_path / "a" / "b" / "file" / "run")

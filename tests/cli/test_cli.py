@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import sys
 
 import pytest
@@ -279,3 +281,18 @@ def test_the_version_is_printed_alone(command):
     answer = command("--version")
     assert answer.status == 0
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", answer.out)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_end_a_command_tidily_and_mean_afterwards_what_they_meant_before(
+    number, status, command, photos, monkeypatch
+):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def read(request):
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("unfreeze.auditing.read_data", read)
+    answer = command("check", photos)
+    assert (answer.status, answer.out, answer.err) == (status, "", "Interrupted.\n")
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unfreeze.bundle.claim import UNFINISHED
 from unfreeze.comparing.cells import CellResult
 
 ROWS = 200
@@ -80,7 +81,9 @@ class Trainer:
         folder = Path(request.output_dir)
         if problem is not None:
             (folder / "checkpoints").mkdir(parents=True)
+            (folder / UNFINISHED).touch()
             raise problem
+        (folder / UNFINISHED).unlink(missing_ok=True)
         # A resumed run's folder is there already.
         shutil.copytree(self.source.folder, folder, copy_function=os.link, dirs_exist_ok=True)
         return replace(self.source, folder=folder, strategy=request.strategy)

@@ -10,9 +10,9 @@ from unfreeze.engine import devices
 from unfreeze.engine import phase_precision as module
 from unfreeze.engine.checkpoints import Checkpoints
 from unfreeze.engine.devices import precisions
-from unfreeze.engine.fit import StoppedError
 from unfreeze.engine.phase_precision import choose_precision
 from unfreeze.engine.trainable import select
+from unfreeze.errors import StoppedError
 from unfreeze.plan import Phase
 
 BOTH = ("fp32", "bf16")

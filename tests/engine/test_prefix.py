@@ -12,8 +12,8 @@ from unfreeze.contracts import State
 from unfreeze.engine import storing
 from unfreeze.engine.activations import ActivationWriter, HalfOverflowError
 from unfreeze.engine.estimate import Estimate, served_together
-from unfreeze.engine.fit import StoppedError
 from unfreeze.engine.storing import StoringMaker
+from unfreeze.errors import StoppedError
 from unfreeze.plan import Phase, Plan, Thaw
 
 PHASE = Phase(name="p", epochs=3)

@@ -9,8 +9,7 @@ import torch
 
 from unfreeze.engine import checkpoints as module
 from unfreeze.engine.checkpoints import Checkpoints
-from unfreeze.engine.fit import StoppedError
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import StoppedError, UnfreezeError
 from unfreeze.plan import Phase, Plan, Thaw
 
 STEPS = 25

@@ -7,10 +7,9 @@ import torch
 
 from unfreeze.engine import scaling
 from unfreeze.engine.checkpoints import Checkpoints
-from unfreeze.engine.fit import StoppedError
 from unfreeze.engine.scaling import adjust, first_scale, scaled, unscale
 from unfreeze.engine.stepping import Stepper
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import StoppedError, UnfreezeError
 
 CPU = torch.device("cpu")
 

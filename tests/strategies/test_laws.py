@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from unfreeze.engine.checkpoints import Checkpoints
-from unfreeze.engine.fit import StoppedError
 from unfreeze.engine.schedule import rate_factor
 from unfreeze.engine.trainable import is_graft, select, stage_of_parameters
-from unfreeze.errors import RequestError
+from unfreeze.errors import RequestError, StoppedError
 from unfreeze.strategies import STRATEGIES
 from unfreeze.strategies.settings import StrategySettings
 

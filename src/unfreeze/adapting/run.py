@@ -6,6 +6,7 @@ Labels of the target, where its folders or columns carry them, are never opened 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,8 +28,8 @@ from unfreeze.adapting.shift import describe_shift, measure_shift, unusual_rows
 from unfreeze.adapting.signs import Reader
 from unfreeze.adapting.trying import try_methods
 from unfreeze.adapting.wording import model_card
+from unfreeze.bundle.claim import claimed
 from unfreeze.bundle.classifier import Classifier
-from unfreeze.bundle.folder import claim_folder, release_folder
 from unfreeze.bundle.loading import Loaded, load
 from unfreeze.config import FLOOR
 from unfreeze.errors import RequestError
@@ -62,12 +63,9 @@ def adapt(
     if request.report_target_accuracy and len(request.target) > 1:
         raise RequestError("--report-target-accuracy scores one --target: give one.")
     folder = request.output_dir or free_run_folder(f"{request.run.resolve().name}-adapted")
-    claim_folder(folder)
-    try:
+    # An adaptation keeps nothing to go on with: one that was killed is begun anew, from features that are stored.
+    with claimed(folder, left="restart"):
         return _adapt_into(folder, loaded, target, request, clock, progress, command or "unfreeze.adapt(...)")
-    except BaseException:
-        release_folder(folder)
-        raise
 
 
 def _adapt_into(
@@ -79,6 +77,9 @@ def _adapt_into(
     progress: Progress,
     command: str,
 ) -> Adaptation:
+    # Those of an adaptation that was killed; everything else is written anew in any case.
+    (folder / RESULT).unlink(missing_ok=True)
+    shutil.rmtree(folder / QUESTIONS, ignore_errors=True)
     classifier = loaded.classifier
     source, found = open_source(loaded, request.source)
     progress.say(f"{found}.")

@@ -1,4 +1,4 @@
-"""The run folder: names of its files, how it is claimed, saved and loaded.
+"""The run folder: names of its files, and how it is saved.
 
 ``bundle.json`` is written last and lists the hashes of what loading relies on, so a folder without it is unfinished
 and a folder whose files do not match it was changed. Nothing in it is ever unpickled.
@@ -25,7 +25,6 @@ from unfreeze.bundle.schema import (
     ThresholdEntry,
 )
 from unfreeze.contracts import State
-from unfreeze.errors import RequestError
 from unfreeze.runtime.files import file_hash, write_atomically
 
 if TYPE_CHECKING:
@@ -56,36 +55,6 @@ class Story:
     data_rows: Mapping[str, int]
     created: str
     lineage: tuple[str, ...] = ()
-
-
-def claim_folder(folder: Path, *, resume: bool = False) -> None:
-    """Create the folder of a new run; raises RequestError when it is taken or cannot be written.
-
-    ``resume``: the folder of a run that was stopped is taken up again; a finished one is refused.
-    """
-    if resume and (folder / BUNDLE).exists():
-        raise RequestError(f"--resume: the run in {folder} is finished. Choose another --output-dir.")
-    if resume and not (folder / CHECKPOINTS).is_dir():
-        raise RequestError(f"--resume: {folder} holds no checkpoints. Leave --resume out to start there.")
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RequestError(
-            f"{folder} exists already and is not empty. Choose another --output-dir, or remove it first."
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as problem:
-        raise RequestError(
-            f"{folder} cannot be written ({problem.strerror or problem}). Choose another --output-dir."
-        ) from None
-
-
-def release_folder(folder: Path) -> None:
-    """Remove the folder of a run that failed before it left anything there."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def save(

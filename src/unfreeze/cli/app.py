@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import typer
 
 from unfreeze.cli import adapt, backbones, check, compare, demo, evaluate, export, plan, predict, serve, train
 from unfreeze.errors import UnfreezeError, readable
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 app = typer.Typer(
     name="unfreeze",
@@ -41,16 +46,44 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
         raise typer.Exit
 
 
-def main() -> None:
-    """Run the command line; exit status 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted."""
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[list[int]]:
+    """SIGTERM ends the work as SIGINT does: tidily, with what was computed kept; it is noted in the list."""
+    terminated: list[int] = []
+    # A thread beside the main one may not handle signals.
+    if threading.current_thread() is not threading.main_thread():
+        yield terminated
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
-        app()
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main() -> None:
+    """Run the command line.
+
+    Exit status 0 done, 1 the work failed, 2 the request was wrong, 75 stopped and to be continued with
+    --resume; 130 or 143 interrupted or terminated, with nothing to continue.
+    """
+    try:
+        with _terminate_as_interrupt() as terminated:
+            app()
     except UnfreezeError as problem:
         typer.echo(f"Error: {readable(str(problem))}", err=True)
         sys.exit(problem.exit_status)
-    except KeyboardInterrupt:
+    except SystemExit as stopped:
+        # So typer ends when it sees KeyboardInterrupt.
+        if stopped.code != INTERRUPTED:
+            raise
         typer.echo("Interrupted.", err=True)
-        sys.exit(INTERRUPTED)
+        sys.exit(TERMINATED if terminated else INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has gone, as `| head` does; there is nobody left to tell.
         sys.stderr.close()

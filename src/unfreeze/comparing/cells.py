@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.bundle.folder import BUNDLE, CHECKPOINTS, HEAD, WEIGHTS
+from unfreeze.bundle.claim import is_unfinished
+from unfreeze.bundle.folder import CHECKPOINTS, HEAD, WEIGHTS
 from unfreeze.bundle.loading import read_bundle
 from unfreeze.comparing.meter import Meter
 from unfreeze.comparing.request import Cell
 from unfreeze.config import TrainRequest
-from unfreeze.engine.task import StoppedError
-from unfreeze.errors import RequestError, UnfreezeError
+from unfreeze.errors import RequestError, StoppedError, UnfreezeError
 from unfreeze.progress import Progress
 from unfreeze.run import Run, train
 from unfreeze.runtime.files import file_hash, parse_json, write_atomically
@@ -131,7 +131,7 @@ def run_cell(
     """
     folder = request.output_dir
     assert folder is not None
-    resumed = (folder / CHECKPOINTS).is_dir() and not (folder / BUNDLE).exists()
+    resumed = (folder / CHECKPOINTS).is_dir() and is_unfinished(folder)
     if not resumed:
         shutil.rmtree(folder, ignore_errors=True)
     named = _Named(cell.entry.name, cell.seed, cell.size, backbone)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-import filelock
-
-from unfreeze.bundle.folder import claim_folder
+from unfreeze.bundle.claim import check_free
 from unfreeze.config import TrainRequest, flag
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import content_hashes
@@ -21,7 +18,6 @@ from unfreeze.runtime.files import parse_json, write_atomically
 RECORD = "compare.json"
 CELLS, BACKBONES = "cells", "backbones"
 RESULTS, PAGE = "results.json", "compare.html"
-LOCK = ".lock"
 
 
 def identity_of(base: TrainRequest, dataset: Dataset) -> dict[str, str]:
@@ -40,13 +36,18 @@ def identity_of(base: TrainRequest, dataset: Dataset) -> dict[str, str]:
 
 
 def open_folder(folder: Path, identity: Mapping[str, str], *, resume: bool) -> None:
-    """Make the folder of a new comparison, or take up one that was made of the same.
+    """Begin a comparison in a folder that is locked, or take up one that was made of the same.
 
     Raises RequestError when the folder is taken, holds no comparison to continue, or one of other data or settings:
     the first field that differs is named.
     """
     if not resume:
-        claim_folder(folder)
+        if (folder / RECORD).exists():
+            raise RequestError(
+                f"{folder} holds a comparison already. Continue it or add to it with --resume, or choose another "
+                "--output-dir."
+            )
+        check_free(folder)
         write_atomically(folder / RECORD, json.dumps({"identity": dict(identity)}, indent=2) + "\n")
         return
     try:
@@ -66,15 +67,3 @@ def _difference(folder: Path, name: str, before: str | None, now: str | None) ->
         return f"--resume: {folder} was made with other data: rows, labels, parts or contents differ. {after}"
     then, here = ("nothing" if value is None else repr(value) for value in (before, now))
     return f"--resume: {folder} was made with another {flag(name)} (then {then}, now {here}). {after}"
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of the folder; raises RequestError when one works there."""
-    try:
-        with filelock.FileLock(folder / LOCK, timeout=0):
-            yield
-    except filelock.Timeout:
-        raise RequestError(
-            f"Another process is comparing in {folder}: wait for it, or choose another --output-dir."
-        ) from None

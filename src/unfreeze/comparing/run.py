@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-import signal
 import statistics
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from unfreeze.bundle.claim import locked
 from unfreeze.choose.settings import Decisions
 from unfreeze.comparing.cells import CellResult, finished_cell, request_hash, run_cell
 from unfreeze.comparing.comparison import Comparison, conclude
 from unfreeze.comparing.entry import FLOOR_ENTRY, Entry
-from unfreeze.comparing.folder import BACKBONES, CELLS, PAGE, RESULTS, identity_of, locked, open_folder
+from unfreeze.comparing.folder import BACKBONES, CELLS, PAGE, RESULTS, identity_of, open_folder
 from unfreeze.comparing.page import write_page
 from unfreeze.comparing.ranking import Ranked, finished_ranking, probe_backbone, rank, write_ranked
 from unfreeze.comparing.request import Cell, CompareRequest, entries_with_floor, safe_name
 from unfreeze.config import FLOOR, STRATEGIES
 from unfreeze.contracts import Backbone
 from unfreeze.data.dataset import Dataset
-from unfreeze.engine.task import StoppedError
-from unfreeze.errors import RequestError, UnfreezeError
+from unfreeze.errors import RequestError, StoppedError, UnfreezeError
 from unfreeze.progress import Inside, Progress, Silent
 from unfreeze.report import words
 from unfreeze.run import free_run_folder
@@ -54,11 +51,13 @@ def compare(
     resolved = _resolve(request, dataset, progress)
     folder = request.output_dir or free_run_folder(f"{Path(dataset.source).stem or 'data'}-compare")
     identity = identity_of(resolved.base, dataset)
-    open_folder(folder, identity, resume=request.resume)
     with locked(folder):
-        ranking = _rank(resolved, folder, identity, progress)
-        with _terminate_as_interrupt():
-            cells = _Cells(resolved, folder, identity["data"], progress).run()
+        open_folder(folder, identity, resume=request.resume)
+        try:
+            ranking = _rank(resolved, folder, identity, progress)
+        except KeyboardInterrupt:
+            raise StoppedError(f"Interrupted. {_continued(folder)}") from None
+        cells = _Cells(resolved, folder, identity["data"], progress).run()
         comparison = conclude(
             cells,
             ranking,
@@ -176,8 +175,8 @@ class _Cells:
                 )
             except (StoppedError, KeyboardInterrupt):
                 raise StoppedError(
-                    f"Stopped as asked: {kept + place} of {_trainings(len(cells))} finished and kept in {self.folder}. "
-                    f"Continue with the same command, --output-dir {self.folder} and --resume."
+                    f"Stopped as asked: {kept + place} of {_trainings(len(cells))} finished and kept. "
+                    f"{_continued(self.folder)}"
                 ) from None
         return [result for result in found.values() if result is not None]
 
@@ -235,21 +234,8 @@ class _Cells:
         return known.get(_kind(cell), statistics.mean(alike) if alike else None)
 
 
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM stop what runs as SIGINT does; while it thaws, a training answers both in its own way."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _continued(folder: Path) -> str:
+    return f"Continue with the same command, --output-dir {folder} and --resume."
 
 
 def _trainings(count: int) -> str:

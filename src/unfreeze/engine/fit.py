@@ -38,14 +38,14 @@ from unfreeze.engine.state import (
 )
 from unfreeze.engine.stepping import Stepper, build_optimizer
 from unfreeze.engine.suffix import Suffix
-from unfreeze.engine.task import EpochRecord, Fit, Rows, StoppedError, Task
+from unfreeze.engine.task import EpochRecord, Fit, Rows, Task
 from unfreeze.engine.trainable import Group, describe_phase, select, set_modes
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import StoppedError, UnfreezeError
 from unfreeze.executors.allocator import give_back_freed_memory
 from unfreeze.plan import Phase, Plan, check_modality
 from unfreeze.progress import Progress, Silent
 
-__all__ = ["EpochRecord", "Fit", "Rows", "StoppedError", "Task", "fit"]
+__all__ = ["EpochRecord", "Fit", "Rows", "Task", "fit"]
 
 
 def fit(

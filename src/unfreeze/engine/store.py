@@ -32,6 +32,7 @@ from unfreeze.engine.store_files import (
 )
 from unfreeze.errors import UnfreezeError
 from unfreeze.progress import Progress
+from unfreeze.runtime.files import remove_torn
 
 # Counts up when a summary at a boundary changes its meaning.
 SUMMARY_VERSION = 1
@@ -204,6 +205,7 @@ class FeatureStore:
             return
         try:
             with filelock.FileLock(self._folder / "lock", timeout=LOCK_SECONDS):
+                remove_torn(self._folder)
                 self._commit(self._widths, news=self._refresh())
         except (OSError, filelock.Timeout) as problem:
             self._keep_in_memory(problem)

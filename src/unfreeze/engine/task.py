@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from unfreeze.engine.devices import Precision
 from unfreeze.engine.inputs import Inputs
 from unfreeze.engine.ledger import PhaseRecord
-from unfreeze.errors import UnfreezeError
 
 if TYPE_CHECKING:
     import torch
@@ -72,9 +71,3 @@ class Fit:
     taken: str = "start"
     mix: float = 1.0
     seconds: float = 0.0
-
-
-class StoppedError(UnfreezeError):
-    """Training was asked to stop; it is saved and continues with --resume."""
-
-    exit_status = 75

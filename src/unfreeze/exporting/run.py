@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import contextlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from unfreeze.bundle.claim import locked
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.folder import BUNDLE
 from unfreeze.bundle.loading import Loaded, load
@@ -33,7 +34,7 @@ from unfreeze.progress import Progress, Silent
 from unfreeze.report.card import NAME
 from unfreeze.runtime.card import FILE, Card, read_card
 from unfreeze.runtime.exported import TOKENIZER, Exported, tokenizer_beside
-from unfreeze.runtime.files import file_hash, write_atomically
+from unfreeze.runtime.files import file_hash, sync_folder, write_atomically
 from unfreeze.training.reopening import open_source
 
 # A difference that hits one row in a hundred is missed by two hundred rows once in seven times.
@@ -109,27 +110,36 @@ def export(
     if refused:
         raise RequestError(f"--format {format}: {refused}")
     folder = run / PLACE / format if output is None else output
-    if folder.exists():
-        raise RequestError(f"{folder} exists already. Choose another --output, or remove it first.")
+    _check_absent(folder)
     dataset, rows = _gate_rows(loaded, data)
     calibration = calibration_rows(dataset, rows) if quantize else None
     if calibration is not None and not len(calibration):
         raise RequestError(f"--quantize needs training rows, and {dataset.source} has none: leave it out.")
+    workplace = folder.with_name(f".{folder.name}.partial")
+    # Unlike a temporary folder it is to be read by everyone who may read its neighbours.
+    made = workplace / folder.name
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Unlike a temporary folder it is to be read by everyone who may read its neighbours.
-        made = folder.parent / f".{folder.name}-{secrets.token_hex(4)}"
-        made.mkdir()
-    except OSError as problem:
-        why = problem.strerror or problem
-        raise RequestError(f"{folder} cannot be written ({why}): choose another --output.") from None
-    try:
-        done = _write(loaded, made, format, dataset, rows, calibration, progress)
-        made.rename(folder)
+        with locked(workplace, flag="--output"):
+            # Another process may have been first, and one that was killed may have left a part of its work.
+            _check_absent(folder)
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            try:
+                done = _write(loaded, made, format, dataset, rows, calibration, progress)
+                made.rename(folder)
+                sync_folder(folder.parent)
+            finally:
+                shutil.rmtree(made, ignore_errors=True)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            workplace.rmdir()
     address = None if push_to_hub is None else push(folder, push_to_hub, private=private)
     return replace(done, file=folder / done.file.relative_to(made), address=address)
+
+
+def _check_absent(folder: Path) -> None:
+    if folder.exists():
+        raise RequestError(f"{folder} exists already. Choose another --output, or remove it first.")
 
 
 def _write(

@@ -6,9 +6,12 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
+
+TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -24,6 +27,16 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def remove_torn(folder: Path) -> None:
+    """Remove what ``write_atomically`` was writing below ``folder`` when its process was killed.
+
+    For a folder that no other process writes to.
+    """
+    for path in folder.rglob(".*.tmp"):
+        if TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def read_file(path: Path) -> bytes:

@@ -175,10 +175,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises ValueError when it is taken, NotFittedError before ``fit``.
         """
         check_is_fitted(self, "classes_")
-        from unfreeze.bundle.folder import claim_folder
+        from unfreeze.bundle.claim import claimed
 
-        with as_value_errors():
-            claim_folder(Path(folder))
+        with as_value_errors(), claimed(Path(folder)):
             self._learned.write(Path(folder))
         return Path(folder)
 

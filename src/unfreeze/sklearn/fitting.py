@@ -22,8 +22,7 @@ from unfreeze.contracts import State
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.load import FRACTIONS, load_dataset
 from unfreeze.engine.frozen_pass import Features, golden_batch
-from unfreeze.engine.task import StoppedError
-from unfreeze.errors import DataError
+from unfreeze.errors import DataError, StoppedError
 from unfreeze.progress import Clock, Progress
 from unfreeze.runtime.labels import Labels
 from unfreeze.training.learning import learn as learn_from_probe

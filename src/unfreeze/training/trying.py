@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.trials import FOLDS, Trial
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import StoppedError, UnfreezeError
 from unfreeze.grafts import settle
 from unfreeze.heads.folds import assign_folds
 from unfreeze.heads.module import from_module
@@ -74,7 +74,7 @@ class Trier:
 
     def __call__(self, candidate: Candidate, fold: int, share: float) -> Trial:
         """The trial of a candidate on a fold, for a share of its epochs; its last weights are what is scored."""
-        from unfreeze.engine.fit import StoppedError, fit
+        from unfreeze.engine.fit import fit
 
         began = time.perf_counter()
         material = self.material
