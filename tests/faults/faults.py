@@ -46,7 +46,8 @@ SIGNALS = {
 }
 STOPPED = {TERMINATED: 143, INTERRUPTED: 130}
 TO_CONTINUE = 75
-TRACES = (".lock", ".unfinished", "checkpoints")
+# A lock that nobody holds any more keeps nobody out.
+TRACES = (".unfinished", "checkpoints")
 PATIENCE = 120.0
 PER_CLASS = 8
 

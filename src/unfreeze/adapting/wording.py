@@ -5,6 +5,7 @@ from __future__ import annotations
 from unfreeze.adapting.adaptation import Adaptation
 from unfreeze.adapting.signs import Signs
 from unfreeze.report import words
+from unfreeze.report.card import plain
 from unfreeze.report.charts import Bar, BarChart, LineChart, Series
 from unfreeze.report.content import Table
 
@@ -124,11 +125,12 @@ def moved_chart(one: Adaptation) -> LineChart | None:
 
 def model_card(one: Adaptation) -> str:
     """The folder's README: what the model is, where it came from, and what is not known of it."""
-    reasons = "\n".join(f"- {reason}" for reason in one.verdict.reasons)
+    reasons = "\n".join(f"- {plain(reason)}" for reason in one.verdict.reasons)
+    targets = ", ".join(plain(name) for name in one.target)
     return (
-        f"# {title(one)}\n\n{lead(one)}\n\n{reasons}\n\n"
-        f"- From the run: `{one.run}`\n- Target: {', '.join(f'`{name}`' for name in one.target)}\n"
-        f"- Classes: {', '.join(one.labels)}\n- Made: {one.created}\n\n"
+        f"# {plain(title(one))}\n\n{plain(lead(one))}\n\n{reasons}\n\n"
+        f"- From the run: {plain(one.run)}\n- Target: {targets}\n"
+        f"- Classes: {plain(', '.join(one.labels))}\n- Made: {one.created}\n\n"
         "No label of the target took part: how accurate the model is there is estimated at best. `report.html` shows "
         "the signs, `adaptation.json` holds them. Probabilities are calibrated on the source.\n"
     )

@@ -209,15 +209,23 @@ def _load_module(folder: Path, name: str, *, native: bool) -> tuple[Any, Any]:
             "(code from repositories is never run)."
         ) from error
     model_class = _model_class(config)
-    module, found = model_class.from_pretrained(
-        folder,
-        config=config,
-        dtype=torch.float32,
-        local_files_only=True,
-        weights_only=True,
-        output_loading_info=True,
-        **pooler_argument(model_class, config, native=native),
-    )
+    try:
+        module, found = model_class.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            weights_only=True,
+            output_loading_info=True,
+            **pooler_argument(model_class, config, native=native),
+        )
+    except (
+        Exception
+    ) as error:  # of safetensors, pickle, torch and transformers, by what is wrong with the files
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise RequestError(
+            f"The weights of {name} cannot be read as plain tensors of its architecture ({first})."
+        ) from error
     missing = sorted(found["missing_keys"])
     if missing and native and all(key.startswith("pooler.") for key in missing):
         raise RequestError(f"{name} was published without its pooler: choose the pooling mean, cls or last.")

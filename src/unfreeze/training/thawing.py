@@ -53,6 +53,10 @@ def thaw(
         raise RequestError(
             f"{plan.strategy} needs validation rows to know when it is right: give --val a share or data."
         )
+    if material.device.type == "cuda":
+        progress.say(
+            "On a GPU, sums are taken in an order of their own: trained again, the last digits of the weights differ."
+        )
     trained = material.grafted(plan)
     head = starting_head(material, plan, train_rows)
     task = material.task(plan, train_rows, val_rows)
