@@ -55,6 +55,7 @@ BENCHES = {
     "export": Bench("export.py", (), "exported formats beside eager PyTorch"),
     "serving": Bench("serving.py", (), "requests a second, latency, crowds"),
     "scale": Bench("scale.py", (), "ten thousand to a million rows"),
+    "soak": Bench("soak.py", (), "whether trainings and an hour of serving grow", usual=False),
     "cost": Bench("cost.py", (), "predicted seconds and memory beside measured", usual=False),
     "solar-probe": Bench("solar_probe.py", (), "the probe on the solar cells", usual=False),
     "strategies": Bench(

@@ -13,7 +13,7 @@ from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import content_hashes
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import RequestError
-from unfreeze.runtime.files import parse_json, write_atomically
+from unfreeze.runtime.files import parse_json, remove_torn, write_atomically
 
 RECORD = "compare.json"
 CELLS, BACKBONES = "cells", "backbones"
@@ -47,6 +47,8 @@ def open_folder(folder: Path, identity: Mapping[str, str], *, resume: bool) -> N
                 f"{folder} holds a comparison already. Continue it or add to it with --resume, or choose another "
                 "--output-dir."
             )
+        # A process that was killed at its first file has left half of it.
+        remove_torn(folder)
         check_free(folder)
         write_atomically(folder / RECORD, json.dumps({"identity": dict(identity)}, indent=2) + "\n")
         return
