@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint faults bench clean
+.PHONY: setup demo test lint faults fuzz bench clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,13 @@ test: lint
 faults: setup
 	rm -rf build/faults
 	$(BIN)/python tests/faults/faults.py build/faults
+
+# Seconds for each target; TARGETS="csv image" runs those alone.
+FUZZ_SECONDS ?= 600
+
+fuzz: setup
+	$(BIN)/python -m pip install --quiet -e '.[fuzz]' || true
+	$(BIN)/python tests/fuzz/long.py --seconds $(FUZZ_SECONDS) $(TARGETS)
 
 bench: setup
 	$(BIN)/python -m bench

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -99,6 +101,8 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "float": ((int, float), "a number"),
     "bool": ((bool,), "true or false"),
 }
+# Those that take a share of the rows, or rows of their own.
+PARTS_KIND = ((int, float, str, Path, tuple), "a number between 0 and 1, or a data set")
 
 
 @dataclass(frozen=True)
@@ -176,11 +180,13 @@ class TrainRequest:
         for field in fields(self):
             value = getattr(self, field.name)
             wanted = KINDS.get(str(field.type).removesuffix(" | None"))
+            if field.name in ("val", "test"):
+                wanted = PARTS_KIND
             if value is None or wanted is None:
                 continue
             kinds, words = wanted
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-                yield f"{flag(field.name)} {value!r} is of the wrong kind: give {words}."
+                yield f"{flag(field.name)} {_shown(value)} is of the wrong kind: give {words}."
 
     def _problems(self) -> Iterator[str]:
         for name, known in CHOICES.items():
@@ -190,11 +196,11 @@ class TrainRequest:
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                yield f"{flag(name)} {value} is out of range: give a value from {low:g} to {high:g}."
+                yield f"{flag(name)} {_shown(value)} is out of range: give a value from {low:g} to {high:g}."
         for name in ("val", "test"):
             value = getattr(self, name)
             if isinstance(value, int | float) and not 0 < value < 1:
-                yield f"{flag(name)} {value:g} is no share: give a number between 0 and 1, or a data set."
+                yield f"{flag(name)} {_shown(value)} is no share: give a number between 0 and 1, or a data set."
         if self.targets is not None and not target_patterns(self.targets):
             yield "--targets names no layers: give attention, linear, or patterns such as qkv,mlp.fc1."
         if self.store_budget is not None and _bytes(self.store_budget) is None:
@@ -283,7 +289,8 @@ def _bytes(size: str) -> int | None:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", size, re.IGNORECASE)
     if match is None:
         return None
-    return int(float(match[1]) * 1000 ** ("", "K", "M", "G", "T").index(match[2].upper()))
+    found = float(match[1]) * 1000 ** ("", "K", "M", "G", "T").index(match[2].upper())
+    return int(found) if math.isfinite(found) else None
 
 
 def seconds_of(time: str) -> float:
@@ -298,7 +305,16 @@ def _seconds(time: str) -> float | None:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", time, re.IGNORECASE)
     if match is None:
         return None
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2].lower()]
+    found = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2].lower()]
+    return found if math.isfinite(found) else None
+
+
+def _shown(value: object) -> str:
+    """The value for a sentence. A few lines of YAML can stand for a value whose whole text would fill the memory."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no integer of more than some thousand digits
+        return "with thousands of digits"
 
 
 def flag(name: str) -> str:
@@ -313,8 +329,14 @@ def read_config(path: Path) -> dict[str, object]:
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Reads 1e-4 as the number it is since YAML 1.2."""
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+\Z"), list("-+0123456789")
+    )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
         raise RequestError(f"--config {path} does not exist.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
@@ -323,6 +345,12 @@ def read_config(path: Path) -> dict[str, object]:
         ) from None
     except RecursionError:
         raise RequestError(f"--config {path} is nested too deeply to be settings.") from None
+    except Exception as problem:  # a date or number that is none makes PyYAML raise nearly any type
+        text = str(problem).splitlines()[:1]
+        raise RequestError(
+            f"--config {path} has a value that is not what it looks like ({''.join(text)[:160]}): "
+            "put quotes around it, or correct it."
+        ) from None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise RequestError(f"--config {path} must hold 'name: value' pairs.")
     settings: dict[str, object] = {}

@@ -33,6 +33,12 @@ _SMALL_FILES = ("*.json", "*.txt", "*.model", "1_Pooling/config.json")
 POOLER_TYPES = ("bert",)
 # Keys of a configuration that name machines, versions or code instead of the architecture.
 _NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "auto_map", "torch_dtype", "dtype")
+# Keys by which a configuration names what computes it: transformers fetches a kernel from a repository and runs it.
+_CODE = (
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
+    *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
+    *("quantization_config", "kernel_config", "use_kernels", "auto_map"),
+)
 
 
 def load_hub(repository: str, *, pooling: str | None = None, max_length: int | None = None) -> HfBackbone:
@@ -90,7 +96,9 @@ def rebuild_hf(
     name, pooling = recipe["name"], recipe["pooling"]
     if "tokenizer.json" not in assets:
         raise RequestError(f"The backbone {name} came without its tokenizer.json.")
-    values = {key: value for key, value in recipe["config"].items() if key != "model_type"}
+    values = {
+        key: value for key, value in _without_code(dict(recipe["config"])).items() if key != "model_type"
+    }
     model_class = _named_class(recipe["class"])
     with quiet_transformers():
         config = AutoConfig.for_model(recipe["config"]["model_type"], **values)
@@ -208,6 +216,10 @@ def _load_module(folder: Path, name: str, *, native: bool) -> tuple[Any, Any]:
             f"The configuration of {name} is of no architecture that the installed transformers knows "
             "(code from repositories is never run)."
         ) from error
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if part is not None:
+            # What computes it is for this machine to choose, not for the file.
+            part._attn_implementation = None
     model_class = _model_class(config)
     try:
         module, found = model_class.from_pretrained(
@@ -269,6 +281,15 @@ def _architecture(config: Any) -> dict[str, object]:
     """The configuration as JSON values, without names of machines, versions or code."""
     values: dict[str, object] = json.loads(config.to_json_string(use_diff=False))
     return {key: value for key, value in values.items() if key not in _NOT_ARCHITECTURE}
+
+
+def _without_code(values: dict[str, Any]) -> dict[str, Any]:
+    """The same values at all depths but those that name code."""
+    return {
+        key: _without_code(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key not in _CODE
+    }
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,12 +107,12 @@ def rebuild_timm(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ti
     """The backbone that a recipe and its tensors describe, without network or a new check."""
     import timm
 
-    if not timm.is_model(recipe["architecture"]):
+    if not isinstance(recipe["architecture"], str) or not timm.is_model(recipe["architecture"]):
         raise RequestError(
             f"This timm {timm.__version__} has no architecture {recipe['architecture']!r}: the run was "
             f"trained with timm {recipe['timm']}."
         )
-    module = create_timm(recipe["architecture"], recipe["arguments"])
+    module = create_timm(recipe["architecture"], dict(recipe["arguments"]))
     load_tensors(module, tensors, source=f"The backbone {recipe['name']}")
     preprocess = preprocess_from_dict(dict(recipe["preprocess"]))
     if not isinstance(preprocess, ImagePreprocess):
@@ -189,6 +190,10 @@ def create_timm(
     """A timm network without classifier, float32; RequestError when these arguments do not suit it."""
     import timm
 
+    # timm's own, such as a file of weights to read in a form that can run code.
+    own = inspect.signature(timm.create_model).parameters.keys() & arguments.keys()
+    if own:
+        raise RequestError(f"The network {name} is described with {min(own)!r}, which is refused.")
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     try:
         module = timm.create_model(

@@ -159,17 +159,20 @@ def open_pieces(
 
 def _check_file(folder: Path, name: str, wanted: str) -> None:
     path = folder / name
-    if (
-        ".." in Path(name).parts
-        or Path(name).is_absolute()
-        or not path.resolve().is_relative_to(folder.resolve())
-    ):
+    try:
+        outside = not path.resolve().is_relative_to(folder.resolve())
+        exists, is_file = path.exists(), path.is_file()
+    except (OSError, ValueError):
+        raise RequestError(
+            f"{folder / BUNDLE} lists {name[:80]!r}, which no file can be called: the run folder is damaged."
+        ) from None
+    if ".." in Path(name).parts or Path(name).is_absolute() or outside:
         raise RequestError(
             f"{folder / BUNDLE} lists {name!r}, which lies outside the run folder: it is refused."
         )
-    if name in REMOVABLE and not path.exists():
+    if name in REMOVABLE and not exists:
         return
-    if not path.is_file():
+    if not is_file:
         raise RequestError(f"{path} is missing: the run folder is not whole.")
     if file_hash(path) != wanted:
         raise RequestError(

@@ -72,7 +72,18 @@ def fitting(folder: Path) -> Iterator[None]:
 
     try:
         yield
-    except (ArithmeticError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as problem:
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        ImportError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        SafetensorError,
+        TypeError,
+        ValueError,
+    ) as problem:
         first = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise RequestError(
             f"{folder} is damaged: its files contradict each other ({first[:160].rstrip('.')})."

@@ -46,7 +46,8 @@ class HeadEntry(_Strict):
 class CalibrationEntry(_Strict):
     """The temperature, and the rows it was fitted on."""
 
-    temperature: float = Field(gt=0)
+    # Beyond what a fit can give, with a margin: much smaller ones leave no number of a probability.
+    temperature: float = Field(ge=1e-3, le=1e3)
     fitted_on: str
     rows: int = Field(ge=0)
 

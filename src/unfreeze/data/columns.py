@@ -23,6 +23,8 @@ SHARE_OF_PATHS = 0.9
 # most this share of different values: prose on one side, a few repeated words on the other.
 PROSE_CHARACTERS = 15
 SHARE_OF_LABELS = 0.5
+# Whole numbers below are themselves as floats.
+EXACT = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,14 @@ def is_string(kind: Any) -> bool:
     )
 
 
+def text_of(column: Any, *, what: str) -> Any:
+    """The column's values as strings; ``what`` names it. Raises DataError for a type that has no text."""
+    try:
+        return column.cast(pa.large_string())
+    except pa.ArrowException:
+        raise DataError(f"{what} holds {column.type}, which is no text: choose another column.") from None
+
+
 def _check_names(table: Table, asked: Columns) -> None:
     known = table.head.column_names
     problems = [
@@ -138,8 +148,11 @@ def _column(table: Table, name: str) -> _Column:
         return _Column(name, True, (), column.type)
     if pa.types.is_nested(column.type):
         return _Column(name, False, (), column.type)
-    plain = column.cast(pa.large_string())
-    return _Column(name, False, tuple(value for value in plain.to_pylist() if value), column.type)
+    try:
+        values = column.cast(pa.large_string()).to_pylist()
+    except pa.ArrowException:  # an interval, or a time in a zone that is none
+        values = []
+    return _Column(name, False, tuple(value for value in values if value), column.type)
 
 
 def _is_split(column: _Column) -> bool:
@@ -222,7 +235,8 @@ def label_strings(column: Any, names: tuple[str, ...] | None, *, what: str) -> A
         raise DataError(f"{what} holds {kind}, not one label a row: choose another with --label-column.")
     if pa.types.is_floating(kind):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
-        if pc.all(pc.equal(column, pc.floor(column))).as_py():
+        whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), EXACT))
+        if pc.all(whole).as_py():
             column = column.cast(pa.int64())
-    text = pc.utf8_trim_whitespace(column.cast(pa.large_string()))
+    text = pc.utf8_trim_whitespace(text_of(column, what=what))
     return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.large_string()), text)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unfreeze.data.columns import content_column
+from unfreeze.data.columns import content_column, text_of
 from unfreeze.data.dataset import UNLABELLED, Dataset, Modality, Samples
 from unfreeze.data.memory import picture_problem
 from unfreeze.data.rows import IMAGE_SUFFIXES, IgnoredLog
@@ -152,6 +152,8 @@ def _table(path: Path, *, modality: Modality, column: str | None) -> Samples:
         return table.images(name, np.arange(table.rows()))
     read = table.read([name], log)
     values = read.table.column(name)
+    if not is_bytes_type(kind):
+        values = text_of(values, what=f"{path}: the column {name!r}")
     rows = np.arange(len(values))
     if modality == "image" and not is_bytes_type(kind):
         return FileSamples(path.parent, values, "image", rows)

@@ -126,7 +126,13 @@ class RowGroups:
         self._cached: OrderedDict[int, Any] = OrderedDict()
 
     def cell(self, row: int) -> Any:
-        """The value in this row of the file, as a Python object."""
+        """The value in this row of the file, as a Python object; raises OSError where the file is damaged."""
+        try:
+            return self._cell(row)
+        except (pa.ArrowException, IndexError) as problem:
+            raise OSError(f"its row group is damaged: {str(problem)[:120]}") from None
+
+    def _cell(self, row: int) -> Any:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         with self._lock:
             column = self._cached.pop(group, None)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from unfreeze.data.columns import ChosenColumns, choose_columns, is_string, label_strings
+from unfreeze.data.columns import ChosenColumns, choose_columns, is_string, label_strings, text_of
 from unfreeze.data.dataset import PARTS, Samples
 from unfreeze.data.rows import NOT_GIVEN, PART_NAMES, Columns, IgnoredLog, Rows
 from unfreeze.data.samples import ColumnSamples, FileSamples
@@ -38,7 +38,8 @@ def table_rows(table: Table, asked: Columns, *, source: str) -> Rows:
     read = table.read(list(dict.fromkeys(name for name in wanted if name is not None)), log)
     what = f"{table.name}: the label column {chosen.label!r}"
     labels = label_strings(read.table.column(chosen.label), table.class_names.get(chosen.label), what=what)
-    content = None if lazy else _content(read.table.column(chosen.content))
+    named = f"{table.name}: the {chosen.modality} column {chosen.content!r}"
+    content = None if lazy else _content(read.table.column(chosen.content), what=named)
     keep = _complete(table, chosen, read, labels, content, log)
     codes = labels.filter(pa.array(keep)).combine_chunks().dictionary_encode()
     if isinstance(codes, pa.ChunkedArray):
@@ -55,18 +56,16 @@ def table_rows(table: Table, asked: Columns, *, source: str) -> Rows:
         code=np.asarray(codes.indices, dtype=np.int32),
         part=_parts(table, chosen, read, kept),
         identity=identity,
-        group=_codes(read, chosen.group, kept),
-        stratum=_codes(read, chosen.stratify, kept),
+        group=_codes(table, read, chosen.group, kept),
+        stratum=_codes(table, read, chosen.stratify, kept),
         ignored=log.entries(),
         inferred=chosen.inferred,
     )
 
 
-def _content(column: Any) -> Any:
+def _content(column: Any, *, what: str) -> Any:
     """Texts and paths as large strings; bytes as they are."""
-    if is_bytes_type(column.type):
-        return column
-    return column.cast(pa.large_string())
+    return column if is_bytes_type(column.type) else text_of(column, what=what)
 
 
 def _complete(
@@ -140,7 +139,8 @@ def _row_numbers(kept: NDArray[np.intp]) -> Any:
 def _parts(table: Table, chosen: ChosenColumns, read: Read, kept: NDArray[np.intp]) -> NDArray[np.int8]:
     if chosen.split is None:
         return np.full(len(kept), NOT_GIVEN, dtype=np.int8)
-    column = read.table.column(chosen.split).cast(pa.large_string()).take(pa.array(kept))
+    what = f"{table.name}: the split column {chosen.split!r}"
+    column = text_of(read.table.column(chosen.split), what=what).take(pa.array(kept))
     values = pc.fill_null(pc.utf8_lower(pc.utf8_trim_whitespace(column)), "")
     encoded = values.combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
@@ -156,9 +156,14 @@ def _parts(table: Table, chosen: ChosenColumns, read: Read, kept: NDArray[np.int
     return np.asarray(np.array(numbers, dtype=np.int8)[np.asarray(encoded.indices)])
 
 
-def _codes(read: Read, name: str | None, kept: NDArray[np.intp]) -> NDArray[np.int32] | None:
+def _codes(table: Table, read: Read, name: str | None, kept: NDArray[np.intp]) -> NDArray[np.int32] | None:
     if name is None:
         return None
+    kind = read.table.column(name).type
+    if pa.types.is_nested(kind):
+        raise DataError(
+            f"{table.name}: the column {name!r} holds {kind}, not one value a row: choose another."
+        )
     values = read.table.column(name).take(pa.array(kept)).combine_chunks()
     encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode("encode")
     if isinstance(encoded, pa.ChunkedArray):

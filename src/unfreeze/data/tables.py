@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,9 +96,11 @@ def hub_class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[s
         return {
             column: tuple(feature["names"])
             for column, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+            if isinstance(feature, dict)
+            and feature.get("_type") == "ClassLabel"
+            and all(isinstance(name, str) for name in feature["names"])
         }
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return {}
 
 
@@ -104,8 +108,8 @@ def hub_class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[s
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-        text = str(error).splitlines()[0]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        text = (str(error).splitlines() or [type(error).__name__])[0]
         hint = " Save it as UTF-8." if "UTF8" in text or "UTF-8" in text else ""
         raise DataError(f"{path} cannot be read: {text.rstrip('.')}.{hint}") from None
 
@@ -140,14 +144,18 @@ def _open_csv(path: Path) -> Table:
 
     with batches(None, IgnoredLog()) as reader:
         names = reader.schema.names
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise DataError(f"{path} has more than one column called {repeated[0]!r}: rename one of them.")
+    _refuse_repeated(names, path)
     with batches(names, IgnoredLog()) as reader:
         first = next(iter(reader), None)
         batches_read = [] if first is None else [first]
         head = pa.Table.from_batches(batches_read, schema=reader.schema).slice(0, HEAD_ROWS)
     return Table(name=path.name, folder=path.parent, head=head, read=read)
+
+
+def _refuse_repeated(names: Sequence[str], path: Path) -> None:
+    repeated = sorted(name for name, times in Counter(names).items() if times > 1)
+    if repeated:
+        raise DataError(f"{path} has more than one column called {repeated[0]!r}: rename one of them.")
 
 
 def _check_utf8(path: Path) -> None:
@@ -199,7 +207,8 @@ def _open_jsonl(path: Path) -> Table:
         first.append(record)
         if len(first) == HEAD_ROWS:
             break
-    names = list(dict.fromkeys(name for record in first for name in record))
+    # A lone surrogate has no UTF-8 form: no such name can be asked for, and Arrow holds none.
+    names = list(dict.fromkeys(name for record in first for name in record if _has_utf8(name)))
     head = pa.table(
         {
             name: pa.array([_json_cell(record.get(name)) for record in first], type=pa.large_string())
@@ -224,12 +233,22 @@ def _json_records(path: Path, log: IgnoredLog) -> Iterator[tuple[int, dict[str, 
                 log.add(f"{path.name}:{number}", "not a JSON object")
 
 
+def _has_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _json_cell(value: object) -> str | None:
     """The value as a cell of text, spelled as in the other formats: true, 1, 0.5."""
     if value is None:
         return None
     if isinstance(value, str):
         return value.encode("utf-8", errors="replace").decode("utf-8")
+    if isinstance(value, float) and math.isnan(value):
+        return None
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return json.dumps(value)
@@ -240,21 +259,24 @@ def _open_parquet(path: Path) -> Table:
 
     file = parquet.ParquetFile(path)
     schema = file.schema_arrow
-    light = [name for name in schema.names if not is_bytes_type(schema.field(name).type)]
+    _refuse_repeated(schema.names, path)
+    light = [name for name in schema.names if not is_bytes_type(_plain_type(schema.field(name).type))]
     rows = min(HEAD_ROWS, file.metadata.num_rows)
     batch = next(file.iter_batches(batch_size=HEAD_ROWS, columns=light), None) if light else None
-    head = pa.table(
-        {
-            name: batch.column(name)
-            if batch is not None and name in light
-            else pa.nulls(rows, type=schema.field(name).type)
-            for name in schema.names
-        }
-    )
+    columns = [
+        _plain(pa.chunked_array([batch.column(name)]))
+        if batch is not None and name in light
+        else pa.chunked_array([pa.nulls(rows, type=_plain_type(schema.field(name).type))])
+        for name in schema.names
+    ]
+    head = pa.Table.from_arrays(columns, names=schema.names)
+    head.validate(full=True)
 
     def read(columns: Sequence[str], log: IgnoredLog) -> Read:
         with _readable(path):
-            table = parquet.ParquetFile(path).read(columns=list(columns))
+            found = parquet.ParquetFile(path).read(columns=list(columns))
+            table = pa.table({name: _plain(found.column(name)) for name in columns})
+            table.validate(full=True)
         return Read(table, np.arange(1, file.metadata.num_rows + 1))
 
     def images(column: str, rows: NDArray[np.intp]) -> ParquetSamples:
@@ -269,6 +291,22 @@ def _open_parquet(path: Path) -> Table:
         images=images,
         count=file.metadata.num_rows,
     )
+
+
+def _plain_type(kind: Any) -> Any:
+    """The type in whose place Arrow can compute with all of them; most are their own."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain_type(kind.storage_type)
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind):
+        return pa.large_binary()
+    return pa.float32() if pa.types.is_float16(kind) else kind
+
+
+def _plain(column: Any) -> Any:
+    kind = _plain_type(column.type)
+    return column if kind == column.type else column.cast(kind)
 
 
 FORMATS = (

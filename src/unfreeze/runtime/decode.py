@@ -149,7 +149,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
-    values = np.asarray(image, dtype=np.float64)
+    # A signalling NaN is reported when it is widened.
+    with np.errstate(invalid="ignore"):
+        values = np.asarray(image, dtype=np.float64)
     floats = image.mode == "F"
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
