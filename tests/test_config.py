@@ -2,6 +2,8 @@
 
 import inspect
 from dataclasses import fields, replace
+from datetime import date
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -218,6 +220,66 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "c.yaml").write_text("!!python/object/apply:os.getcwd []")
     with pytest.raises(RequestError, match="not readable as YAML"):
         read_config(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2024-13-45",
+        "!!timestamp x",
+        "!!int ''",
+        "!!bool x",
+        "!!float x",
+        pytest.param("9" * 5_000, id="nines"),
+    ],
+)
+def test_a_value_that_is_not_what_it_looks_like_is_refused(tmp_path, value):
+    (tmp_path / "c.yaml").write_text(f"seed: {value}")
+    with pytest.raises(RequestError, match="not what it looks like"):
+        read_config(tmp_path / "c.yaml")
+
+
+def test_a_value_that_stands_for_a_billion_is_named_in_a_line(tmp_path):
+    laughs = ["&a [x, x, x, x, x, x, x, x, x]"]
+    laughs += [f"&{name} [{', '.join(['*' + before] * 9)}]" for before, name in pairwise("abcdefghij")]
+    (tmp_path / "c.yaml").write_text("epochs:\n" + "".join(f"- {line}\n" for line in laughs))
+    request = TrainRequest(data="x").filled_from(read_config(tmp_path / "c.yaml"), source="f")
+    with pytest.raises(RequestError, match=r"--epochs .* is of the wrong kind") as caught:
+        request.check()
+    assert len(str(caught.value)) < 1_000
+
+
+@pytest.mark.parametrize("name", ["val", "test"])
+@pytest.mark.parametrize("value", [[1, 2], {"a": 1}, date(2024, 1, 1)])
+def test_a_part_that_is_neither_a_share_nor_data_is_refused(name, value):
+    with pytest.raises(
+        RequestError, match=rf"--{name} .* is of the wrong kind: give a number between 0 and 1"
+    ):
+        TrainRequest(data="x", **{name: value}).check()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("test", 10**400, "no share"),
+        ("seed", int("f" * 5_000, 16), "with thousands of digits is out of range"),
+        ("store_budget", "9" * 400 + "GB", "no size"),
+        ("time_limit", "9" * 400 + "h", "no time"),
+    ],
+    ids=["share", "seed", "size", "time"],
+)
+def test_numbers_beyond_floats_are_refused(name, value, match):
+    with pytest.raises(RequestError, match=match):
+        TrainRequest(data="x", **{name: value}).check()
+
+
+def test_numbers_with_an_exponent_are_numbers_and_words_stay_words(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("lr: 1e-4\nalpha: 5E+1\nlabel_column: '1e5'\n")
+    values = read_config(path)
+    assert values == {"lr": 0.0001, "alpha": 50.0, "label_column": "1e5"}
+    path.write_text(write_config(tuple(Resolved(*pair, "user", "said") for pair in values.items())))
+    assert read_config(path) == values
 
 
 def test_written_settings_come_back_as_what_their_user_said(tmp_path):

@@ -311,8 +311,10 @@ def _seconds(time: str) -> float | None:
 
 def _shown(value: object) -> str:
     """The value for a sentence. A few lines of YAML can stand for a value whose whole text would fill the memory."""
+    short = reprlib.Repr()
+    short.maxlevel = 2
     try:
-        return reprlib.repr(value)
+        return short.repr(value)
     except ValueError:  # Python writes no integer of more than some thousand digits
         return "with thousands of digits"
 
@@ -329,14 +331,8 @@ def read_config(path: Path) -> dict[str, object]:
     """
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """Reads 1e-4 as the number it is since YAML 1.2."""
-
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+\Z"), list("-+0123456789")
-    )
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader
+        values = yaml.load(path.read_text(encoding="utf-8"), _with_1e5(yaml.SafeLoader))  # noqa: S506
     except FileNotFoundError:
         raise RequestError(f"--config {path} does not exist.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
@@ -373,4 +369,13 @@ def write_config(resolved: tuple[Resolved, ...]) -> str:
         entry.name: {"value": entry.value, "origin": entry.origin, "reason": entry.reason}
         for entry in resolved
     }
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    dumper = _with_1e5(yaml.SafeDumper)
+    return str(yaml.dump(values, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100))
+
+
+def _with_1e5(safe: Any) -> Any:
+    """A safe loader or dumper to which 1e5 is a number, as YAML has it since 1.2, and '1e5' a word."""
+    kind: Any = type(safe.__name__, (safe,), {})
+    number = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+\Z")
+    kind.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return kind

@@ -38,6 +38,19 @@ def test_a_folder_is_loaded_in_float32_with_every_weight_of_its_file(write_model
     assert all(torch.equal(value, stored[name].half().float()) for name, value in own.items())
 
 
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_a_kernel_that_a_configuration_names_is_not_fetched(
+    write_model: Writer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model()
+    config = json.loads((folder / "config.json").read_text()) | {key: "somebody/kernel"}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(
+        "transformers.modeling_flash_attention_utils._lazy_imports", lambda *_: pytest.fail("it was fetched")
+    )
+    assert load(folder).module.config._attn_implementation != "somebody/kernel"
+
+
 def test_the_tokenizer_loses_its_own_truncation_and_padding(write_model: Writer) -> None:
     backbone = load(write_model())
     tokenizer = Tokenizer.from_str(backbone.assets["tokenizer.json"].decode())

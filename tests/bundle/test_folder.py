@@ -133,6 +133,40 @@ def test_a_bundle_that_contradicts_itself_is_refused(run, change, match):
     refused(run, match)
 
 
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300])
+def test_a_file_that_cannot_be_is_refused(run, name):
+    edit_bundle(run, lambda values: values["files"].update({name: "0" * 64}))
+    refused(run, "which no file can be called")
+
+
+@pytest.mark.parametrize("name", ["checkpoint_path", "pretrained_cfg_overlay", "cache_dir"])
+def test_a_recipe_that_has_other_files_read_is_refused(run, name, monkeypatch):
+    """A checkpoint can be a pickle, whatever the run folder itself holds."""
+    monkeypatch.setattr("timm.models._factory.load_checkpoint", lambda *_, **__: pytest.fail("it was read"))
+    arguments = {name: str(run / "model.safetensors")}
+    edit_bundle(run, lambda values: values["backbone"]["recipe"]["arguments"].update(arguments))
+    refused(run, f"'{name}', which is refused")
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_a_recipe_that_names_a_kernel_of_a_repository_runs_none(text_run, tmp_path, monkeypatch, key):
+    folder = tmp_path / "run"
+    shutil.copytree(text_run.run.folder, folder)
+    edit_bundle(
+        folder, lambda values: values["backbone"]["recipe"]["config"].update({key: "somebody/kernel"})
+    )
+    monkeypatch.setattr(
+        "transformers.modeling_flash_attention_utils._lazy_imports", lambda *_: pytest.fail("it was fetched")
+    )
+    assert load(folder).classifier.backbone.module.config._attn_implementation != "somebody/kernel"
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e300, 0.0, -1.0])
+def test_a_temperature_that_leaves_no_probability_is_refused(run, temperature):
+    edit_bundle(run, lambda values: values["calibration"].update(temperature=temperature))
+    refused(run, r"damaged at calibration\.temperature")
+
+
 def test_a_link_to_the_outside_is_refused(run, tmp_path):
     elsewhere = tmp_path / "elsewhere.safetensors"
     (run / "model.safetensors").rename(elsewhere)

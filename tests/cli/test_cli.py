@@ -8,8 +8,10 @@ import re
 import shutil
 import signal
 import sys
+import warnings
 
 import pytest
+from PIL import Image
 
 SCORES = {
     "n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "log_loss", "ece",
@@ -296,3 +298,16 @@ def test_signals_end_a_command_tidily_and_mean_afterwards_what_they_meant_before
     answer = command("check", photos)
     assert (answer.status, answer.out, answer.err) == (status, "", "Interrupted.\n")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_pillow_says_of_a_damaged_picture_does_not_stand_between_the_lines(photos, tmp_path, command):
+    """As a person sees it: a test would make an error of the warning."""
+    data = tmp_path / "photos"
+    shutil.copytree(photos, data)
+    picture = Image.open(data / "red" / "00.png")
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x0e\x01\x02\0\xff\xff\0\0\xff\0\0\0\0\0\0\0"
+    picture.save(data / "red" / "00.jpg", exif=exif)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert command("check", data, "--json").status == 0
+    assert not [entry for entry in caught if "PIL" in entry.filename]

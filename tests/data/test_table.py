@@ -65,6 +65,8 @@ def test_every_format_draws_the_same_split(tmp_path):
     [
         pa.array([1, 0] * 20),
         pa.array([1.0, 0.0] * 20),
+        pa.array([1.0, 0.0] * 20, pa.float16()),
+        pa.array(["1", "0"] * 20, pa.string_view()),
         pa.array(["1", "0"] * 20),
         pa.array([" 1", "0 "] * 20),
         pa.array(["1", "0"] * 20).dictionary_encode(),
@@ -75,6 +77,68 @@ def test_labels_of_every_type_become_the_same_names(tmp_path, values):
     data = load_dataset(tmp_path / "mails.parquet")
     assert data.labels.names == ("0", "1")
     assert data.label.tolist() == [1, 0] * 20
+
+
+def test_numbers_that_no_integer_holds_keep_their_spelling(tmp_path):
+    pq.write_table(pa.table({"text": TEXTS, "label": [1e300, float("inf")] * 20}), tmp_path / "mails.parquet")
+    assert load_dataset(tmp_path / "mails.parquet").labels.names == ("1e+300", "inf")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_label_that_is_not_a_number_is_none(tmp_path, kind):
+    labels = [float("nan"), 1.0, 2.0, 1.0] * 10
+    data = load_dataset(write(tmp_path / f"mails.{kind}", {"text": TEXTS, "label": labels}))
+    assert data.labels.names == ("1", "2")
+    assert len(data) == 30
+    assert {entry.reason for entry in data.ignored} == {"no label"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "asked", "message"),
+    [
+        (
+            {"text": [[n] for n in range(40)]},
+            {"text_column": "text"},
+            r"'text' holds list<.*> ?, which is no text",
+        ),
+        (
+            {"text": TEXTS, "g": [{"a": 1}] * 40},
+            {"group_column": "g"},
+            "'g' holds struct<.*not one value a row",
+        ),
+        (
+            {"text": TEXTS, "label": pa.array([0, 1] * 20, pa.timestamp("ns", "Mars/Olympus"))},
+            {},
+            "'label' holds timestamp.*which is no text",
+        ),
+    ],
+)
+def test_columns_of_other_types_are_named(tmp_path, columns, asked, message):
+    pq.write_table(pa.table({"label": KINDS} | columns), tmp_path / "mails.parquet")
+    with pytest.raises(DataError, match=message):
+        load_dataset(tmp_path / "mails.parquet", **asked)
+
+
+def test_text_that_is_no_utf8_is_named(tmp_path):
+    path = tmp_path / "mails.parquet"
+    pq.write_table(pa.table({"text": TEXTS, "label": KINDS}), path, compression="none", use_dictionary=False)
+    path.write_bytes(path.read_bytes().replace(b"number 7", b"number \xff"))
+    with pytest.raises(DataError, match="UTF8"):
+        load_dataset(path)
+
+
+def test_a_name_that_has_no_utf8_is_no_column(tmp_path):
+    rows = [{"text": text, "label": kind, "\ud800": 1} for text, kind in zip(TEXTS, KINDS, strict=True)]
+    (tmp_path / "mails.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert len(load_dataset(tmp_path / "mails.jsonl")) == 40
+
+
+@pytest.mark.parametrize("features", ["x", [1], {"label": {"_type": "ClassLabel", "names": [1, None]}}])
+def test_notes_of_a_hub_that_are_none_name_nothing(tmp_path, features):
+    meta = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    table = pa.table({"text": TEXTS, "label": [0, 1] * 20}).replace_schema_metadata(meta)
+    pq.write_table(table, tmp_path / "mails.parquet")
+    assert load_dataset(tmp_path / "mails.parquet").labels.names == ("0", "1")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -275,12 +339,15 @@ def test_named_columns_win_over_inferred_ones(tmp_path):
         ("m.csv", b"text,text\na,b\n", "more than one column called 'text'"),
         ("m.parquet", b"nothing of the kind", "cannot be read"),
         ("m.parquet", None, "has no rows"),
+        ("m.parquet", "twice", "more than one column called 'text'"),
         ("m.jsonl", b"nothing\n", "has no rows"),
         ("m.xlsx", b"x", "its name must end in one of .csv, .tsv"),
     ],
 )
 def test_damaged_tables_are_named_errors(tmp_path, name, content, message):
-    if content is None:
+    if content == "twice":
+        pq.write_table(pa.Table.from_arrays([pa.array(TEXTS)] * 2, names=["text", "text"]), tmp_path / name)
+    elif content is None:
         pq.write_table(pa.table({"text": pa.array([], pa.string()), "label": [""][:0]}), tmp_path / name)
     else:
         (tmp_path / name).write_bytes(content)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
@@ -280,3 +282,16 @@ def test_a_picture_to_show_is_upright_and_whole():
 def test_inspection_says_mode_and_format():
     info = inspect_image(saved(Image.new("L", (9, 5)), "JPEG"))
     assert (info.width, info.height, info.mode, info.format) == (9, 5, "L", "JPEG")
+
+
+def test_a_signalling_nan_is_no_number_and_no_warning():
+    pixels = np.zeros((4, 4), dtype=np.float32)
+    pixels[0, 0] = 1.0
+    data = saved(Image.fromarray(pixels), "TIFF").replace(
+        struct.pack("<f", 1.0), struct.pack("<I", 0x7FA0_0000)
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        picture = decode_image(data, preprocess(4, 4))
+    assert not caught
+    assert not picture.any()

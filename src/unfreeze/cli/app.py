@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -72,6 +73,8 @@ def main() -> None:
     Exit status 0 done, 1 the work failed, 2 the request was wrong, 75 stopped and to be continued with
     --resume; 130 or 143 interrupted or terminated, with nothing to continue.
     """
+    # What Pillow has to say of a damaged picture: it is read, or left out by name, and lines between say neither.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with _terminate_as_interrupt() as terminated:
             app()
