@@ -1,8 +1,10 @@
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+BIN = $(VENV)/bin
+# Two workers halve the time on two cores; each holds a backbone or two in memory.
+PYTEST_OPTIONS ?= -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: setup demo test lint faults fuzz bench clean
+.PHONY: setup demo test lint oldest audit faults fuzz bench clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -20,9 +22,26 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two workers halve the time on two cores; each holds a backbone or two in memory.
 test: lint
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/pytest $(PYTEST_OPTIONS)
+
+# All tests on the oldest version of everything that pyproject.toml allows.
+oldest: VENV = .venv-oldest
+oldest:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python tools/oldest.py > $(VENV)/oldest.txt
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/oldest.txt \
+		-e '.[offline,openvino,demo,hub,export,serve,dev]'
+	$(BIN)/pytest $(PYTEST_OPTIONS)
+
+# Known vulnerabilities in what VENV holds; VENV=.venv-oldest for the oldest versions. Without --strict, what could not
+# be looked up passes for clean.
+audit:
+	test -x $(BIN)/python || $(MAKE) setup
+	test -x .venv-audit/bin/pip-audit \
+		|| { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet pip-audit; }
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/installed.txt
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement $(VENV)/installed.txt
 
 # Every place where a command writes: about half an hour on a quiet machine.
 faults: setup
@@ -40,4 +59,4 @@ bench: setup
 	$(BIN)/python -m bench
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-oldest .venv-audit build dist .mypy_cache .ruff_cache .pytest_cache
