@@ -41,14 +41,13 @@ def open_folder(folder: Path, identity: Mapping[str, str], *, resume: bool) -> N
     Raises RequestError when the folder is taken, holds no comparison to continue, or one of other data or settings:
     the first field that differs is named.
     """
+    remove_torn(folder)
     if not resume:
         if (folder / RECORD).exists():
             raise RequestError(
                 f"{folder} holds a comparison already. Continue it or add to it with --resume, or choose another "
                 "--output-dir."
             )
-        # A process that was killed at its first file has left half of it.
-        remove_torn(folder)
         check_free(folder)
         write_atomically(folder / RECORD, json.dumps({"identity": dict(identity)}, indent=2) + "\n")
         return
