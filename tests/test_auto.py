@@ -12,7 +12,7 @@ import unfreeze
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost, PhaseCost
 from unfreeze.choose.trials import Expectation, Search
-from unfreeze.errors import StoppedError
+from unfreeze.errors import DivergedError, StoppedError
 
 SETTINGS = {
     "backbone": "efficientnet-lite0",
@@ -151,6 +151,28 @@ def test_a_collapse_starts_again_at_a_third_of_the_rate(taken, cells, tmp_path):
     (record,) = json.loads((run.folder / "ledger.json").read_text())
     assert record["groups"][0]["rate"] == pytest.approx(1e-6)
     assert sum("the rate is too high" in sentence for sentence in choice_of(run.folder)["decisions"]) == 2
+
+
+def test_a_loss_that_is_no_number_starts_again_at_a_third_of_the_rate(taken, cells, tmp_path):
+    from unfreeze.training.thawing import thaw
+
+    broken = iter([True, False])
+
+    def thawed(*arguments, **settings):
+        if next(broken):
+            raise DivergedError("The loss is not finite.")
+        return thaw(*arguments, **settings)
+
+    taken.setattr("unfreeze.training.choosing.thaw", thawed)
+    taken.setattr(
+        "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=True, gain=0.1, reason="Good.")
+    )
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS, lr=9e-6)
+    assert choice_of(run.folder)["restarts_at_lower_rates"] == 1
+    (record,) = json.loads((run.folder / "ledger.json").read_text())
+    assert record["groups"][0]["rate"] == pytest.approx(3e-6)
+    told = "The loss is not finite. It starts again at a third of its rates."
+    assert told in choice_of(run.folder)["decisions"]
 
 
 def test_a_training_that_always_collapses_ships_the_probe(taken, cells, tmp_path):

@@ -1,6 +1,7 @@
 """What can go wrong, as a person should read it.
 
     UnfreezeError            the work failed: exit status 1
+    ├── DivergedError        a loss was no number: a lower rate may help
     ├── StoppedError         it was asked to stop, and goes on with --resume: exit status 75
     └── RequestError         the request was wrong: exit status 2
         └── DataError        the request was wrong because of the data it names
@@ -30,6 +31,10 @@ class StoppedError(UnfreezeError):
     """
 
     exit_status = 75
+
+
+class DivergedError(UnfreezeError):
+    """A loss or a gradient was not finite."""
 
 
 class RequestError(UnfreezeError):

@@ -20,7 +20,7 @@ from unfreeze.backbones.hf import (
 )
 from unfreeze.backbones.hf_spine import Spine, find_spine, last_hidden
 from unfreeze.backbones.hf_texts import max_tokens, read_pooling, read_tokenizer, text_preprocess
-from unfreeze.backbones.staging import cut_is_exact, hash_weights, load_tensors
+from unfreeze.backbones.staging import cut_is_exact, hash_weights, load_tensors, refuse_not_finite
 from unfreeze.errors import RequestError
 from unfreeze.runtime.preprocess import TextPreprocess, preprocess_from_dict
 
@@ -143,6 +143,7 @@ def assemble(
     import transformers
 
     module.eval()
+    refuse_not_finite(module, name=name)
     sample = sample_texts(config)
     mask = cast("Tensor", sample.mask)
     with torch.no_grad():

@@ -54,6 +54,26 @@ def hash_weights(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def refuse_not_finite(module: nn.Module, *, name: str) -> None:
+    """Raise RequestError that names the first tensor of a network that holds NaN, or a weight that is infinite."""
+    import torch
+
+    for tensor_name, weight in module.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            wrong = int((~torch.isfinite(weight)).sum())
+            raise RequestError(
+                f"The weights of {name} are damaged: {tensor_name} has {wrong:,} of {weight.numel():,} values that are "
+                "not finite. Download them again, or take another backbone."
+            )
+    for tensor_name, buffer in module.named_buffers():
+        # A mask may be infinite; a running mean may not be NaN.
+        if bool(torch.isnan(buffer).any()):
+            raise RequestError(
+                f"The weights of {name} are damaged: {tensor_name} holds NaN. Download them again, or take another "
+                "backbone."
+            )
+
+
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Copy tensors into a module; RequestError names the first whose name or shape does not match."""
     own = module.state_dict()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from unfreeze.backbones.staging import assign_tensors, cut_is_exact, hash_weights
+from unfreeze.backbones.staging import assign_tensors, cut_is_exact, hash_weights, refuse_not_finite
 from unfreeze.backbones.timm_families import OPAQUE, Family, Step, family_of, summarise
 from unfreeze.contracts import Modality, Stage, State
 from unfreeze.errors import RequestError
@@ -112,6 +112,7 @@ def assemble(
     import torch
 
     module.eval()
+    refuse_not_finite(module, name=name)
     fixed = arguments.get("img_size")
     size = (
         (fixed[0], fixed[1]) if isinstance(fixed, list) else (image_size, image_size) if image_size else None

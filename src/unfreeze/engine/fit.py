@@ -40,7 +40,7 @@ from unfreeze.engine.stepping import Stepper, build_optimizer
 from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.task import EpochRecord, Fit, Rows, Task
 from unfreeze.engine.trainable import Group, describe_phase, select, set_modes
-from unfreeze.errors import StoppedError, UnfreezeError
+from unfreeze.errors import DivergedError, StoppedError, UnfreezeError
 from unfreeze.executors.allocator import give_back_freed_memory
 from unfreeze.plan import Phase, Plan, check_modality
 from unfreeze.progress import Progress, Silent
@@ -68,8 +68,8 @@ def fit(
     (``head``, ``graft``, ``dropout``, ``augment``, ``views``, ``token_dropout``) is for the caller to have made.
     ``watch`` is given each epoch's record; what it raises ends the training.
 
-    Raises UnfreezeError when there are no training rows or a loss is not finite (the best weights so far are kept
-    in the backbone), StoppedError when ``should_stop`` said so.
+    Raises UnfreezeError when there are no training rows, DivergedError when a loss is not finite (the best weights so
+    far are in the backbone then), StoppedError when ``should_stop`` said so.
     """
     check_modality(plan, backbone.modality)
     if not len(task.train.y):
@@ -313,10 +313,10 @@ class _Loop:
         step = int((~finite).nonzero()[0])
         rows = batches[step]
         shown = ", ".join(str(int(row)) for row in rows[:8])
-        raise UnfreezeError(
+        raise DivergedError(
             f"The loss is not finite in phase {phase.name!r}, epoch {self.standing.position.epoch + 1}, "
-            f"step {step + 1} (training rows {shown}{', …' if len(rows) > 8 else ''}). "
-            "The best weights so far are kept; try a lower --lr."
+            f"step {step + 1} (training rows {shown}{', …' if len(rows) > 8 else ''}): "
+            "train again with a lower --lr, such as a third of it."
         )
 
     def _stop(self, active: _Active, batches: list[NDArray[np.intp]]) -> NoReturn:

@@ -138,4 +138,6 @@ def _fit(rows: csr_matrix, y: NDArray[np.intp], c: float) -> LogisticRegression:
     with warnings.catch_warnings(), threadpool_limits(1):
         # Its last digits do not matter to a baseline.
         warnings.filterwarnings("ignore", category=ConvergenceWarning)
+        # It takes many classes of a few rows for numbers to be predicted.
+        warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
         return LogisticRegression(C=c, tol=1e-3, max_iter=300).fit(rows, y)

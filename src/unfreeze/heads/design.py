@@ -13,6 +13,8 @@ from unfreeze.errors import UnfreezeError
 
 # A feature whose spread is below this share of its mean is rounding noise of float32, not information.
 CONSTANT = 1e-6
+# So is one below float32's smallest normal number, which has no inverse there.
+LEAST_SPREAD = float(np.finfo(np.float32).tiny)
 # Features of a boundary share a unit, and some hardly ever fire. Divided by their own spread, a row in
 # which such a feature does fire would lie dozens of deviations away, and a held-out one hundreds. So this
 # share of the typical spread is added (in squares). Measured on solar cells with Lite0, out of fold:
@@ -101,7 +103,8 @@ def _moments(block: NDArray[np.float32], *, name: str) -> tuple[NDArray[np.float
         centred = block[start : start + SPECTRUM_ROWS] - mean
         total += np.einsum("ij,ij->j", centred, centred)
     deviation = np.sqrt(total / len(block))
-    return mean, np.where(deviation <= CONSTANT * np.abs(mean), 0.0, deviation)
+    constant = deviation <= np.maximum(CONSTANT * np.abs(mean), LEAST_SPREAD)
+    return mean, np.where(constant, 0.0, deviation)
 
 
 def _spectrum(rows: Tensor) -> tuple[Tensor, Tensor, float]:

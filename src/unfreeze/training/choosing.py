@@ -15,7 +15,7 @@ from unfreeze.choose.candidates import Candidate, list_candidates
 from unfreeze.choose.trials import Expectation, search
 from unfreeze.choose.verdict import LOWER, RESTARTS, CollapseWatch, Verdict, judge
 from unfreeze.config import FLOOR, seconds_of
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import DivergedError, UnfreezeError
 from unfreeze.heads.probe import Probe
 from unfreeze.plan import Plan
 from unfreeze.runtime.files import parse_json, write_atomically
@@ -210,7 +210,8 @@ def train_chosen(
 ) -> tuple[Choice, Fitted, Fit | None]:
     """The full training of what was chosen, and whether it or the probe (``fitted``) is shipped.
 
-    A training that falls clearly below the probe starts again at a third of its rates, twice at most.
+    A training that falls clearly below the probe, or whose loss is not finite, starts again at a third of its rates,
+    twice at most.
     """
     if choice.plan is None:
         return choice, fitted, None
@@ -228,9 +229,9 @@ def train_chosen(
         watch = _Watch(CollapseWatch(float(floor_right.mean()), len(val)))
         try:
             trained, fit = thaw(folder, material, plan, watch=watch)
-        except CollapsedError as problem:
-            notes.append(str(problem))
-            progress.say(str(problem))
+        except (CollapsedError, DivergedError) as problem:
+            notes.append(f"{problem} It starts again at a third of its rates.")
+            progress.say(notes[-1])
             continue
         right = np.zeros(len(val), dtype=bool)
         right[np.searchsorted(val, trained.rows)] = trained.logits.argmax(axis=1) == trained.y
@@ -242,7 +243,7 @@ def train_chosen(
         write_choice(choice, folder)
         return (choice, trained, fit) if verdict.ship else (choice, fitted, None)
     verdict = Verdict(
-        False, 0.0, "Every training fell below the probe, at lower rates too: the probe is shipped."
+        False, 0.0, "Every training failed or fell below the probe, at lower rates too: the probe is shipped."
     )
     progress.say(verdict.reason)
     choice = replace(choice, verdict=verdict, notes=tuple(notes))
@@ -258,7 +259,7 @@ class _Watch:
         if self.collapse.fallen(record.val_accuracy):
             raise CollapsedError(
                 f"Phase {record.phase}, epoch {record.epoch + 1}: {record.val_accuracy:.1%} right on validation, the "
-                f"probe {self.collapse.floor_accuracy:.1%}: the rate is too high. It starts again at a third of it."
+                f"probe {self.collapse.floor_accuracy:.1%}: the rate is too high."
             )
 
 
