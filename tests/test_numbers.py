@@ -352,6 +352,29 @@ def test_a_class_of_two_rows_in_a_thousand_is_explained(train, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_thousand_classes_of_three_rows_are_split_scored_and_shown_in_files_of_some_size(
+    train, tmp_path, monkeypatch
+):
+    # One penalty: the search for the best one takes minutes at this size.
+    monkeypatch.setattr("unfreeze.heads.search.FIRST_PENALTIES", (0.1,))
+    monkeypatch.setattr("unfreeze.heads.search.WORTH_GROWING", np.inf)
+    letters = "abcdefghij"
+    words = [" ".join((a, b, c)) for a in letters for b in letters for c in letters]
+    run = train([(word, f"class {place:03}") for _ in range(3) for place, word in enumerate(words)])
+    ships_numbers_only(run)
+    assert (run.validation.n, run.test.n) == (2000, 1000)
+    test = json.loads((run.folder / "metrics.json").read_text())["test"]
+    # One row of each class is held out.
+    assert {entry["support"] for entry in test["per_class"].values()} == {1}
+    assert [sum(row) for row in test["confusion"]] == [1] * 1000
+    # At random one in a thousand would be right.
+    assert test["accuracy"] > 0.01
+    sizes = {path.name: path.stat().st_size for path in run.folder.iterdir()}
+    assert sizes["metrics.json"] < 8_000_000
+    assert sizes["report.html"] < 2_000_000
+    assert sizes["README.md"] < 10_000
+
+
 def test_warnings_of_libraries_about_many_classes_are_not_shown():
     from unfreeze.evaluate.baselines import tfidf_baseline
 

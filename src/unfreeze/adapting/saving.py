@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from unfreeze.data.dataset import Dataset
 from unfreeze.engine.frozen_pass import golden_batch
 from unfreeze.evaluate.calibration import abstain_threshold, fit_temperature, softmax
 from unfreeze.evaluate.metrics import score
+from unfreeze.evaluate.scores import scores_text
 from unfreeze.runtime.files import file_hash, write_atomically
 from unfreeze.runtime.predictions import Prediction, write_predictions
 
@@ -79,7 +79,9 @@ def save_adapted(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     save(taken, folder, story=story, golden=golden_batch(target, taken.backbone, np.array(readable)))
-    write_atomically(folder / "metrics.json", json.dumps(_metrics(taken, proposal, scene), indent=2) + "\n")
+    write_atomically(
+        folder / "metrics.json", scores_text(_metrics(taken, proposal, scene), classes=len(taken.labels))
+    )
 
 
 def _metrics(taken: Classifier, proposal: Proposal | None, scene: Scene) -> dict[str, object]:

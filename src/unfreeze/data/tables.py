@@ -277,7 +277,11 @@ def _open_parquet(path: Path) -> Table:
             found = parquet.ParquetFile(path).read(columns=list(columns))
             table = pa.table({name: _plain(found.column(name)) for name in columns})
             table.validate(full=True)
-        return Read(table, np.arange(1, file.metadata.num_rows + 1))
+        if len(table) != file.metadata.num_rows:
+            raise DataError(
+                f"{path} is damaged: it holds {len(table):,} rows and says {file.metadata.num_rows:,}."
+            )
+        return Read(table, np.arange(1, len(table) + 1))
 
     def images(column: str, rows: NDArray[np.intp]) -> ParquetSamples:
         return ParquetSamples(path, column, rows, RowGroups(path, column))

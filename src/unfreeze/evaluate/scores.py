@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+
+# Classes whose confusion is still read by eye.
+MOST_INDENTED = 30
 
 
 @dataclass(frozen=True)
@@ -43,5 +48,14 @@ class Scores:
     roc_auc: float | None = None
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-serialisable form."""
-        return asdict(self)
+        """JSON-serialisable form; of a thousand classes the confusion has a million counts, which are not copied."""
+        return dict(vars(self)) | {
+            "per_class": {name: asdict(own) for name, own in self.per_class.items()},
+            "top_k": dict(self.top_k),
+        }
+
+
+def scores_text(values: Mapping[str, object], *, classes: int) -> str:
+    """Scores as the text of a JSON file: indented, unless lines of one count each would make it many times as long."""
+    indent = 2 if classes <= MOST_INDENTED else None
+    return json.dumps(values, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from unfreeze.choose.settings import Decisions
 from unfreeze.config import write_config
 from unfreeze.data.dataset import PARTS, Dataset
 from unfreeze.engine.frozen_pass import golden_batch
-from unfreeze.evaluate.scores import Scores
+from unfreeze.evaluate.scores import Scores, scores_text
 from unfreeze.runtime.files import file_hash, write_atomically
 from unfreeze.runtime.predictions import Prediction, write_rows
 from unfreeze.training.probing import Fitted, Tested
@@ -92,4 +91,4 @@ def save_metrics(folder: Path, validation: Scores, test: Scores, how: str) -> No
         "validation": validation.to_dict() | {"how": how},
         "test": test.to_dict() | {"how": "the saved model in fp32 from the raw inputs"},
     }
-    write_atomically(folder / "metrics.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(folder / "metrics.json", scores_text(values, classes=len(test.labels)))
