@@ -311,6 +311,8 @@ def _seconds(time: str) -> float | None:
 
 def _shown(value: object) -> str:
     """The value for a sentence. A few lines of YAML can stand for a value whose whole text would fill the memory."""
+    if isinstance(value, float):
+        return f"{value:g}"
     short = reprlib.Repr()
     short.maxlevel = 2
     try:

@@ -95,7 +95,7 @@ def at_random(watched: Watched, inputs: list[bytes], seconds: float, seed: int) 
 def guided(watched: Watched, inputs: list[bytes], seconds: float, seed: int) -> None:
     """libFuzzer, guided by coverage; it ends the process."""
     import atheris
-    from mutations import mutated
+    from mutations import ADDRESSED, mutated
 
     reached = HERE / "reached" / watched.name
     reached.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def guided(watched: Watched, inputs: list[bytes], seconds: float, seed: int) -> 
     def mutate(data: bytes, most: int, seed: int) -> bytes:
         chance = Random(seed)
         # libFuzzer's own changes know what comparisons they met.
-        if chance.randint(0, 3) == 0:
+        if watched.name not in ADDRESSED and chance.randint(0, 3) == 0:
             return atheris.Mutate(data, most)
         return mutated(bytes(data), chance, kind=watched.name, others=inputs)[:most]
 

@@ -67,11 +67,21 @@ TOKENS = {
              b"multipart/form-data; boundary=b", b"content-transfer-encoding: base64", b"filename*=utf-8''%ff"),
 }  # fmt: skip
 TOKENS["tsv"] = TOKENS["csv"]
+ADDRESSED = ("bundle", "http")
 MOST_BYTES = 200_000
 
 
 def mutated(data: bytes, chance: Random, *, kind: str, others: Sequence[bytes]) -> bytes:
     """The input after one to four changes of the kinds that suit its target; ``others`` are there to splice from."""
+    first, line_end, rest = data.partition(b"\n")
+    if kind in ADDRESSED and chance.randint(0, 7):
+        # Its first line says where the rest goes: changed, it would go nowhere most of the time.
+        others = [other.partition(b"\n")[2] for other in others]
+        return first + line_end + _changed(rest, chance, kind=kind, others=others)
+    return _changed(data, chance, kind=kind, others=others)
+
+
+def _changed(data: bytes, chance: Random, *, kind: str, others: Sequence[bytes]) -> bytes:
     changes: list[Mutator] = [
         _flip,
         _insert_token(kind),
@@ -178,11 +188,6 @@ def _json_line(data: bytes, chance: Random) -> bytes:
     place = chance.randint(0, len(lines) - 1)
     lines[place] = _json_text(lines[place], chance)
     return b"\n".join(lines)
-
-
-def _below_first_line(data: bytes, chance: Random) -> bytes:
-    first, line_end, rest = data.partition(b"\n")
-    return first + line_end + _json_text(rest, chance)
 
 
 def _csv_cells(data: bytes, chance: Random) -> bytes:
@@ -320,6 +325,6 @@ TREES: dict[str, Mutator] = {
     "parquet": _parquet_columns,
     "config": _yaml_values,
     "image": _png_chunks,
-    "bundle": _below_first_line,
-    "http": _below_first_line,
+    "bundle": _json_text,
+    "http": _json_text,
 }
