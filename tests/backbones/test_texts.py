@@ -27,7 +27,8 @@ def load(folder: Path, *, pooling: str | None = None, max_length: int | None = N
 
 def test_a_folder_is_loaded_in_float32_with_every_weight_of_its_file(write_model: Writer) -> None:
     folder = write_model()
-    stored = load_file(folder / "model.safetensors")
+    # Copies: what is loaded lies in the file that is written over.
+    stored = {name: value.clone() for name, value in load_file(folder / "model.safetensors").items()}
     save_file(
         {name: value.half() for name, value in stored.items()}, folder / "model.safetensors", {"format": "pt"}
     )

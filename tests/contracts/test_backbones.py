@@ -219,6 +219,22 @@ def gap(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max().clamp(min=1e-6))
 
 
+def same(case: Case, a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Bit for bit, but for a pool that multiplies one row for the whole batch.
+
+    Whether torch 2.10 makes one product of that or many depends on whether the weight learns, and they round apart.
+    """
+    return torch.equal(a, b) or ("siglip" in case.name and gap(a, b) <= 1e-6)
+
+
+def in_double(backbone: Backbone) -> None:
+    backbone.module.double()
+    for part in backbone.module.modules():
+        if hasattr(part, "t_x"):
+            # The grid of mixed rotary positions: timm 1.0.26 multiplies it with frequencies that it makes float.
+            part.float()
+
+
 def real(state: State) -> torch.Tensor:
     """What of a state counts: padded places of a text may hold anything."""
     if state.mask is None or state.h.ndim < 3:
@@ -475,7 +491,7 @@ def train_at_random(backbone: Backbone) -> None:
 def test_a_graft_changes_nothing_until_it_is_trained(grafted: tuple[Case, Graft, Backbone]) -> None:
     case, _, backbone = grafted
     with torch.no_grad():
-        assert torch.equal(backbone.run(batch(case)).h, build(case).run(batch(case)).h)
+        assert same(case, backbone.run(batch(case)).h, build(case).run(batch(case)).h)
     assert sum(is_graft(name) for name, _ in backbone.module.named_parameters()) > 0
 
 
@@ -520,13 +536,13 @@ def test_a_packed_graft_settles_into_the_same_answers(grafted: tuple[Case, Graft
     bare = copy.deepcopy(build(case))
     if isinstance(graft, Lora) and case in IMAGES:
         # Deep networks of random weights blow rounding errors up a hundredfold.
-        backbone.module.double()
-        bare.module.double()
+        in_double(backbone)
+        in_double(bare)
     wanted, files = backbone.run(batch(case)).h, pack(backbone, graft, base="somewhere")
     restored = restore(bare, files)
     assert gap(restored.run(batch(case)).h, wanted) <= TOLERANCE
     settled = settle(backbone, graft)
-    assert torch.equal(settled.run(batch(case)).h, restored.run(batch(case)).h)
+    assert same(case, settled.run(batch(case)).h, restored.run(batch(case)).h)
     names = list(settled.module.state_dict())
     # Every tensor belongs to exactly one stage again, under the library's own name or the adapter's.
     assert sorted(names) == sorted(name for stage in settled.stages for name in stage.tensors)
@@ -550,7 +566,7 @@ def test_rows_with_different_grafts_in_one_batch_give_what_each_gives_by_itself(
     train_at_random(first)
     train_at_random(second)
     for backbone in (bare, first, second):
-        backbone.module.double()
+        in_double(backbone)
     files = [pack(first, graft, base=""), pack(second, other, base="")]
     inputs, depth = batch(case), len(bare.stages)
     names = list(bare.module.state_dict())
@@ -565,7 +581,7 @@ def test_rows_with_different_grafts_in_one_batch_give_what_each_gives_by_itself(
     assert list(bare.module.state_dict()) == names
     for row, backbone in enumerate((first, build(case), second)):
         alone = copy.deepcopy(backbone)
-        alone.module.double()
+        in_double(alone)
         assert gap(found[row], alone.run(inputs).h[row]) <= TOLERANCE, row
     # The same network serves another batch, and the bare one is bare.
     again = rowwise(inputs, (depth,), [(3, {})])[depth]
