@@ -107,7 +107,9 @@ def guided(watched: Watched, inputs: list[bytes], seconds: float, seed: int) -> 
         # libFuzzer's own changes know what comparisons they met.
         if watched.name not in ADDRESSED and chance.randint(0, 3) == 0:
             return atheris.Mutate(data, most)
-        return mutated(bytes(data), chance, kind=watched.name, others=inputs)[:most]
+        # libFuzzer prefers what is small and quickly refused: every other input begins with a sound one again.
+        base = chance.choice(inputs) if chance.randint(0, 1) else bytes(data)
+        return mutated(base, chance, kind=watched.name, others=inputs)[:most]
 
     options = [
         f"-max_total_time={int(seconds)}", f"-timeout={MOST_SECONDS}", f"-rss_limit_mb={MOST_MEGABYTES}",

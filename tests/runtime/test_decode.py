@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -282,6 +283,27 @@ def test_a_picture_to_show_is_upright_and_whole():
 def test_inspection_says_mode_and_format():
     info = inspect_image(saved(Image.new("L", (9, 5)), "JPEG"))
     assert (info.width, info.height, info.mode, info.format) == (9, 5, "L", "JPEG")
+
+
+def test_bands_of_a_wide_picture_are_stretched_alike(monkeypatch):
+    values = np.random.default_rng(0).normal(0, 900, (40, 7)).astype(np.float32)
+    image = Image.fromarray(values)
+    whole = np.asarray(decode.to_rgb(image))
+    monkeypatch.setattr(decode, "BAND_VALUES", 21)
+    assert np.array_equal(np.asarray(decode.to_rgb(image)), whole)
+    assert (whole.min(), whole.max()) == (0, 255)
+
+
+def test_a_small_file_of_many_floats_is_read_in_little_memory():
+    tall = Image.new("F", (4, 2_000_000), 0.5)
+    tracemalloc.start()
+    try:
+        decode.to_rgb(tall)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # 32 MB as it is given and 8 MB as it is found; one copy in float64 would be 64 MB.
+    assert peak < 90_000_000
 
 
 def test_a_signalling_nan_is_no_number_and_no_warning():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ FORMATS = (
     "ICO",
     "TGA",
 )
+# Values of a picture that are widened at a time.
+BAND_VALUES = 2**20
 ROTATED_BY_A_QUARTER = (5, 6, 7, 8)
 ORIENTATION_TAG = 0x0112
 RESAMPLING = {
@@ -149,18 +152,29 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
-    # A signalling NaN is reported when it is widened.
-    with np.errstate(invalid="ignore"):
-        values = np.asarray(image, dtype=np.float64)
+    given = np.asarray(image)
     floats = image.mode == "F"
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
+    # In bands: in float64 a picture of 89 million pixels would take gigabytes, and a file of 200 bytes can be one.
+    rows = max(1, BAND_VALUES // max(1, given.shape[1]))
+    bands = [slice(start, start + rows) for start in range(0, len(given), rows)]
+    ends = [(float(values.min()), float(values.max())) for values in (_wide(given[band]) for band in bands)]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     full_ranges = (1.0, 255.0) if floats else (65535.0,)
     full = next((limit for limit in full_ranges if low >= 0 and high <= limit), None)
-    if full is None:
-        values = (values - low) / (high - low or 1.0)
-        full = 1.0
-    return np.asarray(np.rint(values * (255.0 / full)), dtype=np.uint8)
+    found = np.empty(given.shape, dtype=np.uint8)
+    for band in bands:
+        values = _wide(given[band])
+        if full is None:
+            values = (values - low) / (high - low or 1.0)
+        found[band] = np.rint(values * (255.0 / (full or 1.0)))
+    return found
+
+
+def _wide(values: NDArray[Any]) -> NDArray[np.float64]:
+    """The values as float64, zeros where they are no finite numbers."""
+    # A signalling NaN is reported when it is widened.
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _open(data: bytes) -> Image.Image:
