@@ -20,6 +20,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "licences.md"
 SHIPPED = ("openvino", "offline", "demo", "export", "serve")
 # Nothing imports it yet, so nothing here installs it.
 NOT_INSTALLED = {"ray": "Apache-2.0"}
+# What versions that are allowed declared before the one that is installed.
+EARLIER = {"filelock": "Unlicense"}
 
 # The first words by which a licence is known, beside the identifier that the page uses for it.
 KNOWN = (
@@ -36,6 +38,7 @@ KNOWN = (
     (r"(?<!0)BSD", "BSD-3-Clause"),
     (r"PSF|Python Software Foundation", "PSF-2.0"),
     (r"\bISC\b", "ISC"),
+    (r"Unlicense", "Unlicense"),
     (r"CNRI-Python", "CNRI-Python"),
     (r"0BSD", "0BSD"),
     (r"Zlib", "Zlib"),
@@ -66,7 +69,8 @@ def licences(name: str) -> tuple[str, ...]:
 
 def shown(name: str) -> str:
     """What an installed distribution declares, as it writes it where it writes an expression."""
-    return metadata.metadata(name).get("License-Expression") or " AND ".join(licences(name))
+    now = metadata.metadata(name).get("License-Expression") or " AND ".join(licences(name))
+    return f"{now}; before, {EARLIER[name]}" if name in EARLIER else now
 
 
 def _declarations(distribution: metadata.Distribution) -> Iterator[str]:
