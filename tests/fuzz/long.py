@@ -153,6 +153,13 @@ def _import_everything() -> None:
             importlib.import_module(module.name)
 
 
+def kept(name: str) -> set[Path]:
+    """What a target's defects left: inputs with what they raised, and those at which libFuzzer stopped."""
+    stops = ("crash", "timeout", "oom", "leak")
+    found = [path for stop in stops for path in (HERE / "crashes").glob(f"{name}-{stop}-*")]
+    return {*found, *(HERE / "crashes" / name).glob("*")}
+
+
 def main() -> int:
     """Run the targets, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -166,7 +173,7 @@ def main() -> int:
         return one(names[0], given.seconds, given.seed)
     failed = []
     for name in names:
-        before = set((HERE / "crashes").rglob("*"))
+        before = kept(name)
         command = [
             sys.executable,
             __file__,
@@ -178,7 +185,7 @@ def main() -> int:
             "--here",
         ]
         status = subprocess.run(command, check=False).returncode
-        if status or set((HERE / "crashes").rglob("*")) - before:
+        if status or kept(name) - before:
             failed.append(name)
     print(f"Defects in: {', '.join(failed)}; see {HERE / 'crashes'}." if failed else "No defects.")
     return bool(failed)
