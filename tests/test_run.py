@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 import unfreeze
 from unfreeze.config import read_config
-from unfreeze.errors import DataError, RequestError
+from unfreeze.errors import DataError, RequestError, StoppedError
 
 DESIGNED = {
     "n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "log_loss", "ece",
@@ -156,14 +156,15 @@ def test_a_failed_training_leaves_no_folder(tmp_path, photos, monkeypatch):
     assert not (tmp_path / "deep" / "run").exists()
 
 
-def test_an_interrupted_training_leaves_no_folder(tmp_path, photos, monkeypatch):
+def test_an_interrupted_training_can_be_resumed(tmp_path, photos, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("unfreeze.training.probed.open_backbone", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        unfreeze.train(str(photos), output_dir=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    for resume in (None, True):
+        with pytest.raises(StoppedError, match="Continue with the same command"):
+            unfreeze.train(str(photos), output_dir=tmp_path / "run", resume=resume)
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".unfinished"]
 
 
 def test_lists_of_arrays_with_labels_train_like_files(tmp_path, monkeypatch, plain_torch):

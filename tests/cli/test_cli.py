@@ -290,12 +290,17 @@ def test_signals_end_a_command_tidily_and_mean_afterwards_what_they_meant_before
     number, status, command, photos, monkeypatch
 ):
     before = signal.getsignal(signal.SIGTERM)
+    # A shell starts what runs in the background with SIGINT ignored.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def read(request):
         os.kill(os.getpid(), number)
 
     monkeypatch.setattr("unfreeze.auditing.read_data", read)
-    answer = command("check", photos)
+    try:
+        answer = command("check", photos)
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
     assert (answer.status, answer.out, answer.err) == (status, "", "Interrupted.\n")
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -88,7 +88,7 @@ def test_the_same_folder_never_stands_for_two_entries():
         ({"base": {"strategy": "full"}}, "--strategy is decided for each training by --strategies"),
         ({"base": {"seed": 3}}, "--seed is decided"),
         ({"strategies": "full:rank=4"}, "--rank is a setting of lora"),
-        ({"strategies": "full:lr=7"}, "--lr 7.0 is out of range"),
+        ({"strategies": "full:lr=7"}, "--lr 7 is out of range"),
         ({"base": {"val": 2.0}}, "--val 2 is no share"),
         ({"backbones": "a,b", "train_size": "50,100"}, "draws learning curves of strategies"),
     ],

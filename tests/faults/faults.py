@@ -192,6 +192,8 @@ def _command(arguments: list[str], folder: Path, said: Path, counted: Path, faul
     os.environ["UNFREEZE_CACHE"] = str(folder / "cache")
     os.chdir(folder)
     sys.argv = ["unfreeze", *arguments]
+    # A shell starts what runs in the background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if fault is not None:
         sys.addaudithook(fault)
     status: object = 0
@@ -329,8 +331,8 @@ def break_once(scenario: Scenario, whole: dict[str, bytes], folder: Path, fault:
     elif fault.kind in STOPPED:
         resumable = again is not None and "--resume" in again
         expected = (TO_CONTINUE,) if resumable else (STOPPED[fault.kind],)
-        if again is None:
-            # It came when all was done.
+        if again is None and fault.after is not None:
+            # By the clock it may have come when all was done.
             expected += (0,)
         tally.signals += 1
         if fault.after is not None:
@@ -378,7 +380,8 @@ def spread(places: int, count: int | None) -> list[int]:
     """``count`` of the places from 1 on, evenly; all of them for None."""
     if count is None or count >= places:
         return list(range(1, places + 1))
-    return sorted({1 + round(index * (places - 1) / max(1, count - 1)) for index in range(count)})
+    # The first and the last place are the least surprising ones.
+    return sorted({1 + round((index + 0.5) * (places - 1) / count) for index in range(count)})
 
 
 def plan_faults(root: str, events: int, seconds: float, asked: argparse.Namespace) -> list[Fault]:

@@ -232,9 +232,7 @@ def _load_module(folder: Path, name: str, *, native: bool) -> tuple[Any, Any]:
             output_loading_info=True,
             **pooler_argument(model_class, config, native=native),
         )
-    except (
-        Exception
-    ) as error:  # of safetensors, pickle, torch and transformers, by what is wrong with the files
+    except Exception as error:  # safetensors, pickle, torch and transformers each raise their own
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise RequestError(
             f"The weights of {name} cannot be read as plain tensors of its architecture ({first})."

@@ -72,13 +72,14 @@ def fitting(folder: Path) -> Iterator[None]:
 
     try:
         yield
+    except OSError as problem:
+        raise RequestError(f"{folder} cannot be read ({problem.strerror or problem}).") from problem
     except (
         ArithmeticError,
         AssertionError,
         AttributeError,
         ImportError,
         LookupError,
-        OSError,
         RuntimeError,
         SafetensorError,
         TypeError,

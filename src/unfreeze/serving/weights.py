@@ -53,13 +53,8 @@ class Source:
 
     def read(self, backbone: Backbone) -> Weights:
         """The very weights that were checked. RequestError when they are gone or others."""
-        try:
-            with fitting(self.folder):
-                part = read_part(self.folder, self.bundle)
-        except OSError as problem:
-            raise RequestError(
-                f"{self.folder} cannot be read any more ({problem.strerror or problem})."
-            ) from None
+        with fitting(self.folder):
+            part = read_part(self.folder, self.bundle)
         part = part if self.grafted else Part(part.head)
         if part.digest != self.digest:
             raise RequestError(f"{self.folder} was changed after it was loaded: load it again or restore it.")
