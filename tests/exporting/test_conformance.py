@@ -302,4 +302,5 @@ def test_real_backbones_do_too(
     for one, job, found in zip(made, jobs, alone(jobs), strict=True):
         wanted = one.run.model().predict_proba(job["inputs"])
         assert np.abs(found - wanted).max() < 1e-4, (one.run.backbone, one.format)
-        assert np.ptp(found[:, 0]) > 1e-3
+        # Random weights may be as good as sure of all rows; two that were read alike would be the same to the bit.
+        assert len(np.unique(found, axis=0)) > 1
