@@ -15,18 +15,16 @@ import http.client
 import json
 import multiprocessing
 import random
-import socket
 import statistics
 import subprocess
-import sys
 import threading
 import time
-import uuid
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from server import multipart, start_server
 from unfreeze.executors.processor import available_cores, processor_name
 from unfreeze.serving.hosting import Host
 from unfreeze.serving.limits import Limits
@@ -39,17 +37,6 @@ CONNECTIONS, ROWS_A_REQUEST = 8, 16
 HEADS = (1, 100, 10_000)
 # More requests at a time than may wait: what is too much must be refused, and nothing else go wrong.
 CROWD, CROWD_SECONDS = 80, 60.0
-
-
-def multipart(raws: list[bytes]) -> tuple[bytes, str]:
-    boundary = uuid.uuid4().hex
-    parts = [
-        f'--{boundary}\r\ncontent-disposition: form-data; name="files"; filename="{place}"\r\n\r\n'.encode()
-        + raw
-        + b"\r\n"
-        for place, raw in enumerate(raws)
-    ]
-    return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
 
 
 def body_of(raws: list[bytes] | list[str]) -> tuple[bytes, str]:
@@ -96,23 +83,6 @@ def under_load(port: int, bodies: list[tuple[bytes, str]], connections: int, rat
     result = answers.get()
     process.join()
     return result
-
-
-def start_server(run: Path) -> tuple[subprocess.Popen, int]:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "unfreeze", "serve", f"task={run}", "--port", str(port)]
-    )
-    while True:
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
-                return process, port
-        except OSError:
-            time.sleep(0.2)
 
 
 def in_process(host: Host, raws: list, seconds: float) -> float:

@@ -19,7 +19,6 @@ import json
 import random
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -29,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
+from server import multipart, start_server
 from unfreeze.config import TrainRequest
 from unfreeze.demo import solar_cells, write_table
 from unfreeze.executors.processor import available_cores, processor_name
@@ -163,42 +163,11 @@ class Load:
             connection.close()
 
 
-def multipart(raws: list[bytes]) -> tuple[bytes, str]:
-    boundary = "soaked-and-still-dry"
-    parts = [
-        f'--{boundary}\r\ncontent-disposition: form-data; name="files"; filename="{place}"\r\n\r\n'.encode()
-        + raw
-        + b"\r\n"
-        for place, raw in enumerate(raws)
-    ]
-    return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def wait_until_ready(port: int) -> None:
-    while True:
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            pass
-        time.sleep(0.2)
-
-
 def soak_server(run: Path, pictures: list[bytes], minutes: int, rate: float) -> None:
     print(f"{minutes} minutes of serving, {rate:g} requests a second:", flush=True)
-    port = free_port()
-    command = [sys.executable, "-m", "unfreeze", "serve", f"task={run}", "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    server, port = start_server(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with server:
         try:
-            wait_until_ready(port)
             load = Load(port, pictures, rate)
             threads = load.start()
             readings = []
