@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone, State
 from unfreeze.executors.torch_ import run_boundaries
+from unfreeze.executors.tracing import traced
 from unfreeze.runtime.files import file_hash, parse_json, sync_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -74,17 +74,13 @@ def convert(backbone: Backbone, boundaries: tuple[int, ...], keep: tuple[int, ..
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     module = _Wrapped(backbone, boundaries, keep).eval()
-    example = _example(backbone)
-    with torch.no_grad(), warnings.catch_warnings(), _quiet_logger("transformers.modeling_utils"):
-        # Python values that follow from shapes become constants; what that breaks, the measured error shows.
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        # Tracing looks at every attribute of a module, those its library has deprecated included; torch
-        # itself announces that tracing gives way to export, which takes OpenVINO several times as long.
-        for category in (DeprecationWarning, FutureWarning):
-            warnings.filterwarnings("ignore", category=category)
-        traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
+    with (
+        torch.no_grad(),
+        _quiet_logger("transformers.modeling_utils"),
+        traced(module, _example(backbone)) as trace,
+    ):
         # A copy of the weights, so that training the backbone later cannot change this model.
-        decoder = TorchScriptPythonDecoder(traced, shared_memory=False)
+        decoder = TorchScriptPythonDecoder(trace, shared_memory=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
         loaded = frontend.load(decoder)
         model: ov.Model = frontend.convert(loaded)

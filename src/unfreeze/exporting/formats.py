@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.errors import missing_extra
+from unfreeze.executors.tracing import traced
 from unfreeze.exporting.network import Network, dynamic_shapes, example, input_names
 from unfreeze.runtime.card import KEY
 from unfreeze.runtime.exported import Graph
@@ -110,9 +111,8 @@ def write_torchscript(classifier: Classifier, folder: Path) -> Written:
     """``model.pt`` by tracing."""
     network = Network(classifier).eval()
     file = folder / "model.pt"
-    with _quiet(), torch.no_grad():
-        traced = torch.jit.trace(network, example(classifier.backbone), check_trace=False)  # type: ignore[no-untyped-call]
-        traced.save(str(file))
+    with _quiet(), torch.no_grad(), traced(network, example(classifier.backbone)) as trace:
+        trace.save(str(file))
     note = "TorchScript is deprecated by PyTorch itself: onnx or pt2 will be loadable for longer."
     return Written(file, {"torch": version("torch")}, (note,))
 
