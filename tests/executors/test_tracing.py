@@ -1,6 +1,8 @@
+import weakref
+
 import pytest
 import torch
-from torch.jit import _recursive
+from torch.jit import _state
 
 from unfreeze.executors.tracing import traced
 
@@ -12,15 +14,26 @@ def test_a_trace_computes_what_its_module_does() -> None:
 
 
 def test_nothing_of_a_trace_is_left() -> None:
-    with traced(torch.nn.Sequential(torch.nn.Linear(3, 2)), (torch.zeros(1, 3),)):
-        assert _recursive.concrete_type_store.type_store
-    assert not _recursive.concrete_type_store.type_store
+    lasting = _state._python_cu
+    before = len(lasting.get_functions())
+    with traced(torch.nn.Sequential(torch.nn.Linear(3, 2)), (torch.zeros(1, 3),)) as trace:
+        unit = weakref.ref(_state._python_cu)
+    del trace
+    assert unit() is None
+    assert _state._python_cu is lasting
+    assert len(lasting.get_functions()) == before
+
+
+def test_a_trace_that_fails_leaves_nothing_either() -> None:
+    lasting = _state._python_cu
+    with pytest.raises(RuntimeError), traced(torch.nn.Linear(3, 2), (torch.zeros(1, 4),)):
+        pass
+    assert _state._python_cu is lasting
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
-def test_modules_that_were_scripted_before_stay_usable() -> None:
-    scripted = torch.jit.script(torch.nn.Sequential(torch.nn.Linear(3, 2)))
-    x = torch.randn(4, 3)
+def test_modules_that_are_scripted_before_and_after_are_usable() -> None:
+    scripted, x = torch.jit.script(torch.nn.Sequential(torch.nn.Linear(3, 2))), torch.randn(4, 3)
     before = scripted(x)
     with traced(torch.nn.Sequential(torch.nn.Linear(3, 2)), (x,)):
         pass
