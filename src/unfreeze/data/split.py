@@ -96,13 +96,13 @@ def _draw_rows(pool: Pool, shares: Mapping[Part, float]) -> NDArray[np.int8]:
     # What rounding took from a class is owed to the next, so that the whole keeps its shares.
     owed = dict.fromkeys(shares, 0.0)
     start = 0
-    for size in map(int, sizes):
-        wishes = {name: size * share + owed[name] for name, share in shares.items()}
-        counts = class_counts(size, wishes)
+    for rows_of_class in map(int, sizes):
+        wishes = {name: rows_of_class * share + owed[name] for name, share in shares.items()}
+        counts = class_counts(rows_of_class, wishes)
         owed = {name: float(np.clip(wishes[name] - counts[name], -0.5, 0.5)) for name in shares}
-        rows = by_class[start : start + size]
+        rows = by_class[start : start + rows_of_class]
         part[rows] = _with_equals_together(pool.order[rows], _spread(counts))
-        start += size
+        start += rows_of_class
     return part
 
 
