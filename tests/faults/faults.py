@@ -178,7 +178,8 @@ def run(arguments: list[str], folder: Path, fault: Fault | None = None) -> Ended
     return Ended(
         os.waitstatus_to_exitcode(how),
         said.read_text(errors="replace"),
-        int(counted.read_text()) if counted.exists() else 0,
+        # Empty when a kill at a random moment met the very writing of it.
+        int(counted.read_text() or 0) if counted.exists() else 0,
         gone if struck is None else gone - struck,
     )
 
