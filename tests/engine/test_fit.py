@@ -1,5 +1,6 @@
 """The laws of the loop: what is frozen stays, what is best is taken, and what goes wrong is named."""
 
+import uuid
 from dataclasses import replace
 
 import numpy as np
@@ -370,17 +371,15 @@ def test_a_store_that_cannot_be_made_changes_nothing_and_is_told(t, tmp_path, mo
         def count(self, what, done, total):
             pass
 
-    def full(prefix, dir):
-        # A file of a device that is always full takes the place of the one that is filled.
-        (dir / "store").mkdir()
-        (dir / "store" / "train0-2").symlink_to("/dev/full")
-        return str(dir / "store")
-
     for use in ("off", "on"):
         backbone, task = t.toy("cnn"), t.task_of("cnn")
         budget = 1000 if problem == "budget" else 10**9
-        if problem == "disk":
-            monkeypatch.setattr("unfreeze.engine.shelf.tempfile.mkdtemp", full)
+        if problem == "disk" and use == "on":
+            # A file of a device that is always full takes the place of the one that is filled.
+            name = uuid.uuid4()
+            monkeypatch.setattr("unfreeze.engine.shelf.uuid.uuid4", lambda name=name: name)
+            (tmp_path / f"prefix-{name.hex}").mkdir()
+            (tmp_path / f"prefix-{name.hex}" / "train0-2-0").symlink_to("/dev/full")
         prefix = t.maker(backbone, task, tmp_path, use=use, budget=budget)
         _, head = t.run(t.plan_of(backbone, freeze=2), backbone, task, prefix=prefix, progress=Telling())
         found.append(t.tensors_of(backbone, head))

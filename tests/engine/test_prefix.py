@@ -172,7 +172,7 @@ def test_what_padding_holds_is_neither_stored_nor_judged(tmp_path):
     with ActivationWriter(tmp_path / "a", rows=2, half=True) as writer:
         writer.add(np.array([1, 0]), State(h, mask))
     found = writer.mapped()
-    assert found.values.shape == (5, 3)
+    assert found.values[0].shape == (5, 3)
     state = found.read(np.array([0, 1]), torch.device("cpu"))
     assert state.mask.sum(1).tolist() == [3, 2]
     assert state.h.sum(dim=(1, 2)).tolist() == [9.0, 6.0]

@@ -1,7 +1,8 @@
-"""Activations of all rows of a part in one mapped file, written in the order in which they are computed."""
+"""Activations of all rows of a part in mapped files, written in the order in which they are computed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,28 +21,52 @@ HALF_MAX = 65504.0
 class Activations:
     """The states of all rows: of one shape, or token rows of their own lengths laid end to end.
 
-    ``values`` (places, ...): a row's states begin at place ``starts[row]``; ``lengths`` (rows,) holds its tokens,
-    or is None where every row is one place.
+    ``values``, one (places, ...) for each writer: a row's states begin at place ``starts[row]`` of what its writer
+    ``owners[row]`` has written; ``lengths`` (rows,) holds its tokens, or is None where every row is one place.
     """
 
-    values: NDArray[np.generic]
+    values: tuple[NDArray[np.generic], ...]
+    owners: NDArray[np.int64]
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64] | None
 
+    @classmethod
+    def joined(cls, parts: Sequence[Activations]) -> Activations:
+        """What several writers have each written some of the rows of, as one."""
+        if len(parts) == 1:
+            return parts[0]
+        written = np.stack([part.owners >= 0 for part in parts])
+        owners = written.argmax(axis=0)
+        rows = np.arange(len(owners))
+        lengths = None
+        if any(part.lengths is not None for part in parts):
+            # A writer that met no row does not know whether rows have lengths.
+            known = [
+                np.zeros(len(rows), np.int64) if part.lengths is None else part.lengths for part in parts
+            ]
+            lengths = np.stack(known)[owners, rows]
+        starts = np.stack([part.starts for part in parts])[owners, rows]
+        return cls(tuple(part.values[0] for part in parts), owners, starts, lengths)
+
     def read(self, rows: NDArray[np.intp], device: torch.device) -> State:
         """The state of these rows in float32, padded as a batch of raw texts is."""
-        # Places in ascending order walk the mapped file forwards.
+        # Places in ascending order walk the mapped files forwards.
         order = np.argsort(self.starts[rows], kind="stable")
+        owners = self.owners[rows]
+        # One that has written nothing does not know what shape states have.
+        like = self.values[int(owners[0])]
         if self.lengths is None:
-            block = np.empty((len(rows), *self.values.shape[1:]), dtype=self.values.dtype)
-            block[order] = self.values[self.starts[rows[order]]]
+            block = np.empty((len(rows), *like.shape[1:]), dtype=like.dtype)
+            for owner, values in enumerate(self.values):
+                mine = order[owners[order] == owner]
+                block[mine] = values[self.starts[rows[mine]]]
             return State(_floats(block, device))
         lengths = self.lengths[rows]
         width = padded(int(lengths.max()), most=int(self.lengths.max()))
-        block = np.zeros((len(rows), width, self.values.shape[1]), dtype=self.values.dtype)
+        block = np.zeros((len(rows), width, like.shape[1]), dtype=like.dtype)
         for position in order:
             start, length = self.starts[rows[position]], lengths[position]
-            block[position, :length] = self.values[start : start + length]
+            block[position, :length] = self.values[owners[position]][start : start + length]
         mask = np.arange(width)[None, :] < lengths[:, None]
         return State(_floats(block, device), torch.from_numpy(mask).to(device))
 
@@ -53,6 +78,7 @@ class HalfOverflowError(Exception):
 class ActivationWriter:
     """Writes the states of batches of rows, on the CPU, to one file; ``mapped`` gives them back when it is whole.
 
+    Of several writers each writes some of the rows.
     Raises OSError when the disk is full (a file that is mapped before it is written would end the process instead).
     """
 
@@ -60,6 +86,7 @@ class ActivationWriter:
         self._path = path
         self._kind = np.dtype(np.float16 if half else np.float32)
         self._starts = np.zeros(rows, dtype=np.int64)
+        self._owners = np.full(rows, -1, dtype=np.int64)
         self._lengths: NDArray[np.int64] | None = None
         self._shape: tuple[int, ...] = ()
         self._place = 0
@@ -86,14 +113,43 @@ class ActivationWriter:
         if self._kind == np.float16 and not float(np.abs(block).max()) <= HALF_MAX:
             raise HalfOverflowError
         self._starts[rows] = self._place + np.cumsum(sizes) - sizes
+        self._owners[rows] = 0
         self._place += int(sizes.sum())
         self._shape = block.shape[1:]
         self._file.write(np.ascontiguousarray(block, dtype=self._kind).data)
 
     def mapped(self) -> Activations:
         """All that was written, mapped; for a file that is closed."""
-        values = np.memmap(self._path, dtype=self._kind, mode="r", shape=(self._place, *self._shape))
-        return Activations(values, self._starts, self._lengths)
+        return self.index().mapped()
+
+    def index(self) -> Written:
+        """Where which rows lie in the file, for another process to map it."""
+        shape = (self._place, *self._shape)
+        return Written(self._path, self._kind.str, shape, self._owners, self._starts, self._lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """What one writer has written: the file, its numbers' kind and shape, and where which rows lie in it.
+
+    ``owners`` (rows,) is 0 for the rows that are there and -1 for others.
+    """
+
+    path: Path
+    kind: str
+    shape: tuple[int, ...]
+    owners: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64] | None
+
+    def mapped(self) -> Activations:
+        """The file, mapped."""
+        if not self.shape[0]:
+            # No file of no bytes can be mapped.
+            empty = np.zeros(self.shape, dtype=self.kind)
+            return Activations((empty,), self.owners, self.starts, self.lengths)
+        values = np.memmap(self.path, dtype=self.kind, mode="r", shape=self.shape)
+        return Activations((values,), self.owners, self.starts, self.lengths)
 
 
 def _floats(block: NDArray[np.generic], device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 ``fit`` → phase → epoch → step. What lies below the first thawed stage is read from a prefix, computed once; order,
 augmentation and dropout are functions of seed and position, so that a resumed run gives the bits of one never stopped.
+Several processes may run it together (``Task.ranks``): the first decides, saves and speaks.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from unfreeze.engine.checkpoints import Checkpoint, Checkpoints, Position
 from unfreeze.engine.devices import Precision, peak_bytes
 from unfreeze.engine.drift import Drift
 from unfreeze.engine.judging import load_best_mix, score
-from unfreeze.engine.ledger import fingerprint_frozen, record_phase
+from unfreeze.engine.ledger import fingerprint, fingerprint_frozen, record_phase
 from unfreeze.engine.phase_precision import choose_precision
 from unfreeze.engine.prefix import PlainMaker, Prefix, PrefixMaker
+from unfreeze.engine.ranks import PeerLostError
 from unfreeze.engine.scaling import first_scale
 from unfreeze.engine.schedule import rate_factor
 from unfreeze.engine.state import (
@@ -66,10 +68,11 @@ def fit(
     ``head`` maps features (batch, dim) to logits (batch, classes). ``prefix`` decides how frozen stages are read;
     without one they are run by PyTorch for every batch. What a plan says of its head, its graft and its inputs
     (``head``, ``graft``, ``dropout``, ``augment``, ``views``, ``token_dropout``) is for the caller to have made.
-    ``watch`` is given each epoch's record; what it raises ends the training.
+    ``watch`` is given each epoch's record; what it raises ends the training. Of several ranks the first is given
+    ``checkpoints`` and ``watch``, and each its own ``should_stop``.
 
     Raises UnfreezeError when there are no training rows, DivergedError when a loss is not finite (the best weights so
-    far are in the backbone then), StoppedError when ``should_stop`` said so.
+    far are in the backbone then), StoppedError when ``should_stop`` said so, or another rank has ended.
     """
     check_modality(plan, backbone.modality)
     if not len(task.train.y):
@@ -116,7 +119,7 @@ class _Loop:
         watch: Callable[[EpochRecord], None],
     ) -> None:
         self.plan, self.backbone, self.head, self.task = plan, backbone, head, task
-        self.prefix, self.checkpoints = prefix, checkpoints
+        self.prefix, self.checkpoints, self.ranks = prefix, checkpoints, task.ranks
         self.should_stop, self.progress, self.watch = should_stop, progress, watch
         self.saved = time.perf_counter()
         backbone.module.to(task.device)
@@ -128,13 +131,7 @@ class _Loop:
 
     def run(self, *, resume: bool) -> Fit:
         began = time.perf_counter()
-        found = None
-        if self.checkpoints is not None:
-            if resume:
-                found = self.checkpoints.newest()
-            else:
-                # What another run left here would look newer than what this one is going to write.
-                self.checkpoints.clear()
+        found = self.ranks.lead(lambda: self._found(resume))
         first = 0 if found is None else found.position.phase
         for index in range(first, len(self.plan.phases)):
             self._run_phase(index, found if index == first else None)
@@ -142,6 +139,15 @@ class _Loop:
             self._interpolate()
         self.standing.fit.seconds = time.perf_counter() - began
         return self.standing.fit
+
+    def _found(self, resume: bool) -> Checkpoint | None:
+        if self.checkpoints is None:
+            return None
+        if resume:
+            return self.checkpoints.newest()
+        # What another run left here would look newer than what this one is going to write.
+        self.checkpoints.clear()
+        return None
 
     # -- phases
 
@@ -153,6 +159,7 @@ class _Loop:
             self._begin_phase(index, groups)
         else:
             self.standing = from_checkpoint(found, self.weights, groups, optimizer, device=self.task.device)
+        self._check_alike(groups)
         if not self._phase_is_over(phase):
             self._train(index, groups, optimizer)
         if self.standing.best is not None and self._is_judged(phase):
@@ -162,6 +169,17 @@ class _Loop:
             self.weights.load(self.standing.ema)
             self.standing.fit.taken = f"{phase.name}, epoch {self.standing.position.epoch}"
         self._record(phase, groups)
+
+    def _check_alike(self, groups: tuple[Group, ...]) -> None:
+        """Ranks that trained different parameters, or started from different weights, would drift apart unnoticed."""
+        if not self.ranks.alone:
+            named = [
+                (group.name, group.rate, name, tuple(parameter.shape))
+                for group in groups
+                for name, parameter in group.parameters
+            ]
+            self.ranks.check_alike("The trainable parameters", repr(named))
+            self.ranks.check_alike("The weights", fingerprint(self.weights.live()) + self.standing.frozen)
 
     def _record(self, phase: Phase, groups: tuple[Group, ...]) -> None:
         standing = self.standing
@@ -227,14 +245,16 @@ class _Loop:
     def _precision(self, index: int, prefix: Prefix, steps: int) -> Precision:
         """What the phase computes in: as it was, when it is gone on with, else as it measures now."""
         if self.standing.precision is None:
-            choice = choose_precision(
-                self.backbone,
-                self.head,
-                task=self.task,
-                prefix=prefix,
-                phase=self.plan.phases[index],
-                rows=self._batches(index, 0)[0],
-                steps=steps,
+            choice = self.ranks.lead(
+                lambda: choose_precision(
+                    self.backbone,
+                    self.head,
+                    task=self.task,
+                    prefix=prefix,
+                    phase=self.plan.phases[index],
+                    rows=self._batches(index, 0)[0],
+                    steps=steps,
+                )
             )
             self.standing.precision = choice.precision
             self.standing.scale = first_scale(choice.precision, self.task.device)
@@ -262,16 +282,22 @@ class _Loop:
         for step in range(place.step, len(batches)):
             rows = batches[step]
             started = time.perf_counter()
-            state = active.prefix.train_batch(rows, round_)
+            state = active.prefix.train_batch(active.stepper.loads(rows), round_)
             waited += time.perf_counter() - started
             done = self.standing.position.done
-            loss = active.stepper.take(state, rows, factor=rate_factor(active.phase, done, active.steps))
-            self.standing.losses.append(loss)
-            self.standing.position = replace(place, step=step + 1, done=done + 1)
+            factor = rate_factor(active.phase, done, active.steps)
+            try:
+                loss = active.stepper.take(state, rows, factor=factor)
+                self.standing.losses.append(loss)
+                self.standing.position = replace(place, step=step + 1, done=done + 1)
+                stopping = self.ranks.any(self.should_stop())
+            except PeerLostError:
+                self._save_alone(active)
+                raise
             seen += len(rows)
             if self.task.device.type != "cuda":
                 self._check_losses(active.phase, batches)
-            if self.should_stop():
+            if stopping:
                 self._stop(active, batches)
         self._check_losses(active.phase, batches)
         self._end_epoch(active, seconds=time.perf_counter() - began, waited=waited, seen=seen)
@@ -299,7 +325,7 @@ class _Loop:
         standing.losses = []
         standing.position = Position(active.index, place.epoch + 1, 0, place.done)
         self.progress.count(f"{phase.name}, epochs", place.epoch + 1, phase.epochs)
-        self.watch(standing.fit.history[-1])
+        self.ranks.lead(lambda: self.watch(standing.fit.history[-1]))
         if time.perf_counter() - self.saved >= self.task.checkpoint_seconds:
             self._save(active)
 
@@ -332,6 +358,14 @@ class _Loop:
         if self.checkpoints is not None:
             self.saved = time.perf_counter()
             self.checkpoints.save(to_checkpoint(self.standing, self.weights, active.groups, active.optimizer))
+
+    def _save_alone(self, active: _Active) -> None:
+        """Save what stands when another rank was lost: of the step that it was lost in, nothing was taken yet.
+
+        Statistics of norms have moved in it already, where they are trained: the last checkpoint is whole.
+        """
+        if active.phase.norm == "freeze":
+            self._save(active)
 
     def _batches(self, index: int, epoch: int) -> list[NDArray[np.intp]]:
         # Phases must not repeat each other's orders.

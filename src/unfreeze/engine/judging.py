@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone
@@ -30,20 +31,26 @@ def score(
 ) -> tuple[float, float]:
     """Log-loss in nats after the best temperature, and accuracy, of the present weights on validation rows.
 
-    Computed in the prefix's precision. Both modules are left in evaluation mode. Logits that are not finite give
-    an infinite log-loss.
+    Computed in the prefix's precision, each row once by one of the task's ranks. Both modules are left in evaluation
+    mode. Logits that are not finite give an infinite log-loss.
     """
     assert task.val is not None
-    y = task.val.y
+    y, ranks = task.val.y, task.ranks
+    share = ranks.share(len(y))
+    loaded = ranks.loaded(np.arange(len(y)))
     backbone.module.eval()
     head.eval()
     logits = []
     with torch.no_grad():
-        for state in prefix.val_batches(np.arange(len(y)), batch_size * LARGER[task.device.type]):
+        for state in prefix.val_batches(loaded, batch_size * LARGER[task.device.type]):
             with autocast(task.device, prefix.precision):
                 features = backbone.run(state, prefix.boundary, None).h
             logits.append(head(features.float()).float())
-    values = torch.cat(logits).cpu().numpy()
+    values = ranks.joined(torch.cat(logits)[: share.stop - share.start], len(y)).cpu().numpy()
+    return ranks.lead(lambda: _judged(values, y))
+
+
+def _judged(values: NDArray[np.float32], y: NDArray[np.int64]) -> tuple[float, float]:
     if not np.isfinite(values).all():
         return float("inf"), float((values.argmax(axis=1) == y).mean())
     # An overconfident network is no worse a classifier: it is judged as it will be shipped, calibrated.

@@ -75,11 +75,22 @@ def fingerprint_frozen(backbone: Backbone, groups: Sequence[Group], phase: Phase
         owner = stage_of_parameters(backbone)
         buffers = {name for name, _ in backbone.module.named_buffers()}
         trained |= {name for name in buffers if owner.get(name) in thawed}
+    return fingerprint(
+        {
+            name: tensor
+            for name, tensor in backbone.module.state_dict(keep_vars=True).items()
+            if name not in trained and id(tensor) not in tied
+        }
+    )
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """A hash over the names and bits of tensors."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(backbone.module.state_dict(keep_vars=True).items()):
-        if name not in trained and id(tensor) not in tied:
-            digest.update(name.encode())
-            digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(_bytes()).numpy()))
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        bits: Any = tensor.detach().cpu().contiguous().reshape(-1).view(_bytes()).numpy()
+        digest.update(memoryview(bits))
     return digest.hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,9 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from unfreeze.contracts import Executor, State
-from unfreeze.engine.activations import Activations, ActivationWriter
+from unfreeze.engine.activations import Activations, ActivationWriter, HalfOverflowError, Written
 from unfreeze.engine.devices import Precision
 from unfreeze.engine.inputs import Inputs
+from unfreeze.engine.ranks import ALONE, Ranks
+
+
+class UnstoredError(Exception):
+    """Activations that could not be stored; the message says why."""
 
 
 @dataclass(eq=False)
@@ -86,38 +91,63 @@ def fill_shelf(
     batch_size: int,
     half: bool,
     readers: int,
+    ranks: Ranks = ALONE,
 ) -> Shelf:
     """Run all rows through ``executor``, which keeps the states at ``passed``; ``views``: how many each boundary gets.
 
-    Raises HalfOverflowError, or OSError when it cannot be written; nothing is left behind then.
+    The processes of a machine share the work, and what it gives. Raises UnstoredError when one of them could not do
+    its part; nothing is left behind then.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    shelf = Shelf(Path(tempfile.mkdtemp(prefix="prefix-", dir=root)), passed, readers)
+    shelf = Shelf(root / ranks.lead(lambda: f"prefix-{uuid.uuid4().hex}"), passed, readers)
 
-    def run(inputs: Inputs, view: int | None, wanted: list[int], name: str) -> dict[int, Activations]:
+    def run(inputs: Inputs, view: int | None, wanted: list[int], name: str) -> dict[int, Written]:
         with ExitStack() as stack:
             writers = {
                 boundary: stack.enter_context(
-                    ActivationWriter(shelf.folder / f"{name}-{boundary}", rows=len(inputs), half=half)
+                    ActivationWriter(
+                        shelf.folder / f"{name}-{boundary}-{ranks.local}", rows=len(inputs), half=half
+                    )
                 )
                 for boundary in wanted
             }
             # An epoch's batches are those of least padding, so the fill uses them too.
-            for rows in inputs.batches(0, 0, batch_size):
+            for rows in inputs.batches(0, 0, batch_size)[ranks.local :: ranks.local_count]:
                 for boundary, state in zip(passed, executor(inputs.batch(rows, view)).states, strict=True):
                     if boundary in writers:
                         writers[boundary].add(rows, state)
-        return {boundary: writer.mapped() for boundary, writer in writers.items()}
+        return {boundary: writer.index() for boundary, writer in writers.items()}
 
-    try:
+    def fill() -> dict[str, dict[int, Written]]:
+        shelf.folder.mkdir(parents=True, exist_ok=True)
+        written = {}
         for view in range(max(views.values())):
             wanted = [boundary for boundary, count in views.items() if count > view]
-            found = run(train, view if varied else None, wanted, f"train{view}")
-            for boundary, activations in found.items():
-                shelf.train.setdefault(boundary, []).append(activations)
+            written[f"train{view}"] = run(train, view if varied else None, wanted, f"train{view}")
         if val is not None:
-            shelf.val = run(val, None, list(views), "val")
+            written["val"] = run(val, None, list(views), "val")
+        return written
+
+    try:
+        mine: dict[str, dict[int, Written]] | str = fill()
+    except HalfOverflowError:
+        mine = "An activation does not fit into half precision"
+    except OSError as problem:
+        mine = f"The store could not be written ({problem.strerror or problem})"
     except BaseException:
         shelf.remove()
         raise
+    found = ranks.every(mine)
+    why = next((part for part in found if isinstance(part, str)), None)
+    if why is not None:
+        shelf.remove()
+        raise UnstoredError(why)
+    first = ranks.rank - ranks.local
+    here = [part for part in found[first : first + ranks.local_count] if not isinstance(part, str)]
+    for name in here[0]:
+        for boundary in here[0][name]:
+            whole = Activations.joined([part[name][boundary].mapped() for part in here])
+            if name == "val":
+                shelf.val[boundary] = whole
+            else:
+                shelf.train.setdefault(boundary, []).append(whole)
     return shelf

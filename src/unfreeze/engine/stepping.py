@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix,
 from unfreeze.engine.scaling import adjust, scaled, unscale
 from unfreeze.engine.state import Standing, trainable
 from unfreeze.engine.suffix import Suffix
+from unfreeze.engine.summing import SharedStatistics
 from unfreeze.engine.task import Task
 from unfreeze.engine.trainable import Group, is_graft
 from unfreeze.errors import UnfreezeError
@@ -26,7 +28,7 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stepper:
-    """Takes the steps of one phase (number ``index``)."""
+    """Takes the steps of one phase (number ``index``), together with the other ranks of the task."""
 
     plan: Plan
     suffix: Suffix
@@ -39,8 +41,9 @@ class Stepper:
     say: Callable[[str], None]
 
     def take(self, state: State, rows: NDArray[np.intp], *, factor: float) -> Tensor:
-        """One step on a whole batch at ``factor`` times the peak rates; its mean loss.
+        """One step on a batch at ``factor`` times the peak rates; its mean loss.
 
+        ``rows``: all of the batch; ``state``: those of them that ``loads`` names.
         Where the loss or a gradient is not finite, the loss is NaN and the weights stay as they were; in float16 they
         stay too where the scale of the loss was too large, and the loss is what it is. Raises UnfreezeError in a
         phase's first step when a part of a graft gets no gradient.
@@ -50,6 +53,8 @@ class Stepper:
         loss = None
         while loss is None:
             loss = self._try_gradients(state, rows)
+        gradients = [given.grad for given in trainable(self.groups).values() if given.grad is not None]
+        self.task.ranks.add_up([loss, *gradients])
         if self.standing.position.done == 0:
             self._refuse_unused_grafts()
         finite = torch.isfinite(loss)
@@ -75,15 +80,31 @@ class Stepper:
         self._average()
         return torch.where(failed, torch.full_like(loss, float("nan")), loss)
 
+    def loads(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Which rows of a batch this rank needs: its own, or all where they are mixed with each other."""
+        return rows if self.plan.mixup else self.task.ranks.loaded(rows)
+
+    @property
+    def _meets(self) -> bool:
+        """Whether ranks exchange what they compute within a pass, so that none may repeat it or cut it by itself."""
+        phase = self.plan.phases[self.index]
+        return not self.task.ranks.alone and (phase.objective == "pairs" or phase.norm == "train")
+
     def _try_gradients(self, state: State, rows: NDArray[np.intp]) -> Tensor | None:
-        """The gradients of a batch, or None when memory ran out and it is now cut into more parts."""
-        parts = min(self.standing.micro_batches, len(rows))
+        """The gradients of this rank's rows, or None when memory ran out and they are now cut into more parts."""
+        mine = len(self.task.ranks.loaded(rows))
+        parts = min(self.standing.micro_batches, mine)
         try:
             return self._gradients(state, rows, parts)
         except torch.OutOfMemoryError:
             self.optimizer.zero_grad(set_to_none=True)
         # Outside of the handler, which keeps the failed pass in memory.
-        if parts == len(rows):
+        if self._meets:
+            raise UnfreezeError(
+                "A batch does not fit into the devices' memory, and what ranks exchange within it must not be cut: "
+                "take a smaller --batch-size."
+            )
+        if parts == mine:
             raise UnfreezeError(
                 "One row alone does not fit into the device's memory: take a smaller backbone or --image-size."
             )
@@ -94,7 +115,7 @@ class Stepper:
         return None
 
     def _gradients(self, state: State, rows: NDArray[np.intp], parts: int) -> Tensor:
-        device = self.task.device
+        device, ranks = self.task.device, self.task.ranks
         y = torch.from_numpy(self.task.train.y[rows]).to(device)
         weight = (
             None if self.task.class_weight is None else torch.from_numpy(self.task.class_weight).to(device)
@@ -110,31 +131,49 @@ class Stepper:
             partner = torch.from_numpy(mix.partner).to(device)
             state = replace(state, h=mix.share * state.h.float() + (1 - mix.share) * state.h[partner].float())
             other = y[partner]
+        if len(state.h) > len(ranks.loaded(rows)):
+            own = ranks.loaded(np.arange(len(rows)))
+            state = State(state.h[own], None if state.mask is None else state.mask[own])
+        share = ranks.share(len(rows))
+        mine, other = y[share], None if other is None else other[share]
         total = torch.zeros((), device=device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            seed_chance((seed + done) % 2**63, device)
-            for part in np.array_split(np.arange(len(rows)), parts):
+            # Ranks must not drop the same units of different rows.
+            seed_chance((seed + done + ranks.rank * 1_000_000_007) % 2**63, device)
+            for part in np.array_split(np.arange(len(state.h)), parts):
                 chosen = slice(int(part[0]), int(part[-1]) + 1)
                 piece = State(state.h[chosen], None if state.mask is None else state.mask[chosen])
-                # Only whole batches are replayed; the shorter last one of an epoch must not be what is captured.
-                features = self.suffix(piece, whole=parts == 1 and len(rows) == self.plan.batch_size)
+                with self._statistics(len(mine)):
+                    # Only whole batches are replayed; the shorter last one of an epoch must not be what is captured.
+                    features = self.suffix(piece, whole=parts == 1 and len(rows) == self.plan.batch_size)
+                # A row that counts nothing is run where the share is empty.
+                features = features[: len(mine)]
                 mixed = None if mix is None or other is None else Mixed(mix.share, other[chosen])
-                if pairs:
+                if pairs and ranks.alone:
                     # Where memory has cut the batch, pairs are those within a part.
-                    summed = pair_loss(features, y[chosen])
+                    summed = pair_loss(features, mine[chosen])
+                elif pairs:
+                    # All ranks compute the loss of all pairs: each answers for a part of it.
+                    summed = pair_loss(ranks.joined(features, len(rows)), y) / ranks.count
                 else:
                     summed = cross_entropy(
                         self.head(features),
-                        y[chosen],
+                        mine[chosen],
                         weight=weight,
                         smoothing=self.plan.label_smoothing,
                         mixed=mixed,
                     )
                 loss = summed / whole
-                objective = loss + self._pull() / parts
+                objective = loss + self._pull() / (parts * ranks.count)
                 scaled(objective, self.standing.scale).backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
         return total
+
+    def _statistics(self, rows: int) -> AbstractContextManager[object]:
+        """Where norms are trained by several ranks, their statistics are those of the whole batch."""
+        if self.task.ranks.alone or self.plan.phases[self.index].norm != "train":
+            return nullcontext()
+        return SharedStatistics(self.task.ranks, rows)
 
     def _refuse_unused_grafts(self) -> None:
         """A graft that the forward pass goes around would stay as it is, and nobody would notice."""

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from unfreeze.contracts import Backbone, Executor, State
-from unfreeze.engine.activations import HalfOverflowError
 from unfreeze.engine.devices import wait_for
 from unfreeze.engine.estimate import Estimate, Use, served_together, views_of, weigh_store
 from unfreeze.engine.prefix import PlainPrefix, Prefix
-from unfreeze.engine.shelf import Shelf, StoredPrefix, fill_shelf
+from unfreeze.engine.shelf import Shelf, StoredPrefix, UnstoredError, fill_shelf
 from unfreeze.engine.suffix import Suffix
 from unfreeze.plan import Phase
 
@@ -49,6 +48,15 @@ class _Reading:
     rounds: int
 
 
+@dataclass(frozen=True)
+class _Decision:
+    """The boundaries that one pass is to store for these readings; none where the prefix is run every time."""
+
+    passed: tuple[int, ...]
+    group: tuple[_Reading, ...]
+    reason: str
+
+
 @dataclass(eq=False)
 class StoringMaker:
     """Decides for each phase whether storing pays, from measured times, and fills the store when it does.
@@ -71,6 +79,8 @@ class StoringMaker:
     estimates: list[Estimate] | None = None
     _shelf: Shelf | None = None
     _expected: dict[_Reading, Estimate] = field(default_factory=dict)
+    # The executor that was built last, and what it keeps.
+    _built: tuple[tuple[int, ...], Executor] | None = None
 
     def make(
         self, phase: Phase, boundary: int, *, rounds: int, stored: tuple[int, ...] | None = None
@@ -86,13 +96,18 @@ class StoringMaker:
         group = [reading, *self._followers(phase)]
         if stored:
             group = [one for one in group if one.boundary in stored]
-            return self._fill(self.build(stored), stored, group, "The frozen part is stored, as before.")
+            return self._fill(stored, group, "The frozen part is stored, as before.")
         if self._shelf is not None and boundary in self._shelf.train:
             return self._read(reading, self._shelf)
-        return self._decide(group)
+        # Every process would measure something else: the first decides.
+        decision = self.task.ranks.lead(lambda: self._decide(group))
+        if not decision.passed:
+            return self._plain(boundary, decision.reason)
+        return self._fill(decision.passed, list(decision.group), decision.reason)
 
     def close(self) -> None:
         """See ``PrefixMaker``."""
+        self._built = None
         if self._shelf is not None:
             self._shelf.remove()
             self._shelf = None
@@ -105,8 +120,13 @@ class StoringMaker:
         below, state = self._measure_below(executor, rounds=rounds, views=views)
         return replace(below, trained=self._time_suffix(state, boundary, rounds=rounds))
 
-    def _decide(self, group: list[_Reading]) -> Prefix:
-        """Fill the store for the first of these and those that can share its pass, where that pays."""
+    def _executor(self, keep: tuple[int, ...]) -> Executor:
+        if self._built is None or self._built[0] != keep:
+            self._built = keep, self.build(keep)
+        return self._built[1]
+
+    def _decide(self, group: list[_Reading]) -> _Decision:
+        """Whether to fill the store for the first of these, and for those that can share its pass."""
         first, boundary = group[0], group[0].boundary
         started = time.perf_counter()
         executor = self.build((boundary,))
@@ -121,20 +141,19 @@ class StoringMaker:
             group, estimates = [first], [mine]
             verdict = weigh_store(estimates, use=self.use, budget=self.budget)
         self._note(estimates[0])
+        self._built = (boundary,), executor
         if verdict == "too large":
-            return self._plain(
-                boundary,
+            return _Decision(
+                (),
+                (first,),
                 f"The store would take {mine.bytes / 1e9:.2f} GB, more than --store-budget "
                 f"({self.budget / 1e9:.2f} GB): the frozen part is run every epoch.",
-                executor,
             )
         told = _tell(estimates, names=[one.name for one in group])
         if verdict == "does not pay":
-            return self._plain(boundary, f"The store does not pay: {told}.", executor)
+            return _Decision((), (first,), f"The store does not pay: {told}.")
         passed = tuple(sorted({one.boundary for one in group}))
-        if len(passed) > 1:
-            executor = self.build(passed)
-        return self._fill(executor, passed, group, f"The frozen part is stored: {told}.")
+        return _Decision(passed, tuple(group), f"The frozen part is stored: {told}.")
 
     def _read(self, reading: _Reading, shelf: Shelf) -> Prefix:
         """What an earlier phase's pass has stored for this one."""
@@ -242,18 +261,15 @@ class StoringMaker:
             return False
         return True
 
-    def _plain(self, boundary: int, reason: str, executor: Executor | None = None) -> PlainPrefix:
-        """``executor``: the one at hand, if any, which keeps the state at ``boundary`` alone."""
+    def _plain(self, boundary: int, reason: str) -> PlainPrefix:
         # It hands its states over in the processor's memory: beside an accelerator that would be a detour.
         if self.task.device.type != "cpu" or boundary == 0:
             return PlainPrefix(self.backbone, self.task, boundary, reason)
-        fast = self.build((boundary,)) if executor is None else executor
-        return PlainPrefix(self.backbone, self.task, boundary, reason, fast)
+        return PlainPrefix(self.backbone, self.task, boundary, reason, self._executor((boundary,)))
 
-    def _fill(
-        self, executor: Executor, passed: tuple[int, ...], group: list[_Reading], reason: str
-    ) -> Prefix:
+    def _fill(self, passed: tuple[int, ...], group: list[_Reading], reason: str) -> Prefix:
         """``group``: the phases to store for, the first of them now."""
+        executor = self._executor(passed)
         self.close()
         boundary = group[0].boundary
         views: dict[int, int] = {}
@@ -272,14 +288,11 @@ class StoringMaker:
                 batch_size=self.batch_size,
                 half=self.half,
                 readers=len(group),
+                ranks=self.task.ranks,
             )
-        except HalfOverflowError:
-            why = "An activation does not fit into half precision"
-        except OSError as problem:
-            why = f"The store could not be written ({problem.strerror or problem})"
-        else:
-            return StoredPrefix(self._shelf, self._views(group[0]), self.task.device, boundary, reason)
-        return self._plain(boundary, f"{why}: the frozen part is run every epoch.")
+        except UnstoredError as problem:
+            return self._plain(boundary, f"{problem}: the frozen part is run every epoch.")
+        return StoredPrefix(self._shelf, self._views(group[0]), self.task.device, boundary, reason)
 
 
 def _tell(estimates: list[Estimate], *, names: list[str]) -> str:

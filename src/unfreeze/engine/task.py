@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from unfreeze.engine.devices import Precision
 from unfreeze.engine.inputs import Inputs
 from unfreeze.engine.ledger import PhaseRecord
+from unfreeze.engine.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ class Task:
     """What a plan is run on. ``val`` may be None: then the last weights are taken. ``class_weight`` (classes,).
 
     ``precisions``: one for all phases, or two (the exact one first) of which each phase takes what it measures.
+    ``ranks``: the processes that run the plan together, each of which was given the same.
     """
 
     train: Rows
@@ -44,6 +46,7 @@ class Task:
     class_weight: NDArray[np.float32] | None = None
     precisions: tuple[Precision, ...] = ("fp32",)
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)
