@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -150,13 +150,25 @@ def image_onnx(image_run: Trained, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def t() -> ModuleType:
     """Everything of tests/toys.py, which loads torch."""
-    spec = importlib.util.spec_from_file_location("training_toys", Path(__file__).parent / "toys.py")
+    return _beside("toys")
+
+
+@pytest.fixture(scope="session")
+def together() -> Callable[..., list[Any]]:
+    """Runs something in several processes; see tests/ranked.py."""
+    run: Callable[..., list[Any]] = _beside("ranked").together
+    return run
+
+
+def _beside(name: str) -> ModuleType:
+    """A module of this folder that holds no tests."""
+    spec = importlib.util.spec_from_file_location(f"training_{name}", Path(__file__).parent / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    toys = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = toys
-    spec.loader.exec_module(toys)
-    return toys
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -25,7 +25,10 @@ def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores this process may use, at least 1: its affinity, no more than its control group's quota."""
+    """Cores this process may use, at least 1: its affinity, no more than its control group's quota.
+
+    Processes that were started to train together (torchrun's LOCAL_WORLD_SIZE) share them.
+    """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
     try:
@@ -34,7 +37,7 @@ def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
             cores = min(cores, max(1, int(allowed) // int(period)))
     except (OSError, ValueError):
         pass
-    return max(1, cores)
+    return max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
 
 
 def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -1,0 +1,157 @@
+"""Starting the processes of one training, and joining those that another launcher has started.
+
+torchrun, ``accelerate launch`` and ``--devices`` all tell a process its place in the same variables of the environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+from unfreeze.engine.ranks import ALONE, Ranks
+from unfreeze.errors import RequestError
+from unfreeze.executors.processor import available_cores
+
+# The first process may choose, probe and measure for hours while the others wait for what it says next.
+PATIENCE = timedelta(days=7)
+# How long the others may take to save and go when one process has ended, and then to go at all.
+SAVING_SECONDS, LEAVING_SECONDS = 60.0, 10.0
+POLL_SECONDS = 0.05
+
+
+def is_joined() -> bool:
+    """Whether this process was started as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def gathered(device: str) -> Iterator[Ranks]:
+    """The ranks of the processes that were started together, on ``device``; alone without a launcher.
+
+    Raises RequestError for a launcher that asks for weights cut over devices.
+    """
+    if not is_joined():
+        yield ALONE
+        return
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" or os.environ.get(
+        "ACCELERATE_USE_DEEPSPEED", ""
+    ).lower() in ("true", "1"):
+        raise RequestError(
+            "The launcher asks for FSDP or DeepSpeed, which cut the weights over devices, and here each process holds "
+            "all of them: configure `accelerate` for plain multi-GPU, or use --devices N."
+        )
+    import torch.distributed as dist
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu")
+    try:
+        yield Ranks(
+            rank=state.process_index,
+            count=state.num_processes,
+            local=state.local_process_index,
+            local_count=int(os.environ.get("LOCAL_WORLD_SIZE", str(state.num_processes))),
+            objects=dist.new_group(backend="gloo", timeout=PATIENCE),
+        )
+    finally:
+        # Another process that is gone already must not hide why.
+        with contextlib.suppress(RuntimeError):
+            state.destroy_process_group()
+
+
+def check_devices(count: int, device: str | None) -> None:
+    """Raise RequestError when this machine has not so many devices of the kind."""
+    if count < 1:
+        raise RequestError(f"--devices must be at least 1, not {count}.")
+    if device != "cpu":
+        import torch
+
+        if torch.cuda.is_available():
+            if count > torch.cuda.device_count():
+                raise RequestError(
+                    f"--devices {count}: this machine has {torch.cuda.device_count()} GPUs. Ask for fewer."
+                )
+            return
+    if count > available_cores():
+        raise RequestError(
+            f"--devices {count}: without GPUs each process needs a core, and there are {available_cores()}. Ask for "
+            "fewer; one process uses all cores."
+        )
+
+
+def launch(count: int, arguments: Sequence[str]) -> int:
+    """Run ``python -m unfreeze ARGUMENTS`` in ``count`` processes that train together; the first one's exit status.
+
+    When one ends before its time the others may save what they have; then they are ended.
+    """
+    shared = os.environ | {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": str(max(1, available_cores() // count)),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "unfreeze", *arguments],
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(count)
+    ]
+
+    def pass_on(number: int, _: object) -> None:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    # A terminal's Ctrl-C reaches them by itself.
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+    }
+    try:
+        _wait(processes)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return _status(processes)
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Return when all have ended; those that are left behind by one that failed are asked, and then made, to go."""
+    failed: float | None = None
+    while any(process.poll() is None for process in processes):
+        time.sleep(POLL_SECONDS)
+        if failed is None and any(process.poll() not in (None, 0) for process in processes):
+            failed = time.monotonic()
+        late = 0.0 if failed is None else time.monotonic() - failed
+        for process in processes:
+            if process.poll() is None and late > SAVING_SECONDS + LEAVING_SECONDS:
+                process.kill()
+            elif process.poll() is None and late > SAVING_SECONDS:
+                process.terminate()
+
+
+def _status(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    """The first process's status, as a shell would have it; its own failure tells more than that of another."""
+    status = processes[0].returncode
+    if status < 0:
+        sys.stderr.write(
+            f"Error: The first process was ended by signal {-status}. Continue with the same command and --resume.\n"
+        )
+        return 128 - status
+    return status
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port

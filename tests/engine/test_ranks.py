@@ -1,0 +1,294 @@
+"""Several processes train as one does: the same losses and weights, whatever is lost on the way."""
+
+import os
+import signal
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from unfreeze.engine.checkpoints import Checkpoints
+from unfreeze.engine.ranks import ALONE, LedError
+from unfreeze.engine.summing import SharedStatistics
+from unfreeze.errors import StoppedError, UnfreezeError
+from unfreeze.plan import Phase, Plan, Thaw
+from unfreeze.strategies import STRATEGIES
+from unfreeze.strategies.settings import StrategySettings
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")]
+
+CASES = [
+    (name, kind)
+    for name in STRATEGIES
+    for kind in ("cnn", "vit", "text")
+    if (name, kind) not in (("adapters", "cnn"), ("contrastive", "cnn"), ("contrastive", "vit"))
+]
+
+
+def without_dropout(backbone):
+    for module in backbone.module.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return backbone
+
+
+@dataclass
+class Outcome:
+    """What a training came to, without what only tells how fast it was; ``answers``: logits of its training rows."""
+
+    records: list
+    taken: str
+    answers: np.ndarray
+    weights: dict
+
+
+def outcome(t, backbone, head, task, result):
+    records = [(r.phase, r.epoch, r.train_loss, r.val_log_loss, r.val_accuracy) for r in result.history]
+    weights = {name: tensor.numpy() for name, tensor in t.tensors_of(backbone, head).items()}
+    with torch.no_grad():
+        rows = np.arange(len(task.train.y))
+        answers = head(backbone.run(task.train.inputs.batch(rows, None)).h).numpy()
+    return Outcome(records, result.taken, answers, weights)
+
+
+def assert_close(first, second):
+    """The same but for the order of sums.
+
+    Weights are not compared: those without an influence, such as a bias of keys, have rounding as their gradient, which
+    Adam makes steps of full size from.
+    """
+    assert [record[:2] for record in first.records] == [record[:2] for record in second.records]
+    for one, other in zip(first.records, second.records, strict=True):
+        for a, b in zip(one[2:], other[2:], strict=True):
+            assert (a is None) == (b is None)
+            assert a is None or a == pytest.approx(b, abs=1e-4)
+    np.testing.assert_allclose(first.answers, second.answers, atol=1e-3)
+    assert first.taken == second.taken
+
+
+def assert_same(first, second):
+    assert first.records == second.records
+    assert first.taken == second.taken
+    assert all(np.array_equal(first.weights[name], second.weights[name]) for name in second.weights)
+
+
+def train(t, ranks, case, folder, *, use="off", train=38, val=24, change=None, **settings):
+    name, kind = case
+    backbone = t.toy(kind)
+    wanted = StrategySettings(rows=1000, classes=2, epochs=4, rate=5e-3, batch_size=8, augment="none")
+    plan = STRATEGIES[name](backbone, wanted)
+    if change is not None:
+        plan = replace(plan, **change)
+    backbone = without_dropout(t.attach_graft(backbone, plan.graft))
+    augment = "none" if kind == "text" else "light"
+    task = t.task_of(kind, train=train, val=val, augment=augment, ranks=ranks)
+    head = t.head_of(backbone)
+    prefix = t.maker(backbone, task, folder / "store", use=use, phases=plan.phases, augmented=kind != "text")
+    result, _ = t.run(plan, backbone, task, head=head, prefix=prefix, **settings)
+    return outcome(t, backbone, head, task, result)
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_two_processes_train_as_one_does(t, together, case, tmp_path):
+    alone = train(t, ALONE, case, tmp_path)
+    both = together(2, tmp_path / "ranks", lambda ranks: train(t, ranks, case, tmp_path))
+    assert_close(both[0], alone)
+    # After the same sums both hold the same bits.
+    assert_same(both[1], both[0])
+
+
+@pytest.mark.parametrize("case", [("partial", "cnn"), ("gradual", "vit"), ("gradual", "text")], ids="-".join)
+def test_they_share_the_work_of_the_store_and_what_is_stored(t, together, case, tmp_path):
+    alone = train(t, ALONE, case, tmp_path / "alone", use="on")
+    files = []
+
+    def work(ranks):
+        before = os.unlink
+
+        def noting(path, *args, **kwargs):
+            files.append(str(path))
+            return before(path, *args, **kwargs)
+
+        os.unlink = noting
+        try:
+            return train(t, ranks, case, tmp_path / "both", use="on"), sorted(files)
+        finally:
+            os.unlink = before
+
+    both = together(2, tmp_path / "ranks", work)
+    assert_close(both[0][0], alone)
+    assert_same(both[1][0], both[0][0])
+    removed = {name.rpartition("/")[2] for _, names in both for name in names}
+    assert any(name.endswith("-0") for name in removed)
+    assert any(name.endswith("-1") for name in removed)
+    assert not list((tmp_path / "both" / "store").iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"mixup": 0.4}, {"ema": 0.9}, {"pull": 0.1}, {"interpolate": True}, {"label_smoothing": 0.1}],
+    ids=str,
+)
+def test_what_a_plan_may_ask_for_is_the_same_too(t, together, change, tmp_path):
+    alone = train(t, ALONE, ("full", "cnn"), tmp_path, change=change)
+    both = together(
+        2, tmp_path / "ranks", lambda ranks: train(t, ranks, ("full", "cnn"), tmp_path, change=change)
+    )
+    assert_close(both[0], alone)
+
+
+@pytest.mark.parametrize("case", [("full", "cnn"), ("scratch", "cnn"), ("contrastive", "text")], ids="-".join)
+def test_there_may_be_fewer_rows_than_processes(t, together, case, tmp_path):
+    # The last batch of an epoch has two rows of three processes; validation has two.
+    small = {"train": 10, "val": 2}
+    alone = train(t, ALONE, case, tmp_path, **small)
+    three = together(3, tmp_path / "ranks", lambda ranks: train(t, ranks, case, tmp_path, **small))
+    for answer in three:
+        assert_close(answer, alone)
+
+
+def two_phases(**settings):
+    return Plan(
+        strategy="own",
+        phases=(
+            Phase(name="a", epochs=2, thaw=(Thaw(2, "weights", 0.01),), head_rate=0.02),
+            Phase(name="b", epochs=2, thaw=(Thaw(1, "weights", 0.01), Thaw(2, "weights", 0.01))),
+        ),
+        **({"batch_size": 8, "ema": 0.8} | settings),
+    )
+
+
+def resumable(t, ranks, folder, *, stop_after=None, resume=False, die=None):
+    backbone = without_dropout(t.toy("cnn"))
+    task = t.task_of("cnn", augment="light", ranks=ranks)
+    head, steps = t.head_of(backbone), iter(range(1, 1000))
+
+    def stop():
+        step = next(steps)
+        if die is not None and (ranks.rank, step) == die:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step == stop_after and ranks.rank == ranks.count - 1
+
+    try:
+        result, _ = t.run(
+            two_phases(),
+            backbone,
+            task,
+            head=head,
+            prefix=t.maker(
+                backbone, task, folder / "store", use="on", augmented=True, phases=two_phases().phases
+            ),
+            checkpoints=Checkpoints(folder / "checkpoints", {"data": "d"}) if ranks.leads else None,
+            resume=resume,
+            should_stop=stop,
+        )
+    except StoppedError as stopped:
+        return type(stopped).__name__
+    return outcome(t, backbone, head, task, result)
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2), (2, 3)], ids=str)
+# In the first phase, at its very end, and in the second: 5 steps an epoch.
+@pytest.mark.parametrize("stop_after", [3, 10, 13])
+def test_stopped_with_some_processes_it_goes_on_with_others(t, together, first, then, stop_after, tmp_path):
+    whole = resumable(t, ALONE, tmp_path / "whole")
+
+    def run(count, **settings):
+        if count == 1:
+            return [resumable(t, ALONE, tmp_path / "cut", **settings)]
+        return together(
+            count, tmp_path / "ranks", lambda ranks: resumable(t, ranks, tmp_path / "cut", **settings)
+        )
+
+    assert set(run(first, stop_after=stop_after)) == {"StoppedError"}
+    for answer in run(then, resume=True):
+        assert_close(answer, whole)
+
+
+@pytest.mark.parametrize("lost", [0, 1], ids=["first", "second"])
+def test_when_one_is_killed_the_other_ends_and_it_can_be_resumed(t, together, lost, tmp_path):
+    whole = resumable(t, ALONE, tmp_path / "whole")
+    ended = together(
+        2,
+        tmp_path / "ranks",
+        lambda ranks: resumable(t, ranks, tmp_path / "cut", die=(lost, 7)),
+        lost=(lost,),
+    )
+    assert ended[1 - lost] == "PeerLostError"
+    assert_close(resumable(t, ALONE, tmp_path / "cut", resume=True), whole)
+
+
+def test_one_that_trains_something_else_is_named(t, together, tmp_path):
+    def work(ranks):
+        backbone = t.toy("cnn")
+        task = t.task_of("cnn", ranks=ranks)
+        t.run(t.plan_of(backbone, freeze=1 + ranks.rank), backbone, task)
+
+    for answer in together(2, tmp_path, work):
+        assert isinstance(answer, UnfreezeError)
+        assert "The trainable parameters of process 1 are not those of process 0" in str(answer)
+
+
+def test_other_weights_are_named(t, together, tmp_path):
+    def work(ranks):
+        backbone = t.toy("cnn", seed=ranks.rank)
+        t.run(t.plan_of(backbone), backbone, t.task_of("cnn", ranks=ranks))
+
+    for answer in together(2, tmp_path, work):
+        assert "The weights of process 1 are not those of process 0" in str(answer)
+
+
+def test_what_the_first_raises_ends_all(t, together, tmp_path):
+    def work(ranks):
+        def watch(record):
+            if ranks.leads and record.epoch == 1:
+                raise ValueError("enough")
+
+        backbone = t.toy("cnn")
+        t.run(t.plan_of(backbone, epochs=3), backbone, t.task_of("cnn", ranks=ranks), watch=watch)
+
+    first, second = together(2, tmp_path, work)
+    assert (type(first), str(first)) == (ValueError, "enough")
+    assert isinstance(second, LedError)
+
+
+@pytest.mark.parametrize("counts", [(3, 5), (0, 4)], ids=str)
+def test_batch_statistics_are_those_of_all_rows(together, counts, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(sum(counts), 3, 4, 4) * 5 + 100
+    layers = [torch.nn.BatchNorm2d(3) for _ in range(2)]
+    inputs = x.clone().requires_grad_()
+    whole = layers[0](inputs)
+    whole.square().mul(torch.arange(1.0, 5.0)).sum().backward()
+
+    def work(ranks):
+        start = sum(counts[: ranks.rank])
+        mine = x[start : start + counts[ranks.rank]].clone()
+        held = (mine if len(mine) else x[:1].clone()).requires_grad_()
+        with SharedStatistics(ranks, len(mine)):
+            out = layers[1](held)[: len(mine)]
+        out.square().mul(torch.arange(1.0, 5.0)).sum().backward()
+        state = {name: tensor.numpy() for name, tensor in layers[1].state_dict().items()}
+        return out.detach().numpy(), held.grad[: len(mine)].numpy(), state
+
+    answers = together(2, tmp_path, work)
+    joined = [np.concatenate([answer[part] for answer in answers]) for part in (0, 1)]
+    np.testing.assert_allclose(joined[0], whole.detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(joined[1], inputs.grad.numpy(), atol=1e-4)
+    for name, tensor in layers[0].state_dict().items():
+        np.testing.assert_allclose(answers[0][2][name], tensor.numpy(), rtol=1e-5, err_msg=name)
+
+
+def test_norms_that_are_not_trained_are_left_alone(together, tmp_path):
+    layer = torch.nn.BatchNorm2d(3).eval()
+    x = torch.randn(4, 3, 2, 2)
+
+    def work(ranks):
+        with SharedStatistics(ranks, 4):
+            return bool(
+                torch.equal(layer(x), functional.batch_norm(x, layer.running_mean, layer.running_var))
+            )
+
+    assert together(2, tmp_path, work) == [True, True]
