@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import pytest
 import torch
@@ -79,3 +80,18 @@ def test_nothing_half_written_stays_behind(toys, tmp_path, monkeypatch):
     )
     build(toys.texts(), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_what_a_killed_process_was_writing_is_removed_by_the_next(toys, tmp_path):
+    gone = os.fork()
+    if gone == 0:
+        os._exit(0)
+    os.waitpid(gone, 0)
+    left, busy = tmp_path / f".new-{gone}-abc", tmp_path / f".new-{os.getppid()}-abc"
+    for folder in (left, busy):
+        folder.mkdir()
+        (folder / "model.xml").write_text("half")
+    build(toys.texts(), tmp_path)
+    assert not left.exists()
+    assert busy.exists()

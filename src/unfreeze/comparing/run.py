@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,12 +52,9 @@ def compare(
     resolved = _resolve(request, dataset, progress)
     folder = request.output_dir or free_run_folder(f"{Path(dataset.source).stem or 'data'}-compare")
     identity = identity_of(resolved.base, dataset)
-    with locked(folder):
+    with locked(folder), _resumable(folder):
         open_folder(folder, identity, resume=request.resume)
-        try:
-            ranking = _rank(resolved, folder, identity, progress)
-        except KeyboardInterrupt:
-            raise StoppedError(f"Interrupted. {_continued(folder)}") from None
+        ranking = _rank(resolved, folder, identity, progress)
         cells = _Cells(resolved, folder, identity["data"], progress).run()
         comparison = conclude(
             cells,
@@ -74,6 +72,15 @@ def compare(
         what, why = comparison.failures[0]
         raise UnfreezeError(f"Nothing of this comparison finished. {what}: {why}")
     return comparison
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """An interruption says how to go on; a training that was stopped says so itself."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StoppedError(f"Interrupted. {_continued(folder)}") from None
 
 
 def _resolve(request: CompareRequest, dataset: Dataset, progress: Progress) -> CompareRequest:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # Counts up when the same backbone would be converted differently.
 VERSION = 1
 GRAPH, WEIGHTS, MANIFEST = "model.xml", "model.bin", "manifest.json"
+# A model that is being written, by the process whose number follows.
+UNFINISHED = ".new-"
 
 
 class _Wrapped(nn.Module):
@@ -150,12 +152,37 @@ def _read(folder: Path) -> ov.Model | None:
         return None
 
 
+def _remove_abandoned(root: Path) -> None:
+    """Remove what processes that are gone were writing.
+
+    On a disk that several machines share, one of them may lose what it writes: it has its model either way.
+    """
+    for path in root.glob(f"{UNFINISHED}*"):
+        number = path.name.removeprefix(UNFINISHED).partition("-")[0]
+        if number.isdigit() and not _runs(int(number)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    if os.name == "nt":
+        # Asking would be a signal there.
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _write(model: ov.Model, folder: Path) -> None:
     """Leave the model in ``folder``; without a place to write, the next process converts again."""
     temporary: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+        _remove_abandoned(folder.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{os.getpid()}-", dir=folder.parent))
         ov.save_model(model, temporary / GRAPH, compress_to_fp16=False)
         hashes = {name: file_hash(temporary / name) for name in (GRAPH, WEIGHTS)}
         for name in (GRAPH, WEIGHTS):
