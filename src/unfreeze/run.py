@@ -12,6 +12,7 @@ from unfreeze.bundle.folder import CHECKPOINTS
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import TrainRequest
 from unfreeze.data.dataset import Dataset
+from unfreeze.engine.ranks import ALONE, Ranks
 from unfreeze.errors import StoppedError
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import Scores
@@ -80,9 +81,16 @@ class Run:
         )
 
 
-def train(request: TrainRequest, *, progress: Progress | None = None, command: str | None = None) -> Run:
+def train(
+    request: TrainRequest,
+    *,
+    progress: Progress | None = None,
+    command: str | None = None,
+    ranks: Ranks = ALONE,
+) -> Run:
     """Train, measure and save what the request describes; ``command`` is what the report says was typed.
 
+    ``ranks``: processes that train together, of which this is the first; the others follow (``training.together``).
     Raises RequestError when the request or its data cannot be used; nothing is left behind then. Raises StoppedError
     when it is interrupted: with ``resume`` it goes on.
     """
@@ -90,10 +98,10 @@ def train(request: TrainRequest, *, progress: Progress | None = None, command: s
     clock = Clock()
     request.check()
     if request.output_dir is not None:
-        return _train_in(request.output_dir, None, request, clock, progress, command)
+        return _train_in(request.output_dir, None, request, clock, progress, command, ranks)
     dataset = _read(request, clock)
     folder = free_run_folder(Path(dataset.source).stem or "run")
-    return _train_in(folder, dataset, request, clock, progress, command)
+    return _train_in(folder, dataset, request, clock, progress, command, ranks)
 
 
 def _train_in(
@@ -103,12 +111,14 @@ def _train_in(
     clock: Clock,
     progress: Progress,
     command: str | None,
+    ranks: Ranks,
 ) -> Run:
     """The training in a folder that no other process works in; a folder that was named is claimed before reading."""
     try:
         with claimed(folder, left="resume" if request.resume else "refuse"):
             read = dataset or _read(request, clock)
-            return _train_into(folder, read, request, clock, progress, command or _in_python(request))
+            said = command or _in_python(request)
+            return _train_into(folder, read, request, clock, progress, said, ranks)
     except KeyboardInterrupt:
         if not is_unfinished(folder):
             raise
@@ -123,10 +133,20 @@ def _read(request: TrainRequest, clock: Clock) -> Dataset:
 
 
 def _train_into(
-    folder: Path, dataset: Dataset, request: TrainRequest, clock: Clock, progress: Progress, command: str
+    folder: Path,
+    dataset: Dataset,
+    request: TrainRequest,
+    clock: Clock,
+    progress: Progress,
+    command: str,
+    ranks: Ranks,
 ) -> Run:
     decisions = Decisions(request)
-    probed = probe_data(dataset, decisions, clock, progress)
+    if not ranks.alone:
+        decisions.record(
+            "processes", ranks.count, "user", "started together; each computes a share of every batch"
+        )
+    probed = probe_data(dataset, decisions, clock, progress, ranks=ranks)
     material, probe = probed.material, probed.probe
     backbone, features, executor = material.backbone, material.features, material.executor
     with clock.part("probe and thaw curve"):

@@ -9,11 +9,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 import typer
 
 from unfreeze.cli import adapt, backbones, check, compare, demo, evaluate, export, plan, predict, serve, train
-from unfreeze.errors import UnfreezeError, readable
+from unfreeze.errors import StoppedError, UnfreezeError, readable
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -48,12 +49,11 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[list[int]]:
+def _terminate_as_interrupt(terminated: list[int]) -> Iterator[None]:
     """SIGTERM ends the work as SIGINT does: tidily, with what was computed kept; it is noted in the list."""
-    terminated: list[int] = []
     # A thread beside the main one may not handle signals.
     if threading.current_thread() is not threading.main_thread():
-        yield terminated
+        yield
         return
 
     def terminate(number: int, frame: FrameType | None) -> None:
@@ -62,9 +62,14 @@ def _terminate_as_interrupt() -> Iterator[list[int]]:
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        yield terminated
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _leave(terminated: list[int]) -> NoReturn:
+    typer.echo("Interrupted.", err=True)
+    sys.exit(TERMINATED if terminated else INTERRUPTED)
 
 
 def main() -> None:
@@ -75,18 +80,24 @@ def main() -> None:
     """
     # What Pillow has to say of a damaged picture: it is read, or left out by name, and lines between say neither.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    terminated: list[int] = []
     try:
-        with _terminate_as_interrupt() as terminated:
+        with _terminate_as_interrupt(terminated):
             app()
+    except KeyboardInterrupt:
+        # Before or after the command itself.
+        _leave(terminated)
     except UnfreezeError as problem:
+        if terminated and not isinstance(problem, StoppedError):
+            # The interruption met a library that made an error of its own of it.
+            _leave(terminated)
         typer.echo(f"Error: {readable(str(problem))}", err=True)
         sys.exit(problem.exit_status)
     except SystemExit as stopped:
         # So typer ends when it sees KeyboardInterrupt.
         if stopped.code != INTERRUPTED:
             raise
-        typer.echo("Interrupted.", err=True)
-        sys.exit(TERMINATED if terminated else INTERRUPTED)
+        _leave(terminated)
     except BrokenPipeError:
         # The reader of our output has gone, as `| head` does; there is nobody left to tell.
         sys.stderr.close()

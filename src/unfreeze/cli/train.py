@@ -230,6 +230,13 @@ def train(
     store: Store = None,
     device: Device = None,
     precision: Precision = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            help="GPUs of this machine that train together; several machines: docs/scaling.md. (default: 1)",
+            rich_help_panel=FINE,
+        ),
+    ] = None,
     examples: Annotated[
         bool | None,
         typer.Option(
@@ -245,6 +252,7 @@ def train(
     """
     from unfreeze.cli.console import TerminalProgress, make_console, print_json
     from unfreeze.config import TrainRequest, read_config
+    from unfreeze.engine.launching import check_devices, gathered, is_joined, launch
     from unfreeze.progress import Silent
 
     request = TrainRequest(
@@ -300,10 +308,22 @@ def train(
     )
     if config is not None:
         request = request.filled_from(read_config(config), source=f"--config {config}")
+    if devices is not None and not is_joined():
+        request.check()
+        check_devices(devices, device)
+        if devices > 1:
+            raise typer.Exit(launch(devices, sys.argv[1:]))
     from unfreeze.run import train as run_train
+    from unfreeze.training.together import follow, leading
 
     command = shlex.join(["unfreeze", *sys.argv[1:]])
-    run = run_train(request, command=command, progress=Silent() if json_output else TerminalProgress())
+    progress = Silent() if json_output else TerminalProgress()
+    with gathered(device or "auto") as ranks:
+        if not ranks.leads:
+            follow(request, ranks)
+            return
+        with leading(ranks):
+            run = run_train(request, command=command, progress=progress, ranks=ranks)
     if json_output:
         print_json(run.to_dict())
     else:

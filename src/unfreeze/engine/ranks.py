@@ -9,8 +9,9 @@ and would have to be made anew whenever a phase thaws more; what is summed here 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+DISMISSING_SECONDS = 10.0
+
 
 class PeerLostError(StoppedError):
     """Another process of the training has ended before its time."""
@@ -32,6 +35,10 @@ class PeerLostError(StoppedError):
 
 class LedError(UnfreezeError):
     """The first process has failed at what all were waiting for; it says why."""
+
+
+class LoneError(UnfreezeError):
+    """What one process has met by itself while the others wait for it: it has to end, so that they notice."""
 
 
 @dataclass(frozen=True)
@@ -170,12 +177,25 @@ class Ranks:
         self.every(None)
 
     def send(self, job: object) -> None:
-        """Give all other ranks, which wait in ``receive``, something to do; None lets them go."""
+        """Give all other ranks, which wait in ``receive``, something to do."""
         if not self.alone:
             self._broadcast([job])
 
+    def dismiss(self) -> None:
+        """Let the other ranks go, without waiting for one that hears nothing any more."""
+        if self.alone:
+            return
+
+        def tell() -> None:
+            with suppress(PeerLostError):
+                self.send(None)
+
+        teller = threading.Thread(target=tell, daemon=True)
+        teller.start()
+        teller.join(DISMISSING_SECONDS)
+
     def receive(self) -> Any:
-        """What the first process sends next."""
+        """What the first process sends next; None when it is done."""
         given = [None]
         self._broadcast(given)
         return given[0]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from unfreeze.contracts import State
 from unfreeze.engine.devices import seed_chance
 from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix, pair_loss
+from unfreeze.engine.ranks import LoneError
 from unfreeze.engine.scaling import adjust, scaled, unscale
 from unfreeze.engine.state import Standing, trainable
 from unfreeze.engine.suffix import Suffix
@@ -100,12 +101,12 @@ class Stepper:
             self.optimizer.zero_grad(set_to_none=True)
         # Outside of the handler, which keeps the failed pass in memory.
         if self._meets:
-            raise UnfreezeError(
+            raise LoneError(
                 "A batch does not fit into the devices' memory, and what ranks exchange within it must not be cut: "
                 "take a smaller --batch-size."
             )
         if parts == mine:
-            raise UnfreezeError(
+            raise LoneError(
                 "One row alone does not fit into the device's memory: take a smaller backbone or --image-size."
             )
         self.standing.micro_batches = parts * 2

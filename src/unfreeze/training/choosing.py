@@ -29,7 +29,8 @@ from unfreeze.training.planning import (
     shorten,
 )
 from unfreeze.training.probing import Fitted, fit_rows
-from unfreeze.training.thawing import stop_on_signal, thaw
+from unfreeze.training.stopping import stop_on_signal
+from unfreeze.training.thawing import thaw
 from unfreeze.training.trying import Trier
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from unfreeze.data.chance import keys_of
 from unfreeze.data.dataset import Dataset, Part
 from unfreeze.data.reading import content_hashes, read_images, read_texts
 from unfreeze.engine.frozen_pass import Features
+from unfreeze.engine.ranks import ALONE, Ranks
 from unfreeze.engine.store import cache_root
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import RequestError
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 class Material:
     """The readable rows that are not test, with all that a training of any of them needs.
 
-    Rows are positions in the data set, as ``features.rows`` are.
+    Rows are positions in the data set, as ``features.rows`` are. ``ranks``: the processes that run plans on
+    it together.
     """
 
     dataset: Dataset
@@ -49,6 +51,7 @@ class Material:
     executor: Executor
     decisions: Decisions
     progress: Progress
+    ranks: Ranks = ALONE
 
     @property
     def device(self) -> torch.device:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from unfreeze.choose.settings import Decisions, record_data
 from unfreeze.config import AUTO
 from unfreeze.data.dataset import Dataset
+from unfreeze.engine.ranks import ALONE, Ranks
 from unfreeze.grafts import describe
 from unfreeze.plan import Plan
 from unfreeze.progress import Clock, Progress
@@ -15,6 +16,7 @@ from unfreeze.training.material import Material
 from unfreeze.training.planning import describe_plan, follow_guide, make_plan
 from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor
 from unfreeze.training.probing import probe_features
+from unfreeze.training.together import share_pass
 
 if TYPE_CHECKING:
     from unfreeze.engine.frozen_pass import ExecutorChoice
@@ -34,8 +36,12 @@ class Probed:
     executor: ExecutorChoice
 
 
-def probe_data(dataset: Dataset, decisions: Decisions, clock: Clock, progress: Progress) -> Probed:
+def probe_data(
+    dataset: Dataset, decisions: Decisions, clock: Clock, progress: Progress, *, ranks: Ranks = ALONE
+) -> Probed:
     """The probe of a data set, computed with what the decisions say, which become complete on the way.
+
+    ``ranks``: the processes that take part, of which this is the first.
 
     Raises RequestError for a plan that does not fit the backbone, before anything is computed.
     """
@@ -52,7 +58,9 @@ def probe_data(dataset: Dataset, decisions: Decisions, clock: Clock, progress: P
     with clock.part("choosing the executor"):
         chosen, executor = pick_executor(backbone, dataset, decisions, progress)
     with clock.part("frozen pass"):
+        share_pass(ranks, dataset, backbone, executor, decisions)
         features = frozen_pass(backbone, dataset, executor, decisions, progress)
     with clock.part("probe and thaw curve"):
         probe = probe_features(dataset, features, backbone, decisions, progress)
-    return Probed(Material(dataset, backbone, features, executor, decisions, progress), probe, plan, chosen)
+    material = Material(dataset, backbone, features, executor, decisions, progress, ranks)
+    return Probed(material, probe, plan, chosen)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
@@ -26,11 +23,12 @@ from unfreeze.errors import RequestError
 from unfreeze.grafts import pack, settle
 from unfreeze.heads.head import Head
 from unfreeze.plan import Plan
-from unfreeze.progress import Progress
 from unfreeze.runtime.files import write_atomically
 from unfreeze.training.material import Material
 from unfreeze.training.probing import Fitted, calibrate, exact_executor, score_rows
 from unfreeze.training.starting import fitted_anew, starting_head
+from unfreeze.training.stopping import stop_on_signal
+from unfreeze.training.together import Training, run_plan
 
 if TYPE_CHECKING:
     from unfreeze.engine.task import EpochRecord, Fit
@@ -44,7 +42,6 @@ def thaw(
     ``watch`` sees each epoch, and ends the training with what it raises.
     """
     from unfreeze.engine.checkpoints import Checkpoints
-    from unfreeze.engine.fit import fit
     from unfreeze.heads.module import from_module
 
     decisions, backbone, progress = material.decisions, material.backbone, material.progress
@@ -57,24 +54,18 @@ def thaw(
         progress.say(
             "On a GPU, sums are taken in an order of their own: trained again, the last digits of the weights differ."
         )
-    trained = material.grafted(plan)
     head = starting_head(material, plan, train_rows)
-    task = material.task(plan, train_rows, val_rows)
     checkpoints = Checkpoints(folder / CHECKPOINTS, _identity(material.dataset, backbone, plan, decisions))
     with stop_on_signal(progress) as should_stop:
-        result = fit(
-            plan,
-            backbone=trained,
-            head=head,
-            task=task,
-            prefix=material.maker(trained, plan, task),
+        trained, result = run_plan(
+            material,
+            Training(plan, head, train_rows, val_rows),
             checkpoints=checkpoints,
             resume=bool(decisions.request.resume),
             should_stop=should_stop,
             progress=progress,
             watch=watch,
         )
-    trained.module.to("cpu")
     adapter = None
     if plan.graft is not None:
         base = _base(backbone, decisions)
@@ -155,25 +146,3 @@ def _identity(dataset: Dataset, backbone: Backbone, plan: Plan, decisions: Decis
         "store": decisions.text("store"),
         "seed": str(decisions.number("seed")),
     }
-
-
-@contextmanager
-def stop_on_signal(progress: Progress) -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM and the first SIGINT into a wish to stop; a second SIGINT leaves at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    asked: list[int] = []
-
-    def ask(number: int, _: object) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-        progress.say("Stopping after this step; the state will be saved.")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

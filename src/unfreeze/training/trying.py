@@ -25,6 +25,7 @@ from unfreeze.training.material import Material
 from unfreeze.training.planning import shorten
 from unfreeze.training.probing import fit_rows
 from unfreeze.training.starting import fitted_anew, pooled_features, starting_head
+from unfreeze.training.together import Training, run_plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,32 +75,24 @@ class Trier:
 
     def __call__(self, candidate: Candidate, fold: int, share: float) -> Trial:
         """The trial of a candidate on a fold, for a share of its epochs; its last weights are what is scored."""
-        from unfreeze.engine.fit import fit
-
         began = time.perf_counter()
         material = self.material
         plan = shorten(self.plans[candidate.name], share)
         held = self.assigned == fold
         train, scored = self.rows[~held], self.rows[held]
-        trained = material.grafted(plan)
         head = self._head(plan, fold, train)
-        # Without validation rows no epoch is preferred for what it says of the rows that are scored.
-        task = material.task(plan, train, None)
         failed = ""
         losses: tuple[float, ...] = ()
         right = np.zeros(len(scored), dtype=bool)
         try:
-            result = fit(
-                plan,
-                backbone=trained,
-                head=head,
-                task=task,
-                prefix=material.maker(trained, plan, task),
+            trained, result = run_plan(
+                material,
+                # Without validation rows no epoch is preferred for what it says of the rows that are scored.
+                Training(plan, head, train, None),
                 should_stop=self.should_stop,
                 progress=Inside(material.progress, f"Trial of {candidate.name}, half {fold + 1}"),
             )
             losses = tuple(record.train_loss for record in result.history)
-            trained.module.to("cpu")
             network = settle(trained, plan.graft) if plan.graft else trained
             shipped = (
                 fitted_anew(material, network, train)
