@@ -14,10 +14,10 @@ from unfreeze.bundle.loading import load as load_folder
 from unfreeze.data.dataset import Samples
 from unfreeze.data.inputs import open_inputs, open_items, unlabelled
 from unfreeze.engine.frozen_pass import compute_features
-from unfreeze.engine.store import cache_root
 from unfreeze.errors import RequestError
 from unfreeze.evaluate.calibration import softmax
 from unfreeze.executors import available_executors, build_executor
+from unfreeze.runtime.files import cache_root
 from unfreeze.runtime.predictions import Prediction
 
 # Rows that are read, run and answered together: bounds memory, and is far above any batch.
