@@ -1,5 +1,6 @@
 """Files behind URLs, on fsspec's file system in memory."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,8 @@ def test_what_cannot_be_had_is_a_sentence(store, url, said):
 def test_a_missing_package_is_named(monkeypatch, url, package):
     for module in ("s3fs", "gcsfs"):
         monkeypatch.setitem(sys.modules, module, None)
+    for protocol in ("s3", "gs"):
+        monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, protocol, raising=False)
     with pytest.raises(RequestError, match=f"pip install {package}"):
         list_files(url)
 
@@ -139,10 +142,14 @@ def test_a_folder_is_written_in_the_order_given_and_only_where_nothing_is(store,
     claim("memory://b/run")
     claim("memory://b/run")
     assert store.find("/b/run") == ["/b/run/.unfinished"]
+    store.pipe_file("/b/run/a.bin", b"half")
+    with pytest.raises(RequestError, match="is not empty"):
+        claim("memory://b/run")
+    claim("memory://b/run", resume=True)
     upload(tmp_path, "memory://b/run", ["a.bin", "last.json"])
     assert store.find("/b/run") == ["/b/run/a.bin", "/b/run/last.json"]
     with pytest.raises(RequestError, match="memory://b/run exists already and is not empty"):
-        claim("memory://b/run")
+        claim("memory://b/run", resume=True)
     with pytest.raises(RequestError, match="can be read, not written"):
         claim("https://b/run")
 
@@ -157,10 +164,11 @@ def test_a_store_that_breaks_off_leaves_the_last_file_unwritten(store, tmp_path,
             raise PermissionError(path)
         put(self, file, path, **more)
 
+    claim("memory://b/run")
     monkeypatch.setattr(type(store), "put_file", refuse)
     with pytest.raises(UnfreezeError, match="memory://b/run cannot be written: permission denied"):
         upload(tmp_path, "memory://b/run", ["a.bin", "b.bin", "last.json"])
-    assert store.find("/b/run") == ["/b/run/a.bin"]
+    assert store.find("/b/run") == ["/b/run/.unfinished", "/b/run/a.bin"]
 
 
 def test_local_paths_import_no_client(tmp_path):

@@ -186,22 +186,22 @@ def check_writable(url: str) -> None:
                 store.info(path.partition("/")[0])
 
 
-def claim(url: str) -> None:
-    """Mark a folder as begun, which proves that it can be written.
+def claim(url: str, *, resume: bool = False) -> None:
+    """Mark a folder as begun, which proves that it can be written; ``upload`` takes the mark away.
 
-    Raises RequestError where it cannot, and where it holds anything but such a mark.
+    Raises RequestError where it cannot, and where it holds anything: with ``resume``, anything that has no such mark.
     """
     check_writable(url)
     store, path = _open(url)
+    mark = f"{path.rstrip('/')}/{UNFINISHED}"
     with _in_words(url, "written", RequestError):
-        there = [
-            name for name in (store.find(path) if store.exists(path) else ()) if not name.endswith(UNFINISHED)
-        ]
-        if there:
+        there = store.find(path) if store.exists(path) else []
+        begun = any(name.endswith(f"/{UNFINISHED}") for name in there)
+        if len(there) > begun and not (begun and resume):
             raise RequestError(
                 f"{scrubbed(url)} exists already and is not empty. Choose another --output-dir, or remove it first."
             )
-        store.pipe_file(f"{path.rstrip('/')}/{UNFINISHED}", b"")
+        store.pipe_file(mark, b"")
 
 
 def upload(folder: Path, url: str, names: Sequence[str]) -> None:
