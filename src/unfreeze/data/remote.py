@@ -13,7 +13,7 @@ from unfreeze.data.rows import Columns, Rows, suffix_of
 from unfreeze.data.shards import SUFFIX, is_shards, open_shards
 from unfreeze.data.table import table_rows
 from unfreeze.data.tables import Table, open_table
-from unfreeze.errors import DataError
+from unfreeze.errors import DataError, RequestError
 from unfreeze.runtime.remote import Listing, fetch, is_pattern, list_files, scrubbed
 
 
@@ -65,5 +65,5 @@ def in_its_name(url: str, local: Path) -> Iterator[None]:
     """Errors about the local copy as errors about the URL, which is what a person knows."""
     try:
         yield
-    except DataError as problem:
-        raise DataError(str(problem).replace(str(local), scrubbed(url))) from None
+    except RequestError as problem:
+        raise type(problem)(str(problem).replace(str(local), scrubbed(url))) from None
