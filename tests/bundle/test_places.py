@@ -34,7 +34,9 @@ def test_a_url_is_trained_in_a_folder_that_is_its_alone():
 
 def test_a_run_is_fetched_whole_under_its_name_and_half_of_one_is_refused(store):
     store.pipe({"/b/runs/cells/model.safetensors": b"m", "/b/runs/cells/assets/a": b"a"})
-    with pytest.raises(RequestError, match="memory://b/runs/cells is no finished run: it has no bundle.json"):
+    with pytest.raises(
+        RequestError, match=r"memory://b/runs/cells is no finished run: it has no bundle\.json"
+    ):
         run_folder("memory://b/runs/cells")
     store.pipe_file("/b/runs/cells/bundle.json", b"{}")
     folder = run_folder("memory://b/runs/cells")
@@ -61,10 +63,10 @@ def test_served_runs_are_named_after_their_urls(store):
 
 def test_what_is_wrong_with_remote_data_is_said_of_their_url(store):
     store.pipe_file("/b/photos/cat/1.png", b"p")
-    with pytest.raises(RequestError, match="^memory://b/photos has one class only"):
+    with pytest.raises(RequestError, match=r"^memory://b/photos has one class only"):
         load_dataset("memory://b/photos")
     with pytest.raises(RequestError, match="names a column, but memory://b/photos is a folder"):
         load_dataset("memory://b/photos", label_column="x")
     store.pipe_file("/b/damaged.parquet", b"p")
-    with pytest.raises(RequestError, match="^memory://b/damaged.parquet cannot be read"):
+    with pytest.raises(RequestError, match=r"^memory://b/damaged\.parquet cannot be read"):
         load_dataset("memory://b/damaged.parquet")
