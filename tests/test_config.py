@@ -4,7 +4,6 @@ import inspect
 from dataclasses import fields, replace
 from datetime import date
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import yaml
@@ -303,6 +302,7 @@ def test_the_config_of_a_run_repeats_its_settings_but_not_its_folder(image_run):
     assert request.output_dir is None
 
 
-def test_paths_of_a_file_become_paths():
-    request = TrainRequest(data="x").filled_from({"output_dir": "runs/a"}, source="f")
-    assert request.output_dir == Path("runs/a")
+def test_the_place_of_a_run_stays_as_a_file_says_it_since_a_path_would_break_a_url():
+    request = TrainRequest(data="x").filled_from({"output_dir": "s3://bucket/runs/a"}, source="f")
+    request.check()
+    assert request.output_dir == "s3://bucket/runs/a"

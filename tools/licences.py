@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PAGE = Path(__file__).parent.parent / "docs" / "licences.md"
-SHIPPED = ("openvino", "offline", "demo", "export", "serve")
+SHIPPED = ("openvino", "offline", "demo", "export", "serve", "s3")
 # Nothing imports it yet, so nothing here installs it.
 NOT_INSTALLED = {"ray": "Apache-2.0"}
 # What versions that are allowed declared before the one that is installed.

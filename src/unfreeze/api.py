@@ -71,7 +71,7 @@ def train(
     """
     request = TrainRequest(
         data=data,
-        output_dir=None if output_dir is None else Path(output_dir),
+        output_dir=output_dir,
         backbone=backbone,
         strategy=strategy,
         recipe=recipe,

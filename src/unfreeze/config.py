@@ -95,7 +95,7 @@ FIXED_BY_CLASSIC = ("head", "batch_size", *READ_BY)
 
 # What a setting must be, by its annotation in TrainRequest, and in words.
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "Path": ((Path,), "a path"),
+    "str | Path": ((str, Path), "a path"),
     "str": ((str,), "a word"),
     "int": ((int,), "a whole number"),
     "float": ((int, float), "a number"),
@@ -120,7 +120,7 @@ class TrainRequest:
     """Everything that `train` can be told; None means that it was not said."""
 
     data: Any
-    output_dir: Path | None = None
+    output_dir: str | Path | None = None
     backbone: str | None = None
     strategy: str | None = None
     recipe: str | None = None
@@ -259,8 +259,6 @@ class TrainRequest:
             )
         given = self.given()
         new = {name: value for name, value in values.items() if name not in given}
-        if isinstance(new.get("output_dir"), str):
-            new["output_dir"] = Path(str(new["output_dir"]))
         return replace(self, **new)  # type: ignore[arg-type]
 
 

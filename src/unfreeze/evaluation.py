@@ -14,6 +14,7 @@ from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import Scores
 from unfreeze.model import load
 from unfreeze.progress import Progress, Silent
+from unfreeze.runtime.remote import scrubbed
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Evaluation:
 
 
 def evaluate_run(
-    run: Path,
+    run: str | Path,
     data: str,
     *,
     text_column: str | None = None,
@@ -62,19 +63,21 @@ def evaluate_run(
     )
     wanted = model.classifier.backbone.modality
     if dataset.modality != wanted:
-        raise RequestError(f"{run} classifies {wanted}s, and {data} holds {dataset.modality}s.")
+        raise RequestError(
+            f"{scrubbed(str(run))} classifies {wanted}s, and {dataset.source} holds {dataset.modality}s."
+        )
     rows = np.arange(len(dataset)) if part is None else dataset.rows(part)
     if not len(rows):
-        raise DataError(f"{data} has no {part or 'labelled'} rows to score.")
+        raise DataError(f"{dataset.source} has no {part or 'labelled'} rows to score.")
     tell.say(f"{len(rows):,} rows to score.")
     chosen = dataset.select(rows)
     probabilities, errors = model.probabilities(chosen.samples, batch_size=batch_size)
     readable = np.array([row not in errors for row in range(len(chosen))])
     if not readable.any():
-        raise DataError(f"None of the {len(rows):,} rows of {data} can be read.")
+        raise DataError(f"None of the {len(rows):,} rows of {dataset.source} can be read.")
     return Evaluation(
-        run=str(run),
-        data=data,
+        run=scrubbed(str(run)),
+        data=scrubbed(data),
         scores=score(probabilities[readable], chosen.label[readable], chosen.labels.names),
         unreadable=tuple((chosen.samples.name(row), reason) for row, reason in errors.items()),
     )

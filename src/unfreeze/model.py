@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.loading import load as load_folder
+from unfreeze.bundle.places import run_folder
 from unfreeze.data.dataset import Samples
 from unfreeze.data.inputs import open_inputs, open_items, unlabelled
 from unfreeze.engine.frozen_pass import compute_features
-from unfreeze.engine.store import cache_root
 from unfreeze.errors import RequestError
 from unfreeze.evaluate.calibration import softmax
 from unfreeze.executors import available_executors, build_executor
+from unfreeze.runtime.files import cache_root
 from unfreeze.runtime.predictions import Prediction
 
 # Rows that are read, run and answered together: bounds memory, and is far above any batch.
@@ -27,11 +28,11 @@ COMPILE_ROWS = 500
 
 
 def load(path: str | Path) -> Model:
-    """The model of a run folder, after checking that it is whole and still gives its golden answers.
+    """The model of a run folder or its URL, after checking that it is whole and still gives its golden answers.
 
     Raises RequestError when the folder is no finished run, was changed, or was made by a newer version.
     """
-    return Model(load_folder(Path(path)).classifier)
+    return Model(load_folder(run_folder(path)).classifier)
 
 
 class Model:

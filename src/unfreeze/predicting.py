@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from unfreeze.bundle.places import run_folder
 from unfreeze.data.dataset import Samples
 from unfreeze.data.inputs import open_inputs
 from unfreeze.data.reading import read_raw
@@ -49,8 +50,9 @@ class ExportedPredictor:
         return self.model.iterate(rows, top_k=top_k, batch_size=batch_size)
 
 
-def open_predictor(path: Path) -> Predictor:
-    """The predictor of a run folder or an exported file; raises RequestError when it is neither."""
+def open_predictor(place: str | Path) -> Predictor:
+    """The predictor of a run folder or an exported file, or a URL of one; RequestError when it is neither."""
+    path = run_folder(place)
     if path.suffix.lower() == ENDING or (path / f"model{ENDING}").is_file():
         return ExportedPredictor(load(path))
     if (path / FILE).is_file() or ((path.parent / FILE).is_file() and path.is_file()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from unfreeze.bundle.claim import claimed, is_unfinished
 from unfreeze.bundle.folder import CHECKPOINTS
+from unfreeze.bundle.places import Destination, destination
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import TrainRequest
 from unfreeze.data.dataset import Dataset
@@ -17,6 +19,7 @@ from unfreeze.errors import StoppedError
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import Scores
 from unfreeze.progress import Clock, Progress, Silent
+from unfreeze.runtime.remote import scrubbed
 from unfreeze.training.exampling import take_examples
 from unfreeze.training.learning import learn
 from unfreeze.training.prepare import read_data
@@ -36,7 +39,7 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished training: its folder and what it measured."""
+    """A finished training: its folder and what it measured. ``url``: where it was written to as well."""
 
     folder: Path
     strategy: str
@@ -46,6 +49,7 @@ class Run:
     test: Scores
     test_names: tuple[str, ...]
     report: ReportData = field(repr=False)
+    url: str | None = None
 
     def model(self) -> Model:
         """The classifier, loaded from the folder as any user would."""
@@ -56,7 +60,7 @@ class Run:
     def to_dict(self) -> dict[str, object]:
         """What ``train --json`` prints."""
         return {
-            "run": str(self.folder),
+            "run": self.url or str(self.folder),
             "strategy": self.strategy,
             "backbone": self.backbone,
             "seconds": round(self.seconds, 3),
@@ -98,14 +102,15 @@ def train(
     clock = Clock()
     request.check()
     if request.output_dir is not None:
-        return _train_in(request.output_dir, None, request, clock, progress, command, ranks)
+        place = destination(request.output_dir, RUNS)
+        return _train_in(place, None, request, clock, progress, command, ranks)
     dataset = _read(request, clock)
     folder = free_run_folder(Path(dataset.source).stem or "run")
-    return _train_in(folder, dataset, request, clock, progress, command, ranks)
+    return _train_in(Destination(folder), dataset, request, clock, progress, command, ranks)
 
 
 def _train_in(
-    folder: Path,
+    place: Destination,
     dataset: Dataset | None,
     request: TrainRequest,
     clock: Clock,
@@ -115,15 +120,17 @@ def _train_in(
 ) -> Run:
     """The training in a folder that no other process works in; a folder that was named is claimed before reading."""
     try:
-        with claimed(folder, left="resume" if request.resume else "refuse"):
+        with claimed(place.folder, left="resume" if request.resume else "refuse"):
             read = dataset or _read(request, clock)
-            said = command or _in_python(request)
-            return _train_into(folder, read, request, clock, progress, said, ranks)
+            place.begin(resume=bool(request.resume))
+            said = scrubbed(command or _in_python(request))
+            return _train_into(place, read, request, clock, progress, said, ranks)
     except KeyboardInterrupt:
-        if not is_unfinished(folder):
+        if not is_unfinished(place.folder):
             raise
         raise StoppedError(
-            f"Interrupted; what was saved is kept. Continue with the same command, --output-dir {folder} and --resume."
+            f"Interrupted; what was saved is kept. Continue with the same command, --output-dir {place.shown} and "
+            "--resume."
         ) from None
 
 
@@ -133,7 +140,7 @@ def _read(request: TrainRequest, clock: Clock) -> Dataset:
 
 
 def _train_into(
-    folder: Path,
+    place: Destination,
     dataset: Dataset,
     request: TrainRequest,
     clock: Clock,
@@ -141,7 +148,7 @@ def _train_into(
     command: str,
     ranks: Ranks,
 ) -> Run:
-    decisions = Decisions(request)
+    folder, decisions = place.folder, Decisions(request)
     if not ranks.alone:
         decisions.record(
             "processes", ranks.count, "user", "started together; each computes a share of every batch"
@@ -207,6 +214,7 @@ def _train_into(
         command=command,
     )
     report = write_pages(evidence, clock, progress)
+    place.deliver()
     # Not before: a disk that is full, or a kill, must not cost the training.
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return Run(
@@ -218,6 +226,7 @@ def _train_into(
         test=test,
         test_names=names,
         report=report,
+        url=None if place.url is None else place.shown,
     )
 
 
@@ -233,7 +242,11 @@ def _in_python(request: TrainRequest) -> str:
 
 
 def free_run_folder(name: str) -> Path:
-    """``runs/NAME``, or the first of ``runs/NAME-2``, ``runs/NAME-3``, … that does not exist."""
+    """``runs/NAME``, or the first of ``runs/NAME-2``, ``runs/NAME-3``, … that does not exist.
+
+    Wildcards are left out of the name.
+    """
+    name = re.sub(r"[-_.]?[*?\[\]]+", "", name) or "run"
     folder, number = RUNS / name, 1
     while folder.exists():
         number += 1

@@ -262,7 +262,7 @@ def test_an_empty_image_cell_is_unreadable_not_another_row(tmp_path, picture):
 def test_the_cache_of_row_groups_is_bounded(tmp_path):
     blobs = [bytes([n]) * 1_000_000 for n in range(40)]
     pq.write_table(pa.table({"image": blobs}), tmp_path / "d.parquet", row_group_size=4, compression="none")
-    groups = RowGroups(tmp_path / "d.parquet", "image", cache_bytes=9_000_000)
+    groups = RowGroups([tmp_path / "d.parquet"], "image", cache_bytes=9_000_000)
     before = pa.total_allocated_bytes()
     assert [groups.cell(row)[0] for row in range(40)] == list(range(40))
     # Two cached groups of 4 MB, the one being read and its file buffer; all ten would be 40 MB.

@@ -8,8 +8,9 @@ import pytest
 
 from unfreeze.engine import store as store_module
 from unfreeze.engine import store_files
-from unfreeze.engine.store import FeatureStore, cache_root, open_store, store_key
+from unfreeze.engine.store import FeatureStore, open_store, store_key
 from unfreeze.errors import UnfreezeError
+from unfreeze.runtime.files import cache_root
 
 KEY = "k"
 BOUNDARIES = (1, 3)

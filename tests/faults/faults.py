@@ -378,7 +378,7 @@ def check_intact(run_folder: Path, whole: dict[str, bytes]) -> None:
 
 
 def is_trace(path: Path) -> bool:
-    if path.suffix == ".partial" and not any(file.name not in TRACES for file in path.iterdir()):
+    if path.suffix == ".partial" and not any(file.name != ".lock" for file in path.iterdir()):
         # The workspace of an export that was moved out of it: it holds nothing.
         return False
     return path.name in TRACES or path.suffix in (".tmp", ".partial") or path.name.startswith(".new-")

@@ -19,10 +19,10 @@ from unfreeze.data.dataset import Dataset
 from unfreeze.engine.choice import resolve_device
 from unfreeze.engine.frozen_pass import Features as Passed
 from unfreeze.engine.frozen_pass import FeatureStore, compute_features, open_store
-from unfreeze.engine.store import cache_root
 from unfreeze.executors import available_executors, build_executor
 from unfreeze.plan import Phase, Plan
 from unfreeze.progress import Progress
+from unfreeze.runtime.files import cache_root
 from unfreeze.training.material import Material
 from unfreeze.training.prepare import boundaries_of
 

@@ -8,6 +8,7 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from unfreeze.config import AUTO, FLOOR, Origin, Resolved, TrainRequest
+from unfreeze.runtime.remote import scrubbed
 
 if TYPE_CHECKING:
     from unfreeze.data.dataset import Dataset
@@ -52,7 +53,7 @@ class Decisions:
             if name in given:
                 value = given[name]
                 if isinstance(value, int | float | str | PathLike):
-                    plain = value if isinstance(value, int | float | str) else str(value)
+                    plain = value if isinstance(value, int | float) else scrubbed(str(value))
                     self.record(name, plain, "user", "asked for")
                 else:
                     # Not the user's: a configuration that is read again could not give it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from unfreeze.cli.options import DATA_HELP, ImageColumn, JsonOutput, LabelColumn
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[str, typer.Argument(help="A run folder, or its URL.")],
     data: Annotated[str, typer.Argument(help=DATA_HELP + " All of its labelled rows are scored.")],
     json_output: JsonOutput = False,
     text_column: TextColumn = None,

@@ -11,7 +11,7 @@ from unfreeze.cli.options import JsonOutput
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="The folder of a trained run.")],
+    run: Annotated[str, typer.Argument(help="The folder of a trained run, or its URL.")],
     format: Annotated[
         str, typer.Option(help="onnx, openvino, pt2, torchscript; a folder: transformers, timm, peft.")
     ] = "onnx",

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 DATA_HELP = (
-    "A folder of class folders, a folder with train/ val/ test/, a CSV/TSV/JSONL/Parquet file, or a hub id."
+    "A folder of class folders, a folder with train/ val/ test/, a CSV/TSV/JSONL/Parquet file, a folder or quoted "
+    "pattern of Parquet files, a URL of any of them (s3://, gs://, hf://, https://), or a hub id."
 )
 COLUMNS = "Columns of a table"
 MODEL = "Model"

@@ -10,12 +10,13 @@ import typer
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run folder, or an exported model.onnx.")],
+    run: Annotated[str, typer.Argument(help="A run folder, an exported model.onnx, or the URL of one.")],
     inputs: Annotated[
-        list[str], typer.Argument(help="Files, folders, globs, tables, or - for lines on standard input.")
+        list[str],
+        typer.Argument(help="Files, folders, globs, tables, URLs of them, or - for lines on standard input."),
     ],
     output: Annotated[
-        Path | None, typer.Option(help="Write rows to this .csv, .tsv, .jsonl or .parquet file.")
+        str | None, typer.Option(help="Write rows to this .csv, .tsv, .jsonl or .parquet file, or URL.")
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes a row names.")] = 1,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -39,6 +40,7 @@ def predict(
     from unfreeze.errors import RequestError
     from unfreeze.predicting import open_predictor
     from unfreeze.runtime.predictions import check_output, write_predictions, write_rows
+    from unfreeze.runtime.remote import scrubbed
 
     if output is not None:
         check_output(output)
@@ -49,6 +51,7 @@ def predict(
     if explain is not None:
         from unfreeze.bundle.examples import read_examples
         from unfreeze.bundle.loading import read_bundle
+        from unfreeze.bundle.places import run_folder
         from unfreeze.explained import explained, open_folder
         from unfreeze.model import Model
 
@@ -57,11 +60,12 @@ def predict(
                 f"--explain needs gradients, which an exported file has not: name the run instead of {run}."
             )
         open_folder(explain)
-        examples = read_examples(run, read_bundle(run))
+        folder = run_folder(run)
+        examples = read_examples(folder, read_bundle(folder))
         rows = explained(model.classifier, samples, rows, explain, examples=examples)
     if output is not None:
         count = write_predictions(rows, output, top_k=top_k)
-        typer.echo(f"{count:,} rows written to {output}", err=True)
+        typer.echo(f"{count:,} rows written to {scrubbed(output)}", err=True)
     elif json_output:
         print_json({"predictions": [row.to_row(top_k) for row in rows]})
     else:

@@ -10,7 +10,8 @@ import typer
 
 def serve(
     runs: Annotated[
-        list[str], typer.Argument(help="Run folders; NAME=FOLDER serves one under another name.")
+        list[str],
+        typer.Argument(help="Run folders, or their URLs; NAME=FOLDER serves one under another name."),
     ],
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of the machine.")

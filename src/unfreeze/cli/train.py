@@ -40,7 +40,7 @@ from unfreeze.cli.options import (
 def train(
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
     output_dir: Annotated[
-        Path | None, typer.Option(help="The run folder to make. (default: runs/NAME)")
+        str | None, typer.Option(help="The run folder to make, or its URL. (default: runs/NAME)")
     ] = None,
     backbone: Annotated[
         str | None,

@@ -129,7 +129,7 @@ def run_cell(
     A training that left a checkpoint is taken up again, anything else in the folder is removed. Raises StoppedError
     when it is asked to stop.
     """
-    folder = request.output_dir
+    folder = None if request.output_dir is None else Path(request.output_dir)
     assert folder is not None
     resumed = (folder / CHECKPOINTS).is_dir() and is_unfinished(folder)
     if not resumed:

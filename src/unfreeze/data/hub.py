@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from unfreeze.data.parquet import SPLIT
 from unfreeze.data.rows import PART_NAMES, Columns, IgnoredLog, Rows
 from unfreeze.data.table import table_rows
 from unfreeze.data.tables import HEAD_ROWS, Read, Table, hub_class_names, is_bytes_type
@@ -16,7 +17,6 @@ from unfreeze.errors import DataError, missing_extra
 
 HUB_PREFIX = "hub:"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-SPLIT = "split"
 
 
 def is_hub_id(source: str) -> bool:

@@ -10,12 +10,17 @@ import numpy as np
 
 from unfreeze.data.columns import content_column, text_of
 from unfreeze.data.dataset import UNLABELLED, Dataset, Modality, Samples
+from unfreeze.data.links import Links
 from unfreeze.data.memory import picture_problem
-from unfreeze.data.rows import IMAGE_SUFFIXES, IgnoredLog
+from unfreeze.data.remote import in_its_name, open_remote, visible
+from unfreeze.data.rows import IMAGE_SUFFIXES, TEXT_SUFFIXES, IgnoredLog, suffix_of
 from unfreeze.data.samples import ColumnSamples, FileSamples, ListSamples, join_samples, strings
-from unfreeze.data.tables import TABLE_SUFFIXES, is_bytes_type, open_table
+from unfreeze.data.shards import SUFFIX, is_shard_pattern, is_shards, open_shards
+from unfreeze.data.table import with_links
+from unfreeze.data.tables import TABLE_SUFFIXES, Table, is_bytes_type, open_table
 from unfreeze.errors import DataError, RequestError
 from unfreeze.runtime.labels import Labels
+from unfreeze.runtime.remote import fetch, fetch_file, is_pattern, is_remote, list_files, name_of, scrubbed
 
 STANDARD_INPUT = "-"
 
@@ -82,14 +87,38 @@ def _named(
     if name == STANDARD_INPUT:
         given = [line for line in (lines or ()) if line.strip()]
         return ListSamples(tuple(given), np.arange(len(given))) if modality == "text" else given
+    if is_remote(name):
+        return _remote(name, modality=modality, column=column)
     path = Path(name)
     if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
-        return _table(path, modality=modality, column=column)
+        return _table(open_table(path), source=name, modality=modality, column=column)
     if path.is_dir():
+        if is_shards(path):
+            return _table(open_shards(path), source=name, modality=modality, column=column)
         return _walk(path, modality)
+    if is_shard_pattern(name) and not path.exists():
+        return _table(open_shards(name), source=name, modality=modality, column=column)
     if any(mark in name for mark in "*?[") and not path.exists():
         return _glob(name)
     return [name]
+
+
+def _remote(url: str, *, modality: Modality, column: str | None) -> Samples | list[str]:
+    """What a URL stands for: the rows of a table, or URLs of files, which are fetched when they are read."""
+    suffix = suffix_of(name_of(url))
+    wanted = IMAGE_SUFFIXES if modality == "image" else TEXT_SUFFIXES
+    if suffix in wanted and not is_pattern(url):
+        return [url]
+    listing = list_files(url)
+    if not listing.is_file:
+        listing = visible(listing) if suffix == SUFFIX or not is_pattern(url) else listing
+        if any(suffix_of(name) != SUFFIX for name in listing.files):
+            return [file for name, file in listing.addresses().items() if suffix_of(name) in wanted]
+    elif suffix not in TABLE_SUFFIXES:
+        return [url]
+    local = fetch(listing)
+    with in_its_name(url, local):
+        return _table(open_remote(listing, local), source=scrubbed(url), modality=modality, column=column)
 
 
 def _neighbours(found: Sequence[Samples | list[str]]) -> list[Samples | list[str]]:
@@ -105,7 +134,8 @@ def _neighbours(found: Sequence[Samples | list[str]]) -> list[Samples | list[str
 
 
 def _files(paths: list[str], modality: Modality = "image") -> Samples:
-    return FileSamples(Path(), strings(paths), modality, np.arange(len(paths)))
+    root = Links() if any(map(is_remote, paths)) else Path()
+    return FileSamples(root, strings(paths), modality, np.arange(len(paths)))
 
 
 def _check_kind(files: list[str], modality: Modality) -> None:
@@ -120,7 +150,10 @@ def _check_kind(files: list[str], modality: Modality) -> None:
         raise RequestError(
             f"This run reads images, and {files[0]} is a text file. Give image files or folders."
         )
-    if len(files) == 1 and not Path(files[0]).exists():
+    if len(files) == 1 and is_remote(files[0]):
+        # Alone, a file that cannot be had is an error of the request.
+        fetch_file(files[0])
+    elif len(files) == 1 and not Path(files[0]).exists():
         raise RequestError(f"{files[0]} does not exist. Give files, folders, globs, tables, or - for lines.")
 
 
@@ -141,20 +174,19 @@ def _glob(pattern: str) -> list[str]:
     return sorted(name for name in glob(pattern, recursive=True) if Path(name).is_file())  # noqa: PTH207 - Path.glob takes no absolute patterns
 
 
-def _table(path: Path, *, modality: Modality, column: str | None) -> Samples:
-    table = open_table(path)
+def _table(table: Table, *, source: str, modality: Modality, column: str | None) -> Samples:
     name = content_column(table, modality=modality, asked=column)
     kind = table.head.schema.field(name).type
     if modality == "text" and is_bytes_type(kind):
-        raise RequestError(f"{path}: the column {name!r} holds bytes, and this run reads texts.")
+        raise RequestError(f"{source}: the column {name!r} holds bytes, and this run reads texts.")
     log = IgnoredLog()
     if is_bytes_type(kind) and table.images is not None:
-        return table.images(name, np.arange(table.rows()))
+        return table.images(name, np.arange(table.rows()), table.folder or Path())
     read = table.read([name], log)
     values = read.table.column(name)
     if not is_bytes_type(kind):
-        values = text_of(values, what=f"{path}: the column {name!r}")
+        values = text_of(values, what=f"{source}: the column {name!r}")
     rows = np.arange(len(values))
     if modality == "image" and not is_bytes_type(kind):
-        return FileSamples(path.parent, values, "image", rows)
+        return FileSamples(with_links(table.folder, values), values, "image", rows)
     return ColumnSamples(table.name, values, read.lines, rows, table.folder)

@@ -14,13 +14,16 @@ from unfreeze.data.dataset import PARTS, Dataset, Inference, Part
 from unfreeze.data.folder import read_folder
 from unfreeze.data.hub import is_hub_id, read_hub
 from unfreeze.data.memory import read_pair
+from unfreeze.data.remote import read_remote
 from unfreeze.data.rows import NOT_GIVEN, Columns, Rows, listed
 from unfreeze.data.samples import join_samples
+from unfreeze.data.shards import is_shard_pattern, is_shards, read_shards
 from unfreeze.data.split import Pool, draw_parts, hash_order
 from unfreeze.data.subset import keep_rows
 from unfreeze.data.table import read_table_file
 from unfreeze.errors import DataError, RequestError, did_you_mean
 from unfreeze.runtime.labels import Labels
+from unfreeze.runtime.remote import is_remote
 
 Source = str | Path | tuple[Sequence[Any], Sequence[Any]]
 # Shares of train, val and test.
@@ -36,10 +39,17 @@ class Reader:
     read: Callable[[Any, Columns], Rows]
 
 
+def _is_shards(source: Any) -> bool:
+    return Path(source).is_dir() and is_shards(Path(source))
+
+
 READERS = (
     Reader("pair", lambda source: isinstance(source, tuple), read_pair),
+    Reader("remote", is_remote, read_remote),
+    Reader("shards", _is_shards, read_shards),
     Reader("folder", lambda source: Path(source).is_dir(), lambda s, columns: read_folder(Path(s), columns)),
     Reader("table", lambda source: Path(source).is_file(), lambda s, c: read_table_file(Path(s), c)),
+    Reader("pattern", is_shard_pattern, read_shards),
     Reader("hub", lambda source: isinstance(source, str) and is_hub_id(source), read_hub),
 )
 
@@ -185,7 +195,7 @@ def _read(source: Any, columns: Columns) -> Rows:
 def _read_part(source: Any, columns: Columns, part: Part) -> Rows:
     """The rows of ``--val`` or ``--test`` data: their part of that name if they have parts, else all."""
     # A table's columns say nothing about a folder, and grouping and balancing are matters of drawing.
-    is_table = not isinstance(source, tuple) and not Path(source).is_dir()
+    is_table = not isinstance(source, tuple) and (not Path(source).is_dir() or _is_shards(source))
     rows = _read(source, replace(columns, group=None, stratify=None) if is_table else Columns())
     given = _given(rows)
     if given and part not in given:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -14,25 +15,28 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from unfreeze.data.dataset import Modality, Samples
+from unfreeze.data.links import Links, file_in
 from unfreeze.runtime.files import read_file
+from unfreeze.runtime.remote import scrubbed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 # Row groups of a Parquet file kept in memory, counted in decoded bytes: a few of the usual 100 MB groups.
 CACHE_BYTES = 512 * 2**20
+MOST_OPEN = 16
 # What TIFF is needed for: PNG has no such pixels.
 TIFF_MODES = ("CMYK", "YCbCr", "LAB", "F", "I")
 
 
 @dataclass(frozen=True, eq=False)
 class FileSamples:
-    """Files, by path; ``paths`` (string array) are relative to ``root`` or absolute.
+    """Files, by path; ``paths`` (string array) are relative to ``root``, absolute, or URLs where that is ``Links``.
 
     ``lines`` holds the table rows that named them, when paths repeat and cannot serve as names.
     """
 
-    root: Path
+    root: Path | Links
     paths: Any
     modality: Modality
     rows: NDArray[np.intp]
@@ -42,13 +46,13 @@ class FileSamples:
         return len(self.rows)
 
     def name(self, row: int) -> str:
-        """The path as the data write it."""
-        path = self._path(row)
+        """The path as the data write it, a URL without what may be secret in it."""
+        path = scrubbed(self._path(row))
         return path if self.lines is None else f"{path} (row {self.lines[self.rows[row]]})"
 
     def read(self, row: int) -> bytes | str:
         """The file's bytes, or its text as UTF-8 (a byte-order mark is dropped, bad bytes are replaced)."""
-        content = read_file(self.root / self._path(row))
+        content = read_file(file_in(self.root, self._path(row)))
         return content if self.modality == "image" else content.decode("utf-8-sig", errors="replace")
 
     def select(self, rows: NDArray[np.intp]) -> FileSamples:
@@ -67,7 +71,7 @@ class ColumnSamples:
     column: Any
     lines: NDArray[np.int64]
     rows: NDArray[np.intp]
-    folder: Path | None = None
+    folder: Path | Links | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -87,10 +91,13 @@ class ColumnSamples:
 
 @dataclass(frozen=True, eq=False)
 class ParquetSamples:
-    """Image bytes inside a Parquet file, read by row group on demand, so that memory is bounded."""
+    """Image bytes inside Parquet files, read by row group on demand, so that memory is bounded.
 
-    path: Path
-    column: str
+    ``folder``: where the files that cells name instead lie.
+    """
+
+    table: str
+    folder: Path | Links
     rows: NDArray[np.intp]
     groups: RowGroups
 
@@ -98,35 +105,41 @@ class ParquetSamples:
         return len(self.rows)
 
     def name(self, row: int) -> str:
-        """``FILE:ROW``."""
-        return f"{self.path.name}:{self.rows[row] + 1}"
+        """``TABLE:ROW``."""
+        return f"{self.table}:{self.rows[row] + 1}"
 
     def read(self, row: int) -> bytes | str:
         """The image's bytes; raises OSError for an empty cell."""
-        return cell_content(self.groups.cell(int(self.rows[row])), self.path.parent)
+        return cell_content(self.groups.cell(int(self.rows[row])), self.folder)
 
     def select(self, rows: NDArray[np.intp]) -> ParquetSamples:
-        """These rows in this order; the file and its cache are shared."""
+        """These rows in this order; the files and their cache are shared."""
         return replace(self, rows=self.rows[rows])
 
 
 class RowGroups:
-    """One column of a Parquet file by row, through a cache of its last used row groups."""
+    """One column of Parquet files by row, counted through all of them, with a cache of its last used row groups."""
 
-    def __init__(self, path: Path, column: str, *, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, paths: Sequence[Path], column: str, *, cache_bytes: int = CACHE_BYTES) -> None:
         from pyarrow import parquet
 
         self._column = column
         self._cache_bytes = cache_bytes
-        # Threads share one file handle and one cache; decoding, the long part, happens outside the lock.
+        # Threads share the file handles and one cache; decoding, the long part, happens outside the lock.
         self._lock = threading.Lock()
-        self._file = parquet.ParquetFile(path)
-        counts = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
-        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._open: OrderedDict[Path, Any] = OrderedDict()
+        self._groups: list[tuple[Path, int]] = []
+        counts = [0]
+        for path in paths:
+            with parquet.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    self._groups.append((path, group))
+                    counts.append(file.metadata.row_group(group).num_rows)
+        self._starts = np.cumsum(counts)
         self._cached: OrderedDict[int, Any] = OrderedDict()
 
     def cell(self, row: int) -> Any:
-        """The value in this row of the file, as a Python object; raises OSError where the file is damaged."""
+        """The value in this row of the table, as a Python object; raises OSError where its file is damaged."""
         try:
             return self._cell(row)
         except (pa.ArrowException, IndexError) as problem:
@@ -137,12 +150,23 @@ class RowGroups:
         with self._lock:
             column = self._cached.pop(group, None)
             if column is None:
-                column = self._file.read_row_group(group, columns=[self._column]).column(0)
+                path, number = self._groups[group]
+                column = self._file(path).read_row_group(number, columns=[self._column]).column(0)
                 held = column.nbytes + sum(other.nbytes for other in self._cached.values())
                 while self._cached and held > self._cache_bytes:
                     held -= self._cached.popitem(last=False)[1].nbytes
             self._cached[group] = column
         return column[row - int(self._starts[group])].as_py()
+
+    def _file(self, path: Path) -> Any:
+        """The opened file; a process may hold some hundred open, and a table may have thousands."""
+        from pyarrow import parquet
+
+        file = self._open.pop(path, None) or parquet.ParquetFile(path)
+        self._open[path] = file
+        if len(self._open) > MOST_OPEN:
+            self._open.popitem(last=False)[1].close()
+        return file
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,14 +235,14 @@ def strings(values: list[str]) -> Any:
     return pa.array(values, type=pa.large_string())
 
 
-def cell_content(value: Any, folder: Path | None) -> bytes | str:
+def cell_content(value: Any, folder: Path | Links | None) -> bytes | str:
     """What a table cell holds: a text, bytes, or the ``{bytes, path}`` of hub data sets.
 
     Raises OSError for an empty cell.
     """
     if isinstance(value, dict):
         if value.get("bytes") is None and value.get("path"):
-            return read_file((folder or Path()) / str(value["path"]))
+            return read_file(file_in(folder or Path(), str(value["path"])))
         value = value.get("bytes")
     if value is None:
         raise OSError("the cell is empty")

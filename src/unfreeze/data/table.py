@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from unfreeze.data.columns import ChosenColumns, choose_columns, is_string, label_strings, text_of
 from unfreeze.data.dataset import PARTS, Samples
+from unfreeze.data.links import Links
 from unfreeze.data.rows import NOT_GIVEN, PART_NAMES, Columns, IgnoredLog, Rows
 from unfreeze.data.samples import ColumnSamples, FileSamples
 from unfreeze.data.tables import Read, Table, is_bytes_type, open_table
@@ -110,7 +111,7 @@ def _samples(
     everything = np.arange(len(kept), dtype=np.intp)
     if content is None:
         assert table.images is not None
-        return table.images(chosen.content, kept), _row_numbers(kept)
+        return table.images(chosen.content, kept, table.folder or Path()), _row_numbers(kept)
     if is_bytes_type(content.type):
         samples = ColumnSamples(table.name, content, read.lines, kept, table.folder)
         return samples, _row_numbers(kept)
@@ -120,8 +121,15 @@ def _samples(
     if chosen.modality == "text":
         return ColumnSamples(table.name, content, lines, everything), content
     unique = len(pc.unique(content)) == len(content)
-    root = table.folder or Path()
+    root = with_links(table.folder, content)
     return FileSamples(root, content, "image", everything, None if unique else lines), _below_common(content)
+
+
+def with_links(folder: Path | Links | None, paths: Any) -> Path | Links:
+    """Where the paths of a column lead: URLs may stand among them."""
+    if isinstance(folder, Links) or not pc.any(pc.match_substring(paths, "://")).as_py():
+        return folder or Path()
+    return Links(folder or Path())
 
 
 def _below_common(paths: Any) -> Any:

@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from unfreeze.data.links import Links
 from unfreeze.data.rows import IgnoredLog, suffix_of
-from unfreeze.data.samples import ParquetSamples, RowGroups
+from unfreeze.data.samples import ParquetSamples
 from unfreeze.errors import DataError
 from unfreeze.runtime.files import parse_json
 
@@ -42,15 +43,16 @@ class Table:
 
     ``head`` holds its first rows; columns of image bytes are null there and only have a type. ``read`` gives
     whole columns. ``class_names`` names the integers of a label column, by column. ``images`` opens a column
-    of image bytes for given positions without reading it; None means that ``read`` may be used.
+    of image bytes for given positions without reading it; None means that ``read`` may be used. ``folder``: where
+    the files that cells name lie.
     """
 
     name: str
-    folder: Path | None
+    folder: Path | Links | None
     head: Any
     read: Callable[[Sequence[str], IgnoredLog], Read]
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    images: Callable[[str, NDArray[np.intp]], ParquetSamples] | None = None
+    images: Callable[[str, NDArray[np.intp], Path | Links], ParquetSamples] | None = None
     count: int | None = None
 
     def rows(self) -> int:
@@ -73,7 +75,7 @@ def open_table(path: Path) -> Table:
     suffix = suffix_of(path.name)
     for known in FORMATS:
         if suffix in known.suffixes:
-            with _readable(path):
+            with readable(path):
                 table = known.open(path)
             if not table.head.num_columns or not len(table.head):
                 raise DataError(f"{path} has no rows.")
@@ -105,7 +107,8 @@ def hub_class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[s
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Raise DataError, which names the file, for what Arrow and the system say of a damaged one."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -138,13 +141,13 @@ def _open_csv(path: Path) -> Table:
         )
 
     def read(columns: Sequence[str], log: IgnoredLog) -> Read:
-        with _readable(path), batches(columns, log) as reader:
+        with readable(path), batches(columns, log) as reader:
             table = pa.Table.from_batches(list(reader), schema=reader.schema)
         return Read(table, np.arange(1, len(table) + 1))
 
     with batches(None, IgnoredLog()) as reader:
         names = reader.schema.names
-    _refuse_repeated(names, path)
+    refuse_repeated(names, path)
     with batches(names, IgnoredLog()) as reader:
         first = next(iter(reader), None)
         batches_read = [] if first is None else [first]
@@ -152,7 +155,8 @@ def _open_csv(path: Path) -> Table:
     return Table(name=path.name, folder=path.parent, head=head, read=read)
 
 
-def _refuse_repeated(names: Sequence[str], path: Path) -> None:
+def refuse_repeated(names: Sequence[str], path: Path) -> None:
+    """Raise DataError for a file with two columns of one name."""
     repeated = sorted(name for name, times in Counter(names).items() if times > 1)
     if repeated:
         raise DataError(f"{path} has more than one column called {repeated[0]!r}: rename one of them.")
@@ -192,7 +196,7 @@ def _open_jsonl(path: Path) -> Table:
         schema = pa.schema([(name, pa.large_string()) for name in columns])
         batches, lines = [], []
         values: list[dict[str, str | None]] = []
-        with _readable(path):
+        with readable(path):
             for line, record in _json_records(path, log):
                 lines.append(line)
                 values.append({name: _json_cell(record.get(name)) for name in columns})
@@ -255,62 +259,10 @@ def _json_cell(value: object) -> str | None:
 
 
 def _open_parquet(path: Path) -> Table:
-    from pyarrow import parquet
+    # Here, since that module builds on the records above.
+    from unfreeze.data.parquet import open_parquet
 
-    file = parquet.ParquetFile(path)
-    schema = file.schema_arrow
-    _refuse_repeated(schema.names, path)
-    light = [name for name in schema.names if not is_bytes_type(_plain_type(schema.field(name).type))]
-    rows = min(HEAD_ROWS, file.metadata.num_rows)
-    batch = next(file.iter_batches(batch_size=HEAD_ROWS, columns=light), None) if light else None
-    columns = [
-        _plain(pa.chunked_array([batch.column(name)]))
-        if batch is not None and name in light
-        else pa.chunked_array([pa.nulls(rows, type=_plain_type(schema.field(name).type))])
-        for name in schema.names
-    ]
-    head = pa.Table.from_arrays(columns, names=schema.names)
-    head.validate(full=True)
-
-    def read(columns: Sequence[str], log: IgnoredLog) -> Read:
-        with _readable(path):
-            found = parquet.ParquetFile(path).read(columns=list(columns))
-            table = pa.table({name: _plain(found.column(name)) for name in columns})
-            table.validate(full=True)
-        if len(table) != file.metadata.num_rows:
-            raise DataError(
-                f"{path} is damaged: it holds {len(table):,} rows and says {file.metadata.num_rows:,}."
-            )
-        return Read(table, np.arange(1, len(table) + 1))
-
-    def images(column: str, rows: NDArray[np.intp]) -> ParquetSamples:
-        return ParquetSamples(path, column, rows, RowGroups(path, column))
-
-    return Table(
-        name=path.name,
-        folder=path.parent,
-        head=head,
-        read=read,
-        class_names=hub_class_names(schema.metadata),
-        images=images,
-        count=file.metadata.num_rows,
-    )
-
-
-def _plain_type(kind: Any) -> Any:
-    """The type in whose place Arrow can compute with all of them; most are their own."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return _plain_type(kind.storage_type)
-    if pa.types.is_string_view(kind):
-        return pa.large_string()
-    if pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind):
-        return pa.large_binary()
-    return pa.float32() if pa.types.is_float16(kind) else kind
-
-
-def _plain(column: Any) -> Any:
-    kind = _plain_type(column.type)
-    return column if kind == column.type else column.cast(kind)
+    return open_parquet((path,), name=path.name, folder=path.parent)
 
 
 FORMATS = (

@@ -18,13 +18,13 @@ from unfreeze.data.dataset import UNLABELLED, Dataset
 from unfreeze.data.reading import content_hashes
 from unfreeze.engine.batches import BadRow, read_batches
 from unfreeze.engine.precision import PrecisionVerdict, compare_precision
-from unfreeze.engine.store import cache_root, store_key
+from unfreeze.engine.store import store_key
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import RequestError
 from unfreeze.executors import ExecutorError, available_executors, build_executor, measure_error
 from unfreeze.executors import unavailable_executors as why_unavailable
 from unfreeze.executors.processor import processor_name
-from unfreeze.runtime.files import parse_json, write_atomically
+from unfreeze.runtime.files import cache_root, parse_json, write_atomically
 
 # Two float32 engines differ by about 1e-6 of a feature; a wrong conversion was off by 5e-3 and more.
 FP32_TOLERANCE = 1e-3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +31,7 @@ from unfreeze.engine.store_files import (
 )
 from unfreeze.errors import UnfreezeError
 from unfreeze.progress import Progress
-from unfreeze.runtime.files import remove_torn
+from unfreeze.runtime.files import cache_root, remove_torn
 
 # Counts up when a summary at a boundary changes its meaning.
 SUMMARY_VERSION = 1
@@ -42,17 +41,6 @@ GROUP_BYTES = 16 * 2**20
 GROUP_SECONDS = 5.0
 # Another process holds the lock only while it writes a group; a longer wait means that it hangs.
 LOCK_SECONDS = 30.0
-
-
-def cache_root() -> Path:
-    """The folder for what can be computed again.
-
-    $UNFREEZE_CACHE, else $XDG_CACHE_HOME/unfreeze, else ~/.cache/unfreeze.
-    """
-    own, shared = os.environ.get("UNFREEZE_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    if own:
-        return Path(own)
-    return (Path(shared) if shared else Path.home() / ".cache") / "unfreeze"
 
 
 def store_key(

@@ -15,6 +15,7 @@ from unfreeze.bundle.claim import locked
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.folder import BUNDLE
 from unfreeze.bundle.loading import Loaded, load
+from unfreeze.bundle.places import run_folder
 from unfreeze.data.dataset import UNLABELLED, Dataset
 from unfreeze.errors import RequestError, UnfreezeError, did_you_mean
 from unfreeze.exporting.cards import exported_card, lineage_without_folders
@@ -35,6 +36,7 @@ from unfreeze.report.card import NAME
 from unfreeze.runtime.card import FILE, Card, read_card
 from unfreeze.runtime.exported import TOKENIZER, Exported, tokenizer_beside
 from unfreeze.runtime.files import file_hash, sync_folder, write_atomically
+from unfreeze.runtime.remote import is_remote, scrubbed
 from unfreeze.training.reopening import open_source
 
 # A difference that hits one row in a hundred is missed by two hundred rows once in seven times.
@@ -77,7 +79,7 @@ class Export:
 
 
 def export(
-    run: Path,
+    run: str | Path,
     *,
     format: str = "onnx",
     output: Path | None = None,
@@ -105,11 +107,15 @@ def export(
         raise RequestError(f"--quantize writes ONNX, and --format is {format}: leave one of them out.")
     if push_to_hub is not None:
         check_hub(push_to_hub)
-    loaded = load(run)
+    if is_remote(run) and output is None:
+        raise RequestError(
+            f"--output is needed, since the run {scrubbed(run)} is not on this disk: name a folder."
+        )
+    loaded = load(run_folder(run))
     refused = refusal(loaded.classifier, format)
     if refused:
         raise RequestError(f"--format {format}: {refused}")
-    folder = run / PLACE / format if output is None else output
+    folder = loaded.folder / PLACE / format if output is None else output
     _check_absent(folder)
     dataset, rows = _gate_rows(loaded, data)
     calibration = calibration_rows(dataset, rows) if quantize else None

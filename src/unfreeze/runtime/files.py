@@ -14,6 +14,17 @@ from typing import Any
 TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
 
 
+def cache_root() -> Path:
+    """The folder for what can be computed again.
+
+    $UNFREEZE_CACHE, else $XDG_CACHE_HOME/unfreeze, else ~/.cache/unfreeze.
+    """
+    own, shared = os.environ.get("UNFREEZE_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if own:
+        return Path(own)
+    return (Path(shared) if shared else Path.home() / ".cache") / "unfreeze"
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write ``content`` to ``path``: temporary file, fsync, rename, fsync of the folder."""
     data = content.encode("utf-8") if isinstance(content, str) else content

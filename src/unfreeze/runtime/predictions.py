@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.errors import RequestError
+from unfreeze.runtime.remote import check_writable, is_remote, name_of, scrubbed, upload_file
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 # Rows of a Parquet file that are in memory at the same time.
@@ -75,12 +77,23 @@ class Prediction:
         return row
 
 
-def write_predictions(predictions: Iterable[Prediction], path: Path, *, top_k: int) -> int:
+def write_predictions(predictions: Iterable[Prediction], output: str | Path, *, top_k: int) -> int:
     """Write rows to a CSV, TSV, JSONL or Parquet file as they come; returns how many.
 
-    Raises RequestError for another ending or an unwritable place.
+    ``output`` may be a URL, which is written when all rows are there. Raises RequestError for another ending or an
+    unwritable place, UnfreezeError when a store refuses the file.
     """
-    check_output(path)
+    check_output(output)
+    if not is_remote(output):
+        return _write(predictions, Path(output), top_k=top_k)
+    with TemporaryDirectory(prefix="unfreeze-") as folder:
+        file = Path(folder) / name_of(output)
+        count = _write(predictions, file, top_k=top_k)
+        upload_file(file, output)
+    return count
+
+
+def _write(predictions: Iterable[Prediction], path: Path, *, top_k: int) -> int:
     rows = (prediction.to_row(top_k) for prediction in predictions)
     columns = list(Prediction("", None, None, False, None, ()).to_row(top_k))
     temporary = path.with_name(f".{path.name}.partial")
@@ -96,10 +109,16 @@ def write_predictions(predictions: Iterable[Prediction], path: Path, *, top_k: i
     return count
 
 
-def check_output(path: Path) -> None:
-    """Raise RequestError when predictions cannot be written to ``path``."""
+def check_output(output: str | Path) -> None:
+    """Raise RequestError when predictions cannot be written to ``output``."""
+    path = Path(name_of(output) if is_remote(output) else output)
     if path.suffix.lower() not in FORMATS:
-        raise RequestError(f"--output {path} has an unknown ending: use one of {', '.join(FORMATS)}.")
+        raise RequestError(
+            f"--output {scrubbed(str(output))} has an unknown ending: use one of {', '.join(FORMATS)}."
+        )
+    if is_remote(output):
+        check_writable(output)
+        return
     if not path.parent.is_dir():
         raise RequestError(f"--output {path}: the folder {path.parent} does not exist.")
     if path.is_dir():

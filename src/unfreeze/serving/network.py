@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from unfreeze.bundle.loading import Pieces, golden_gap
 from unfreeze.bundle.parts import fitting
 from unfreeze.contracts import Backbone, Executor, State
-from unfreeze.engine.store import cache_root
 from unfreeze.errors import UnfreezeError
 from unfreeze.executors import available_executors, build_executor
 from unfreeze.grafts.rowwise import Rowwise, Updates
+from unfreeze.runtime.files import cache_root
 
 # The exact precision: a served answer is the run's own answer. Grafts are put on row by row in PyTorch.
 GRAFTED = "torch-fp32"

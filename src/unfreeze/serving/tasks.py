@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.loading import Pieces, load, open_pieces
 from unfreeze.bundle.parts import Part
+from unfreeze.bundle.places import run_folder
 from unfreeze.bundle.schema import BundleFile
 from unfreeze.errors import RequestError
 from unfreeze.runtime.files import parse_json
@@ -162,7 +163,8 @@ def named_runs(arguments: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for argument in arguments:
         name, equals, rest = argument.partition("=")
-        folder = Path(rest if equals and NAME.fullmatch(name) else argument)
+        place = rest if equals and NAME.fullmatch(name) else argument
+        folder = run_folder(place)
         if not (equals and NAME.fullmatch(name)):
             name = folder.resolve().name
         if name in found:

@@ -99,8 +99,8 @@ class TransferFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             dataset = self._dataset(read_items(self, X, reset=False))
             from unfreeze.engine.choice import LazyExecutor
             from unfreeze.engine.frozen_pass import compute_features, open_store
-            from unfreeze.engine.store import cache_root
             from unfreeze.executors import build_executor
+            from unfreeze.runtime.files import cache_root
             from unfreeze.training.prepare import boundaries_of
 
             backbone = self._network()

@@ -18,7 +18,6 @@ from unfreeze.data.dataset import Dataset, Part
 from unfreeze.data.reading import content_hashes, read_images, read_texts
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.engine.ranks import ALONE, Ranks
-from unfreeze.engine.store import cache_root
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import RequestError
 from unfreeze.executors import build_executor
@@ -26,6 +25,7 @@ from unfreeze.grafts import attach
 from unfreeze.plan import Plan
 from unfreeze.progress import Progress
 from unfreeze.runtime.decode import Quarantined
+from unfreeze.runtime.files import cache_root
 from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from unfreeze.config import TrainRequest, read_config
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.memory import SOURCE as IN_MEMORY
 from unfreeze.errors import DataError, RequestError
+from unfreeze.runtime.remote import is_remote
 from unfreeze.training.prepare import read_data
 
 
@@ -45,14 +46,14 @@ def located(name: str, folder: str) -> str:
 def _read(loaded: Loaded, name: str, *, other: bool) -> Dataset:
     if name == IN_MEMORY:
         raise RequestError("they were given in memory")
-    if not Path(name).exists():
+    if not is_remote(name) and not Path(name).exists():
         raise RequestError(f"{name} does not exist")
     config = read_config(loaded.folder / "config.yaml")
     for part in ("val", "test"):
         beside = config.get(part)
         if isinstance(beside, str):
             config[part] = located(beside, loaded.bundle.data.folder)
-            if other and not Path(str(config[part])).exists():
+            if other and not is_remote(config[part]) and not Path(str(config[part])).exists():
                 # Who names other data cannot bring these back: the part is drawn from the rows that there are.
                 del config[part]
     return read_data(TrainRequest(data=name).filled_from(config, source=f"{loaded.folder}/config.yaml"))

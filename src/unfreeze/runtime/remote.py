@@ -1,0 +1,350 @@
+"""Files behind a URL, through fsspec: fetched whole into a cache on this disk, and written whole.
+
+Everything else reads and writes local files. A data set is read many times (columns, features, epochs, test) and a run
+is checked by hashes before it is believed, so a copy on this disk is what is wanted anyway; and only one place can
+hang, lack a package or be refused.
+
+An object is kept under the hash of its URL and version (etag, else size and time), so that a changed one is fetched
+anew. It appears under that name when it is whole. A folder is a tree of links to such objects. Neither fsspec nor a
+client of a store is imported before a URL is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from unfreeze.errors import DataError, RequestError, UnfreezeError
+from unfreeze.runtime.files import cache_root
+
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+# Where secrets stand in a URL: before the host, and in the query (a signature) or the fragment.
+SECRETS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://)(?:[^\s/'\"]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*)?")
+# What a protocol needs beside fsspec. Those that reach local files, or wrap another one, are left out on purpose.
+PROTOCOLS = {
+    "s3": "unfreeze[s3]",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "hf": "unfreeze[hub]",
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "memory": "fsspec",
+}
+READ_ONLY = ("http", "https")
+# What a store says of an object that changes with its content, the surest first.
+VERSIONS = (
+    "ETag",
+    "etag",
+    "blob_id",
+    "md5Hash",
+    "VersionId",
+    "LastModified",
+    "mtime",
+    "updated",
+    "last_modified",
+)
+# Waiting for a store is what takes the time: more at once than there are processors.
+AT_ONCE = 16
+GLOB_MARKS = "*["
+UNFINISHED = ".unfinished"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object: its path in the store, what changes with its content (None: nothing is known), and its bytes."""
+
+    path: str
+    version: str | None
+    size: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The objects of a URL: ``files`` by name below ``base``, the URL of a folder; ``is_file``: it names one object."""
+
+    url: str
+    base: str
+    store: Any
+    is_file: bool
+    files: Mapping[str, Entry]
+
+    def addresses(self) -> dict[str, str]:
+        """The URL of each file, by its name."""
+        return {name: f"{self.base}/{name}" for name in self.files}
+
+    def only(self, names: Sequence[str]) -> Listing:
+        """The same with these files alone."""
+        return replace(self, files={name: self.files[name] for name in names})
+
+
+def is_remote(place: object) -> TypeGuard[str]:
+    """Whether a place is a URL, and no path of this machine."""
+    return isinstance(place, str) and URL.match(place) is not None
+
+
+def scrubbed(text: str) -> str:
+    """The text without what may be secret in its URLs: user and password, query, fragment."""
+    return SECRETS.sub(r"\1\2", text) if "://" in text else text
+
+
+def is_pattern(url: str) -> bool:
+    """Whether a URL may stand for several objects by wildcards."""
+    return any(mark in url for mark in GLOB_MARKS)
+
+
+def name_of(url: str) -> str:
+    """The last name of a URL's path."""
+    return scrubbed(url).rstrip("/").rpartition("/")[2]
+
+
+def parent_of(url: str) -> str:
+    """The URL of the folder that an object lies in."""
+    return scrubbed(url).rstrip("/").rpartition("/")[0]
+
+
+def list_files(url: str) -> Listing:
+    """What lies at a URL: one object, all below a folder, or all that a pattern fits.
+
+    Raises DataError where there is nothing, or it may not be read; RequestError for a protocol that cannot be used.
+    """
+    store, path = _open(url)
+    with _in_words(url, "listed"):
+        if is_pattern(path) and not store.exists(path):
+            folder, base = (_before_wildcard(place) for place in (path, url))
+            return Listing(url, base, store, False, _entries(url, folder, store.glob(path, detail=True)))
+        about = store.info(path)
+        if about["type"] == "file":
+            files = {_checked(url, name_of(url)): _entry(about["name"], about)}
+            return Listing(url, parent_of(url), store, True, files)
+        return Listing(url, url.rstrip("/"), store, False, _entries(url, path, store.find(path, detail=True)))
+
+
+def _before_wildcard(place: str) -> str:
+    """The folder that the first name with a wildcard lies in."""
+    return re.split(r"[*\[]", place, maxsplit=1)[0].rpartition("/")[0]
+
+
+def fetch(listing: Listing) -> Path:
+    """The local copy of a listing: a file, or a folder with these files; both keep their names.
+
+    Raises DataError when one of them cannot be fetched.
+    """
+    keys = {name: _key(listing.url, entry) for name, entry in listing.files.items()}
+    digest = _digest([scrubbed(listing.url), sorted(keys.items())])
+    trees = cache_root() / "remote" / "trees"
+    place = trees / digest
+    label = "" if listing.is_file else re.sub(r"[*?\[\]:\\]+", "_", name_of(listing.url)) or "_"
+    target = place / (next(iter(listing.files)) if listing.is_file else label)
+    with _in_words(listing.url, "fetched"):
+        if not place.is_dir():
+            with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="unfreeze-fetch") as pool:
+                tasks = [
+                    pool.submit(_object, listing.store, listing.files[name], key)
+                    for name, key in keys.items()
+                ]
+                try:
+                    objects = dict(zip(keys, [task.result() for task in tasks], strict=True))
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+            _plant(place, label, objects)
+    return target
+
+
+def fetch_file(url: str) -> Path:
+    """The local copy of one object. Raises DataError when there is none or it cannot be fetched."""
+    listing = list_files(url)
+    if not listing.is_file:
+        raise DataError(f"{scrubbed(url)} is a folder, where a file is expected.")
+    return fetch(listing)
+
+
+def check_writable(url: str) -> None:
+    """Raise RequestError when nothing can be written to a URL, as far as can be seen without writing."""
+    store, path = _open(url)
+    protocol = _protocol(url)
+    if protocol in READ_ONLY:
+        raise RequestError(
+            f"{scrubbed(url)}: {protocol}:// can be read, not written. Give s3:// or another store."
+        )
+    with _in_words(url, "written", RequestError):
+        if protocol in ("s3", "gs", "gcs", "az"):
+            # A bucket may be closed to everything but writing: that is no reason to refuse.
+            with suppress(PermissionError):
+                store.info(path.partition("/")[0])
+
+
+def claim(url: str, *, resume: bool = False) -> None:
+    """Mark a folder as begun, which proves that it can be written; ``upload`` takes the mark away.
+
+    Raises RequestError where it cannot, and where it holds anything: with ``resume``, anything that has no such mark.
+    """
+    check_writable(url)
+    store, path = _open(url)
+    mark = f"{path.rstrip('/')}/{UNFINISHED}"
+    with _in_words(url, "written", RequestError):
+        there = store.find(path) if store.exists(path) else []
+        begun = any(name.endswith(f"/{UNFINISHED}") for name in there)
+        if len(there) > begun and not (begun and resume):
+            raise RequestError(
+                f"{scrubbed(url)} exists already and is not empty. Choose another --output-dir, or remove it first."
+            )
+        store.pipe_file(mark, b"")
+
+
+def upload(folder: Path, url: str, names: Sequence[str]) -> None:
+    """Write these files of a folder below a URL, in this order, and take the mark of ``claim`` away.
+
+    Raises UnfreezeError when the store refuses.
+    """
+    store, path = _open(url)
+    root = path.rstrip("/")
+    with _in_words(url, "written", UnfreezeError):
+        for name in names:
+            store.put_file(str(folder / name), f"{root}/{name}")
+        store.rm_file(f"{root}/{UNFINISHED}")
+
+
+def upload_file(file: Path, url: str) -> None:
+    """Write one file to a URL; a store shows it when it is whole. Raises UnfreezeError when the store refuses."""
+    store, path = _open(url)
+    with _in_words(url, "written", UnfreezeError):
+        store.put_file(str(file), path)
+
+
+def _protocol(url: str) -> str:
+    return url.partition("://")[0].lower()
+
+
+def _open(url: str) -> tuple[Any, str]:
+    """The store of a URL, which forgets what it has listed before, and the path in it."""
+    from fsspec.core import url_to_fs
+
+    protocol = _protocol(url)
+    if protocol not in PROTOCOLS or "::" in url:
+        raise RequestError(
+            f"{scrubbed(url)} is no URL that is read here: use one of {', '.join(f'{name}://' for name in PROTOCOLS)}, "
+            "or a path of this machine."
+        )
+    try:
+        with _in_words(url, "opened"):
+            store, path = url_to_fs(url)
+    except ImportError:
+        raise RequestError(
+            f"{scrubbed(url)} needs a package that is not installed. Install it with: pip install "
+            f"'{PROTOCOLS[protocol]}'"
+        ) from None
+    store.invalidate_cache()
+    return store, str(path)
+
+
+@contextmanager
+def _in_words(url: str, done: str, kind: type[UnfreezeError] = DataError) -> Iterator[None]:
+    """Errors of a store as sentences: each client raises types of its own."""
+    shown = scrubbed(url)
+    try:
+        yield
+    except (UnfreezeError, ImportError):
+        raise
+    except FileNotFoundError:
+        raise kind(f"{shown} does not exist, or its bucket does not. Check the name.") from None
+    except PermissionError:
+        raise kind(
+            f"{shown} cannot be {done}: permission denied. Check the credentials for this store."
+        ) from None
+    except Exception as problem:
+        text = (str(problem).splitlines() or [""])[0] or type(problem).__name__
+        raise kind(f"{shown} cannot be {done}: {scrubbed(text).rstrip('.')}.") from None
+
+
+def _entries(url: str, folder: str, found: Mapping[str, Any]) -> dict[str, Entry]:
+    """The objects below a folder by their names in it. Raises DataError for none, or for a name that leads out."""
+    root = folder.rstrip("/") + "/"
+    files = {}
+    for path, about in sorted(found.items()):
+        # Some tools write an empty object for each folder.
+        if about["type"] == "file" and not path.endswith("/"):
+            if not path.startswith(root):
+                raise DataError(f"{scrubbed(url)} lists {scrubbed(path)}, which lies outside: it is refused.")
+            files[_checked(url, path.removeprefix(root))] = _entry(path, about)
+    if not files:
+        raise DataError(f"{scrubbed(url)} holds no files.")
+    return files
+
+
+def _checked(url: str, name: str) -> str:
+    """The name, which must stay in the folder that the copy is made in."""
+    if any(part in ("", ".", "..") for part in name.split("/")) or re.search(r"[\\\0]|^[A-Za-z]:", name):
+        raise DataError(f"{scrubbed(url)} holds an object called {name!r}, which no file here can be called.")
+    return name
+
+
+def _entry(path: str, about: Mapping[str, Any]) -> Entry:
+    version = next((f"{name}={about[name]}" for name in VERSIONS if about.get(name)), None)
+    if version is None and about.get("created"):
+        version = f"created={about['created']}"
+    size = about.get("size")
+    return Entry(path, version, int(size) if size is not None else None)
+
+
+def _key(url: str, entry: Entry) -> str:
+    # What has no version cannot be known again: it is fetched each time.
+    version = entry.version or uuid.uuid4().hex
+    return _digest([_protocol(url), entry.path, version, entry.size])
+
+
+def _digest(parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _object(store: Any, entry: Entry, key: str) -> Path:
+    """The cached object, fetched when it is not there or was cut short by a crash of the machine."""
+    place = cache_root() / "remote" / "objects" / key[:2] / key
+    if place.is_file() and entry.size in (None, place.stat().st_size):
+        return place
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{key}.{os.getpid()}{threading.get_ident()}.tmp")
+    try:
+        store.get_file(entry.path, str(temporary))
+        if entry.size not in (None, temporary.stat().st_size):
+            raise OSError(f"{entry.path} was changed while it was fetched: try again")
+        # Trees share it by hard links: nobody may write into it.
+        temporary.chmod(0o444)
+        temporary.replace(place)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return place
+
+
+def _plant(place: Path, label: str, objects: Mapping[str, Path]) -> None:
+    """Make the tree of these objects, which appears when it is whole."""
+    temporary = place.with_name(f".{place.name}.{os.getpid()}{threading.get_ident()}.tmp")
+    try:
+        for name, source in objects.items():
+            target = temporary / label / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                target.hardlink_to(source)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without links, or another one
+                shutil.copyfile(source, target)
+        try:
+            temporary.rename(place)
+        except OSError:  # another process made the same tree meanwhile
+            if not place.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

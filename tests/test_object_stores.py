@@ -1,0 +1,213 @@
+"""Trainings and predictions against an S3 server on this machine."""
+
+import importlib
+import json
+import sys
+import warnings
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import unfreeze
+from unfreeze.data.load import load_dataset
+
+LITE0 = ("--backbone", "efficientnet-lite0", "--image-size", "64", "--strategy", "feature-extraction")
+SECRETS = "testing-secret"
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The address of an S3 server that lives in this process."""
+    with warnings.catch_warnings():
+        # Of packages that the server's other services need and that this machine's versions complain about.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from moto.server import ThreadedMotoServer
+    started = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    started.start()
+    host, port = started.get_host_and_port()
+    yield f"http://{host}:{port}"
+    started.stop()
+
+
+@pytest.fixture
+def s3(server, monkeypatch):
+    """A file system of that server, which has one bucket, empty."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": SECRETS,
+        "AWS_ENDPOINT_URL": server,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    store = s3fs.S3FileSystem()
+    store.mkdir("toys")
+    yield store
+    store.invalidate_cache()
+    store.rm("toys", recursive=True)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def put_shards(s3, photos, *, rows=14):
+    """The pictures in cells of two Parquet files."""
+    files = sorted(photos.rglob("*.png"))
+    table = pa.table(
+        {"image": [file.read_bytes() for file in files], "label": [file.parent.name for file in files]}
+    )
+    for number in range(2):
+        with s3.open(f"toys/cells/part-{number}.parquet", "wb") as file:
+            pq.write_table(table.slice(number * rows, rows), file)
+
+
+@pytest.mark.usefixtures("plain_torch")
+def test_shards_are_trained_on_and_a_run_written_and_used_where_they_lie(
+    s3, photos, command, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    put_shards(s3, photos)
+    done = command("train", "s3://toys/cells", "--output-dir", "s3://toys/runs/cells", "--json", *LITE0)
+    assert (done.status, done.err) == (0, "")
+    assert json.loads(done.out)["run"] == "s3://toys/runs/cells"
+    names = {name.removeprefix("toys/runs/cells/") for name in s3.find("toys/runs/cells")}
+    assert {"bundle.json", "model.safetensors", "config.yaml", "report.html"} <= names
+    assert not {name for name in names if name.startswith(".")}
+    for name in ("bundle.json", "config.yaml", "report.html"):
+        assert SECRETS not in s3.cat_file(f"toys/runs/cells/{name}").decode()
+    assert json.loads(s3.cat_file("toys/runs/cells/bundle.json"))["data"]["source"] == "s3://toys/cells"
+
+    [local] = (tmp_path / "runs").iterdir()
+    s3.put(str(photos / "green" / "00.png"), "toys/new/00.png")
+    asked = ("s3://toys/new", "s3://toys/none.png", "--output", "s3://toys/out.csv")
+    done = command("predict", "s3://toys/runs/cells", *asked)
+    assert done.status == 0, done.err
+    with s3.open("toys/out.csv") as file:
+        rows = pd.read_csv(file)
+    assert rows["input"].tolist() == ["s3://toys/new/00.png", "s3://toys/none.png"]
+    [expected] = unfreeze.load(local).predict(photos / "green" / "00.png")
+    assert rows["label"][0] == expected.label
+    assert rows["probability"][0] == pytest.approx(expected.probability, abs=1e-6)
+    assert "s3://toys/none.png does not exist" in rows["error"][1]
+
+    done = command("evaluate", "s3://toys/runs/cells", "s3://toys/cells/*.parquet", "--json")
+    assert json.loads(done.out)["n"] == 28
+    again = command("train", "s3://toys/cells", "--output-dir", "s3://toys/runs/cells", *LITE0)
+    assert again.status == 2
+
+    s3.rm("toys/runs/cells/bundle.json")
+    half = command("predict", "s3://toys/runs/cells", "s3://toys/new")
+    assert (half.status, half.err) == (
+        2,
+        "Error: s3://toys/runs/cells is no finished run: it has no bundle.json.\n",
+    )
+
+
+@pytest.mark.usefixtures("plain_torch")
+def test_a_run_whose_upload_broke_off_is_written_by_resume(s3, photos, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    order = ("train", photos, "--output-dir", "s3://toys/run", *LITE0)
+    put = s3.put_file
+
+    def refuse(file, path):
+        if path.endswith("model.safetensors"):
+            raise PermissionError(path)
+        put(file, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(s3, "put_file", refuse)
+        broken = command(*order)
+    [local] = (tmp_path / "runs").iterdir()
+    assert broken.status == 1
+    assert f"The run is in runs/{local.name}: repeat the command with --resume" in broken.err
+    assert not s3.exists("toys/run/bundle.json")
+    assert command(*order, "--resume").status == 0
+    s3.invalidate_cache()
+    assert s3.cat_file("toys/run/bundle.json") == (local / "bundle.json").read_bytes()
+
+
+def test_a_folder_of_pictures_is_the_same_data_set_there_and_here(s3, photos):
+    s3.put(str(photos), "toys/photos", recursive=True)
+    here, there = load_dataset(str(photos)), load_dataset("s3://toys/photos")
+    assert there.fingerprint == here.fingerprint
+    assert there.source == "s3://toys/photos"
+    assert there.samples.read(5) == here.samples.read(5)
+
+
+def test_a_changed_object_is_read_anew(s3, mails, tmp_path):
+    s3.put(str(mails), "toys/mails.csv")
+    before = load_dataset("s3://toys/mails.csv")
+    text = mails.read_text().replace("Monday", "Friday")
+    # Not through the file system that was listed before, as another person would.
+    s3.pipe_file("toys/mails.csv", text.encode())
+    after = load_dataset("s3://toys/mails.csv")
+    texts = [
+        " ".join(map(str, (data.samples.read(row) for row in range(len(data))))) for data in (before, after)
+    ]
+    assert ("Monday" in texts[0], "Monday" in texts[1]) == (True, False)
+
+
+def test_a_table_names_pictures_beside_it_and_in_its_bucket_and_nowhere_else(s3, photos, tmp_path):
+    picture = (photos / "green" / "00.png").read_bytes()
+    (tmp_path / "secret.png").write_bytes(picture)
+    s3.pipe({"toys/d/a/1.png": picture, "toys/2.png": picture})
+    outside = ["../2.png", "a/../../2.png", str(tmp_path / "secret.png"), f"file://{tmp_path}/secret.png"]
+    outside += ["s3://others/2.png", "memory://toys/2.png", "https://toys/2.png"]
+    names = ["a/1.png", "s3://toys/2.png", *outside]
+    table = pd.DataFrame({"image": names, "label": [("a", "b")[row % 2] for row in range(len(names))]})
+    s3.pipe_file("toys/d/t.csv", table.to_csv(index=False).encode())
+    data = load_dataset("s3://toys/d/t.csv", fractions=(1.0, 0.0, 0.0))
+    assert data.samples.read(0) == data.samples.read(1) == picture
+    for row in range(2, len(names)):
+        with pytest.raises(OSError, match="refused"):
+            data.samples.read(row)
+
+
+def test_a_path_in_a_cell_of_remote_shards_cannot_reach_this_disk(s3, tmp_path):
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    cells = [{"bytes": None, "path": str(tmp_path / "secret.png")}, {"bytes": b"own", "path": "x"}]
+    with s3.open("toys/c/0.parquet", "wb") as file:
+        pq.write_table(pa.table({"image": cells * 4, "label": ["a", "b"] * 4}), file)
+    data = load_dataset("s3://toys/c", fractions=(1.0, 0.0, 0.0))
+    assert data.samples.read(1) == b"own"
+    with pytest.raises(OSError, match="leads out of the folder of its table, s3://toys/c: refused"):
+        data.samples.read(0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("check", "s3://toys/none.csv"), "s3://toys/none.csv does not exist, or its bucket does not."),
+        (("check", "s3://no-such-bucket/a.csv"), "s3://no-such-bucket/a.csv does not exist"),
+        (("check", "quux://toys/a.csv"), "quux://toys/a.csv is no URL that is read here"),
+        (("predict", "s3://toys/run", "a.png"), "s3://toys/run does not exist"),
+        (
+            ("predict", "RUN", "a.png", "--output", "s3://no-such-bucket/a.csv"),
+            "s3://no-such-bucket/a.csv does not",
+        ),
+        (("export", "s3://toys/run"), "--output is needed"),
+        (
+            ("train", "PHOTOS", "--output-dir", "s3://no-such-bucket/run"),
+            "s3://no-such-bucket/run does not exist",
+        ),
+    ],
+)
+def test_what_is_not_there_is_a_sentence(s3, command, photos, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    done = command(*(photos if argument == "PHOTOS" else argument for argument in arguments))
+    assert done.status == 2
+    assert done.err.startswith(f"Error: {said}")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_its_client_s3_names_the_extra(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, "s3", raising=False)
+    done = command("check", "s3://toys/a.csv")
+    assert (done.status, done.err) == (
+        2,
+        "Error: s3://toys/a.csv needs a package that is not installed. Install it with: pip install 'unfreeze[s3]'\n",
+    )
