@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from unfreeze.cli.options import Engine, Workers
+
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder, or an exported model.onnx.")],
@@ -15,7 +17,8 @@ def predict(
         list[str], typer.Argument(help="Files, folders, globs, tables, or - for lines on standard input.")
     ],
     output: Annotated[
-        Path | None, typer.Option(help="Write rows to this .csv, .tsv, .jsonl or .parquet file.")
+        Path | None,
+        typer.Option(help="Write rows to this .csv, .tsv, .jsonl or .parquet file; on Ray, to this folder."),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes a row names.")] = 1,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -29,17 +32,51 @@ def predict(
             help="Write to this new folder what speaks for each answer, and the training rows most like it."
         ),
     ] = None,
+    engine: Engine = "local",
+    workers: Workers = None,
+    piece_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="On Ray: rows that are written, and after a kill done again, together. (default: 2048)",
+        ),
+    ] = None,
 ) -> None:
     """Predict the class of files, texts or table rows with a trained run.
 
     Examples: [bold]unfreeze predict runs/photos new/*.jpg[/bold];
-    [bold]echo "Win a prize" | unfreeze predict runs/mails -[/bold]
+    [bold]echo "Win a prize" | unfreeze predict runs/mails -[/bold];
+    [bold]unfreeze predict runs/mails mails/*.parquet --engine ray --output answers[/bold]
     """
+    if engine != "local":
+        if json_output or explain is not None:
+            from unfreeze.errors import RequestError
+
+            raise RequestError("--engine ray writes a folder: leave --json and --explain out.")
+        from unfreeze.bulk.run import PIECE_ROWS, BulkRequest, predict_bulk
+        from unfreeze.cli.console import TerminalProgress
+
+        request = BulkRequest(
+            run=run,
+            inputs=tuple(inputs),
+            output=output,
+            engine=engine,
+            column=column,
+            top_k=top_k,
+            batch_size=batch_size,
+            workers=workers,
+            piece_rows=piece_rows or PIECE_ROWS,
+        )
+        written = predict_bulk(request, progress=TerminalProgress())
+        typer.echo(f"{written.good:,} rows written to {output}, {written.bad:,} bad ones beside", err=True)
+        return
     from unfreeze.cli.console import print_json
+    from unfreeze.cli.options import refuse_without_ray
     from unfreeze.errors import RequestError
     from unfreeze.predicting import open_predictor
     from unfreeze.runtime.predictions import check_output, write_predictions, write_rows
 
+    refuse_without_ray(workers=workers, piece_rows=piece_rows)
     if output is not None:
         check_output(output)
     model = open_predictor(run)

@@ -49,7 +49,7 @@ def open_items(inputs: Any, *, modality: Modality) -> Samples:
             )
         return ListSamples(tuple(items), np.arange(len(items)))
     if all(isinstance(item, str | Path) for item in items):
-        return _files([str(item) for item in items])
+        return files_of([str(item) for item in items])
     for position, item in enumerate(items):
         if problem := picture_problem(item, position):
             raise DataError(problem)
@@ -67,8 +67,8 @@ def open_inputs(
     found = [_named(name, modality=modality, lines=lines, column=column) for name in inputs]
     files = [name for entry in found if isinstance(entry, list) for name in entry]
     if files:
-        _check_kind(files, modality)
-    opened = [_files(entry, modality) if isinstance(entry, list) else entry for entry in _neighbours(found)]
+        check_kind(files, modality)
+    opened = [files_of(entry, modality) if isinstance(entry, list) else entry for entry in _neighbours(found)]
     sources = [source for source in opened if len(source)]
     if not sources:
         raise RequestError(f"{', '.join(inputs)}: no {modality} inputs were found there.")
@@ -86,9 +86,9 @@ def _named(
     if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
         return _table(path, modality=modality, column=column)
     if path.is_dir():
-        return _walk(path, modality)
+        return walk(path, modality)
     if any(mark in name for mark in "*?[") and not path.exists():
-        return _glob(name)
+        return match_files(name)
     return [name]
 
 
@@ -104,11 +104,12 @@ def _neighbours(found: Sequence[Samples | list[str]]) -> list[Samples | list[str
     return merged
 
 
-def _files(paths: list[str], modality: Modality = "image") -> Samples:
-    return FileSamples(Path(), strings(paths), modality, np.arange(len(paths)))
+def files_of(paths: Sequence[str], modality: Modality = "image") -> Samples:
+    """The files as samples, named by their paths."""
+    return FileSamples(Path(), strings(list(paths)), modality, np.arange(len(paths)))
 
 
-def _check_kind(files: list[str], modality: Modality) -> None:
+def check_kind(files: list[str], modality: Modality) -> None:
     """Refuse a request that is wholly of the other kind; single wrong files become rows with an error."""
     images = [Path(name).suffix.lower() in IMAGE_SUFFIXES for name in files]
     if modality == "text" and any(images):
@@ -124,7 +125,8 @@ def _check_kind(files: list[str], modality: Modality) -> None:
         raise RequestError(f"{files[0]} does not exist. Give files, folders, globs, tables, or - for lines.")
 
 
-def _walk(folder: Path, modality: Modality) -> list[str]:
+def walk(folder: Path, modality: Modality) -> list[str]:
+    """The paths of all files of that kind below the folder, sorted; hidden ones are left out."""
     wanted = IMAGE_SUFFIXES if modality == "image" else {".txt"}
     return sorted(
         str(path)
@@ -135,7 +137,8 @@ def _walk(folder: Path, modality: Modality) -> list[str]:
     )
 
 
-def _glob(pattern: str) -> list[str]:
+def match_files(pattern: str) -> list[str]:
+    """The paths of the files that a pattern like ``new/*.jpg`` names, sorted."""
     from glob import glob
 
     return sorted(name for name in glob(pattern, recursive=True) if Path(name).is_file())  # noqa: PTH207 - Path.glob takes no absolute patterns
