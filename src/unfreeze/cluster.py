@@ -82,13 +82,13 @@ def joined(engine: str, *, workers: int | None) -> Iterator[Cluster]:
     A Ray that this process uses already is used and left as it is; so is one that RAY_ADDRESS names. Raises
     RequestError when no cluster answers.
     """
-    with _quiet():
-        import ray
+    import ray
 
-        ours = not ray.is_initialized()
-        if ours:
-            _start(ray, engine, workers)
+    ours = not ray.is_initialized()
     try:
+        if ours:
+            with _quiet():
+                _start(ray, engine, workers)
         found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cores = tuple(int(node["CPU"]) for node in found if node.get("CPU", 0) >= 1)
         if not cores:
@@ -97,6 +97,7 @@ def joined(engine: str, *, workers: int | None) -> Iterator[Cluster]:
     finally:
         if ours:
             ray.shutdown(wait_for_processes=True)
+            _print_messages(ray, True)
 
 
 def settle(folder: str, cores: int) -> None:
@@ -114,6 +115,7 @@ def settle(folder: str, cores: int) -> None:
 
 
 def _start(ray: Any, engine: str, workers: int | None) -> None:
+    _print_messages(ray, False)
     quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     address = engine if engine.startswith(CLIENT) else os.environ.get(ADDRESS, "")
     try:
@@ -136,6 +138,11 @@ def _start(ray: Any, engine: str, workers: int | None) -> None:
     except (OSError, RuntimeError, ValueError) as problem:
         said = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:160]
         raise RequestError(f"--engine {engine}: no Ray answers ({said.rstrip('.')}).") from None
+
+
+def _print_messages(ray: Any, wanted: bool) -> None:
+    """Whether a thread of Ray prints what its machines report; no argument of ``init`` keeps it off standard output."""
+    ray._private.worker._worker_logs_enabled = wanted
 
 
 def _reach(address: str) -> None:
