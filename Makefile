@@ -8,7 +8,7 @@ PYTEST_OPTIONS ?= -n auto --maxprocesses 4 --dist worksteal
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[offline,openvino,demo,export,serve,s3,dev]'
+	$(BIN)/python -m pip install --quiet -e '.[offline,openvino,demo,export,serve,s3,ray,dev]'
 	touch $@
 
 setup: $(VENV)/.installed
@@ -32,7 +32,7 @@ oldest:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python tools/oldest.py > $(VENV)/oldest.txt
 	$(BIN)/python -m pip install --quiet --constraint $(VENV)/oldest.txt \
-		-e '.[offline,openvino,demo,hub,export,serve,s3,dev]'
+		-e '.[offline,openvino,demo,hub,export,serve,s3,ray,dev]'
 	$(BIN)/pytest $(PYTEST_OPTIONS) -W ignore::DeprecationWarning -W ignore::FutureWarning
 
 # Known vulnerabilities in what VENV holds; VENV=.venv-oldest for the oldest versions. Without --strict, what could not

@@ -13,7 +13,18 @@ import pytest
 import unfreeze
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "torchvision", "timm", "transformers", "sklearn", "pyarrow", "openvino", "peft", "pandas")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "sklearn",
+    "pyarrow",
+    "openvino",
+    "peft",
+    "pandas",
+    "ray",
+)
 
 
 def loaded_by(code):

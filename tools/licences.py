@@ -1,6 +1,6 @@
 """Write the tables of docs/licences.md from pyproject.toml, the installed packages' metadata and the catalogue.
 
-What a requirement is for stands in the page alone and is kept. Run it with every extra but ``ray`` installed:
+What a requirement is for stands in the page alone and is kept. Run it with every extra installed:
 ``python tools/licences.py``.
 """
 
@@ -17,9 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PAGE = Path(__file__).parent.parent / "docs" / "licences.md"
-SHIPPED = ("openvino", "offline", "demo", "export", "serve", "s3")
-# Nothing imports it yet, so nothing here installs it.
-NOT_INSTALLED = {"ray": "Apache-2.0"}
+SHIPPED = ("openvino", "offline", "demo", "export", "serve", "s3", "ray")
 # What versions that are allowed declared before the one that is installed.
 EARLIER = {"filelock": "Unlicense"}
 
@@ -114,7 +112,7 @@ def dependency_rows(purposes: dict[str, str]) -> list[tuple[str, ...]]:
             f"`{name}`",
             f"`{allowed}`",
             f"`{extra}`" if extra else "",
-            NOT_INSTALLED.get(name) or shown(name),
+            shown(name),
             purposes.get(name, ""),
         )
         for extra, group in requirements().items()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.loading import load as load_folder
 from unfreeze.bundle.places import run_folder
+from unfreeze.contracts import Executor
 from unfreeze.data.dataset import Samples
 from unfreeze.data.inputs import open_inputs, open_items, unlabelled
 from unfreeze.engine.frozen_pass import compute_features
@@ -40,6 +41,8 @@ class Model:
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
+        # By name; compiling one again for each chunk would cost more than a small chunk does.
+        self._executors: dict[str, Executor] = {}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -71,13 +74,18 @@ class Model:
             raise RequestError(f"{samples.name(row)} cannot be read: {reason}.")
         return features
 
-    def iterate(self, samples: Samples, *, top_k: int = 1, batch_size: int = 32) -> Iterator[Prediction]:
-        """Predictions in order, a chunk at a time, so that memory does not grow with the number of inputs."""
+    def iterate(
+        self, samples: Samples, *, top_k: int = 1, batch_size: int = 32, expected_rows: int | None = None
+    ) -> Iterator[Prediction]:
+        """Predictions in order, a chunk at a time, so that memory does not grow with the number of inputs.
+
+        ``expected_rows``: of all samples that these are a part of; it decides what is worth compiling.
+        """
         for start in range(0, len(samples), CHUNK_ROWS):
             rows = np.arange(start, min(start + CHUNK_ROWS, len(samples)))
             chunk = samples.select(rows)
             probabilities, errors = self.probabilities(
-                chunk, batch_size=batch_size, expected_rows=len(samples)
+                chunk, batch_size=batch_size, expected_rows=expected_rows or len(samples)
             )
             for row in range(len(chunk)):
                 if row in errors:
@@ -120,14 +128,16 @@ class Model:
         features[passed.rows] = joined
         return features, {bad.row: bad.reason for bad in passed.quarantined}
 
-    def _executor(self, rows: int) -> Any:
+    def _executor(self, rows: int) -> Executor:
         boundaries = tuple(sorted(self.classifier.head.boundaries))
         name = "torch-fp32"
         if rows >= COMPILE_ROWS and "openvino-fp32" in available_executors("cpu"):
             name = "openvino-fp32"
-        return build_executor(
-            name, self.classifier.backbone, boundaries=boundaries, cache_dir=cache_root() / "executors"
-        )
+        if name not in self._executors:
+            self._executors[name] = build_executor(
+                name, self.classifier.backbone, boundaries=boundaries, cache_dir=cache_root() / "executors"
+            )
+        return self._executors[name]
 
     def answer(self, name: str, probabilities: NDArray[np.float64], top_k: int) -> Prediction:
         """The prediction that calibrated probabilities (classes,) of an input come to."""

@@ -28,8 +28,10 @@ class Predictor(Protocol):
     ) -> Samples:
         """The inputs as samples."""
 
-    def iterate(self, samples: Samples, *, top_k: int = 1, batch_size: int = 32) -> Iterator[Prediction]:
-        """Predictions in order."""
+    def iterate(
+        self, samples: Samples, *, top_k: int = 1, batch_size: int = 32, expected_rows: int | None = None
+    ) -> Iterator[Prediction]:
+        """Predictions in order; ``expected_rows``: of all samples that these are a part of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,17 +46,22 @@ class ExportedPredictor:
         """See ``Predictor``."""
         return open_inputs(inputs, modality=self.model.card.modality, lines=lines, column=column)
 
-    def iterate(self, samples: Samples, *, top_k: int = 1, batch_size: int = 32) -> Iterator[Prediction]:
-        """See ``Predictor``."""
+    def iterate(
+        self, samples: Samples, *, top_k: int = 1, batch_size: int = 32, expected_rows: int | None = None
+    ) -> Iterator[Prediction]:
+        """See ``Predictor``; there is nothing to compile, however many rows are expected."""
         rows = ((samples.name(row), _raw(samples, row)) for row in range(len(samples)))
         return self.model.iterate(rows, top_k=top_k, batch_size=batch_size)
 
 
-def open_predictor(place: str | Path) -> Predictor:
-    """The predictor of a run folder or an exported file, or a URL of one; RequestError when it is neither."""
+def open_predictor(place: str | Path, *, threads: int | None = None) -> Predictor:
+    """The predictor of a run folder or an exported file, or a URL of one; RequestError when it is neither.
+
+    ``threads``: how many an exported file computes with; a run has as many as PyTorch and this process.
+    """
     path = run_folder(place)
-    if path.suffix.lower() == ENDING or (path / f"model{ENDING}").is_file():
-        return ExportedPredictor(load(path))
+    if is_exported(path):
+        return ExportedPredictor(load(path, threads=threads))
     if (path / FILE).is_file() or ((path.parent / FILE).is_file() and path.is_file()):
         raise RequestError(
             f"{path} is no ONNX export: predict reads a run folder or a model.onnx. The other formats are for the "
@@ -63,6 +70,11 @@ def open_predictor(place: str | Path) -> Predictor:
     from unfreeze.model import load as load_run
 
     return load_run(path)
+
+
+def is_exported(path: Path) -> bool:
+    """Whether it is an exported model that predict reads, or the folder of one."""
+    return path.suffix.lower() == ENDING or (path / f"model{ENDING}").is_file()
 
 
 def _raw(samples: Samples, row: int) -> bytes | str | Exception:

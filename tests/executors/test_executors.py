@@ -201,6 +201,9 @@ def test_cores_are_no_more_than_the_control_group_allows(tmp_path, monkeypatch):
     quota.write_text("max 100000\n")
     assert processor.available_cores(quota) == 8
     assert processor.available_cores(tmp_path / "nothing") == 8
+    for told, cores in (("3", 3), ("99", 8), ("0", 1), ("many", 8)):
+        monkeypatch.setenv(processor.CORES, told)
+        assert processor.available_cores(quota) == cores
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -16,6 +16,7 @@ from unfreeze.cli.options import (
     Augment,
     BatchSize,
     Device,
+    Engine,
     GroupColumn,
     ImageColumn,
     ImageSize,
@@ -28,6 +29,8 @@ from unfreeze.cli.options import (
     Test,
     TextColumn,
     Val,
+    Workers,
+    refuse_without_ray,
     share_or_data,
 )
 
@@ -86,6 +89,8 @@ def compare(
     store: Store = None,
     device: Device = None,
     precision: Precision = None,
+    engine: Engine = "local",
+    workers: Workers = None,
 ) -> None:
     """Train strategies on the same splits of DATA, or rank backbones, and say in words what is worth it.
 
@@ -99,6 +104,8 @@ def compare(
     from unfreeze.config import TrainRequest, read_config
     from unfreeze.progress import Silent
 
+    if engine == "local":
+        refuse_without_ray(workers=workers)
     base = TrainRequest(
         data=data,
         backbone=backbone,
@@ -131,7 +138,11 @@ def compare(
     )
     command = shlex.join(["unfreeze", *sys.argv[1:]])
     comparison = run_compare(
-        request, command=command, progress=Silent() if json_output else TerminalProgress()
+        request,
+        command=command,
+        progress=Silent() if json_output else TerminalProgress(),
+        engine=engine,
+        workers=workers,
     )
     if json_output:
         print_json(comparison.to_dict())

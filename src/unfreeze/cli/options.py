@@ -94,6 +94,28 @@ Precision = Annotated[
 JsonOutput = Annotated[
     bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")
 ]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="local, ray (started here), or ray://HOST:PORT (that cluster).", rich_help_panel=MACHINE
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="On Ray: how many work at the same time. (default: by cores)", rich_help_panel=MACHINE
+    ),
+]
+
+
+def refuse_without_ray(**given: int | None) -> None:
+    """Raise RequestError when a setting of Ray's workers was given without Ray."""
+    from unfreeze.config import flag
+    from unfreeze.errors import RequestError
+
+    for name, value in given.items():
+        if value is not None:
+            raise RequestError(f"{flag(name)} has no effect without --engine ray: leave it out.")
 
 
 def share_or_data(value: str | None) -> float | str | None:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from unfreeze.cli.options import Engine, Workers
+
 
 def predict(
     run: Annotated[str, typer.Argument(help="A run folder, an exported model.onnx, or the URL of one.")],
@@ -16,7 +18,10 @@ def predict(
         typer.Argument(help="Files, folders, globs, tables, URLs of them, or - for lines on standard input."),
     ],
     output: Annotated[
-        str | None, typer.Option(help="Write rows to this .csv, .tsv, .jsonl or .parquet file, or URL.")
+        str | None,
+        typer.Option(
+            help="Write rows to this .csv, .tsv, .jsonl or .parquet file, or URL; on Ray, to this folder."
+        ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes a row names.")] = 1,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -30,18 +35,55 @@ def predict(
             help="Write to this new folder what speaks for each answer, and the training rows most like it."
         ),
     ] = None,
+    engine: Engine = "local",
+    workers: Workers = None,
+    piece_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="On Ray: rows that are written, and after a kill done again, together. (default: 2048)",
+        ),
+    ] = None,
 ) -> None:
     """Predict the class of files, texts or table rows with a trained run.
 
     Examples: [bold]unfreeze predict runs/photos new/*.jpg[/bold];
-    [bold]echo "Win a prize" | unfreeze predict runs/mails -[/bold]
+    [bold]echo "Win a prize" | unfreeze predict runs/mails -[/bold];
+    [bold]unfreeze predict runs/mails mails/*.parquet --engine ray --output answers[/bold]
     """
+    if engine != "local":
+        if json_output or explain is not None:
+            from unfreeze.errors import RequestError
+
+            raise RequestError("--engine ray writes a folder: leave --json and --explain out.")
+        from unfreeze.bulk.run import PIECE_ROWS, BulkRequest, predict_bulk
+        from unfreeze.bundle.places import run_folder
+        from unfreeze.cli.console import TerminalProgress
+
+        request = BulkRequest(
+            run=run_folder(run),
+            inputs=tuple(inputs),
+            output=None if output is None else _local(output),
+            engine=engine,
+            column=column,
+            top_k=top_k,
+            batch_size=batch_size,
+            workers=workers,
+            piece_rows=piece_rows or PIECE_ROWS,
+        )
+        for name in inputs:
+            _local(name)
+        written = predict_bulk(request, progress=TerminalProgress())
+        typer.echo(f"{written.good:,} rows written to {output}, {written.bad:,} bad ones beside", err=True)
+        return
     from unfreeze.cli.console import print_json
+    from unfreeze.cli.options import refuse_without_ray
     from unfreeze.errors import RequestError
     from unfreeze.predicting import open_predictor
     from unfreeze.runtime.predictions import check_output, write_predictions, write_rows
     from unfreeze.runtime.remote import scrubbed
 
+    refuse_without_ray(workers=workers, piece_rows=piece_rows)
     if output is not None:
         check_output(output)
     model = open_predictor(run)
@@ -70,6 +112,19 @@ def predict(
         print_json({"predictions": [row.to_row(top_k) for row in rows]})
     else:
         write_rows((row.to_row(top_k) for row in rows), sys.stdout)
+
+
+def _local(place: str) -> Path:
+    """The path; RequestError for a URL, which workers do not read or write."""
+    from unfreeze.errors import RequestError
+    from unfreeze.runtime.remote import is_remote, scrubbed
+
+    if is_remote(place):
+        raise RequestError(
+            f"--engine ray reads and writes paths that all its machines see, not {scrubbed(place)}: copy it, or leave "
+            "--engine out."
+        )
+    return Path(place)
 
 
 def read_lines() -> list[str]:

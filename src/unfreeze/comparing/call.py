@@ -29,6 +29,8 @@ def compare(
     batch_size: int | None = None,
     val: Any = None,
     test: Any = None,
+    engine: str = "local",
+    workers: int | None = None,
     settings: Mapping[str, object] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -37,6 +39,7 @@ def compare(
     ``strategies``: names, each with settings of its own behind a colon (``lora:rank=16+lr=1e-3``); by default those
     that fit the backbone. ``seeds``: how many, or which. ``train_size``: how many rows to learn from; several draw a
     learning curve. ``backbones`` are ranked by a cross-validated probe, and with ``strategies`` also trained.
+    ``engine``: ``local``, ``ray`` or ``ray://HOST:PORT``; ``workers``: how many trainings at a time on Ray.
     ``settings``: whatever else ``unfreeze.train`` takes, the same for all. The other arguments are those of
     ``unfreeze.train``. Raises RequestError when the request or its data cannot be used, and UnfreezeError when nothing
     finished.
@@ -60,4 +63,4 @@ def compare(
         output_dir=None if output_dir is None else Path(output_dir),
         resume=resume,
     )
-    return run_compare(request, progress=progress)
+    return run_compare(request, progress=progress, engine=engine, workers=workers)

@@ -142,12 +142,23 @@ def run_cell(
     except StoppedError:
         raise
     except Exception as problem:
-        result = CellResult(**asdict(named), state=FAILED, sentence=_sentence(problem))
-        folder.mkdir(parents=True, exist_ok=True)
         expected = isinstance(problem, UnfreezeError)
-        _write(folder, result, wanted, trace="" if expected else traceback.format_exc())
-        return result
+        trace = "" if expected else traceback.format_exc()
+        return keep_failure(cell, request, wanted, sentence=_sentence(problem), trace=trace)
     _write(folder, result, wanted)
+    return result
+
+
+def keep_failure(
+    cell: Cell, request: TrainRequest, wanted: str, *, sentence: str, trace: str = ""
+) -> CellResult:
+    """The result of a cell that failed, written into the folder of ``request``; ``sentence`` says why."""
+    folder = None if request.output_dir is None else Path(request.output_dir)
+    assert folder is not None
+    named = _Named(cell.entry.name, cell.seed, cell.size, request.backbone or "")
+    result = CellResult(**asdict(named), state=FAILED, sentence=sentence)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder, result, wanted, trace=trace)
     return result
 
 

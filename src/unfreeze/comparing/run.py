@@ -12,8 +12,10 @@ from pathlib import Path
 
 from unfreeze.bundle.claim import locked
 from unfreeze.choose.settings import Decisions
-from unfreeze.comparing.cells import CellResult, finished_cell, request_hash, run_cell
+from unfreeze.cluster import LOCAL, check_engine
+from unfreeze.comparing.cells import CellResult, finished_cell, request_hash
 from unfreeze.comparing.comparison import Comparison, conclude
+from unfreeze.comparing.engines import Engine, Job, make_engine
 from unfreeze.comparing.entry import FLOOR_ENTRY, Entry
 from unfreeze.comparing.folder import BACKBONES, CELLS, PAGE, RESULTS, identity_of, open_folder
 from unfreeze.comparing.page import write_page
@@ -37,14 +39,22 @@ WORTH_SAYING = ("Stopping", "Left out")
 
 
 def compare(
-    request: CompareRequest, *, progress: Progress | None = None, command: str | None = None
+    request: CompareRequest,
+    *,
+    progress: Progress | None = None,
+    command: str | None = None,
+    engine: str = LOCAL,
+    workers: int | None = None,
 ) -> Comparison:
     """Train and measure everything that the request names; ``command`` is what the page says was typed.
 
+    ``engine``: ``local``, ``ray`` or ``ray://HOST:PORT``; ``workers``: how many trainings at a time there. They decide
+    where trainings run and nothing of what they come to, so that each may continue what another began.
     Raises RequestError before anything is trained when the request or its data cannot be used, UnfreezeError when
     nothing finished, and StoppedError when a training was asked to stop: what had finished is kept.
     """
     progress = progress or Silent()
+    check_engine(engine)
     request.check()
     dataset = read_data(replace(request.base, seed=request.seeds[0], train_size=None))
     for size in request.sizes[:1] + request.sizes[1:][-1:]:
@@ -55,7 +65,8 @@ def compare(
     with locked(folder), _resumable(folder):
         open_folder(folder, identity, resume=request.resume)
         ranking = _rank(resolved, folder, identity, progress)
-        cells = _Cells(resolved, folder, identity["data"], progress).run()
+        train_all = make_engine(engine, workers=workers, device=resolved.base.device)
+        cells = _Cells(resolved, folder, identity["data"], progress, train_all).run()
         comparison = conclude(
             cells,
             ranking,
@@ -151,12 +162,13 @@ def _reached(entry: Ranked) -> str:
 
 @dataclass
 class _Cells:
-    """The trainings of a comparison, one after the other."""
+    """The trainings of a comparison, as ``engine`` runs them."""
 
     request: CompareRequest
     folder: Path
     data: str
     progress: Progress
+    engine: Engine
     # Seconds by what was trained, without the seed: what is left to do will take as long.
     taken: dict[tuple[object, ...], list[float]] = field(default_factory=dict)
 
@@ -175,16 +187,18 @@ class _Cells:
             if result is not None and result.seconds is not None:
                 self.taken.setdefault(_kind(cell), []).append(result.seconds)
         self._say_left(todo)
-        for place, cell in enumerate(todo):
-            try:
-                found[cell] = self._train(
-                    cell, f"[{kept + place + 1}/{len(cells)}] {cell}", todo[place + 1 :]
-                )
-            except (StoppedError, KeyboardInterrupt):
-                raise StoppedError(
-                    f"Stopped as asked: {kept + place} of {_trainings(len(cells))} finished and kept. "
-                    f"{_continued(self.folder)}"
-                ) from None
+        labels = [f"[{kept + place + 1}/{len(cells)}] {cell}" for place, cell in enumerate(todo)]
+        left = list(todo)
+        try:
+            for place, result in self.engine(list(map(self._job, todo, labels))):
+                found[todo[place]] = result
+                left.remove(todo[place])
+                self._tell(todo[place], labels[place], result, left)
+        except (StoppedError, KeyboardInterrupt):
+            raise StoppedError(
+                f"Stopped as asked: {len(cells) - len(left)} of {_trainings(len(cells))} finished and kept. "
+                f"{_continued(self.folder)}"
+            ) from None
         return [result for result in found.values() if result is not None]
 
     def _said(self, cells: Sequence[Cell]) -> str:
@@ -200,31 +214,28 @@ class _Cells:
         folder = self.folder / CELLS / cell.name
         return finished_cell(folder, request_hash(self.request.train_request(cell), self.data))
 
-    def _train(self, cell: Cell, label: str, left: Sequence[Cell]) -> CellResult:
+    def _job(self, cell: Cell, label: str) -> Job:
         folder = self.folder / CELLS / cell.name
         folder.parent.mkdir(exist_ok=True)
-        train_request = self.request.train_request(cell, folder)
-        result = run_cell(
-            cell,
-            train_request,
-            request_hash(train_request, self.data),
-            backbone=train_request.backbone or "",
-            progress=Inside(self.progress, label, WORTH_SAYING),
-        )
+        request = self.request.train_request(cell, folder)
+        wanted = request_hash(request, self.data)
+        return Job(cell, request, wanted, Inside(self.progress, label, WORTH_SAYING))
+
+    def _tell(self, cell: Cell, label: str, result: CellResult, left: Sequence[Cell]) -> None:
+        """Say what a training came to, and how long the others will take when it is the first of its kind."""
         if not result.finished:
             self.progress.say(f"{label} failed: {result.sentence}")
-            return result
+            return
         reached = f"{label}: {words.percent(result.accuracy)} right"
         if result.seconds is None:
             # It was taken up where it had been stopped, and says nothing of how long others take.
             self.progress.say(f"{reached}.")
-            return result
+            return
         first = _kind(cell) not in self.taken
         self.taken.setdefault(_kind(cell), []).append(result.seconds)
         self.progress.say(f"{reached}, {words.duration(result.seconds)}.")
         if first:
             self._say_left(left)
-        return result
 
     def _say_left(self, left: Sequence[Cell]) -> None:
         about = [self._seconds_of(cell) for cell in left]

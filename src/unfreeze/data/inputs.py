@@ -54,7 +54,7 @@ def open_items(inputs: Any, *, modality: Modality) -> Samples:
             )
         return ListSamples(tuple(items), np.arange(len(items)))
     if all(isinstance(item, str | Path) for item in items):
-        return _files([str(item) for item in items])
+        return files_of([str(item) for item in items])
     for position, item in enumerate(items):
         if problem := picture_problem(item, position):
             raise DataError(problem)
@@ -72,8 +72,8 @@ def open_inputs(
     found = [_named(name, modality=modality, lines=lines, column=column) for name in inputs]
     files = [name for entry in found if isinstance(entry, list) for name in entry]
     if files:
-        _check_kind(files, modality)
-    opened = [_files(entry, modality) if isinstance(entry, list) else entry for entry in _neighbours(found)]
+        check_kind(files, modality)
+    opened = [files_of(entry, modality) if isinstance(entry, list) else entry for entry in _neighbours(found)]
     sources = [source for source in opened if len(source)]
     if not sources:
         raise RequestError(f"{', '.join(inputs)}: no {modality} inputs were found there.")
@@ -95,11 +95,11 @@ def _named(
     if path.is_dir():
         if is_shards(path):
             return _table(open_shards(path), source=name, modality=modality, column=column)
-        return _walk(path, modality)
+        return walk(path, modality)
     if is_shard_pattern(name) and not path.exists():
         return _table(open_shards(name), source=name, modality=modality, column=column)
     if any(mark in name for mark in "*?[") and not path.exists():
-        return _glob(name)
+        return match_files(name)
     return [name]
 
 
@@ -133,12 +133,13 @@ def _neighbours(found: Sequence[Samples | list[str]]) -> list[Samples | list[str
     return merged
 
 
-def _files(paths: list[str], modality: Modality = "image") -> Samples:
+def files_of(paths: Sequence[str], modality: Modality = "image") -> Samples:
+    """The files as samples, named by their paths."""
     root = Links() if any(map(is_remote, paths)) else Path()
-    return FileSamples(root, strings(paths), modality, np.arange(len(paths)))
+    return FileSamples(root, strings(list(paths)), modality, np.arange(len(paths)))
 
 
-def _check_kind(files: list[str], modality: Modality) -> None:
+def check_kind(files: list[str], modality: Modality) -> None:
     """Refuse a request that is wholly of the other kind; single wrong files become rows with an error."""
     images = [Path(name).suffix.lower() in IMAGE_SUFFIXES for name in files]
     if modality == "text" and any(images):
@@ -157,7 +158,8 @@ def _check_kind(files: list[str], modality: Modality) -> None:
         raise RequestError(f"{files[0]} does not exist. Give files, folders, globs, tables, or - for lines.")
 
 
-def _walk(folder: Path, modality: Modality) -> list[str]:
+def walk(folder: Path, modality: Modality) -> list[str]:
+    """The paths of all files of that kind below the folder, sorted; hidden ones are left out."""
     wanted = IMAGE_SUFFIXES if modality == "image" else {".txt"}
     return sorted(
         str(path)
@@ -168,7 +170,8 @@ def _walk(folder: Path, modality: Modality) -> list[str]:
     )
 
 
-def _glob(pattern: str) -> list[str]:
+def match_files(pattern: str) -> list[str]:
+    """The paths of the files that a pattern like ``new/*.jpg`` names, sorted."""
     from glob import glob
 
     return sorted(name for name in glob(pattern, recursive=True) if Path(name).is_file())  # noqa: PTH207 - Path.glob takes no absolute patterns

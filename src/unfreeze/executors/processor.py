@@ -8,6 +8,8 @@ from pathlib import Path
 
 # Instructions that multiply bfloat16 numbers natively: x86 AVX-512 and AMX, and 64-bit Arm.
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+# The variable that bounds the cores of one process among many on a machine.
+CORES = "UNFREEZE_CORES"
 
 
 def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
@@ -25,7 +27,7 @@ def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores this process may use, at least 1: its affinity, no more than its control group's quota.
+    """Cores this process may use, at least 1: its affinity, its control group's quota, UNFREEZE_CORES.
 
     Processes that were started to train together (torchrun's LOCAL_WORLD_SIZE) share them.
     """
@@ -37,6 +39,8 @@ def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
             cores = min(cores, max(1, int(allowed) // int(period)))
     except (OSError, ValueError):
         pass
+    told = os.environ.get(CORES, "")
+    cores = min(cores, int(told)) if told.isdecimal() else cores
     return max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
 
 

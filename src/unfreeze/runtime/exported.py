@@ -25,10 +25,11 @@ TOKENIZER = "tokenizer.json"
 Graph = Callable[[dict[str, NDArray[Any]]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
-def load(path: str | Path) -> Exported:
+def load(path: str | Path, *, threads: int | None = None) -> Exported:
     """The model of a ``model.onnx`` that ``unfreeze export`` wrote, or of the folder that holds it.
 
-    Raises RequestError when it is none, or onnxruntime is not installed.
+    ``threads``: how many compute an answer; by default one for each core. Raises RequestError when it is none, or
+    onnxruntime is not installed.
     """
     path = Path(path)
     file = path / "model.onnx" if path.is_dir() else path
@@ -38,8 +39,10 @@ def load(path: str | Path) -> Exported:
         import onnxruntime
     except ImportError:
         raise missing_extra("export", "An ONNX model") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
     try:
-        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         text = session.get_modelmeta().custom_metadata_map.get(KEY)
     except Exception as problem:  # onnxruntime raises its own types, and RuntimeError for damaged files
         raise RequestError(f"{file} is no ONNX model that can be loaded ({str(problem)[:160]}).") from None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,11 +95,11 @@ def write_predictions(predictions: Iterable[Prediction], output: str | Path, *, 
 
 def _write(predictions: Iterable[Prediction], path: Path, *, top_k: int) -> int:
     rows = (prediction.to_row(top_k) for prediction in predictions)
-    columns = list(Prediction("", None, None, False, None, ()).to_row(top_k))
+    columns = columns_of(top_k)
     temporary = path.with_name(f".{path.name}.partial")
     try:
         count = (
-            _write_parquet(rows, temporary, columns)
+            _write_parquet(rows, temporary, top_k)
             if path.suffix.lower() == ".parquet"
             else _write_text(rows, temporary, path, columns)
         )
@@ -107,6 +107,23 @@ def _write(predictions: Iterable[Prediction], path: Path, *, top_k: int) -> int:
     finally:
         temporary.unlink(missing_ok=True)
     return count
+
+
+def columns_of(top_k: int) -> list[str]:
+    """The columns of a file of predictions, in their order."""
+    return list(Prediction("", None, None, False, None, ()).to_row(top_k))
+
+
+def parquet_schema(top_k: int) -> Any:
+    """The Arrow schema of a Parquet file of predictions."""
+    import pyarrow as pa
+
+    def kind(name: str) -> pa.DataType:
+        if name.endswith("probability"):
+            return pa.float64()
+        return pa.bool_() if name == "abstain" else pa.string()
+
+    return pa.schema([(name, kind(name)) for name in columns_of(top_k)])
 
 
 def check_output(output: str | Path) -> None:
@@ -188,16 +205,11 @@ def _write_text(
         return write_rows(rows, file, delimiter="\t" if ending == ".tsv" else ",", columns=columns)
 
 
-def _write_parquet(rows: Iterator[dict[str, object]], temporary: Path, columns: Sequence[str]) -> int:
+def _write_parquet(rows: Iterator[dict[str, object]], temporary: Path, top_k: int) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def kind(name: str) -> pa.DataType:
-        if name.endswith("probability"):
-            return pa.float64()
-        return pa.bool_() if name == "abstain" else pa.string()
-
-    schema = pa.schema([(name, kind(name)) for name in columns])
+    schema = parquet_schema(top_k)
     count = 0
     with pq.ParquetWriter(temporary, schema) as writer:
         while chunk := list(islice(rows, PARQUET_ROWS)):

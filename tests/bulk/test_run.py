@@ -1,0 +1,163 @@
+"""Bulk prediction as the command does it: every row once, whoever is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROWS, SHARDS, PIECE = 2_400, 2, 200
+BAD_EVERY = 100
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Short texts in two Parquet files; one cell in a hundred is empty."""
+    folder = tmp_path_factory.mktemp("shards")
+    words = np.array(["meeting", "election", "prize", "report", "storm", "winner"])
+    random = np.random.default_rng(3)
+    for shard in range(SHARDS):
+        texts = [
+            None if row % BAD_EVERY == 7 else f"{' '.join(random.choice(words, 4))} {row}"
+            for row in range(ROWS // SHARDS)
+        ]
+        pq.write_table(pa.table({"text": texts}), folder / f"s{shard}.parquet", row_group_size=330)
+    return folder
+
+
+def arguments(run, shards, output):
+    return [
+        "predict", str(run), str(shards), "--engine", "ray", "--workers", "2",
+        "--piece-rows", str(PIECE), "--output", str(output),
+    ]  # fmt: skip
+
+
+def workers_of(process):
+    """Process ids of Ray's workers that are at work below a process, by the titles that Ray gives them."""
+    parents, titles = {}, {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (entry / "stat").read_text().rpartition(")")[2].split()
+            titles[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        parents[int(entry.name)] = int(status[1])
+
+    def is_below(pid):
+        while pid in parents and pid != process:
+            pid = parents[pid]
+        return pid == process
+
+    return [pid for pid, title in titles.items() if title.startswith("ray::_Worker") and is_below(pid)]
+
+
+def wait_for(condition, *, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in time")
+
+
+def check_all_rows(output, shards, run):
+    """Every row is in one place, and the good ones have the numbers of plain predictions."""
+    import unfreeze
+    from unfreeze.data.inputs import open_inputs
+    from unfreeze.model import Model
+
+    good = pq.read_table(output / "predictions")
+    bad = pq.read_table(output / "bad")
+    names = good.column("input").to_pylist() + bad.column("input").to_pylist()
+    wanted = [f"s{shard}.parquet:{row + 1}" for shard in range(SHARDS) for row in range(ROWS // SHARDS)]
+    assert sorted(names) == sorted(wanted)
+    assert bad.num_rows == ROWS // BAD_EVERY
+    assert set(bad.column("reason").to_pylist()) == {"cannot be read: the cell is empty"}
+    model = unfreeze.load(run)
+    assert isinstance(model, Model)
+    plain = {}
+    for shard in range(SHARDS):
+        path = str(shards / f"s{shard}.parquet")
+        samples = open_inputs([path], modality="text", lines=None, column="text")
+        plain |= {row.input: row for row in model.iterate(samples) if row.error is None}
+    assert len(plain) == good.num_rows
+    for row in good.to_pylist():
+        assert row["label"] == plain[row["input"]].label
+        assert row["probability"] == pytest.approx(plain[row["input"]].probability, abs=1e-5)
+        assert row["abstain"] == plain[row["input"]].abstain
+
+
+def count_parts(output):
+    return len(list((output / "predictions").glob("part-*.parquet")))
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_and_run_again_writes_every_row_once(text_run, shards, tmp_path, command):
+    output = tmp_path / "out"
+    said = arguments(text_run.run.folder, shards, output)
+    first = subprocess.Popen([sys.executable, "-m", "unfreeze", *said], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: count_parts(output) >= 2)
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    before = {path: path.stat().st_mtime_ns for path in (output / "predictions").iterdir()}
+    assert 2 <= len(before) < ROWS // PIECE
+
+    answer = command(*said)
+    assert answer.status == 0, answer.err
+    assert "2,400 rows are written already" in answer.err
+    assert "2,376 rows written to" in answer.err
+    assert "24 bad ones beside" in answer.err
+    whole = [path for path in before if path.name.startswith("part-")]
+    assert all(path.stat().st_mtime_ns == before[path] for path in whole)
+    check_all_rows(output, shards, text_run.run.folder)
+
+    again = command(*said)
+    assert again.status == 0, again.err
+    assert "2,400 of 2,400 rows are written already." in again.err
+    other = command(*said, "--top-k", 2)
+    assert other.status == 2
+    assert "holds predictions of another --top-k" in other.err
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_replaced_and_its_piece_done_again(text_run, shards, tmp_path, command):
+    output = tmp_path / "out"
+    killed = []
+
+    def kill():
+        wait_for(lambda: count_parts(output) >= 2)
+        killed.extend(wait_for(lambda: workers_of(os.getpid()))[:1])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    answer = command(*arguments(text_run.run.folder, shards, output))
+    killer.join()
+    assert killed
+    assert answer.status == 0, answer.err
+    check_all_rows(output, shards, text_run.run.folder)
+
+
+def test_what_the_engine_cannot_do_is_refused(text_run, shards, tmp_path, command):
+    run = text_run.run.folder
+    for more, words in (
+        (["--engine", "ray"], "name a folder for them with --output"),
+        (["--engine", "ray", "--output", tmp_path / "a.parquet"], "names one file"),
+        (["--engine", "ray", "--output", tmp_path / "out", "--json"], "leave --json and --explain out"),
+        (["--engine", "rai", "--output", tmp_path / "out"], "Did you mean 'ray'"),
+        (["--workers", 2], "--workers has no effect without --engine ray"),
+        (["--piece-rows", 2], "--piece-rows has no effect without --engine ray"),
+    ):
+        answer = command("predict", run, shards, *more)
+        assert answer.status == 2
+        assert words in answer.err
+    assert not (tmp_path / "out").exists()
