@@ -1,0 +1,133 @@
+"""``train --devices 2`` as a user types it: the same training, whatever becomes of one of the processes."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+COLOURS = {"green": (70, 150, 80), "red": (150, 80, 70)}
+PARTIAL = (
+    "--strategy",
+    "partial",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "16",
+    "--precision",
+    "fp32",
+    "--store",
+    "off",
+)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    chance = np.random.default_rng(5)
+    for name, colour in COLOURS.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(30):
+            pixels = np.clip(chance.normal(0, 60, (40, 40, 3)) + colour, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    return tmp_path / "photos"
+
+
+def begin(photos, output, *options):
+    command = [sys.executable, "-m", "unfreeze", "train", str(photos), "--output-dir", str(output)]
+    command += ["--image-size", "64", "--device", "cpu", *options]
+    # As a user's environment is: nothing of the test's own about threads.
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment["UNFREEZE_CACHE"] = str(photos.parent / "cache")
+    return subprocess.Popen(
+        command,
+        env=environment,
+        cwd=photos.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def train(photos, output, *options):
+    process = begin(photos, output, *options)
+    said, _ = process.communicate(timeout=240)
+    return process.returncode, said
+
+
+def losses(run):
+    with (run / "history.csv").open(newline="") as file:
+        return [[float(row[name]) for name in ("train_loss", "val_log_loss")] for row in csv.DictReader(file)]
+
+
+def process_of(rank, parent):
+    """The process of this rank that ``parent`` has started."""
+    for folder in Path("/proc").iterdir():
+        try:
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            above = int(re.search(r"^PPid:\t(\d+)", (folder / "status").read_text(), re.M)[1])
+        except (OSError, TypeError):
+            continue
+        if above == parent and f"RANK={rank}".encode() in environment:
+            return int(folder.name)
+    raise AssertionError(f"there is no process {rank}")
+
+
+def test_two_processes_train_as_one_and_one_speaks(photos, tmp_path):
+    assert train(photos, tmp_path / "one", *PARTIAL)[0] == 0
+    status, said = train(photos, tmp_path / "two", *PARTIAL, "--devices", "2")
+    assert status == 0, said
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-3)
+    assert said.count("Plan partial") == 1
+    assert "processes:" in (tmp_path / "two" / "config.yaml").read_text()
+    assert "processes:" not in (tmp_path / "one" / "config.yaml").read_text()
+
+
+def test_auto_tries_and_trains_with_all_of_them(photos, tmp_path):
+    status, said = train(photos, tmp_path / "run", "--time-limit", "5s", "--devices", "2")
+    assert status == 0, said
+    assert (tmp_path / "run" / "choice.json").exists()
+
+
+def test_a_killed_process_ends_the_run_which_can_be_resumed(photos, tmp_path):
+    options = [*PARTIAL, "--epochs", "400"]
+    process = begin(photos, tmp_path / "run", *options, "--devices", "2")
+    assert process.stdout is not None
+    # The first epoch is over when its count is told.
+    said = ""
+    while "partial, epochs" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    os.kill(process_of(1, process.pid), signal.SIGKILL)
+    began = time.monotonic()
+    said += process.communicate(timeout=120)[0]
+    assert time.monotonic() - began < 60
+    assert process.returncode == 75, said
+    assert "--resume" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--devices", "0"), "--devices must be at least 1"),
+        (("--devices", "999"), "each process needs a core"),
+        (("--devices", "2", "--label-column", "nothing"), "nothing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_wrong_request_is_refused_once(photos, tmp_path, options, sentence):
+    status, said = train(photos, tmp_path / "run", *options)
+    assert status == 2
+    assert said.count("Error:") == 1
+    assert sentence in said
+    assert not (tmp_path / "run").exists()
