@@ -101,12 +101,13 @@ def test_a_killed_process_ends_the_run_which_can_be_resumed(photos, tmp_path):
     options = [*PARTIAL, "--epochs", "400"]
     process = begin(photos, tmp_path / "run", *options, "--devices", "2")
     assert process.stdout is not None
-    # The first epoch is over when its count is told.
+    # This is told when its first epoch begins.
     said = ""
-    while "partial, epochs" not in said:
+    while "Phase partial" not in said:
         line = process.stdout.readline()
         assert line, said
         said += line
+    time.sleep(2)
     os.kill(process_of(1, process.pid), signal.SIGKILL)
     began = time.monotonic()
     said += process.communicate(timeout=120)[0]
