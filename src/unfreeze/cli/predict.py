@@ -76,6 +76,7 @@ def predict(
         written = predict_bulk(request, progress=TerminalProgress())
         typer.echo(f"{written.good:,} rows written to {output}, {written.bad:,} bad ones beside", err=True)
         return
+    from unfreeze.bundle.places import run_folder
     from unfreeze.cli.console import print_json
     from unfreeze.cli.options import refuse_without_ray
     from unfreeze.errors import RequestError
@@ -86,14 +87,14 @@ def predict(
     refuse_without_ray(workers=workers, piece_rows=piece_rows)
     if output is not None:
         check_output(output)
-    model = open_predictor(run)
+    folder = run_folder(run)
+    model = open_predictor(folder)
     lines = read_lines() if "-" in inputs else None
     samples = model.open_inputs(inputs, lines=lines, column=column)
     rows = model.iterate(samples, top_k=top_k, batch_size=batch_size)
     if explain is not None:
         from unfreeze.bundle.examples import read_examples
         from unfreeze.bundle.loading import read_bundle
-        from unfreeze.bundle.places import run_folder
         from unfreeze.explained import explained, open_folder
         from unfreeze.model import Model
 
@@ -102,7 +103,6 @@ def predict(
                 f"--explain needs gradients, which an exported file has not: name the run instead of {run}."
             )
         open_folder(explain)
-        folder = run_folder(run)
         examples = read_examples(folder, read_bundle(folder))
         rows = explained(model.classifier, samples, rows, explain, examples=examples)
     if output is not None:

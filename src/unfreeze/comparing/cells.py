@@ -121,6 +121,12 @@ def finished_cell(folder: Path, wanted: str) -> CellResult | None:
     return _from_record(record["result"]) if whole else None
 
 
+def folder_of(request: TrainRequest) -> Path:
+    """The folder of a cell, which its request always names."""
+    assert request.output_dir is not None
+    return Path(request.output_dir)
+
+
 def run_cell(
     cell: Cell, request: TrainRequest, wanted: str, *, backbone: str, progress: Progress
 ) -> CellResult:
@@ -129,8 +135,7 @@ def run_cell(
     A training that left a checkpoint is taken up again, anything else in the folder is removed. Raises StoppedError
     when it is asked to stop.
     """
-    folder = None if request.output_dir is None else Path(request.output_dir)
-    assert folder is not None
+    folder = folder_of(request)
     resumed = (folder / CHECKPOINTS).is_dir() and is_unfinished(folder)
     if not resumed:
         shutil.rmtree(folder, ignore_errors=True)
@@ -153,8 +158,7 @@ def keep_failure(
     cell: Cell, request: TrainRequest, wanted: str, *, sentence: str, trace: str = ""
 ) -> CellResult:
     """The result of a cell that failed, written into the folder of ``request``; ``sentence`` says why."""
-    folder = None if request.output_dir is None else Path(request.output_dir)
-    assert folder is not None
+    folder = folder_of(request)
     named = _Named(cell.entry.name, cell.seed, cell.size, request.backbone or "")
     result = CellResult(**asdict(named), state=FAILED, sentence=sentence)
     folder.mkdir(parents=True, exist_ok=True)

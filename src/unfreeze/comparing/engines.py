@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import filelock
 
 from unfreeze.bundle.claim import LOCK
 from unfreeze.cluster import LOCAL, RETRIES, Cluster, joined, settle
-from unfreeze.comparing.cells import CellResult, keep_failure, run_cell
+from unfreeze.comparing.cells import CellResult, folder_of, keep_failure, run_cell
 from unfreeze.comparing.request import Cell
 from unfreeze.config import FLOOR, TrainRequest
 from unfreeze.errors import RequestError
@@ -71,7 +70,7 @@ class OnRay:
             try:
                 while waiting or running:
                     for place in waiting.take(at_once - len(running)):
-                        sent = Job(jobs[place].cell, jobs[place].request, jobs[place].wanted, Silent())
+                        sent = replace(jobs[place], progress=Silent())
                         running[task.remote(sent, os.getcwd(), cores)] = place  # noqa: PTH109 - sent as a text
                     (ready,), _ = ray.wait(list(running), num_returns=1)
                     place = running.pop(ready)
@@ -161,8 +160,8 @@ def _run(job: Job, progress: Progress | None = None) -> CellResult:
 def _task(job: Job, place: str, cores: int) -> tuple[CellResult, list[str]]:
     """What a worker does: the result of a job, and the sentences that it said."""
     settle(place, cores)
-    folder = None if job.request.output_dir is None else Path(job.request.output_dir)
-    if folder is not None and folder.is_dir():
+    folder = folder_of(job.request)
+    if folder.is_dir():
         # Where the lock stays held, the training itself refuses the folder with a sentence.
         with suppress(filelock.Timeout, OSError), filelock.FileLock(folder / LOCK, timeout=LOCK_SECONDS):
             pass
