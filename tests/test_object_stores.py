@@ -177,6 +177,98 @@ def test_a_path_in_a_cell_of_remote_shards_cannot_reach_this_disk(s3, tmp_path):
         data.samples.read(0)
 
 
+def put_texts(s3, folder, texts, **columns):
+    """A Parquet file of texts, in row groups of 7."""
+    with s3.open(f"toys/{folder}/part.parquet", "wb") as file:
+        pq.write_table(pa.table({"text": texts} | columns), file, row_group_size=7)
+
+
+def rows_below(s3, folder):
+    """All rows of the Parquet files in a folder, in the order of their names."""
+    s3.invalidate_cache()
+    rows = []
+    for name in s3.find(folder):
+        with s3.open(name) as file:
+            rows += pq.read_table(file).to_pylist()
+    return rows
+
+
+@pytest.mark.slow
+def test_ray_predicts_shards_where_they_lie_and_repeats_the_missing_piece_alone(s3, text_run, command):
+    texts = [None if row == 17 else f"a prize, a storm, a meeting {row}" for row in range(40)]
+    put_texts(s3, "mails/day=1", texts[:25])
+    put_texts(s3, "mails/day=2", texts[25:])
+    s3.pipe_file("toys/mails/_SUCCESS", b"")
+    s3.put(str(text_run.run.folder), "toys/run", recursive=True)
+    asked = ("s3://toys/run", "s3://toys/mails", "--engine", "ray", "--workers", "2", "--piece-rows", "10")
+    order = ("predict", *asked, "--output", "s3://toys/answers/")
+    done = command(*order)
+    assert done.status == 0, done.err
+    assert "39 rows written to s3://toys/answers/, 1 bad ones beside" in done.err
+
+    good = rows_below(s3, "toys/answers/predictions")
+    assert rows_below(s3, "toys/answers/bad") == [
+        {"input": "day=1/part.parquet:18", "reason": "cannot be read: the cell is empty"}
+    ]
+    wanted = [f"day=1/part.parquet:{row + 1}" for row in range(25) if row != 17]
+    wanted += [f"day=2/part.parquet:{row + 1}" for row in range(15)]
+    assert [row["input"] for row in good] == wanted
+    plain = unfreeze.load(text_run.run.folder).predict([text for text in texts if text is not None])
+    assert [row["label"] for row in good] == [row.label for row in plain]
+    assert [row["probability"] for row in good] == pytest.approx([row.probability for row in plain], abs=1e-5)
+
+    kept = {name: s3.info(name)["LastModified"] for name in s3.find("toys/answers")}
+    s3.rm("toys/answers/predictions/part-000001.parquet")
+    again = command(*order)
+    assert again.status == 0, again.err
+    assert "30 of 40 rows are written already." in again.err
+    assert rows_below(s3, "toys/answers/predictions") == good
+    written = {name for name in kept if s3.info(name)["LastModified"] != kept[name]}
+    assert written <= {f"toys/answers/{kind}/part-000001.parquet" for kind in ("predictions", "bad")}
+
+    put_texts(s3, "mails/day=2", texts[25:], more=[1] * 15)
+    changed = command(*order)
+    assert changed.status == 2
+    assert "--output s3://toys/answers/ holds predictions of other inputs" in changed.err
+
+
+def test_pieces_are_cut_by_footers_and_fetched_when_they_are_read(s3, photos, monkeypatch):
+    from unfreeze.bulk.pieces import cut_inputs
+    from unfreeze.runtime import remote
+
+    put_texts(s3, "mails/b", [f"text {row}" for row in range(12)])
+    s3.put(str(photos), "toys/photos", recursive=True)
+    fetched = []
+    fetch = remote.fetch
+    monkeypatch.setattr(remote, "fetch", lambda listing: fetched.append(listing.url) or fetch(listing))
+    cut = cut_inputs(["s3://toys/mails/*/*.parquet"], modality="text", column="text", piece_rows=5)
+    assert [len(piece) for piece in cut.pieces] == [5, 5, 2]
+    assert fetched == []
+    assert cut.pieces[2].open("text").read(1) == "text 11"
+    assert fetched == ["s3://toys/mails/b/part.parquet"]
+
+    pictures = cut_inputs(["s3://toys/photos"], modality="image", column=None, piece_rows=20)
+    assert [len(piece) for piece in pictures.pieces] == [20, 8]
+    first = pictures.pieces[0].open("image")
+    assert first.read(0) == sorted(photos.rglob("*.png"))[0].read_bytes()
+    single = cut_inputs(
+        ["s3://toys/none.png", "s3://toys/photos"], modality="image", column=None, piece_rows=9
+    )
+    assert single.rows == 29
+    with pytest.raises(OSError, match=r"s3://toys/none\.png does not exist"):
+        single.pieces[0].open("image").read(0)
+
+    s3.pipe_file("toys/mails/b/torn.parquet", b"PAR1 and no more")
+    s3.pipe_file("toys/t.csv", b"text\na\n")
+    for url, words in (
+        ("s3://toys/mails", r"s3://toys/mails/b/torn\.parquet cannot be read"),
+        ("s3://toys/t.csv", r"folders of files, not s3://toys/t\.csv"),
+        ("s3://toys/empty", "s3://toys/empty does not exist"),
+    ):
+        with pytest.raises(unfreeze.UnfreezeError, match=words):
+            cut_inputs([url], modality="text", column="text", piece_rows=5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -10,7 +10,8 @@ import pytest
 
 from unfreeze.errors import DataError, RequestError, UnfreezeError
 from unfreeze.runtime import remote
-from unfreeze.runtime.remote import claim, fetch, fetch_file, is_remote, list_files, scrubbed, upload
+from unfreeze.runtime.remote import fetch, fetch_file, is_remote, list_files, scrubbed
+from unfreeze.runtime.uploads import claim, upload
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The folder of predictions in pieces: what it was made of, and which pieces are whole.
+"""The folder of predictions in pieces, here or behind a URL: what it was made of, and which pieces are whole.
 
 ``predictions/part-N.parquet`` holds the good rows of piece N, ``bad/part-N.parquet`` name and reason of the others,
 where there are any. The bad ones are written first: a piece is done when its predictions have their name.
@@ -7,15 +7,19 @@ where there are any. The bad ones are written first: a piece is done when its pr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
-from unfreeze.errors import RequestError
+from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.runtime.files import parse_json, remove_torn, write_atomically
 from unfreeze.runtime.predictions import FORMATS, Prediction, parquet_schema
+from unfreeze.runtime.remote import is_remote, name_of, scrubbed
+from unfreeze.runtime.uploads import Objects, check_writable
 
 MANIFEST, GOOD, BAD = "manifest.json", "predictions", "bad"
 VERSION = 1
@@ -38,43 +42,94 @@ class Written:
     bad: int
 
 
-def check_folder(folder: Path | None) -> Path:
-    """The folder to write to; raises RequestError when none is named, or a file."""
-    if folder is None:
+class Folder(Protocol):
+    """Files by their names in a folder. A file that is written is there as a whole or not at all."""
+
+    def names(self) -> set[str]:
+        """All files that are whole."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, in place of one of that name."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+
+    def open(self, name: str) -> Any:
+        """A context manager that gives the file to read."""
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder of this machine, or of a file system that all machines of a cluster see."""
+
+    path: Path
+
+    def names(self) -> set[str]:
+        """All files but hidden ones, which are locks and files that are not whole."""
+        files = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
+        return {file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts)}
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, durable before it has its name."""
+        path = self.path / name
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, content)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """The file to read."""
+        with (self.path / name).open("rb") as file:
+            yield file
+
+
+def check_output(output: str | None) -> str:
+    """The folder or URL to write to.
+
+    Raises RequestError when none is named, when it is a file, or a URL that cannot be written.
+    """
+    if output is None:
         raise RequestError("--engine ray writes many files: name a folder for them with --output.")
-    if folder.is_file() or folder.suffix.lower() in FORMATS:
+    remote = is_remote(output)
+    if (not remote and Path(output).is_file()) or Path(name_of(output)).suffix.lower() in FORMATS:
         raise RequestError(
-            f"--output {folder} names one file, and --engine ray writes many: name a folder for them."
+            f"--output {scrubbed(output)} names one file, and --engine ray writes many: name a folder for them."
         )
-    return folder
+    if remote:
+        check_writable(output)
+    return output if remote else str(Path(output).absolute())
 
 
-def open_folder(folder: Path, manifest: Mapping[str, object]) -> None:
+def folder_of(output: str) -> Folder:
+    """The folder at a path or URL."""
+    return Objects(output) if is_remote(output) else LocalFolder(Path(output))
+
+
+def open_folder(output: str, manifest: Mapping[str, object]) -> Folder:
     """Begin a folder, which is locked, or take up one that the same command began.
 
     Raises RequestError when it holds anything else, or predictions that were made of something else.
     """
-    path = folder / MANIFEST
-    remove_torn(folder)
+    folder, shown = folder_of(output), scrubbed(output)
+    if not is_remote(output):
+        remove_torn(Path(output))
     wanted = {"version": VERSION} | dict(manifest)
-    if path.exists():
-        _compare(folder, _read(path), wanted)
+    names = folder.names()
+    if MANIFEST in names:
+        _compare(shown, _read(folder, shown), wanted)
     else:
-        if any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        if names:
             raise RequestError(
-                f"--output {folder} is not empty and holds no predictions of --engine ray: choose another folder."
+                f"--output {shown} is not empty and holds no predictions of --engine ray: choose another folder."
             )
-        write_atomically(path, json.dumps(wanted, indent=2) + "\n")
-    for name in (GOOD, BAD):
-        (folder / name).mkdir(exist_ok=True)
+        folder.write(MANIFEST, (json.dumps(wanted, indent=2) + "\n").encode())
+    return folder
 
 
-def is_done(folder: Path, number: int) -> bool:
-    """Whether a piece is whole."""
-    return (folder / GOOD / part_name(number)).is_file()
-
-
-def write_piece(folder: Path, number: int, predictions: Iterable[Prediction], *, top_k: int) -> Written:
+def write_piece(folder: Folder, number: int, predictions: Iterable[Prediction], *, top_k: int) -> Written:
     """Write the rows of a piece, good and bad apart, each file under its name only when it is whole."""
     import pyarrow as pa
 
@@ -85,55 +140,74 @@ def write_piece(folder: Path, number: int, predictions: Iterable[Prediction], *,
             good.append(row.to_row(top_k))
         else:
             bad.append({"input": row.input, "reason": row.error})
-    beside = folder / BAD / part_name(number)
+    beside = part_name(BAD, number)
     if bad:
         schema = pa.schema([("input", pa.string()), ("reason", pa.string())])
-        _write(pa.Table.from_pylist(bad, schema=schema), beside)
+        folder.write(beside, _parquet(pa.Table.from_pylist(bad, schema=schema)))
     else:
         # Left by a worker that died before its predictions had their name, when the input was still bad.
-        beside.unlink(missing_ok=True)
-    _write(pa.Table.from_pylist(good, schema=parquet_schema(top_k)), folder / GOOD / part_name(number))
+        folder.remove(beside)
+    folder.write(part_name(GOOD, number), _parquet(pa.Table.from_pylist(good, schema=parquet_schema(top_k))))
     return Written(len(good), len(bad))
 
 
-def written(folder: Path, number: int) -> Written:
-    """How many rows the files of a piece hold."""
-    return Written(*(_rows(folder / name / part_name(number)) for name in (GOOD, BAD)))
+def pieces_done(folder: Folder) -> frozenset[int]:
+    """The numbers of the pieces that are whole."""
+    names = folder.names()
+    return frozenset(number for number in map(_number, names) if number is not None)
 
 
-def part_name(number: int) -> str:
-    """The name of the files of a piece."""
-    return f"part-{number:06}.parquet"
+def written(folder: Folder) -> Written:
+    """How many rows all files hold."""
+    names = folder.names()
+    return Written(
+        *(sum(_rows(folder, name) for name in names if name.startswith(f"{kind}/")) for kind in (GOOD, BAD))
+    )
 
 
-def _rows(path: Path) -> int:
+def part_name(kind: str, number: int) -> str:
+    """The name of a file of a piece."""
+    return f"{kind}/part-{number:06}.parquet"
+
+
+def _number(name: str) -> int | None:
+    """The number of the piece whose predictions a file holds."""
+    found = re.fullmatch(rf"{GOOD}/part-(\d+)\.parquet", name)
+    return int(found[1]) if found else None
+
+
+def _rows(folder: Folder, name: str) -> int:
     from pyarrow import parquet
 
-    return int(parquet.read_metadata(path).num_rows) if path.exists() else 0
+    with folder.open(name) as file:
+        return int(parquet.read_metadata(file).num_rows)
 
 
-def _write(table: Any, path: Path) -> None:
+def _parquet(table: Any) -> bytes:
     from pyarrow import parquet
 
     content = BytesIO()
     parquet.write_table(table, content)
-    write_atomically(path, content.getvalue())
+    return content.getvalue()
 
 
-def _read(path: Path) -> Mapping[str, object]:
+def _read(folder: Folder, shown: str) -> Mapping[str, object]:
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with folder.open(MANIFEST) as file:
+            found = parse_json(file.read().decode())
+    except (OSError, ValueError, UnfreezeError):
         found = None
     if not isinstance(found, dict):
-        raise RequestError(f"{path} cannot be read: choose another --output, or remove that folder.")
+        raise RequestError(
+            f"{shown}/{MANIFEST} cannot be read: choose another --output, or remove that folder."
+        )
     return found
 
 
-def _compare(folder: Path, found: Mapping[str, object], wanted: Mapping[str, object]) -> None:
+def _compare(shown: str, found: Mapping[str, object], wanted: Mapping[str, object]) -> None:
     for name, value in wanted.items():
         if found.get(name) != value:
             raise RequestError(
-                f"--output {folder} holds predictions of {NAMED[name]}. Repeat the command that began it, or choose "
+                f"--output {shown} holds predictions of {NAMED[name]}. Repeat the command that began it, or choose "
                 "another folder."
             )

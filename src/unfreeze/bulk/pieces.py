@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +19,21 @@ from numpy.typing import NDArray
 from unfreeze.data.columns import content_column, text_of
 from unfreeze.data.dataset import Modality, Samples
 from unfreeze.data.inputs import STANDARD_INPUT, check_kind, files_of, match_files, walk
+from unfreeze.data.links import Links
+from unfreeze.data.rows import IMAGE_SUFFIXES, TEXT_SUFFIXES, suffix_of
 from unfreeze.data.samples import ColumnSamples, FileSamples, ParquetSamples, RowGroups, join_samples
 from unfreeze.data.tables import TABLE_SUFFIXES, is_bytes_type, open_table
 from unfreeze.errors import DataError, RequestError
+from unfreeze.runtime.remote import (
+    fetch_file,
+    is_pattern,
+    is_remote,
+    list_files,
+    name_of,
+    open_object,
+    parent_of,
+    scrubbed,
+)
 
 SHARD = ".parquet"
 # Rows of a table that are decoded together on the way to those that are wanted.
@@ -28,9 +42,12 @@ READ_ROWS = 1_024
 
 @dataclass(frozen=True)
 class TablePiece:
-    """Rows ``start`` to ``stop`` of a Parquet file; ``prefix`` stands before its name in the names of rows."""
+    """Rows ``start`` to ``stop`` of a Parquet file; ``prefix`` stands before its name in the names of rows.
 
-    path: Path
+    A file behind a URL is fetched by the worker that reads the first piece of it.
+    """
+
+    place: str
     prefix: str
     column: str
     start: int
@@ -39,6 +56,11 @@ class TablePiece:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return _name(self.place)
+
     def open(self, modality: Modality) -> Samples:
         """The rows as samples; where the file is damaged, each row says so when it is read."""
         rows = np.arange(self.start, self.stop)
@@ -46,26 +68,28 @@ class TablePiece:
             found = self._read(modality, rows)
         except (DataError, OSError, pa.ArrowException) as problem:
             said = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
-            found = Lost(self.path.name, rows, said.rstrip("."))
+            found = Lost(self.name, rows, said.rstrip("."))
         return join_samples((found,), (self.prefix,)) if self.prefix else found
 
     def _read(self, modality: Modality, rows: NDArray[np.intp]) -> Samples:
-        _, schema = _measured(self.path)
+        remote = is_remote(self.place)
+        path = fetch_file(self.place) if remote else Path(self.place)
+        folder = Links(base=scrubbed(parent_of(self.place))) if remote else path.parent
+        _, schema = _measured(str(path))
         if is_bytes_type(schema.field(self.column).type):
-            groups = RowGroups([self.path], self.column)
-            return ParquetSamples(self.path.name, self.path.parent, rows, groups)
-        values = text_of(_rows_of(self.path, self.column, self.start, self.stop), what=self.path.name)
+            return ParquetSamples(self.name, folder, rows, RowGroups([path], self.column))
+        values = text_of(_rows_of(path, self.column, self.start, self.stop), what=self.name)
         if len(values) != len(rows):
-            raise DataError(f"{self.path.name} holds fewer rows than it says")
+            raise DataError(f"{self.name} holds fewer rows than it says")
         places = np.arange(len(values))
         if modality == "image":
-            return FileSamples(self.path.parent, values, "image", places)
-        return ColumnSamples(self.path.name, values, rows + 1, places, self.path.parent)
+            return FileSamples(folder, values, "image", places)
+        return ColumnSamples(self.name, values, rows + 1, places, folder)
 
 
 @dataclass(frozen=True)
 class FilesPiece:
-    """Files by their paths."""
+    """Files by their paths or URLs."""
 
     paths: tuple[str, ...]
 
@@ -120,14 +144,15 @@ class Cut:
 def cut_inputs(inputs: Sequence[str], *, modality: Modality, column: str | None, piece_rows: int) -> Cut:
     """The pieces of Parquet files, of folders or patterns of them, and of files, each of ``piece_rows`` at most.
 
-    Contents are not hashed, since that would read all of them: a file that was changed has another size or time.
-    Raises RequestError for other inputs, for none, and for a table without the column.
+    Contents are not hashed, since that would read all of them: a file that was changed has another size or time, and an
+    object another version. Raises RequestError for other inputs, for none, and for a table without the column.
     """
-    listed = [path for name in inputs for path in _listed(name, modality)]
+    versions: dict[str, Sequence[object]] = {}
+    listed = [path for name in inputs for path in _listed(name, modality, versions)]
     if not listed:
-        raise RequestError(f"{', '.join(inputs)}: no {modality} inputs were found there.")
-    shards = [Path(path) for path in listed if path.lower().endswith(SHARD)]
-    files = [path for path in listed if not path.lower().endswith(SHARD)]
+        raise RequestError(f"{', '.join(map(scrubbed, inputs))}: no {modality} inputs were found there.")
+    shards = [path for path in listed if suffix_of(_name(path)) == SHARD]
+    files = [path for path in listed if suffix_of(_name(path)) != SHARD]
     if files:
         check_kind(files, modality)
     pieces: list[Piece] = [*_cut_tables(shards, modality, column, piece_rows)]
@@ -135,38 +160,78 @@ def cut_inputs(inputs: Sequence[str], *, modality: Modality, column: str | None,
         FilesPiece(tuple(files[start : start + piece_rows])) for start in range(0, len(files), piece_rows)
     ]
     if not pieces:
-        raise RequestError(f"{', '.join(inputs)}: the tables have no rows.")
-    return Cut(tuple(pieces), _digest([*map(str, shards), *files]))
+        raise RequestError(f"{', '.join(map(scrubbed, inputs))}: the tables have no rows.")
+    return Cut(tuple(pieces), _digest([*shards, *files], versions))
 
 
-def _listed(name: str, modality: Modality) -> list[str]:
-    """The files that one name of a command line stands for."""
+def _listed(name: str, modality: Modality, versions: dict[str, Sequence[object]]) -> list[str]:
+    """The files that one name of a command line stands for; ``versions`` is told what is known of remote ones."""
+    if is_remote(name):
+        return _listed_behind(name, modality, versions)
     path = Path(name)
     if path.is_dir():
         return _shards_below(path) or walk(path, modality)
     if any(mark in name for mark in "*?[") and not path.exists():
         return match_files(name)
     suffix = path.suffix.lower()
-    if name == STANDARD_INPUT or (suffix in TABLE_SUFFIXES and suffix != SHARD):
-        raise RequestError(
-            f"--engine ray reads Parquet files and folders of files, not {name}: convert it, or leave --engine out."
-        )
+    _check_table(name, suffix)
     if not path.exists() and suffix == SHARD:
         raise RequestError(f"{name} does not exist. Give Parquet files, or folders or patterns of them.")
     return [name]
 
 
+def _listed_behind(url: str, modality: Modality, versions: dict[str, Sequence[object]]) -> list[str]:
+    """The URLs of the files that a URL stands for: of Parquet files if there are any, else of those of the kind."""
+    wanted = IMAGE_SUFFIXES if modality == "image" else TEXT_SUFFIXES
+    try:
+        listing = list_files(url)
+    except DataError:
+        if suffix_of(name_of(url)) in wanted:
+            return [url]  # a bad row, as a file that does not exist
+        raise
+    suffixes = {name: suffix_of(name) for name in listing.files}
+    if listing.is_file:
+        _check_table(url, *suffixes.values())
+        names, addresses = list(suffixes), {name_of(url): url}
+    else:
+        shown = {
+            name: suffix for name, suffix in suffixes.items() if is_pattern(url) or not _is_bookkeeping(name)
+        }
+        kinds = {SHARD} if SHARD in shown.values() else wanted
+        names, addresses = sorted(name for name in shown if shown[name] in kinds), listing.addresses()
+    for name in names:
+        versions[addresses[name]] = [listing.files[name].version, listing.files[name].size]
+    return [addresses[name] for name in names]
+
+
+def _check_table(name: str, suffix: str) -> None:
+    if name == STANDARD_INPUT or (suffix in TABLE_SUFFIXES and suffix != SHARD):
+        raise RequestError(
+            f"--engine ray reads Parquet files and folders of files, not {scrubbed(name)}: convert it, or leave "
+            "--engine out."
+        )
+
+
+def _is_bookkeeping(name: str) -> bool:
+    """Whether a name below a folder is somebody's bookkeeping: a part of it begins with a dot or an underscore."""
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def _name(place: str) -> str:
+    """The name of the file at a path or URL."""
+    return name_of(place) if is_remote(place) else Path(place).name
+
+
 def _shards_below(folder: Path) -> list[str]:
-    """Parquet files below a folder; what begins with a dot or an underscore is somebody's bookkeeping."""
     return sorted(
         str(path)
         for path in folder.rglob(f"*{SHARD}")
-        if path.is_file() and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+        if path.is_file() and not _is_bookkeeping(path.relative_to(folder).as_posix())
     )
 
 
 def _cut_tables(
-    shards: Sequence[Path], modality: Modality, column: str | None, piece_rows: int
+    shards: Sequence[str], modality: Modality, column: str | None, piece_rows: int
 ) -> Iterator[TablePiece]:
     """Ranges of rows, whatever the row groups: one group of a million rows would be no piece to repeat."""
     prefixes = _prefixes(shards)
@@ -175,38 +240,62 @@ def _cut_tables(
         if not rows:
             continue
         # The first table with rows decides where no column was named.
-        column = column or content_column(open_table(shard), modality=modality, asked=None)
+        if column is None:
+            local = fetch_file(shard) if is_remote(shard) else Path(shard)
+            column = content_column(open_table(local), modality=modality, asked=None)
         if column not in schema.names:
             raise RequestError(
-                f"{shard} has no column {column!r} for the {modality}s. Its columns are {', '.join(schema.names[:20])}."
+                f"{scrubbed(shard)} has no column {column!r} for the {modality}s. "
+                f"Its columns are {', '.join(schema.names[:20])}."
             )
         kind = schema.field(column).type
         if modality == "text" and (is_bytes_type(kind) or pa.types.is_nested(kind)):
-            raise RequestError(f"{shard}: the column {column!r} holds {kind}, and this run reads texts.")
+            raise RequestError(
+                f"{scrubbed(shard)}: the column {column!r} holds {kind}, and this run reads texts."
+            )
         for start in range(0, rows, piece_rows):
             yield TablePiece(shard, prefixes[shard], column, start, min(start + piece_rows, rows))
 
 
-def _measured(shard: Path) -> tuple[int, Any]:
-    """Rows and Arrow schema of a Parquet file, from its footer."""
+def _measured(shard: str) -> tuple[int, Any]:
+    """Rows and Arrow schema of a Parquet file, from its footer: nothing else of a remote one is read."""
     from pyarrow import parquet
 
     try:
-        file = parquet.ParquetFile(shard)
+        with _opened(shard) as source, parquet.ParquetFile(source) as file:
+            return file.metadata.num_rows, file.schema_arrow
     except (OSError, pa.ArrowException) as problem:
         said = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise DataError(f"{shard} cannot be read: {said.rstrip('.')}.") from None
-    with file:
-        return file.metadata.num_rows, file.schema_arrow
 
 
-def _prefixes(shards: Sequence[Path]) -> dict[Path, str]:
+@contextmanager
+def _opened(place: str) -> Iterator[str | IO[bytes]]:
+    """What pyarrow reads a file from: the path, or the object behind a URL."""
+    if not is_remote(place):
+        yield place
+        return
+    with open_object(place) as file:
+        yield file
+
+
+def _prefixes(shards: Sequence[str]) -> dict[str, str]:
     """What stands before each file's name: nothing, or the folders that tell files of one name apart."""
-    if len({shard.name for shard in shards}) == len(shards):
+    if len({_name(shard) for shard in shards}) == len(shards):
         return dict.fromkeys(shards, "")
-    top = os.path.commonpath([shard.absolute().parent for shard in shards])
-    folders = {shard: shard.absolute().parent.relative_to(top).as_posix() for shard in shards}
-    return {shard: "" if folder == "." else f"{folder}/" for shard, folder in folders.items()}
+    folders = {shard: _folder(shard) for shard in shards}
+    common = _common([folder.split("/") for folder in folders.values()])
+    below = {shard: "/".join(folder.split("/")[common:]) for shard, folder in folders.items()}
+    return {shard: f"{folder}/" if folder else "" for shard, folder in below.items()}
+
+
+def _folder(place: str) -> str:
+    return parent_of(place) if is_remote(place) else Path(place).absolute().parent.as_posix()
+
+
+def _common(paths: Sequence[Sequence[str]]) -> int:
+    """How many parts all paths begin with."""
+    return sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, zip(*paths, strict=False)))
 
 
 def _rows_of(path: Path, column: str, start: int, stop: int) -> Any:
@@ -229,13 +318,16 @@ def _rows_of(path: Path, column: str, start: int, stop: int) -> Any:
     return pa.chunked_array(kept)
 
 
-def _digest(paths: Sequence[str]) -> str:
+def _digest(paths: Sequence[str], versions: Mapping[str, Sequence[object]]) -> str:
     hashed = hashlib.sha256()
     for path in paths:
-        try:
-            state = os.stat(path)  # noqa: PTH116 - of a million files, without a million Path objects
-            facts = [path, state.st_size, state.st_mtime_ns]
-        except OSError:
-            facts = [path]
+        facts: list[object] = [scrubbed(path)]
+        if path in versions:
+            facts += versions[path]
+        else:
+            # A name that does not exist becomes a bad row.
+            with suppress(OSError):
+                state = os.stat(path)  # noqa: PTH116 - of a million files, without a million Path objects
+                facts += [state.st_size, state.st_mtime_ns]
         hashed.update(json.dumps(facts).encode() + b"\n")
     return hashed.hexdigest()

@@ -10,15 +10,25 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from unfreeze.bulk.folder import Written, check_folder, is_done, open_folder, write_piece, written
+from unfreeze.bulk.folder import (
+    Written,
+    check_output,
+    folder_of,
+    open_folder,
+    pieces_done,
+    write_piece,
+    written,
+)
 from unfreeze.bulk.pieces import Piece, cut_inputs
 from unfreeze.bundle.claim import locked
 from unfreeze.bundle.folder import BUNDLE
 from unfreeze.bundle.loading import read_bundle
+from unfreeze.bundle.places import run_folder
 from unfreeze.cluster import RETRIES, Cluster, check_engine, joined, settle
 from unfreeze.data.dataset import Modality
 from unfreeze.errors import StoppedError, UnfreezeError
@@ -26,6 +36,7 @@ from unfreeze.predicting import Predictor, is_exported, open_predictor
 from unfreeze.progress import Progress, Silent
 from unfreeze.runtime.exported import load as load_exported
 from unfreeze.runtime.files import file_hash
+from unfreeze.runtime.remote import is_remote, scrubbed
 
 # A chunk of plain predict, so that batches hold the same rows; a minute of work where a core is slow.
 PIECE_ROWS = 2_048
@@ -33,11 +44,11 @@ PIECE_ROWS = 2_048
 
 @dataclass(frozen=True, kw_only=True)
 class BulkRequest:
-    """What to predict, with what, and where to; ``workers`` None: as many as there are cores for."""
+    """What to predict, with what, and where to: paths and URLs; ``workers`` None: as many as there are cores for."""
 
-    run: Path
+    run: str
     inputs: tuple[str, ...]
-    output: Path | None
+    output: str | None
     engine: str
     column: str | None = None
     top_k: int = 1
@@ -50,8 +61,8 @@ class BulkRequest:
 class _Order:
     """What a worker needs to know of the whole."""
 
-    run: Path
-    folder: Path
+    run: str
+    output: str
     modality: Modality
     top_k: int
     batch_size: int
@@ -69,7 +80,7 @@ class _Worker:
     @cached_property
     def _model(self) -> Predictor:
         settle(self._order.place, self._order.cores)
-        return open_predictor(self._order.run, threads=self._order.cores)
+        return open_predictor(run_folder(self._order.run), threads=self._order.cores)
 
     def predict(self, number: int, piece: Piece) -> Written:
         """Predict and write a piece; nothing of it comes back but the counts."""
@@ -80,7 +91,7 @@ class _Worker:
             batch_size=order.batch_size,
             expected_rows=order.rows,
         )
-        return write_piece(order.folder, number, rows, top_k=order.top_k)
+        return write_piece(folder_of(order.output), number, rows, top_k=order.top_k)
 
 
 def predict_bulk(request: BulkRequest, *, progress: Progress | None = None) -> Written:
@@ -91,25 +102,26 @@ def predict_bulk(request: BulkRequest, *, progress: Progress | None = None) -> W
     """
     progress = progress or Silent()
     check_engine(request.engine)
-    folder = check_folder(request.output).absolute()
-    modality, run = _identified(request.run)
+    output = check_output(request.output)
+    modality, run = _identified(run_folder(request.run))
     cut = cut_inputs(request.inputs, modality=modality, column=request.column, piece_rows=request.piece_rows)
     manifest = {"run": run, "inputs": cut.digest, "column": request.column, "top_k": request.top_k}
-    with locked(folder, flag="--output"):
-        open_folder(folder, manifest | {"piece_rows": request.piece_rows})
-        todo = {number: piece for number, piece in enumerate(cut.pieces) if not is_done(folder, number)}
+    # A store has no locks; two commands that write the same pieces write the same rows.
+    with nullcontext() if is_remote(output) else locked(Path(output), flag="--output"):
+        folder = open_folder(output, manifest | {"piece_rows": request.piece_rows})
+        done = pieces_done(folder)
+        todo = {number: piece for number, piece in enumerate(cut.pieces) if number not in done}
         left = sum(map(len, todo.values()))
         if left < cut.rows:
             progress.say(f"{cut.rows - left:,} of {cut.rows:,} rows are written already.")
         if todo:
             with joined(request.engine, workers=request.workers) as cluster:
-                _predict(cluster, request, folder, modality, todo, cut.rows, progress)
-        parts = [written(folder, number) for number in range(len(cut.pieces))]
-    total = Written(sum(part.good for part in parts), sum(part.bad for part in parts))
+                _predict(cluster, request, output, modality, todo, cut.rows, progress)
+        total = written(folder)
     if total.good + total.bad != cut.rows:
         raise UnfreezeError(
-            f"{folder} holds {total.good + total.bad:,} rows of {cut.rows:,}: its files were changed meanwhile. Remove "
-            "the folder and begin again."
+            f"{scrubbed(output)} holds {total.good + total.bad:,} rows of {cut.rows:,}: its files were changed "
+            "meanwhile. Remove the folder and begin again."
         )
     return total
 
@@ -126,7 +138,7 @@ def _identified(run: Path) -> tuple[Modality, str]:
 def _predict(
     cluster: Cluster,
     request: BulkRequest,
-    folder: Path,
+    output: str,
     modality: Modality,
     todo: dict[int, Piece],
     rows: int,
@@ -135,7 +147,7 @@ def _predict(
     workers = cluster.workers(request.workers)
     order = _Order(
         run=request.run,
-        folder=folder,
+        output=output,
         modality=modality,
         top_k=request.top_k,
         batch_size=request.batch_size,

@@ -9,16 +9,8 @@ from pathlib import Path
 from unfreeze.bundle.claim import LOCK, UNFINISHED
 from unfreeze.bundle.folder import BUNDLE, CHECKPOINTS
 from unfreeze.errors import RequestError, UnfreezeError
-from unfreeze.runtime.remote import (
-    claim,
-    fetch,
-    is_remote,
-    list_files,
-    name_of,
-    parent_of,
-    scrubbed,
-    upload,
-)
+from unfreeze.runtime.remote import fetch, is_remote, list_files, name_of, parent_of, scrubbed
+from unfreeze.runtime.uploads import claim, upload
 
 EXPORTED = "model.onnx"
 

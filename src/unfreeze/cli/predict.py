@@ -57,13 +57,13 @@ def predict(
 
             raise RequestError("--engine ray writes a folder: leave --json and --explain out.")
         from unfreeze.bulk.run import PIECE_ROWS, BulkRequest, predict_bulk
-        from unfreeze.bundle.places import run_folder
         from unfreeze.cli.console import TerminalProgress
+        from unfreeze.runtime.remote import scrubbed
 
         request = BulkRequest(
-            run=run_folder(run),
+            run=run,
             inputs=tuple(inputs),
-            output=None if output is None else _local(output),
+            output=output,
             engine=engine,
             column=column,
             top_k=top_k,
@@ -71,10 +71,11 @@ def predict(
             workers=workers,
             piece_rows=piece_rows or PIECE_ROWS,
         )
-        for name in inputs:
-            _local(name)
         written = predict_bulk(request, progress=TerminalProgress())
-        typer.echo(f"{written.good:,} rows written to {output}, {written.bad:,} bad ones beside", err=True)
+        typer.echo(
+            f"{written.good:,} rows written to {scrubbed(output or '')}, {written.bad:,} bad ones beside",
+            err=True,
+        )
         return
     from unfreeze.bundle.places import run_folder
     from unfreeze.cli.console import print_json
@@ -112,19 +113,6 @@ def predict(
         print_json({"predictions": [row.to_row(top_k) for row in rows]})
     else:
         write_rows((row.to_row(top_k) for row in rows), sys.stdout)
-
-
-def _local(place: str) -> Path:
-    """The path; RequestError for a URL, which workers do not read or write."""
-    from unfreeze.errors import RequestError
-    from unfreeze.runtime.remote import is_remote, scrubbed
-
-    if is_remote(place):
-        raise RequestError(
-            f"--engine ray reads and writes paths that all its machines see, not {scrubbed(place)}: copy it, or leave "
-            "--engine out."
-        )
-    return Path(place)
 
 
 def read_lines() -> list[str]:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.errors import RequestError
-from unfreeze.runtime.remote import check_writable, is_remote, name_of, scrubbed, upload_file
+from unfreeze.runtime.remote import is_remote, name_of, scrubbed
+from unfreeze.runtime.uploads import check_writable, upload_file
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 # Rows of a Parquet file that are in memory at the same time.

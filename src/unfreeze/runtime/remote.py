@@ -1,6 +1,6 @@
-"""Files behind a URL, through fsspec: fetched whole into a cache on this disk, and written whole.
+"""Files behind a URL, through fsspec: fetched whole into a cache on this disk.
 
-Everything else reads and writes local files. A data set is read many times (columns, features, epochs, test) and a run
+Everything else reads local files. A data set is read many times (columns, features, epochs, test) and a run
 is checked by hashes before it is believed, so a copy on this disk is what is wanted anyway; and only one place can
 hang, lack a package or be refused.
 
@@ -20,10 +20,10 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import IO, Any, TypeGuard
 
 from unfreeze.errors import DataError, RequestError, UnfreezeError
 from unfreeze.runtime.files import cache_root
@@ -42,7 +42,6 @@ PROTOCOLS = {
     "https": "aiohttp",
     "memory": "fsspec",
 }
-READ_ONLY = ("http", "https")
 # What a store says of an object that changes with its content, the surest first.
 VERSIONS = (
     "ETag",
@@ -58,7 +57,6 @@ VERSIONS = (
 # Waiting for a store is what takes the time: more at once than there are processors.
 AT_ONCE = 16
 GLOB_MARKS = "*["
-UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -119,8 +117,8 @@ def list_files(url: str) -> Listing:
 
     Raises DataError where there is nothing, or it may not be read; RequestError for a protocol that cannot be used.
     """
-    store, path = _open(url)
-    with _in_words(url, "listed"):
+    store, path = open_store(url)
+    with in_words(url, "listed"):
         if is_pattern(path) and not store.exists(path):
             folder, base = (_before_wildcard(place) for place in (path, url))
             return Listing(url, base, store, False, _entries(url, folder, store.glob(path, detail=True)))
@@ -147,7 +145,7 @@ def fetch(listing: Listing) -> Path:
     place = trees / digest
     label = "" if listing.is_file else re.sub(r"[*?\[\]:\\]+", "_", name_of(listing.url)) or "_"
     target = place / (next(iter(listing.files)) if listing.is_file else label)
-    with _in_words(listing.url, "fetched"):
+    with in_words(listing.url, "fetched"):
         if not place.is_dir():
             with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="unfreeze-fetch") as pool:
                 tasks = [
@@ -171,75 +169,31 @@ def fetch_file(url: str) -> Path:
     return fetch(listing)
 
 
-def check_writable(url: str) -> None:
-    """Raise RequestError when nothing can be written to a URL, as far as can be seen without writing."""
-    store, path = _open(url)
-    protocol = _protocol(url)
-    if protocol in READ_ONLY:
-        raise RequestError(
-            f"{scrubbed(url)}: {protocol}:// can be read, not written. Give s3:// or another store."
-        )
-    with _in_words(url, "written", RequestError):
-        if protocol in ("s3", "gs", "gcs", "az"):
-            # A bucket may be closed to everything but writing: that is no reason to refuse.
-            with suppress(PermissionError):
-                store.info(path.partition("/")[0])
+@contextmanager
+def open_object(url: str) -> Iterator[IO[bytes]]:
+    """An object to read parts of, such as the footer of a Parquet file, without fetching the whole."""
+    store, path = open_store(url)
+    with in_words(url, "read"), store.open(path, "rb") as file:
+        yield file
 
 
-def claim(url: str, *, resume: bool = False) -> None:
-    """Mark a folder as begun, which proves that it can be written; ``upload`` takes the mark away.
-
-    Raises RequestError where it cannot, and where it holds anything: with ``resume``, anything that has no such mark.
-    """
-    check_writable(url)
-    store, path = _open(url)
-    mark = f"{path.rstrip('/')}/{UNFINISHED}"
-    with _in_words(url, "written", RequestError):
-        there = store.find(path) if store.exists(path) else []
-        begun = any(name.endswith(f"/{UNFINISHED}") for name in there)
-        if len(there) > begun and not (begun and resume):
-            raise RequestError(
-                f"{scrubbed(url)} exists already and is not empty. Choose another --output-dir, or remove it first."
-            )
-        store.pipe_file(mark, b"")
-
-
-def upload(folder: Path, url: str, names: Sequence[str]) -> None:
-    """Write these files of a folder below a URL, in this order, and take the mark of ``claim`` away.
-
-    Raises UnfreezeError when the store refuses.
-    """
-    store, path = _open(url)
-    root = path.rstrip("/")
-    with _in_words(url, "written", UnfreezeError):
-        for name in names:
-            store.put_file(str(folder / name), f"{root}/{name}")
-        store.rm_file(f"{root}/{UNFINISHED}")
-
-
-def upload_file(file: Path, url: str) -> None:
-    """Write one file to a URL; a store shows it when it is whole. Raises UnfreezeError when the store refuses."""
-    store, path = _open(url)
-    with _in_words(url, "written", UnfreezeError):
-        store.put_file(str(file), path)
-
-
-def _protocol(url: str) -> str:
+def protocol_of(url: str) -> str:
+    """The part before ``://``."""
     return url.partition("://")[0].lower()
 
 
-def _open(url: str) -> tuple[Any, str]:
+def open_store(url: str) -> tuple[Any, str]:
     """The store of a URL, which forgets what it has listed before, and the path in it."""
     from fsspec.core import url_to_fs
 
-    protocol = _protocol(url)
+    protocol = protocol_of(url)
     if protocol not in PROTOCOLS or "::" in url:
         raise RequestError(
             f"{scrubbed(url)} is no URL that is read here: use one of {', '.join(f'{name}://' for name in PROTOCOLS)}, "
             "or a path of this machine."
         )
     try:
-        with _in_words(url, "opened"):
+        with in_words(url, "opened"):
             store, path = url_to_fs(url)
     except ImportError:
         raise RequestError(
@@ -251,7 +205,7 @@ def _open(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _in_words(url: str, done: str, kind: type[UnfreezeError] = DataError) -> Iterator[None]:
+def in_words(url: str, done: str, kind: type[UnfreezeError] = DataError) -> Iterator[None]:
     """Errors of a store as sentences: each client raises types of its own."""
     shown = scrubbed(url)
     try:
@@ -302,7 +256,7 @@ def _entry(path: str, about: Mapping[str, Any]) -> Entry:
 def _key(url: str, entry: Entry) -> str:
     # What has no version cannot be known again: it is fetched each time.
     version = entry.version or uuid.uuid4().hex
-    return _digest([_protocol(url), entry.path, version, entry.size])
+    return _digest([protocol_of(url), entry.path, version, entry.size])
 
 
 def _digest(parts: object) -> str:
