@@ -78,6 +78,8 @@ def changed(node: ast.AST) -> ast.AST | None:
             new.value = value + 1
         case ast.If() | ast.IfExp() | ast.While():
             new.test = ast.UnaryOp(ast.Not(), new.test)
+        case ast.Return(value=ast.Constant(None)):
+            return None
         case ast.Return(value=value) if value is not None:
             new.value = ast.Constant(None)
         case _:

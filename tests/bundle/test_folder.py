@@ -5,9 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
-from unfreeze.bundle.loading import load, read_bundle
+from unfreeze.bundle.loading import golden_gap, load, read_bundle
 from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.runtime.files import file_hash
 
@@ -195,6 +196,13 @@ def test_golden_answers_that_cannot_be_checked_are_refused(run, damage):
         path.write_bytes(b"nothing of the kind")
     rehash(run, "golden.safetensors")
     refused(run, "damaged")
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (1, 2), (2,), (0, 2)])
+def test_golden_answers_of_another_shape_are_not_spread_over_the_rows(shape):
+    with pytest.raises(ValueError, match=r"golden logits .* for answers \(4, 2\)"):
+        golden_gap(torch.zeros(4, 2), torch.zeros(shape))
+    assert golden_gap(torch.zeros(4, 2), torch.full((4, 2), 0.5))[0] == 0.5
 
 
 def test_golden_inputs_are_real_rows_of_the_test(image_run):

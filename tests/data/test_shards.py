@@ -146,6 +146,16 @@ def test_what_writers_leave_beside_shards_is_no_data_and_a_picture_is(tmp_path):
     assert not is_shards(tmp_path)
 
 
+def test_paths_in_shards_lie_in_their_folder(tmp_path, picture):
+    (tmp_path / "new").mkdir()
+    for number in range(12):
+        (tmp_path / "new" / f"{number}.png").write_bytes(picture(number))
+    table = pa.table({"image": [f"{number}.png" for number in range(12)], "label": ["a", "b"] * 6})
+    shard(tmp_path / "new", table, 20)
+    data = load_dataset(str(tmp_path / "new" / "*.parquet"))
+    assert data.samples.read(5) == picture(5)
+
+
 def test_inputs_may_be_shards(tmp_path):
     folder = shard(tmp_path / "new", rows().drop_columns(["label"]), 20)
     for name in (str(folder), str(folder / "*.parquet")):

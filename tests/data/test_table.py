@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from unfreeze.data import links
 from unfreeze.data.columns import content_column
 from unfreeze.data.load import load_dataset
 from unfreeze.data.samples import RowGroups
@@ -226,6 +227,20 @@ def test_image_paths_are_relative_to_the_table(tmp_path, picture):
     assert data.samples.name(3) == "img/3.PNG"
     assert data.samples.read(3) == picture(3)
     assert inferred(data)["label column"] == "kind"
+
+
+def test_a_url_among_paths_is_fetched_once_and_a_path_read_where_it_lies(tmp_path, picture, monkeypatch):
+    (tmp_path / "0.png").write_bytes(picture(0))
+    (tmp_path / "far.png").write_bytes(picture(1))
+    fetched = []
+    monkeypatch.setattr(links, "fetch_file", lambda url: fetched.append(url) or tmp_path / "far.png")
+    paths = ["0.png", *("s3://far/1.png" for _ in range(11))]
+    data = load_dataset(write(tmp_path / "list.csv", {"image": paths, "label": ["a", "b"] * 6}))
+    assert [data.samples.read(row) for row in (0, 1, 2)] == [picture(0), picture(1), picture(1)]
+    assert fetched == ["s3://far/1.png"]
+    paths = [f"{row}.png" for row in range(12)]
+    here = load_dataset(write(tmp_path / "here.csv", {"image": paths, "label": ["a", "b"] * 6}))
+    assert here.samples.root == tmp_path
 
 
 def test_repeated_paths_keep_unique_names(tmp_path):

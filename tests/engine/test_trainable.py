@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from unfreeze.engine.trainable import head_key, select, set_modes, stage_of_parameters
+from unfreeze.engine.trainable import describe_phase, head_key, select, set_modes, stage_of_parameters
 from unfreeze.errors import UnfreezeError
 from unfreeze.plan import Phase, Thaw
 
@@ -35,6 +35,24 @@ def test_thawed_stages_and_head_are_in_exactly_one_group_at_their_rate(t, kind):
     assert rates == wanted | {head_key("weight"): 0.5, head_key("bias"): 0.5}
     for name, parameter in backbone.module.named_parameters():
         assert parameter.requires_grad == (name in rates)
+
+
+def test_the_line_of_a_phase_says_what_is_trained_and_at_which_rates(t, kind):
+    backbone = t.toy(kind)
+    head = t.head_of(backbone)
+    chosen = phase((2, "weights", 1e-3), head_rate=1e-2)
+    groups = select(backbone, head, chosen)
+    trained = sum(parameter.numel() for group in groups for _, parameter in group.parameters)
+    total = sum(parameter.numel() for parameter in (*backbone.module.parameters(), *head.parameters()))
+    line = describe_phase(chosen, groups, backbone, "Nothing is stored.")
+    assert line == (
+        f"Phase p: 1 epochs, {trained:,} of {total:,} parameters trainable ({trained / total:.2%}), rates 1.0e-03 to "
+        "1.0e-02, norm statistics frozen. Nothing is stored."
+    )
+    moving = phase((2, "weights", 1e-3), norm="train")
+    assert "rates 1.0e-03, norm statistics trained." in describe_phase(
+        moving, select(backbone, head, moving), backbone, ""
+    )
 
 
 def test_only_matrices_are_decayed(t, kind):

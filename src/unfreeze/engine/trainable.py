@@ -41,8 +41,6 @@ def select(backbone: Backbone, head: nn.Module, phase: Phase) -> tuple[Group, ..
     Raises UnfreezeError when the phase thaws something that has no parameters.
     """
     owner = stage_of_parameters(backbone)
-    for _, parameter in backbone.module.named_parameters():
-        parameter.requires_grad_(False)
     norms = set(_norm_parameters(backbone.module))
     groups: list[Group] = []
     taken: set[str] = set()
