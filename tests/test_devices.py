@@ -25,8 +25,6 @@ PARTIAL = (
     "16",
     "--precision",
     "fp32",
-    "--store",
-    "off",
 )
 
 
@@ -43,9 +41,10 @@ def photos(tmp_path):
 
 def begin(photos, output, *options):
     command = [sys.executable, "-m", "unfreeze", "train", str(photos), "--output-dir", str(output)]
-    command += ["--image-size", "64", "--device", "cpu", *options]
-    # As a user's environment is: nothing of the test's own about threads.
+    command += ["--image-size", "64", *options]
+    # As a user's environment is: nothing of the test's own about threads, and no device that is named.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
     environment["UNFREEZE_CACHE"] = str(photos.parent / "cache")
     return subprocess.Popen(
         command,
@@ -81,9 +80,10 @@ def process_of(rank, parent):
     raise AssertionError(f"there is no process {rank}")
 
 
-def test_two_processes_train_as_one_and_one_speaks(photos, tmp_path):
-    assert train(photos, tmp_path / "one", *PARTIAL)[0] == 0
-    status, said = train(photos, tmp_path / "two", *PARTIAL, "--devices", "2")
+@pytest.mark.parametrize("store", ["on", "off"])
+def test_two_processes_train_as_one_and_one_speaks(photos, tmp_path, store):
+    assert train(photos, tmp_path / "one", *PARTIAL, "--store", store)[0] == 0
+    status, said = train(photos, tmp_path / "two", *PARTIAL, "--store", store, "--devices", "2")
     assert status == 0, said
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-3)
     assert said.count("Plan partial") == 1
@@ -98,7 +98,7 @@ def test_auto_tries_and_trains_with_all_of_them(photos, tmp_path):
 
 
 def test_a_killed_process_ends_the_run_which_can_be_resumed(photos, tmp_path):
-    options = [*PARTIAL, "--epochs", "400"]
+    options = [*PARTIAL, "--store", "off", "--epochs", "400"]
     process = begin(photos, tmp_path / "run", *options, "--devices", "2")
     assert process.stdout is not None
     # This is told when its first epoch begins.

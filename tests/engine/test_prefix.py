@@ -10,7 +10,7 @@ import torch
 
 from unfreeze.contracts import State
 from unfreeze.engine import storing
-from unfreeze.engine.activations import ActivationWriter, HalfOverflowError
+from unfreeze.engine.activations import Activations, ActivationWriter, HalfOverflowError
 from unfreeze.engine.estimate import Estimate, served_together
 from unfreeze.engine.storing import StoringMaker
 from unfreeze.errors import StoppedError
@@ -285,3 +285,13 @@ def test_a_phase_whose_store_was_filled_before_expects_no_filling(t, tmp_path):
     first.close()
     second.close()
     maker.close()
+
+
+def test_what_one_of_two_writers_wrote_is_read_whatever_the_other_did(tmp_path):
+    states = torch.randn(3, 2, 4, 4)
+    with ActivationWriter(tmp_path / "a", rows=3, half=False) as first:
+        first.add(np.array([2, 0, 1]), State(states))
+    with ActivationWriter(tmp_path / "b", rows=3, half=False) as second:
+        pass
+    joined = Activations.joined([second.mapped(), first.mapped()])
+    assert torch.equal(joined.read(np.array([1, 2, 0]), torch.device("cpu")).h, states[[2, 0, 1]])

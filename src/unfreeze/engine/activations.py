@@ -59,7 +59,8 @@ class Activations:
             block = np.empty((len(rows), *like.shape[1:]), dtype=like.dtype)
             for owner, values in enumerate(self.values):
                 mine = order[owners[order] == owner]
-                block[mine] = values[self.starts[rows[mine]]]
+                if len(mine):
+                    block[mine] = values[self.starts[rows[mine]]]
             return State(_floats(block, device))
         lengths = self.lengths[rows]
         width = padded(int(lengths.max()), most=int(self.lengths.max()))

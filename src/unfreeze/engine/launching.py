@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from unfreeze.engine.ranks import ALONE, Ranks
-from unfreeze.errors import RequestError
+from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.executors.processor import available_cores
 
 # The first process may choose, probe and measure for hours while the others wait for what it says next.
@@ -36,7 +36,8 @@ def is_joined() -> bool:
 def gathered(device: str) -> Iterator[Ranks]:
     """The ranks of the processes that were started together, on ``device``; alone without a launcher.
 
-    Raises RequestError for a launcher that asks for weights cut over devices.
+    Raises RequestError for a launcher that asks for weights cut over devices, and UnfreezeError where the processes
+    do not find each other: alone, each would take what the others were to write for granted.
     """
     if not is_joined():
         yield ALONE
@@ -48,10 +49,17 @@ def gathered(device: str) -> Iterator[Ranks]:
             "The launcher asks for FSDP or DeepSpeed, which cut the weights over devices, and here each process holds "
             "all of them: configure `accelerate` for plain multi-GPU, or use --devices N."
         )
+    import torch
     import torch.distributed as dist
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu")
+    # Without a GPU and without being told, it takes each process for one that is alone.
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+    if state.num_processes != int(os.environ["WORLD_SIZE"]):
+        raise UnfreezeError(
+            f"{os.environ['WORLD_SIZE']} processes were started together, and {state.num_processes} found each other: "
+            "name the device with --device cpu or --device cuda."
+        )
     try:
         yield Ranks(
             rank=state.process_index,
