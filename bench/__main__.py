@@ -69,6 +69,7 @@ BENCHES = {
     ),
     "chooser": Bench("chooser.py", (), "regret of --strategy auto", usual=False),
     "adapt": Bench("adapt.py", (), "new domains without labels", usual=False),
+    "scaling": Bench("scaling.py", (), "one and two processes, one and two workers on Ray", usual=False),
     "bulk": Bench("bulk.py", (), "100,000 rows on Ray, killed and run again", usual=False),
     "serving-tasks": Bench("serving_tasks.py", (), "many LoRA tasks beside PEFT", usual=False),
 }

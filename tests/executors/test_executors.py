@@ -249,3 +249,20 @@ def test_conversion_hides_no_warning_for_good(toys):
     before = list(warnings.filters)
     build_executor("openvino-fp32", toys.images(), boundaries=ALL)
     assert warnings.filters == before
+
+
+@pytest.mark.parametrize(("machine", "pinned"), [(1, True), (64, False)])
+def test_threads_are_pinned_by_a_process_that_has_the_machine_for_itself(toys, monkeypatch, machine, pinned):
+    from unfreeze.executors import openvino_
+
+    asked = {}
+    compile_model = openvino_.ov.Core.compile_model
+
+    def noted(core, model, device, settings):
+        asked.update(settings)
+        return compile_model(core, model, device, settings)
+
+    monkeypatch.setattr(openvino_.ov.Core, "compile_model", noted)
+    monkeypatch.setattr(openvino_.os, "cpu_count", lambda: machine)
+    build_executor("openvino-fp32", toys.images(), boundaries=ALL, threads=1)
+    assert asked["ENABLE_CPU_PINNING"] is pinned

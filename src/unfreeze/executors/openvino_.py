@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ def build_openvino(
         "INFERENCE_PRECISION_HINT": hint,
         "NUM_STREAMS": min(cores, MOST_STREAMS),
         "INFERENCE_NUM_THREADS": cores,
+        # Every process pins its threads to the first cores: those that share a machine would all take the same ones.
+        "ENABLE_CPU_PINNING": cores >= (os.cpu_count() or 1),
     }
     compiled = core.compile_model(model, "CPU", settings)
     # Asking for one precision and getting another without a word has been seen (f16 gave bf16).
