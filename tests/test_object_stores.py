@@ -247,6 +247,10 @@ def test_pieces_are_cut_by_footers_and_fetched_when_they_are_read(s3, photos, mo
     assert cut.pieces[2].open("text").read(1) == "text 11"
     assert fetched == ["s3://toys/mails/b/part.parquet"]
 
+    s3.rm("toys/mails/b/part.parquet")
+    with pytest.raises(unfreeze.UnfreezeError, match=r"s3://toys/mails/b/part\.parquet does not exist"):
+        cut.pieces[0].open("text")
+
     pictures = cut_inputs(["s3://toys/photos"], modality="image", column=None, piece_rows=20)
     assert [len(piece) for piece in pictures.pieces] == [20, 8]
     first = pictures.pieces[0].open("image")

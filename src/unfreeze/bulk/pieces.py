@@ -62,19 +62,21 @@ class TablePiece:
         return _name(self.place)
 
     def open(self, modality: Modality) -> Samples:
-        """The rows as samples; where the file is damaged, each row says so when it is read."""
+        """The rows as samples; where the file is damaged, each row says so when it is read.
+
+        Raises DataError when a store does not give the file: that may pass, and is no fault of the rows.
+        """
         rows = np.arange(self.start, self.stop)
+        path = fetch_file(self.place) if is_remote(self.place) else Path(self.place)
         try:
-            found = self._read(modality, rows)
+            found = self._read(path, modality, rows)
         except (DataError, OSError, pa.ArrowException) as problem:
             said = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
             found = Lost(self.name, rows, said.rstrip("."))
         return join_samples((found,), (self.prefix,)) if self.prefix else found
 
-    def _read(self, modality: Modality, rows: NDArray[np.intp]) -> Samples:
-        remote = is_remote(self.place)
-        path = fetch_file(self.place) if remote else Path(self.place)
-        folder = Links(base=scrubbed(parent_of(self.place))) if remote else path.parent
+    def _read(self, path: Path, modality: Modality, rows: NDArray[np.intp]) -> Samples:
+        folder = Links(base=scrubbed(parent_of(self.place))) if is_remote(self.place) else path.parent
         _, schema = _measured(str(path))
         if is_bytes_type(schema.field(self.column).type):
             return ParquetSamples(self.name, folder, rows, RowGroups([path], self.column))
