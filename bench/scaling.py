@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from unfreeze.demo import solar_cells, write_table
+from unfreeze.demo import Cell, solar_cells, write_table
 from unfreeze.executors.processor import processor_name
 
 PARTS = ("training", "predicting")
-FOLDS = (10**6, 10**9)
+COUNTS = (10**6, 10**9)
 FLEETS = (1, 8, 64, 1024)
 
 
@@ -47,19 +47,9 @@ def unfreeze(*arguments: object, cores: int) -> float:
 def train(
     table: Path, folder: Path, strategy: str, batch: int, processes: int, size: int
 ) -> dict[str, float]:
-    """Seconds of an epoch after the first, of a step in it, and of the whole command."""
-    asked = [
-        "train",
-        table,
-        "--output-dir",
-        folder,
-        "--strategy",
-        strategy,
-        "--image-size",
-        size,
-        "--batch-size",
-        batch,
-    ]
+    """Seconds of an epoch after the first and of the whole command, and how much was trained on how many rows."""
+    asked = ["train", table, "--output-dir", folder, "--strategy", strategy, "--batch-size", batch]
+    asked += ["--image-size", size]
     asked += ["--epochs", 4, "--augment", "none", "--precision", "fp32", "--backbone", "efficientnet-lite0"]
     whole = unfreeze(*asked, *(["--devices", processes] if processes > 1 else []), cores=processes)
     with (folder / "history.csv").open() as file:
@@ -99,7 +89,7 @@ def training(table: Path, folder: Path, size: int) -> None:
         )
 
 
-def predicting(cells: list[str], table: Path, folder: Path, sizes: tuple[int, int], size: int) -> None:
+def predicting(cells: list[Cell], table: Path, folder: Path, sizes: tuple[int, int], size: int) -> None:
     run, seconds = folder / "probe", {}
     asked = ["--strategy", "feature-extraction", "--image-size", size, "--backbone", "efficientnet-lite0"]
     unfreeze("train", table, "--output-dir", run, *asked, cores=2)
@@ -107,7 +97,7 @@ def predicting(cells: list[str], table: Path, folder: Path, sizes: tuple[int, in
         inputs = folder / f"in-{rows}"
         inputs.mkdir()
         for number in range(rows):
-            (inputs / f"{number:06}.png").symlink_to(cells[number % len(cells)])
+            (inputs / f"{number:06}.png").symlink_to(cells[number % len(cells)].image)
         for workers in (1, 2):
             output = folder / f"out-{rows}-{workers}"
             asked = ["predict", run, inputs, "--engine", "ray", "--workers", workers, "--piece-rows", 100]
@@ -119,7 +109,7 @@ def predicting(cells: list[str], table: Path, folder: Path, sizes: tuple[int, in
     print(f"c = {c * 1e3:.2f} ms a picture and core, s = {s:.1f} s to begin and end")
     for rows in sizes:
         print(f"{rows:,} pictures on two: {s + rows * c / 2:.1f} s expected, {seconds[rows, 2]:.1f} measured")
-    for rows in FOLDS:
+    for rows in COUNTS:
         hours = ", ".join(f"{(s + rows * c / n) / 3600:,.2f} h on {n}" for n in FLEETS)
         print(f"{rows:,} pictures: {hours}")
 
@@ -136,23 +126,14 @@ def main() -> None:
     print(f"{processor_name()}, one core a process", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        everything = folder / "all.csv"
-        write_table(solar_cells(), everything)
-        with everything.open() as file:
-            cells = list(csv.DictReader(file))
+        cells = solar_cells()
         chosen = np.random.default_rng(0).permutation(len(cells))[: arguments.rows]
         table = folder / "cells.csv"
-        with table.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(cells[0]))
-            writer.writeheader()
-            writer.writerows(cells[row] for row in chosen)
+        write_table([cells[row] for row in chosen], table)
         if "training" in arguments.parts:
             training(table, folder, arguments.image_size)
-        if "predicting" not in arguments.parts:
-            return
-        image = next(key for key, value in cells[0].items() if value.endswith(".png"))
-        places = [str(everything.parent / cell[image]) for cell in cells]
-        predicting(places, table, folder, tuple(arguments.predict_rows), arguments.image_size)
+        if "predicting" in arguments.parts:
+            predicting(cells, table, folder, tuple(arguments.predict_rows), arguments.image_size)
 
 
 if __name__ == "__main__":

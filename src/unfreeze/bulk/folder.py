@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -54,8 +54,8 @@ class Folder(Protocol):
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
 
-    def open(self, name: str) -> Any:
-        """A context manager that gives the file to read."""
+    def open(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        """The file to read."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,9 @@ class LocalFolder:
         """Remove a file, if it is there."""
         (self.path / name).unlink(missing_ok=True)
 
-    @contextmanager
-    def open(self, name: str) -> Iterator[IO[bytes]]:
+    def open(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """The file to read."""
-        with (self.path / name).open("rb") as file:
-            yield file
+        return (self.path / name).open("rb")
 
 
 def check_output(output: str | None) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.runtime.remote import in_words, open_object, open_store, protocol_of, scrubbed
@@ -39,7 +39,7 @@ def claim(url: str, *, resume: bool = False) -> None:
     store, path = open_store(url)
     mark = f"{path.rstrip('/')}/{UNFINISHED}"
     with in_words(url, "written", RequestError):
-        there = store.find(path) if store.exists(path) else []
+        there = _names(store, path)
         begun = any(name.endswith(f"/{UNFINISHED}") for name in there)
         if len(there) > begun and not (begun and resume):
             raise RequestError(
@@ -68,6 +68,11 @@ def upload_file(file: Path, url: str) -> None:
         store.put_file(str(file), path)
 
 
+def _names(store: Any, path: str) -> list[str]:
+    """The paths of all objects below a path; none where there is nothing."""
+    return list(store.find(path)) if store.exists(path) else []
+
+
 @dataclass(frozen=True)
 class Objects:
     """The objects below a URL by their names in it. What a store refuses is an UnfreezeError."""
@@ -79,23 +84,23 @@ class Objects:
         store, path = open_store(self.url)
         with in_words(self.url, "listed", UnfreezeError):
             root = path.rstrip("/") + "/"
-            found = store.find(path) if store.exists(path) else []
-            return {str(name).removeprefix(root) for name in found}
+            return {name.removeprefix(root) for name in _names(store, path)}
 
     def write(self, name: str, content: bytes) -> None:
         """Write an object in one piece, in place of one of that name."""
-        store, path = open_store(self.url)
+        store, path = open_store(self._url(name))
         with in_words(self.url, "written", UnfreezeError):
-            store.pipe_file(f"{path.rstrip('/')}/{name}", content)
+            store.pipe_file(path, content)
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
-        store, path = open_store(self.url)
+        store, path = open_store(self._url(name))
         with in_words(self.url, "written", UnfreezeError), suppress(FileNotFoundError):
-            store.rm_file(f"{path.rstrip('/')}/{name}")
+            store.rm_file(path)
 
-    @contextmanager
-    def open(self, name: str) -> Iterator[IO[bytes]]:
+    def open(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """An object to read parts of."""
-        with open_object(f"{self.url.rstrip('/')}/{name}") as file:
-            yield file
+        return open_object(self._url(name))
+
+    def _url(self, name: str) -> str:
+        return f"{self.url.rstrip('/')}/{name}"
