@@ -7,6 +7,7 @@ there can be. All of them are loaded again in one fresh process and must give th
 import os
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
@@ -22,6 +23,7 @@ from unfreeze.errors import RequestError
 from unfreeze.exporting import formats, quantizing
 from unfreeze.exporting import run as module
 from unfreeze.exporting.run import export
+from unfreeze.heads import probe, search
 
 # The runs and exports of all pairs are one fixture, which a busy machine takes minutes for.
 pytestmark = [pytest.mark.usefixtures("plain_torch"), pytest.mark.timeout(900)]
@@ -137,27 +139,40 @@ def bases(vit_weights, bert_folder, tmp_path_factory):
     }
 
 
-@pytest.fixture(scope="module")
-def patched():
+@contextmanager
+def patched(cache):
+    """No executor but plain PyTorch, and a cache. It ends with each run: others of the session are made in between."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("UNFREEZE_CACHE", str(cache))
         for place in ("engine.choice", "model"):
             patch.setattr(f"unfreeze.{place}.available_executors", lambda device: ("torch-fp32",))
         yield patch
 
 
+def replaced_in_places():
+    """What the fixtures of this file replace while they train or export."""
+    return (
+        search.FIRST_PENALTIES,
+        search.LEAST_PENALTY,
+        search.GREATEST_PENALTY,
+        probe._is_better,
+        quantizing.measure_seconds,
+        quantizing.MOST_LOSS,
+        formats.write_onnx,
+    )
+
+
+GENUINE = replaced_in_places()
+
+
 @pytest.fixture(scope="module")
-def train(patched, photos, few_mails, bases, tmp_path_factory):
+def train(photos, few_mails, bases, tmp_path_factory):
     """A run of a variant on a family, with one penalty for the probe: how good it is does not matter here."""
-    patch, runs = patched, tmp_path_factory.mktemp("runs")
-    patch.setenv("UNFREEZE_CACHE", str(runs / "cache"))
-    patch.setattr("unfreeze.heads.search.FIRST_PENALTIES", (0.1,))
-    patch.setattr("unfreeze.heads.search.LEAST_PENALTY", 1.0)
-    patch.setattr("unfreeze.heads.search.GREATEST_PENALTY", 0.1)
+    runs = tmp_path_factory.mktemp("runs")
 
     def run(variant, family):
         strategy, _, head = variant.partition(", ")
-        patch.setattr("unfreeze.heads.probe._is_better", lambda *_: head == "on depths joined")
         settings = {"strategy": strategy, "backbone": bases[family][0], "batch_size": 16, "device": "cpu"}
         settings |= {"max_length": 8, "pooling": "native"} if family == "text" else {"image_size": 32}
         if strategy != FLOOR:
@@ -166,7 +181,12 @@ def train(patched, photos, few_mails, bases, tmp_path_factory):
             settings["head"] = "mlp"
         name = re.sub(r"\W+", "-", f"{variant} {family}")
         data = few_mails if family == "text" else photos
-        return unfreeze.train(str(data), output_dir=runs / name, **settings)
+        with patched(runs / "cache") as patch:
+            patch.setattr(search, "FIRST_PENALTIES", (0.1,))
+            patch.setattr(search, "LEAST_PENALTY", 1.0)
+            patch.setattr(search, "GREATEST_PENALTY", 0.1)
+            patch.setattr(probe, "_is_better", lambda *_: head == "on depths joined")
+            return unfreeze.train(str(data), output_dir=runs / name, **settings)
 
     return run
 
@@ -177,10 +197,8 @@ def runs(train):
 
 
 @pytest.fixture(scope="module")
-def made(runs, bases, patched, tmp_path_factory):
+def made(runs, bases, tmp_path_factory):
     """The chosen exports by variant, family and format. int8 is left behind whatever it is worth."""
-    patched.setattr(quantizing, "measure_seconds", lambda *_: {1: (2.0, 1.0), 32: (2.0, 1.0)})
-    patched.setattr(quantizing, "MOST_LOSS", 1.0)
     write_onnx, folder, found = formats.write_onnx, tmp_path_factory.mktemp("made"), {}
     # ONNX comes before OpenVINO, which is made from the same graph: no run is traced for it twice.
     for place, one in enumerate(sorted(CHOSEN)):
@@ -192,9 +210,12 @@ def made(runs, bases, patched, tmp_path_factory):
                 return write_onnx(classifier, target)
             return formats.Written(Path(shutil.copy(beside.file, target / "model.onnx")), {})
 
-        patched.setattr(formats, "write_onnx", once)
         run, target = runs[variant, family], folder / str(place)
-        done = export(run.folder, format=format, output=target, quantize=format == "onnx")
+        with patched(folder / "cache") as patch:
+            patch.setattr(quantizing, "measure_seconds", lambda *_: {1: (2.0, 1.0), 32: (2.0, 1.0)})
+            patch.setattr(quantizing, "MOST_LOSS", 1.0)
+            patch.setattr(formats, "write_onnx", once)
+            done = export(run.folder, format=format, output=target, quantize=format == "onnx")
         found[one] = Made(run, format, target, done.file, bases[family][1])
     return found
 
@@ -213,6 +234,7 @@ def graph_job(made, inputs, *, file=None):
 
 
 def test_all_of_them_give_their_runs_answers_in_one_fresh_process(made, pictures, job_of, alone):
+    assert replaced_in_places() == GENUINE
     jobs, wanted = {}, {}
     for one, done in made.items():
         inputs = TEXTS if one[1] == "text" else [str(path) for path in pictures]
@@ -246,7 +268,7 @@ def test_what_the_page_does_not_promise_is_refused_in_its_words(runs, train, tmp
 
 
 @pytest.fixture(scope="module")
-def dinov2(patched, photos, tmp_path_factory):
+def dinov2(photos, tmp_path_factory):
     """A probe on DINOv2 ViT-S/14 at 98 pixels: random, or with the weights that UNFREEZE_DINOV2 names."""
     import timm
     import torch
@@ -263,20 +285,22 @@ def dinov2(patched, photos, tmp_path_factory):
             name: torch.ones_like(tensor) for name, tensor in tensors.items() if name.endswith(".gamma")
         }
         save_file(tensors | scales, weights)
-    patched.setenv("UNFREEZE_CACHE", str(folder / "cache"))
-    patched.setattr("unfreeze.heads.probe._is_better", lambda *_: False)
-    return unfreeze.train(
-        str(photos),
-        output_dir=folder / "run",
-        strategy=FLOOR,
-        backbone=f"timm:vit_small_patch14_dinov2@{weights}",
-        image_size=98,
-    )
+    with patched(folder / "cache") as patch:
+        patch.setattr(probe, "_is_better", lambda *_: False)
+        return unfreeze.train(
+            str(photos),
+            output_dir=folder / "run",
+            strategy=FLOOR,
+            backbone=f"timm:vit_small_patch14_dinov2@{weights}",
+            image_size=98,
+        )
 
 
 def test_real_backbones_do_too(
     image_run, image_onnx, text_run, text_onnx, shared, dinov2, tmp_path, pictures, job_of, alone
 ):
+    assert replaced_in_places() == GENUINE
+
     def exported(run, format):
         done = export(run.folder, format=format, output=tmp_path / f"{len(made)}")
         return Made(run, format, tmp_path / f"{len(made)}", done.file, None)
