@@ -21,7 +21,8 @@ from unfreeze.contracts import Backbone
 from unfreeze.data.audit import audit
 from unfreeze.data.dataset import PARTS, Dataset
 from unfreeze.data.reading import read_texts
-from unfreeze.engine.frozen_pass import ExecutorChoice, Features
+from unfreeze.engine.choice import ExecutorChoice
+from unfreeze.engine.frozen_pass import Features
 from unfreeze.evaluate.baselines import chance_baseline, majority_baseline, tfidf_baseline
 from unfreeze.evaluate.calibration import expected_calibration_error, reliability, softmax
 from unfreeze.evaluate.compare import paired_difference

@@ -269,6 +269,11 @@ def test_cached_hub_weights_are_taken_without_asking_the_hub(
     assert own.keys() == wanted.keys()
     assert all(torch.equal(own[key], value) for key, value in wanted.items())
     assert backbone.name == ("hf-hub:timm/test_vit.r160_in1k" if "hub" in name else "test_vit.r160_in1k")
+    arguments = backbone.recipe["arguments"]
+    # 600 GB, a layer that takes 4 GB, and layers without end.
+    for more in ({"img_size": [160 * 4000] * 2}, {"mlp_ratio": 10**6}, {"depth": 10**9}):
+        with pytest.raises(RequestError, match="far larger than the weights that came along"):
+            names.rebuild({**backbone.recipe, "arguments": {**arguments, **more}}, own, {})
     again = names.rebuild(backbone.recipe, own, {})
     x = State(torch.randint(0, 256, (2, 160, 160, 3), dtype=torch.uint8))
     assert torch.equal(again.run(x).h, backbone.run(x).h)

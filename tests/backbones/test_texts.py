@@ -189,3 +189,20 @@ def test_a_recipe_names_no_machine_and_no_class_outside_of_the_library(
         rebuild({"library": "transformers", "name": "x"}, tensors, backbone.assets)
     with pytest.raises(RequestError, match="'keras'"):
         rebuild({"library": "keras"}, tensors, {})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"vocab_size": 10**11}, {"hidden_size": 2 * 10**6}, {"num_hidden_layers": 10**9}],
+    ids=lambda m: next(iter(m)),
+)
+def test_a_recipe_of_a_network_far_larger_than_its_weights_is_not_built(
+    write_model: Writer, more: dict[str, int]
+) -> None:
+    backbone = load(write_model())
+    config = backbone.recipe["config"]
+    assert isinstance(config, dict)
+    with pytest.raises(RequestError, match="far larger than the weights that came along"):
+        rebuild(
+            {**backbone.recipe, "config": {**config, **more}}, backbone.module.state_dict(), backbone.assets
+        )

@@ -5,6 +5,7 @@ import torch
 from unfreeze.contracts import Passed
 from unfreeze.engine import choice
 from unfreeze.engine.choice import choose_executor, spread
+from unfreeze.engine.frozen_pass import compute_features, open_store
 from unfreeze.engine.precision import compare_precision
 from unfreeze.errors import RequestError, UnfreezeError
 
@@ -144,19 +145,65 @@ def test_bf16_is_taken_when_asked_for_with_its_error(data, tmp_path, monkeypatch
     assert "7.0%" in chosen.reason
 
 
+@pytest.fixture
+def with_bf16(toys, monkeypatch, builds):
+    """300 pictures, a processor that offers bf16, and the seconds that each executor is said to take."""
+    offer(monkeypatch, "openvino-fp32", "openvino-bf16", "torch-fp32", "torch-bf16")
+    seconds = {"openvino-fp32": 4.0, "openvino-bf16": 0.1}
+    monkeypatch.setattr(choice, "_seconds", lambda executor, batches: seconds[executor.name])
+    return toys.dataset([toys.picture(seed) for seed in range(300)], "image"), seconds
+
+
 @pytest.mark.parametrize(("skew", "name"), [(1e-6, "openvino-bf16"), (0.5, "openvino-fp32")])
 def test_bf16_is_taken_by_itself_only_when_it_makes_no_difference(
-    toys, tmp_path, monkeypatch, builds, skew, name
+    toys, tmp_path, builds, with_bf16, skew, name
 ):
-    offer(monkeypatch, "openvino-fp32", "openvino-bf16", "torch-fp32", "torch-bf16")
     builds[1]["openvino-bf16"] = skew
-    dataset = toys.dataset([toys.picture(seed) for seed in range(160)], "image")
-    chosen = choose((toys.images(), dataset), tmp_path, precision="auto")
+    chosen = choose((toys.images(), with_bf16[0]), tmp_path, precision="auto")
     assert chosen.name == name
-    assert chosen.verdict.rows == 160
+    assert chosen.verdict.rows == 256
     assert chosen.verdict.accepted == (name == "openvino-bf16")
-    few = toys.dataset([toys.picture(seed) for seed in range(20)], "image")
+
+
+def test_bf16_is_not_tried_where_the_trial_would_take_longer(toys, tmp_path, builds, with_bf16):
+    dataset, seconds = with_bf16
+    seconds["openvino-bf16"] = 1.0
+    chosen = choose((toys.images(), dataset), tmp_path, precision="auto")
+    assert (chosen.name, chosen.verdict) == ("openvino-fp32", None)
+    assert "300 rows it would save less" in chosen.reason
+    few = toys.dataset([toys.picture(seed) for seed in range(200)], "image")
     assert choose((toys.images(), few), tmp_path, precision="auto").name == "openvino-fp32"
+
+
+def test_what_became_of_bf16_is_remembered(toys, tmp_path, builds, with_bf16):
+    dataset, seconds = with_bf16
+    first = choose((toys.images(), dataset), tmp_path, precision="auto")
+    builds[0].clear()
+    # Deciding again would end otherwise.
+    seconds["openvino-bf16"] = 9.0
+    second = choose((toys.images(), dataset), tmp_path, precision="auto")
+    assert (second.name, second.reason, second.verdict) == (first.name, first.reason, first.verdict)
+    assert second.name == "openvino-bf16"
+    assert builds[0] == []
+
+
+def test_features_of_the_trial_are_not_computed_again(toys, tmp_path, with_bf16):
+    dataset, _ = with_bf16
+    backbone = toys.images()
+
+    def store(executor):
+        return open_store(backbone, executor, ALL, root=tmp_path / "features")
+
+    chosen = choose((backbone, dataset), tmp_path, precision="auto", store=store)
+    passed = compute_features(
+        dataset,
+        backbone,
+        executor=chosen.executor,
+        rows=np.arange(300),
+        boundaries=ALL,
+        store=store(chosen.executor),
+    )
+    assert (chosen.name, passed.computed, passed.reused) == ("openvino-bf16", 44, 256)
 
 
 def test_a_device_that_is_not_there_is_named(data, tmp_path, monkeypatch):

@@ -504,3 +504,15 @@ def test_a_run_with_one_byte_changed_is_refused_with_a_sentence(
         assert "changed after the run was saved" in found.json()["detail"]
         # What was served before still is.
         assert client.post(PREDICT, json=GOOD).status_code == 200
+
+
+def test_a_report_that_is_a_link_is_not_read(text_run, tmp_path):
+    shutil.copytree(text_run.run.folder, tmp_path / "run")
+    (tmp_path / "secret").write_text("what the server may read and nobody else")
+    (tmp_path / "run" / "report.html").unlink()
+    (tmp_path / "run" / "report.html").symlink_to(tmp_path / "secret")
+    with client_for({"mails": tmp_path / "run"}) as client:
+        assert client.get("/v1/tasks").json()["tasks"][0]["report"] is False
+        answer = client.get("/v1/tasks/mails/report")
+    assert answer.status_code == 404
+    assert "nobody else" not in answer.text

@@ -93,7 +93,10 @@ def rebuild_hf(
     """The backbone that a recipe, its tensors and its files describe, without network or a new check."""
     from transformers import AutoConfig
 
+    from unfreeze.backbones.bounded import build_bounded
+
     name, pooling = recipe["name"], recipe["pooling"]
+    source = f"The backbone {name}"
     if "tokenizer.json" not in assets:
         raise RequestError(f"The backbone {name} came without its tokenizer.json.")
     values = {
@@ -102,8 +105,9 @@ def rebuild_hf(
     model_class = _named_class(recipe["class"])
     with quiet_transformers():
         config = AutoConfig.for_model(recipe["config"]["model_type"], **values)
-        module = model_class(config, **pooler_argument(model_class, config, native=pooling == "native"))
-    load_tensors(module, tensors, source=f"The backbone {name}")
+        pooler = pooler_argument(model_class, config, native=pooling == "native")
+        module = build_bounded(lambda: model_class(config, **pooler), tensors, source=source)
+    load_tensors(module, tensors, source=source)
     module.eval()
     spine = None if recipe["spine"] is None else Spine(**recipe["spine"])
     preprocess = preprocess_from_dict(dict(recipe["preprocess"]))

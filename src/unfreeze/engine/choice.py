@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,8 +18,9 @@ from unfreeze.contracts import Backbone, Executor, Passed, State
 from unfreeze.data.dataset import UNLABELLED, Dataset
 from unfreeze.data.reading import content_hashes
 from unfreeze.engine.batches import BadRow, read_batches
+from unfreeze.engine.frozen_pass import compute_features
 from unfreeze.engine.precision import PrecisionVerdict, compare_precision
-from unfreeze.engine.store import store_key
+from unfreeze.engine.store import FeatureStore, store_key
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import RequestError
 from unfreeze.executors import ExecutorError, available_executors, build_executor, measure_error
@@ -94,19 +96,22 @@ def choose_executor(
     precision: str = "auto",
     rows: Sequence[int] | NDArray[np.intp] | None = None,
     cache: Path | None = None,
+    store: Callable[[Executor], FeatureStore | None] = lambda executor: None,
 ) -> ExecutorChoice:
     """The executor for a frozen pass over ``dataset``, chosen by rule and checked on real rows.
 
     On an accelerator PyTorch; on the processor OpenVINO where it is installed and its features on up to 32 of
     ``rows`` (default: training and validation) are within 1e-3 of PyTorch's. ``precision``: ``auto`` takes bf16
-    only where the processor has it and ``compare_precision`` finds no difference; ``bf16`` asks for it as it is.
-    ``cache`` (default: the cache folder) keeps converted models and measured errors. Raises RequestError for a
-    precision or device that is not there.
+    only where the processor has it, it saves more time than trying it takes, and ``compare_precision`` finds no
+    difference; ``bf16`` asks for it as it is. ``cache`` (default: the cache folder) keeps converted models,
+    measured errors and what became of bf16; ``store`` gives the store for an executor's features of the trial.
+    Raises RequestError for a precision or device that is not there.
     """
     device = resolve_device(device)
     names = available_executors(device)
     pool = dataset.rows("train", "val") if rows is None else np.asarray(rows, dtype=np.intp)
-    chooser = _Chooser(backbone, dataset, boundaries, device, cache_root() if cache is None else cache, pool)
+    kept_in = cache_root() if cache is None else cache
+    chooser = _Chooser(backbone, dataset, boundaries, device, kept_in, pool, store)
     if precision == "bf16":
         if not any(name.endswith("bf16") for name in names):
             reason = why_unavailable(device)["torch-bf16"]
@@ -128,6 +133,7 @@ class _Chooser:
     device: str
     cache: Path
     pool: NDArray[np.intp]
+    store: Callable[[Executor], FeatureStore | None]
     built: dict[str, Executor] = field(default_factory=dict)
 
     def full_precision(self, names: Sequence[str]) -> ExecutorChoice:
@@ -171,20 +177,61 @@ class _Chooser:
         return ExecutorChoice(name, f"bf16 was asked for{measured}", self.executor(name), error)
 
     def low_precision_tried(self, choice: ExecutorChoice) -> ExecutorChoice:
-        """The bf16 sibling of ``choice`` when it makes no difference on labelled rows, else ``choice``."""
+        """The bf16 sibling of ``choice`` when it saves time and makes no difference, else ``choice``."""
         name = f"{choice.name.partition('-')[0]}-bf16"
         rows = spread(self.pool[self.dataset.label[self.pool] != UNLABELLED], PRECISION_ROWS)
-        if len(rows) < FEWEST_PRECISION_ROWS:
+        if len(rows) < FEWEST_PRECISION_ROWS or len(self.pool) <= len(rows):
             return choice
-        batches, positions = self.batches(rows)
-        labels = self.dataset.label[rows[positions]]
-        low = _last_features(self.build(name), batches)
-        verdict = compare_precision(low, _last_features(choice.executor, batches), labels)
-        if not verdict.accepted:
-            reason = f"{choice.reason}; bf16 was tried and refused ({verdict.sentence})"
-            return ExecutorChoice(choice.name, reason, choice.executor, choice.error, verdict)
-        reason = f"bf16 makes no difference here ({verdict.sentence})"
-        return ExecutorChoice(name, reason, self.executor(name), self.error(name), verdict)
+        digests, _ = content_hashes(self.dataset.samples.select(rows), threads=1)
+        path = self.cache / "precision" / f"{self._trial_key(name, rows, digests)}.json"
+        outcome = _read_outcome(path)
+        if outcome is None:
+            outcome = self._try_low_precision(name, choice.executor, rows)
+            if outcome is None:
+                return choice
+            _remember(path, asdict(outcome))
+        if outcome.taken:
+            reason = f"bf16 {outcome.why}"
+            return ExecutorChoice(name, reason, self.executor(name), self.error(name), outcome.verdict)
+        reason = f"{choice.reason}; bf16 {outcome.why}"
+        return ExecutorChoice(choice.name, reason, choice.executor, choice.error, outcome.verdict)
+
+    def _try_low_precision(
+        self, name: str, high: Executor, rows: NDArray[np.intp]
+    ) -> _PrecisionOutcome | None:
+        """Whether the low precision is taken; None when too few of ``rows`` can be read to tell.
+
+        Features of the trial are stored, so that the pass that follows finds them.
+        """
+        low = self.build(name)
+        batches, positions = self.batches(spread(rows, ERROR_ROWS))
+        if not len(positions):
+            return None
+        low_pace, high_pace = (_seconds(executor, batches) / len(positions) for executor in (low, high))
+        # The trial computes its rows twice; all others are computed once, in the precision that is taken.
+        saved = len(self.pool) * (high_pace - low_pace) - len(rows) * high_pace
+        if saved <= 0:
+            why = f"was not tried, since on {len(self.pool):,} rows it would save less than trying it takes"
+            return _PrecisionOutcome(False, why)
+        passes = [
+            compute_features(
+                self.dataset,
+                self.backbone,
+                executor=executor,
+                rows=rows,
+                boundaries=self.boundaries[-1:],
+                store=self.store(executor),
+            )
+            for executor in (low, high)
+        ]
+        kept = passes[0].rows
+        if len(kept) < FEWEST_PRECISION_ROWS:
+            return None
+        low_features, high_features = (passed.arrays[self.boundaries[-1]] for passed in passes)
+        verdict = compare_precision(low_features, high_features, self.dataset.label[kept])
+        if verdict.accepted:
+            return _PrecisionOutcome(True, f"makes no difference here ({verdict.sentence})", verdict)
+        return _PrecisionOutcome(False, f"was tried and refused ({verdict.sentence})", verdict)
 
     def error(self, name: str) -> ExecutorError | None:
         """The error against PyTorch in fp32 on the processor, remembered; None without a readable row."""
@@ -200,12 +247,7 @@ class _Chooser:
             return None
         reference = build_executor("torch-fp32", self.backbone, boundaries=self.boundaries)
         error = measure_error(self.build(name), reference, batches)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(asdict(error)))
-        except OSError:
-            # It is measured again next time.
-            pass
+        _remember(path, asdict(error))
         return error
 
     def batches(self, rows: NDArray[np.intp]) -> tuple[list[State], NDArray[np.intp]]:
@@ -243,13 +285,53 @@ class _Chooser:
         return self.built[name]
 
     def _error_key(self, name: str, digests: NDArray[np.uint8]) -> str:
+        return self._key(name, digests.tobytes())
+
+    def _trial_key(self, name: str, rows: NDArray[np.intp], digests: NDArray[np.uint8]) -> str:
+        labels = self.dataset.label[rows].astype(np.int64)
+        return self._key(name, str(len(self.pool)).encode(), digests.tobytes(), labels.tobytes())
+
+    def _key(self, name: str, *data: bytes) -> str:
+        """Hash of data and of everything else that decides what an executor computes and how fast."""
         versions = [
             importlib.metadata.version(package)
             for package in ("torch", "openvino")
             if importlib.util.find_spec(package)
         ]
         what = [name, self.device, processor_name(), store_key(self.backbone, self.boundaries), *versions]
-        return hashlib.sha256("\0".join(what).encode() + digests.tobytes()).hexdigest()[:32]
+        return hashlib.sha256(b"\0".join(["\0".join(what).encode(), *data])).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class _PrecisionOutcome:
+    """Whether the low precision was taken, and how the sentence goes on that begins with its name."""
+
+    taken: bool
+    why: str
+    verdict: PrecisionVerdict | None = None
+
+
+def _read_outcome(path: Path) -> _PrecisionOutcome | None:
+    """What was decided before; deciding again could end otherwise, and nothing that is stored would serve."""
+    try:
+        values = parse_json(path.read_text(encoding="utf-8"))
+        verdict = values["verdict"]
+        return _PrecisionOutcome(
+            bool(values["taken"]),
+            str(values["why"]),
+            None if verdict is None else PrecisionVerdict(**verdict),
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _remember(path: Path, values: dict[str, object]) -> None:
+    """Leave values for the next process; where that cannot be written, it measures again."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(values))
+    except OSError:
+        pass
 
 
 def spread(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
@@ -264,5 +346,8 @@ def _distance(error: ExecutorError) -> str:
     return f"{error.relative_max:.1e} at most from PyTorch in fp32 on {error.rows} rows"
 
 
-def _last_features(executor: Executor, batches: Sequence[State]) -> NDArray[np.float32]:
-    return np.concatenate([executor(batch).summaries[-1].numpy() for batch in batches])
+def _seconds(executor: Executor, batches: Sequence[State]) -> float:
+    began = time.perf_counter()
+    for batch in batches:
+        executor(batch)
+    return time.perf_counter() - began

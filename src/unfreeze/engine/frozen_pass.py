@@ -15,7 +15,6 @@ from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import content_hashes
 from unfreeze.engine.batches import BadRow, Batch, ahead, golden_batch, pad_texts, read_batches
-from unfreeze.engine.choice import ExecutorChoice, choose_executor
 from unfreeze.engine.store import FeatureStore, open_store
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import UnfreezeError
@@ -23,10 +22,8 @@ from unfreeze.runtime.preprocess import ImagePreprocess
 
 __all__ = [
     "BadRow",
-    "ExecutorChoice",
     "FeatureStore",
     "Features",
-    "choose_executor",
     "compute_features",
     "golden_batch",
     "open_store",

@@ -174,8 +174,8 @@ class _Service:
 
     async def report(self, task: TaskName) -> Response:
         """The report of the task's training."""
-        file = self._task(task).folder / REPORT
-        if not file.is_file():
+        file = _report_of(self._task(task))
+        if file is None:
             raise HTTPException(404, f"The run of the task {task!r} has no report.")
         return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
@@ -312,6 +312,12 @@ def _head(task: Task) -> dict[str, Any]:
     return {"task": task.name, "run": task.run, "base": task.base}
 
 
+def _report_of(task: Task) -> Path | None:
+    """The report of a task's run. No hash vouches for it, so a link, which could lead to any file, is none."""
+    file = task.folder / REPORT
+    return file if file.is_file() and not file.is_symlink() else None
+
+
 def _describe(task: Task) -> dict[str, Any]:
     threshold, scores = task.bundle.threshold, task.scores
     return _head(task) | {
@@ -322,7 +328,7 @@ def _describe(task: Task) -> dict[str, Any]:
         "executor": task.executor,
         "threshold": None if threshold is None else threshold.probability,
         "examples": carries_examples(task.folder, task.bundle),
-        "report": (task.folder / REPORT).is_file(),
+        "report": _report_of(task) is not None,
         "test": {
             name: scores[name]
             for name in SERVED

@@ -15,13 +15,13 @@ from unfreeze.config import TrainRequest
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.load import load_dataset
-from unfreeze.engine.choice import resolve_device
-from unfreeze.engine.frozen_pass import Features, choose_executor, compute_features, open_store
+from unfreeze.engine.choice import choose_executor, resolve_device
+from unfreeze.engine.frozen_pass import Features, compute_features, open_store
 from unfreeze.errors import DataError, RequestError
 from unfreeze.progress import Progress
 
 if TYPE_CHECKING:
-    from unfreeze.engine.frozen_pass import ExecutorChoice
+    from unfreeze.engine.choice import ExecutorChoice
     from unfreeze.runtime.preprocess import Fit
 
 
@@ -94,6 +94,9 @@ def pick_executor(
         device=decisions.text("device"),
         precision=decisions.text("precision"),
         boundaries=boundaries_of(backbone),
+        store=lambda executor: open_store(
+            backbone, executor, boundaries_of(backbone), use=decisions.text("store")
+        ),
     )
     decisions.record("executor", choice.name, "data", choice.reason)
     progress.say(f"Executor {choice.name}: {choice.reason}")

@@ -19,7 +19,7 @@ from unfreeze.training.probing import probe_features
 from unfreeze.training.together import share_pass
 
 if TYPE_CHECKING:
-    from unfreeze.engine.frozen_pass import ExecutorChoice
+    from unfreeze.engine.choice import ExecutorChoice
     from unfreeze.heads.probe import ProbeResult
 
 
