@@ -73,10 +73,20 @@ def test_the_lower_precision_must_be_a_tenth_faster(t, timed, low, taken):
 
 
 def test_the_best_of_three_steps_counts_after_one_to_warm_up(t, monkeypatch):
-    seconds = {"fp32": iter([0.1, 5.0, 1.0, 3.0]), "bf16": iter([0.0, 9.0, 2.0, 0.8])}
+    seconds = {"fp32": iter([0.01, 0.5, 0.1, 0.3]), "bf16": iter([0.0, 0.9, 0.2, 0.08])}
     monkeypatch.setattr(module, "_time_step", lambda *given: next(seconds[given[-1].precision]))
     choice = choose(t, t.toy("cnn"), t.task_of("cnn", precisions=BOTH))
-    assert choice.reason == "Phase only computes in bf16: a step takes 800.0 ms, 1000.0 ms in fp32."
+    assert choice.reason == "Phase only computes in bf16: a step takes 80.0 ms, 100.0 ms in fp32."
+
+
+def test_long_steps_are_measured_once_after_one_to_warm_up(t, monkeypatch):
+    seconds = {"fp32": [9.0, 5.0], "bf16": [8.0, 4.0]}
+    left = {precision: iter(times) for precision, times in seconds.items()}
+    monkeypatch.setattr(module, "_time_step", lambda *given: next(left[given[-1].precision]))
+    choice = choose(t, t.toy("cnn"), t.task_of("cnn", precisions=BOTH))
+    assert choice.reason == "Phase only computes in bf16: a step takes 4000.0 ms, 5000.0 ms in fp32."
+    assert module.choosing_seconds(5.0, 4.0) == 18.0
+    assert module.choosing_seconds(0.5, 0.4) == pytest.approx(3.6)
 
 
 @pytest.mark.parametrize("only", BOTH)

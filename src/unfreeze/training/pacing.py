@@ -21,7 +21,7 @@ from unfreeze.choose.cost import Line, Pace, line_through
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.engine.activations import Activations, ActivationWriter, HalfOverflowError
 from unfreeze.engine.devices import Precision, autocast, peak_bytes, wait_for
-from unfreeze.engine.phase_precision import LEAST_GAIN, TIMES
+from unfreeze.engine.phase_precision import LEAST_GAIN, choosing_seconds
 from unfreeze.engine.scaling import first_scale
 from unfreeze.engine.state import Standing, copied, trainable
 from unfreeze.engine.stepping import Stepper, build_optimizer
@@ -152,7 +152,7 @@ class Pacer:
             return lines[0], 0.0
         high, low = (line.batch(large.units) for line in lines)
         taken = lines[1] if low <= (1 - LEAST_GAIN) * high else lines[0]
-        return taken, (1 + TIMES) * (high + low)
+        return taken, choosing_seconds(high, low)
 
     def _step(
         self,
