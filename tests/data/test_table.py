@@ -66,7 +66,7 @@ def test_every_format_draws_the_same_split(tmp_path):
     [
         pa.array([1, 0] * 20),
         pa.array([1.0, 0.0] * 20),
-        pa.array([1.0, 0.0] * 20, pa.float16()),
+        pa.array(np.array([1.0, 0.0] * 20, dtype=np.float16)),
         pa.array(["1", "0"] * 20, pa.string_view()),
         pa.array(["1", "0"] * 20),
         pa.array([" 1", "0 "] * 20),
