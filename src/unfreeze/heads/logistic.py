@@ -39,14 +39,12 @@ class Solution:
     """Solved candidates: ``logits`` float32 (rows, candidates, classes) for all rows, held out or not.
 
     ``weight`` float64 (width, candidates, classes) and ``bias`` (candidates, classes) read raw features.
-    ``theta`` (width + 1, candidates, columns): the parameters as the solver has them, to start others from.
     ``steps``: how many steps the slowest candidate took; ``converged`` (candidates,).
     """
 
     logits: NDArray[np.float32]
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
-    theta: Tensor
     converged: NDArray[np.bool_]
     steps: int
 
@@ -60,26 +58,22 @@ def solve(
     penalty: NDArray[np.float64],
     tolerance: float = 1e-10,
     most_steps: int = 300,
-    start: Tensor | None = None,
 ) -> Solution:
     """The solutions of the candidates (``fold[i]``, ``penalty[i]``).
 
-    ``start``: the ``theta`` of a solution for the same folds with penalties not far away (default: class frequencies).
     ``tolerance`` bounds gᵀH⁻¹g in nats, about twice the distance of the objective from its minimum.
     """
     with torch.inference_mode():
         problem = Problem.of(design, y, folds, fold=fold, penalty=penalty)
-        begin = problem.start() if start is None else (start, problem.forward(start))
-        theta, logits, converged, steps = _minimise(
-            problem, *begin, tolerance=tolerance, most_steps=most_steps
-        )
+        theta, logits, converged, steps = _minimise(problem, tolerance=tolerance, most_steps=most_steps)
         return _in_raw_features(design, folds, fold, theta, logits, converged=converged, steps=steps)
 
 
 def _minimise(
-    problem: Problem, theta: Tensor, logits: Tensor, *, tolerance: float, most_steps: int
+    problem: Problem, *, tolerance: float, most_steps: int
 ) -> tuple[Tensor, Tensor, NDArray[np.bool_], int]:
-    """Parameters, logits, which candidates converged, and the number of steps; from the given ones on."""
+    """Parameters, logits, which candidates converged, and the number of steps."""
+    theta, logits = problem.start()
     final_theta, final_logits = theta.clone(), logits.clone()
     active = torch.arange(theta.shape[1])
     converged = np.zeros(len(active), dtype=bool)
@@ -194,10 +188,5 @@ def _in_raw_features(
         absent = (typical - rare) * (1 - present)
         bias, logits = bias + absent, logits + absent
     return Solution(
-        logits=logits.numpy(),
-        weight=weight.numpy(),
-        bias=bias.numpy(),
-        theta=theta,
-        converged=converged,
-        steps=steps,
+        logits=logits.numpy(), weight=weight.numpy(), bias=bias.numpy(), converged=converged, steps=steps
     )

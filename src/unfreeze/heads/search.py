@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from unfreeze.heads.design import Design
 from unfreeze.heads.folds import ALWAYS_TRAINED
@@ -99,9 +97,6 @@ class _Trial:
         self.tried: list[Candidate] = []
         self.logits = np.empty((0, classes), dtype=np.float32)
         self.least = np.inf
-        # Where the solver ended for each fold, with the penalty tried last: the next one is not far. A hundred classes
-        # of three rows took 297 steps from the class frequencies, and 77 so.
-        self.ended: dict[int, Tensor] = {}
 
     @property
     def penalties(self) -> list[float]:
@@ -137,9 +132,7 @@ class _Trial:
                 fold=fold[batch],
                 penalty=penalty[batch],
                 tolerance=SEARCH_TOLERANCE,
-                start=self._start(fold[batch]),
             )
-            self.ended |= {int(number): solution.theta[:, i].clone() for i, number in enumerate(fold[batch])}
             self._collect(logits, solution, first=start, fold=fold)
         for value, given in zip(penalties, logits, strict=True):
             candidate = self._score(value, given)
@@ -147,12 +140,6 @@ class _Trial:
             if candidate.log_loss < self.least:
                 self.least, self.logits = candidate.log_loss, given
         self.tried.sort(key=lambda candidate: -candidate.regularisation)
-
-    def _start(self, fold: NDArray[np.intp]) -> Tensor | None:
-        """Parameters of these folds (width + 1, candidates, columns) to start from; None where one has none yet."""
-        if any(int(number) not in self.ended for number in fold):
-            return None
-        return torch.stack([self.ended[int(number)] for number in fold], dim=1)
 
     def _collect(
         self, logits: list[NDArray[np.float32]], solution: Solution, *, first: int, fold: NDArray[np.intp]
