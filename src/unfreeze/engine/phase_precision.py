@@ -80,7 +80,12 @@ def choose_precision(
 def choosing_seconds(before: float, after: float) -> float:
     """What ``choose_precision`` takes where a step takes so many seconds in the two precisions."""
     both = before + after
-    return both * (2 if both >= LONG else 1 + TIMES)
+    return both * (1 + _measurements(both))
+
+
+def _measurements(both: float) -> int:
+    """How many steps are measured in each precision where one in both takes so many seconds."""
+    return 1 if both >= LONG else TIMES
 
 
 def _time_steps(
@@ -101,7 +106,7 @@ def _time_steps(
                 seconds = _time_step(backbone, head, task, prefix, rows, suffixes[place])
                 if attempt:
                     best[place] = min(best[place], seconds)
-            if attempt and sum(best) >= LONG:
+            if attempt >= _measurements(sum(best)):
                 break
     except torch.OutOfMemoryError:
         return None
