@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from unfreeze.backbones.staging import load_tensors
 from unfreeze.errors import RequestError
 
 # A classifier that is left out again, tables that two modules share and masks that no file holds are made all the same.
@@ -46,12 +47,14 @@ class _Bound(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **given)
 
 
-def build_bounded(build: Callable[[], Any], tensors: Mapping[str, Tensor], *, source: str) -> Any:
-    """What ``build`` returns; RequestError as soon as it asks for far more numbers than ``tensors`` hold."""
+def build_from(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], *, source: str) -> Any:
+    """What ``build`` returns, holding ``tensors``; RequestError as soon as it asks for far more numbers than those."""
     try:
         with _Bound(tensors):
-            return build()
+            module = build()
     except _TooLargeError:
         raise RequestError(
             f"{source} is described as far larger than the weights that came along: it holds another architecture."
         ) from None
+    load_tensors(module, tensors, source=source)
+    return module

@@ -20,7 +20,7 @@ from unfreeze.backbones.hf import (
 )
 from unfreeze.backbones.hf_spine import Spine, find_spine, last_hidden
 from unfreeze.backbones.hf_texts import max_tokens, read_pooling, read_tokenizer, text_preprocess
-from unfreeze.backbones.staging import cut_is_exact, hash_weights, load_tensors, refuse_not_finite
+from unfreeze.backbones.staging import cut_is_exact, hash_weights, refuse_not_finite
 from unfreeze.errors import RequestError
 from unfreeze.runtime.preprocess import TextPreprocess, preprocess_from_dict
 
@@ -93,10 +93,9 @@ def rebuild_hf(
     """The backbone that a recipe, its tensors and its files describe, without network or a new check."""
     from transformers import AutoConfig
 
-    from unfreeze.backbones.bounded import build_bounded
+    from unfreeze.backbones.bounded import build_from
 
     name, pooling = recipe["name"], recipe["pooling"]
-    source = f"The backbone {name}"
     if "tokenizer.json" not in assets:
         raise RequestError(f"The backbone {name} came without its tokenizer.json.")
     values = {
@@ -106,8 +105,7 @@ def rebuild_hf(
     with quiet_transformers():
         config = AutoConfig.for_model(recipe["config"]["model_type"], **values)
         pooler = pooler_argument(model_class, config, native=pooling == "native")
-        module = build_bounded(lambda: model_class(config, **pooler), tensors, source=source)
-    load_tensors(module, tensors, source=source)
+        module = build_from(lambda: model_class(config, **pooler), tensors, source=f"The backbone {name}")
     module.eval()
     spine = None if recipe["spine"] is None else Spine(**recipe["spine"])
     preprocess = preprocess_from_dict(dict(recipe["preprocess"]))

@@ -107,18 +107,18 @@ def rebuild_timm(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ti
     """The backbone that a recipe and its tensors describe, without network or a new check."""
     import timm
 
-    from unfreeze.backbones.bounded import build_bounded
+    from unfreeze.backbones.bounded import build_from
 
     if not isinstance(recipe["architecture"], str) or not timm.is_model(recipe["architecture"]):
         raise RequestError(
             f"This timm {timm.__version__} has no architecture {recipe['architecture']!r}: the run was "
             f"trained with timm {recipe['timm']}."
         )
-    source = f"The backbone {recipe['name']}"
-    module = build_bounded(
-        lambda: create_timm(recipe["architecture"], dict(recipe["arguments"])), tensors, source=source
+    module = build_from(
+        lambda: create_timm(recipe["architecture"], dict(recipe["arguments"])),
+        tensors,
+        source=f"The backbone {recipe['name']}",
     )
-    load_tensors(module, tensors, source=source)
     preprocess = preprocess_from_dict(dict(recipe["preprocess"]))
     if not isinstance(preprocess, ImagePreprocess):
         raise RequestError(f"The backbone {recipe['name']} reads images, but its recipe prepares texts.")
