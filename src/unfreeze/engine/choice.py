@@ -182,8 +182,10 @@ class _Chooser:
         rows = spread(self.pool[self.dataset.label[self.pool] != UNLABELLED], PRECISION_ROWS)
         if len(rows) < FEWEST_PRECISION_ROWS or len(self.pool) <= len(rows):
             return choice
-        digests, _ = content_hashes(self.dataset.samples.select(rows), threads=1)
-        path = self.cache / "precision" / f"{self._trial_key(name, rows, digests)}.json"
+        digests, _ = content_hashes(self.dataset.samples.select(rows), threads=reading_threads(self.device))
+        labels = self.dataset.label[rows].astype(np.int64)
+        key = self._key(name, str(len(self.pool)).encode(), digests.tobytes(), labels.tobytes())
+        path = self.cache / "precision" / f"{key}.json"
         outcome = _read_outcome(path)
         if outcome is None:
             outcome = self._try_low_precision(name, choice.executor, rows)
@@ -237,7 +239,7 @@ class _Chooser:
         """The error against PyTorch in fp32 on the processor, remembered; None without a readable row."""
         rows = spread(self.pool, ERROR_ROWS if self.device == "cpu" else ERROR_ROWS_BESIDE_ACCELERATOR)
         digests, _ = content_hashes(self.dataset.samples.select(rows), threads=1)
-        path = self.cache / "errors" / f"{self._error_key(name, digests)}.json"
+        path = self.cache / "errors" / f"{self._key(name, digests.tobytes())}.json"
         try:
             return ExecutorError(**parse_json(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -283,13 +285,6 @@ class _Chooser:
                 device=self.device,
             )
         return self.built[name]
-
-    def _error_key(self, name: str, digests: NDArray[np.uint8]) -> str:
-        return self._key(name, digests.tobytes())
-
-    def _trial_key(self, name: str, rows: NDArray[np.intp], digests: NDArray[np.uint8]) -> str:
-        labels = self.dataset.label[rows].astype(np.int64)
-        return self._key(name, str(len(self.pool)).encode(), digests.tobytes(), labels.tobytes())
 
     def _key(self, name: str, *data: bytes) -> str:
         """Hash of data and of everything else that decides what an executor computes and how fast."""
