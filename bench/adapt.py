@@ -1,23 +1,23 @@
 """What adapting to a new domain is worth, and whether the gate takes it only where it helps.
 
-    python bench/adapt.py --results adapt.jsonl solar corruptions digits traps mails=spam_assassin.parquet
-    python bench/adapt.py --report adapt.jsonl
+    python bench/adapt.py --results bench/results/adapt.jsonl solar corruptions digits traps mails=MAILS.parquet
 
 Frozen features of EfficientNet-Lite0 (images) and MiniLM (mails), computed once a domain; every case is a source with a
 probe, a target whose labels only this bench sees, and every method on it. ``auto`` is what the gate returns: a method's
 answers, or the source's own. The ceiling is a probe cross-validated on the target's labels. Harm is what ``auto`` loses
-of balanced accuracy, in points, where every class of the target has rows, else of accuracy.
+of balanced accuracy, in points, where every class of the target has rows, else of accuracy. What the file of results
+holds is not computed again; without a case the table of the file is printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
+from kept import Kept
 from unfreeze.adapting.gate import decide
 from unfreeze.adapting.methods import METHODS, SOUND
 from unfreeze.adapting.scene import Known, NotPossibleError, Scene
@@ -198,6 +199,22 @@ def _ceiling(target: Domain, classes: int, seed: int) -> dict[str, float]:
 # -- the cases
 
 
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A case by name and seed, and how to measure it."""
+
+    name: str
+    seed: int
+    measure: Callable[[], dict[str, Any]]
+
+    @classmethod
+    def of(
+        cls, name: str, backbone: Backbone, source: Domain, target: Domain, names: tuple[str, ...], seed: int,
+        **options: Any,
+    ) -> Case:  # fmt: skip
+        return cls(name, seed, partial(measure, name, backbone, source, target, names, seed, **options))
+
+
 def cells() -> tuple[NDArray[np.uint8], NDArray[np.intp], NDArray[np.str_]]:
     found = solar_cells()
     pixels = np.stack(
@@ -215,14 +232,14 @@ NAMES = ("defective", "functional")
 KINDS = ("mono", "poly")
 
 
-def solar(seeds: int) -> Iterator[dict[str, Any]]:
+def solar(seeds: int) -> Iterator[Case]:
     backbone = load_backbone("efficientnet-lite0", modality="image")
     pixels, y, kind = cells()
     whole = domain_of(backbone, pixels, y)
     for source, target in (KINDS, KINDS[::-1]):
         for seed in range(seeds):
             here, there = (whole.select(np.flatnonzero(kind == one)) for one in (source, target))
-            yield measure(f"{source} to {target}", backbone, here, there, NAMES, seed, baselines=True)
+            yield Case.of(f"{source} to {target}", backbone, here, there, NAMES, seed, baselines=True)
 
 
 def _changes(
@@ -267,7 +284,7 @@ def _changes(
     }  # fmt: skip
 
 
-def corruptions(seeds: int) -> Iterator[dict[str, Any]]:
+def corruptions(seeds: int) -> Iterator[Case]:
     backbone = load_backbone("efficientnet-lite0", modality="image")
     pixels, y, _ = cells()
     for seed in range(min(seeds, 1)):
@@ -279,7 +296,7 @@ def corruptions(seeds: int) -> Iterator[dict[str, Any]]:
             for strength, value in enumerate(strengths, start=1):
                 changed = np.stack([np.asarray(change(Image.fromarray(pixels[row]), value)) for row in test])
                 target = domain_of(backbone, changed, y[test])
-                yield measure(f"{name}, strength {strength}", backbone, source, target, NAMES, seed)
+                yield Case.of(f"{name}, strength {strength}", backbone, source, target, NAMES, seed)
 
 
 def turned(angle: float) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
@@ -297,7 +314,7 @@ def turned(angle: float) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
 DIGITS = tuple(str(digit) for digit in range(10))
 
 
-def digits(seeds: int) -> Iterator[dict[str, Any]]:
+def digits(seeds: int) -> Iterator[Case]:
     """Turned from 0 to 90 degrees: directly, and in steps of 10 with other rows in every step."""
     backbone = load_backbone("efficientnet-lite0", modality="image", image_size=64)
     angles = range(0, 91, 10)
@@ -308,7 +325,7 @@ def digits(seeds: int) -> Iterator[dict[str, Any]]:
         rest = np.concatenate(parts[3:])
         for angle in (20, 45, 60, 90):
             there = domains.get(angle) or domain_of(backbone, *turned(angle))
-            yield measure(f"digits turned by {angle}", backbone, source, there.select(rest), DIGITS, seed)
+            yield Case.of(f"digits turned by {angle}", backbone, source, there.select(rest), DIGITS, seed)
         # Every step sees the same rows: 1,797 digits are too few for ten parts of their own.
         few = rest[:400]
         steps = [domains[angle].select(few) for angle in angles if angle]
@@ -317,10 +334,10 @@ def digits(seeds: int) -> Iterator[dict[str, Any]]:
             np.concatenate([one.y for one in steps]),
         )
         order = np.repeat(np.arange(len(steps)), len(few))
-        yield measure("digits turned to 90 in steps", backbone, source, whole, DIGITS, seed, order=order)
+        yield Case.of("digits turned to 90 in steps", backbone, source, whole, DIGITS, seed, order=order)
 
 
-def traps(seeds: int) -> Iterator[dict[str, Any]]:
+def traps(seeds: int) -> Iterator[Case]:
     backbone = load_backbone("efficientnet-lite0", modality="image")
     pixels, y, kind = cells()
     whole = domain_of(backbone, pixels, y)
@@ -354,13 +371,13 @@ def traps(seeds: int) -> Iterator[dict[str, Any]]:
             "other kind, the other class missing": (mono, shifted.select(np.flatnonzero(shifted.y == 0))),
         }
         for name, (here, there) in cases.items():
-            yield measure(name, backbone, here, there, NAMES, seed)
+            yield Case.of(name, backbone, here, there, NAMES, seed)
         shuffled = chance.permutation(len(flat.y))
         first, second = shuffled[:900], shuffled[900:]
         for name, domain in (("digits", flat), ("digits turned by 30", slanted)):
             there = domain.select(second)
             low = np.flatnonzero(there.y < 5)
-            yield measure(
+            yield Case.of(
                 f"{name}, half of the classes missing",
                 small,
                 flat.select(first),
@@ -369,10 +386,10 @@ def traps(seeds: int) -> Iterator[dict[str, Any]]:
                 seed,
             )
             known = first[flat.y[first] < 7]
-            yield measure(f"{name}, new classes", small, flat.select(known), there, DIGITS[:7], seed, known=7)
+            yield Case.of(f"{name}, new classes", small, flat.select(known), there, DIGITS[:7], seed, known=7)
 
 
-def mails(seeds: int, path: Path) -> Iterator[dict[str, Any]]:
+def mails(seeds: int, path: Path) -> Iterator[Case]:
     import pyarrow.parquet as pq
 
     from unfreeze.adapting.passes import Passes
@@ -403,7 +420,7 @@ def mails(seeds: int, path: Path) -> Iterator[dict[str, Any]]:
                 passed = passes.features(dataset, np.arange(len(dataset)), name)
                 found[name] = Domain(passed.arrays, dataset.label[passed.rows].astype(np.intp))
             for name in cases:
-                yield measure(
+                yield Case.of(
                     name, backbone, found["source"], found[name], ("ham", "spam"), seed, baselines=True
                 )
 
@@ -460,32 +477,20 @@ def main() -> None:
     )
     parser.add_argument("cases", nargs="*", help="solar, corruptions, digits, traps, mails=FILE")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument(
-        "--results", type=Path, help="file that every result is added to, a JSON object a line"
-    )
-    parser.add_argument("--report", type=Path, help="print the table of such a file, and run nothing")
+    parser.add_argument("--results", type=Path, help="file that every result is kept in; see kept.py")
     arguments = parser.parse_args()
-    if arguments.report is not None:
-        report([json.loads(line) for line in arguments.report.read_text().splitlines()])
-        return
-    kinds: dict[str, Callable[[int], Iterator[dict[str, Any]]]] = {
+    kept = Kept(arguments.results, ("case", "seed"))
+    kinds: dict[str, Callable[[int], Iterator[Case]]] = {
         "solar": solar, "corruptions": corruptions, "digits": digits, "traps": traps,
     }  # fmt: skip
-    results = []
     for name in arguments.cases:
         kind, _, path = name.partition("=")
         found = mails(arguments.seeds, Path(path)) if kind == "mails" else kinds[kind](arguments.seeds)
-        for one in found:
-            results.append(one)
-            print(
-                f"{one['case']}, seed {one['seed']}: {one['verdict']} {one['method'] or ''} "
-                + ", ".join(f"{key} {value['balanced']:.3f}" for key, value in one["scores"].items()),
-                flush=True,
-            )
-            if arguments.results is not None:
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps(one) + "\n")
-    report(results)
+        for case in found:
+            if not kept.has(case=case.name, seed=case.seed):
+                kept.add(case.measure())
+    report(kept.rows)
+    print(f"\n{kept.told()}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """What `--strategy auto` costs beside knowing the best strategy: its regret, on tasks of several sizes.
 
-    python bench/chooser.py --tasks digits-200,mails-32 --seeds 3 --results chooser.jsonl
-    python bench/chooser.py --report chooser.jsonl
+    python bench/chooser.py --tasks digits-200,mails-32 --seeds 3 --results bench/results/chooser.jsonl
 
 Every strategy and ``auto`` are trained on the same rows for each seed, and tested on rows that are the same for all
 seeds of a task. The regret of a rule is the accuracy of the strategy with the best mean over the seeds less the rule's
 mean. Beside ``auto`` stand the two rules that need no trial: the classic guide's table by number of rows, and always
-full fine-tuning. Times are wall seconds of whole runs, reports included.
+full fine-tuning. Times are wall seconds of whole runs, reports included. What the file of results holds is not run
+again, and a seed counts for a task once all of its strategies have been run with it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import unfreeze
+from kept import Kept
 from unfreeze.config import AUTO, FLOOR
 from unfreeze.demo import solar_cells
 from unfreeze.strategies.classic import by_rows
@@ -34,6 +35,8 @@ from unfreeze.strategies.classic import by_rows
 STRATEGIES = (FLOOR, "partial", "gradual", "discriminative", "full", "lora")
 SIZES = {"solar": (100, 250, 500), "mails": (32, 100, 500, 4000), "digits": (200, 1000)}
 TEST_ROWS = 600
+SETTINGS = ("image_size", "max_length", "time_limit")
+KEY = ("task", "strategy", "seed", *SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -113,14 +116,27 @@ def measure(task: str, strategy: str, seed: int, arguments: argparse.Namespace) 
         seconds = time.perf_counter() - began
         choice = Path(folder) / "run" / "choice.json"
         chosen = json.loads(choice.read_text())["shipped"] if choice.exists() else strategy
-    return {
-        "task": task,
-        "strategy": strategy,
-        "seed": seed,
+    return key_of(task, strategy, seed, arguments) | {
         "accuracy": run.test.accuracy,
         "seconds": seconds,
         "chosen": chosen,
     }
+
+
+def key_of(task: str, strategy: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What tells one run from another."""
+    shared = {name: getattr(arguments, name) for name in SETTINGS}
+    return {"task": task, "strategy": strategy, "seed": seed} | shared
+
+
+def complete(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of those seeds of a task that every strategy of the task was run with."""
+    strategies: dict[str, set[str]] = defaultdict(set)
+    done: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for row in results:
+        strategies[row["task"]].add(row["strategy"])
+        done[row["task"], row["seed"]].add(row["strategy"])
+    return [row for row in results if done[row["task"], row["seed"]] == strategies[row["task"]]]
 
 
 def report(results: Sequence[dict[str, Any]]) -> None:
@@ -178,27 +194,19 @@ def main() -> None:
     parser.add_argument("--time-limit", default="10m")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--max-length", type=int)
-    parser.add_argument(
-        "--results", type=Path, help="file that every result is added to, a JSON object a line"
-    )
-    parser.add_argument("--report", type=Path, help="only print the table of such a file")
+    parser.add_argument("--results", type=Path, help="file that every result is kept in; see kept.py")
     arguments = parser.parse_args()
-    if arguments.report is not None:
-        report([json.loads(line) for line in arguments.report.read_text().splitlines()])
-        return
-    results = []
+    kept = Kept(arguments.results, KEY)
     with tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("UNFREEZE_CACHE", cache)
         for seed in range(arguments.seeds):
             for task in arguments.tasks.split(","):
                 for strategy in arguments.strategies.split(","):
-                    result = measure(task, strategy, seed, arguments)
-                    results.append(result)
-                    print(json.dumps(result), flush=True)
-                    if arguments.results is not None:
-                        with arguments.results.open("a") as file:
-                            file.write(json.dumps(result) + "\n")
-    report(results)
+                    if not kept.has(**key_of(task, strategy, seed, arguments)):
+                        kept.add(measure(task, strategy, seed, arguments))
+    shared = {name: getattr(arguments, name) for name in SETTINGS}
+    report(complete([row for row in kept.rows if shared.items() <= row.items()]))
+    print(f"\n{kept.told()}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ An entry is a strategy, with settings behind a colon where they differ from the 
 strategies are run, with and without ``recipe=classic``. A quarter of the cells is held out for each seed (stratified
 by label and kind, as published); the interval is Student's, over the seeds that are counted beside it. Seconds of the
 last epoch and memory come from a run in a process of its own that has the machine for itself: of two epochs, or of all
-where the recipe fixes them.
+where the recipe fixes them. With ``--results FILE`` what the file holds is not run again.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from kept import Kept
 from unfreeze.comparing.entry import Entry, parse_entry
 from unfreeze.comparing.intervals import over_seeds
 from unfreeze.config import FLOOR, STRATEGIES
@@ -33,6 +33,7 @@ from unfreeze.demo import demo_request, solar_cells, write_table
 from unfreeze.executors.processor import available_cores
 
 TIMED_EPOCHS = 2
+KEY = ("backbone", "image_size", "rows", "entry", "seed", "timed")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,18 @@ class Setting:
     image_size: int | None
     rows: int | None
     jobs: int
+
+    def key(self, entry: Entry, seed: int, *, timed: bool) -> dict[str, Any]:
+        """What tells one run from another; the backbone without the folder of its weights."""
+        name, at, file = self.backbone.partition("@")
+        return {
+            "backbone": name + at + Path(file).name,
+            "image_size": self.image_size,
+            "rows": self.rows,
+            "entry": entry.name,
+            "seed": seed,
+            "timed": timed,
+        }
 
 
 def measure(entry: Entry, seed: int, setting: Setting, *, timed: bool = False) -> dict[str, Any]:
@@ -67,14 +80,11 @@ def measure(entry: Entry, seed: int, setting: Setting, *, timed: bool = False) -
     if timed and entry.strategy != FLOOR and "recipe" not in entry.settings:
         request = replace(request, epochs=TIMED_EPOCHS)
     run = train(request)
-    result = {
-        "entry": entry.name,
-        "seed": seed,
+    result = setting.key(entry, seed, timed=timed) | {
         "accuracy": run.test.accuracy,
         "balanced": run.test.balanced_accuracy,
         "validation": run.validation.accuracy,
         "seconds": run.seconds,
-        "timed": timed,
     }
     return result | (training(folder) if (folder / "ledger.json").exists() else {})
 
@@ -112,17 +122,13 @@ def reduced(setting: Setting, seed: int) -> tuple[Path, Path]:
     return folder / "train.csv", folder / "test.csv"
 
 
-def run_all(entries: list[Entry], seeds: int, setting: Setting) -> Iterator[dict[str, Any]]:
-    """The results as they come; failures are printed and left out."""
+def run_all(wanted: list[tuple[Entry, int]], setting: Setting) -> Iterator[dict[str, Any]]:
+    """The results of these entries and seeds as they come; failures are printed and left out."""
     # Read when a process starts: without it every run takes all cores for its matrix products.
     os.environ["OMP_NUM_THREADS"] = str(max(1, available_cores() // setting.jobs))
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(setting.jobs, mp_context=spawn) as pool:
-        futures = {
-            pool.submit(measure, entry, seed, setting): (entry, seed)
-            for seed in range(seeds)
-            for entry in entries
-        }
+        futures = {pool.submit(measure, entry, seed, setting): (entry, seed) for entry, seed in wanted}
         for future in as_completed(futures):
             entry, seed = futures[future]
             try:
@@ -187,9 +193,7 @@ def main() -> None:
     parser.add_argument(
         "--timed", action="store_true", help="also measure seconds an epoch, one run at a time"
     )
-    parser.add_argument(
-        "--results", type=Path, help="file that every result is added to, a JSON object a line"
-    )
+    parser.add_argument("--results", type=Path, help="file that every result is kept in; see kept.py")
     arguments = parser.parse_args()
     names = arguments.entries or [
         name for strategy in STRATEGIES for name in (strategy, f"{strategy}:recipe=classic")
@@ -201,15 +205,22 @@ def main() -> None:
         setting = Setting(
             table, Path(folder), arguments.backbone, arguments.image_size, arguments.rows, arguments.jobs
         )
-        results = []
-        timed = time_alone(entries, setting) if arguments.timed else ()
-        for result in chain(timed, run_all(entries, arguments.seeds, setting)):
-            results.append(result)
-            print(json.dumps(result), flush=True)
-            if arguments.results is not None:
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
-        print_table(entries, results)
+        kept = Kept(arguments.results, KEY)
+
+        def missing(entry: Entry, seed: int, *, timed: bool) -> bool:
+            return not kept.has(**setting.key(entry, seed, timed=timed))
+
+        if arguments.timed:
+            for result in time_alone([one for one in entries if missing(one, 0, timed=True)], setting):
+                kept.add(result)
+        seeds = range(arguments.seeds)
+        pairs = [(entry, seed) for seed in seeds for entry in entries if missing(entry, seed, timed=False)]
+        for result in run_all(pairs, setting):
+            kept.add(result)
+        same = setting.key(entries[0], 0, timed=False)
+        shared = ("backbone", "image_size", "rows")
+        print_table(entries, [row for row in kept.rows if all(row[name] == same[name] for name in shared)])
+        print(f"\n{kept.told()}")
 
 
 if __name__ == "__main__":
