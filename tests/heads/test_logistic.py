@@ -10,7 +10,7 @@ from unfreeze.heads.logistic import solve
 from unfreeze.heads.problem import make_folds
 
 
-def solve_all(x, y, train, *, classes, penalties, balanced=False, tolerance=1e-10):
+def solve_all(x, y, train, *, classes, penalties, balanced=False, **options):
     design = make_design([x], name="toy")
     folds = make_folds(design, y, train, classes=classes, balanced=balanced)
     count = train.shape[1]
@@ -20,7 +20,7 @@ def solve_all(x, y, train, *, classes, penalties, balanced=False, tolerance=1e-1
         folds,
         fold=np.tile(np.arange(count), len(penalties)),
         penalty=np.repeat(np.asarray(penalties), count),
-        tolerance=tolerance,
+        **options,
     )
 
 
@@ -113,6 +113,47 @@ def test_separable_rows_converge_at_a_weak_penalty(gaussians, softmax):
     solution = solve_all(x, y, everything, classes=2, penalties=[1e-5])
     assert solution.converged.all()
     assert softmax(solution.logits[:, 0])[np.arange(60), y].min() > 0.99
+
+
+@pytest.mark.parametrize(("classes", "apart"), [(2, 3.0), (2, 10.0), (3, 1.0)])
+@pytest.mark.parametrize("penalty", [1e-2, 1e-4, 1e-6])
+def test_a_few_rows_of_many_features_are_solved_at_any_penalty(gaussians, softmax, classes, apart, penalty):
+    """One row is the mean of the others, turned: what rounding leaves of that direction must count for nothing."""
+    x, y = gaussians(24, 2000, classes, apart=apart)
+    everything = np.ones((24, 1), dtype=bool)
+    solution = solve_all(x, y, everything, classes=classes, penalties=[penalty])
+    assert solution.converged.all()
+    reference = LogisticRegression(C=1.0 / (penalty * 24), tol=1e-10, max_iter=10_000)
+    reference.fit(standardised(x, everything[:, 0]), y)
+    expected = reference.predict_proba(standardised(x, everything[:, 0]))
+    assert np.abs(softmax(solution.logits[:, 0]) - expected).max() < 2e-3
+    assert softmax(solution.logits[:, 0])[np.arange(24), y].min() > 0.9
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_fit_that_starts_from_another_penalty_s_ends_where_one_from_nothing_does(
+    gaussians, softmax, classes
+):
+    x, y = gaussians(120, 300, classes)
+    train = np.random.default_rng(1).permutation(120)[:, None] % 3 != np.arange(3)
+    before = solve_all(x, y, train, classes=classes, penalties=[0.01])
+    cold, warm = (
+        solve_all(x, y, train, classes=classes, penalties=[0.003], start=start)
+        for start in (None, before.theta)
+    )
+    assert warm.converged.all()
+    assert warm.steps < cold.steps
+    for fold in range(3):
+        assert np.abs(softmax(warm.logits[:, fold]) - softmax(cold.logits[:, fold])).max() < 2e-3
+
+
+@pytest.mark.parametrize(("n", "width"), [(24, 2000), (900, 900), (60, 100)])
+def test_the_spectrum_is_of_unit_vectors_that_stand_apart(gaussians, n, width):
+    design = make_design([gaussians(n, width, 2)[0]], name="toy")
+    products = design.vectors.T @ design.vectors
+    assert np.abs(products.numpy() - np.eye(len(products))).max() < 1e-2
+    assert design.rest > 0
+    assert float(design.values.min()) > 0
 
 
 def test_features_that_are_not_finite_are_refused():

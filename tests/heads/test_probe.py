@@ -41,7 +41,7 @@ def test_boundaries_joined_are_taken_when_each_knows_a_part(halves):
 
 
 def test_the_pooled_feature_alone_is_taken_when_the_others_add_noise(gaussians):
-    x, y = gaussians(200, 6, 2, apart=3.0)
+    x, y = gaussians(200, 6, 2, apart=2.0)
     noise = np.random.default_rng(1).normal(size=(200, 80)).astype(np.float32)
     result = fitted({1: noise, 2: noise[:, ::-1].copy(), 3: x}, y, 2)
     assert result.probe is result.pooled

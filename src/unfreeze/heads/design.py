@@ -22,6 +22,9 @@ LEAST_SPREAD = float(np.finfo(np.float32).tiny)
 SPREAD_FLOOR = 0.5
 SPECTRUM_ROWS = 4096
 SPECTRUM_RANK = 384
+# An eigenvalue below this share of the largest one is float32's rounding, and so is its vector. No direction counts for
+# less either: with weak penalties the inverse would be so large there that rounding turned steps and convergence.
+LEAST_VALUE = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +125,8 @@ def _spectrum(rows: Tensor) -> tuple[Tensor, Tensor, float]:
         values, vectors = values[-rank:], vectors[:, -rank:]
     elif length <= 2 * SPECTRUM_RANK:
         values, left = torch.linalg.eigh(sample @ sample.T / length)
-        values, left = values[-rank:].clamp(min=1e-12), left[:, -rank:]
-        vectors = sample.T @ left / (values * length).sqrt()
+        values, left = values[-rank:], left[:, -rank:]
+        vectors = sample.T @ left / (values.clamp(min=1e-12) * length).sqrt()
     else:
         noise = torch.Generator().manual_seed(0)
         basis = sample.T @ (sample @ torch.randn(width, rank, generator=noise))
@@ -131,6 +134,8 @@ def _spectrum(rows: Tensor) -> tuple[Tensor, Tensor, float]:
         reduced = sample @ basis
         values, inner = torch.linalg.eigh(reduced.T @ reduced / length)
         vectors = basis @ inner
-    values = values.clamp(min=0.0)
-    rest = max(trace - float(values.sum()), 0.0) / max(width - rank, 1)
-    return vectors.contiguous(), values, rest
+    least = LEAST_VALUE * max(float(values[-1]), 0.0)
+    known = values > least
+    values, vectors = values[known], vectors[:, known]
+    rest = (trace - float(values.sum())) / max(width - len(values), 1)
+    return vectors.contiguous(), values, max(rest, least)

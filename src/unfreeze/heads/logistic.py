@@ -39,12 +39,14 @@ class Solution:
     """Solved candidates: ``logits`` float32 (rows, candidates, classes) for all rows, held out or not.
 
     ``weight`` float64 (width, candidates, classes) and ``bias`` (candidates, classes) read raw features.
+    ``theta`` (width + 1, candidates, columns): the parameters as the solver has them, to start others from.
     ``steps``: how many steps the slowest candidate took; ``converged`` (candidates,).
     """
 
     logits: NDArray[np.float32]
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
+    theta: Tensor
     converged: NDArray[np.bool_]
     steps: int
 
@@ -56,24 +58,28 @@ def solve(
     *,
     fold: NDArray[np.intp],
     penalty: NDArray[np.float64],
-    tolerance: float = 1e-10,
+    tolerance: float = 1e-9,
     most_steps: int = 300,
+    start: Tensor | None = None,
 ) -> Solution:
     """The solutions of the candidates (``fold[i]``, ``penalty[i]``).
 
+    ``start``: the ``theta`` of a solution for the same folds with penalties not far away (default: class frequencies).
     ``tolerance`` bounds gᵀH⁻¹g in nats, about twice the distance of the objective from its minimum.
     """
     with torch.inference_mode():
         problem = Problem.of(design, y, folds, fold=fold, penalty=penalty)
-        theta, logits, converged, steps = _minimise(problem, tolerance=tolerance, most_steps=most_steps)
+        begin = problem.start() if start is None else (start, problem.forward(start))
+        theta, logits, converged, steps = _minimise(
+            problem, *begin, tolerance=tolerance, most_steps=most_steps
+        )
         return _in_raw_features(design, folds, fold, theta, logits, converged=converged, steps=steps)
 
 
 def _minimise(
-    problem: Problem, *, tolerance: float, most_steps: int
+    problem: Problem, theta: Tensor, logits: Tensor, *, tolerance: float, most_steps: int
 ) -> tuple[Tensor, Tensor, NDArray[np.bool_], int]:
-    """Parameters, logits, which candidates converged, and the number of steps."""
-    theta, logits = problem.start()
+    """Parameters, logits, which candidates converged, and the number of steps; from the given ones on."""
     final_theta, final_logits = theta.clone(), logits.clone()
     active = torch.arange(theta.shape[1])
     converged = np.zeros(len(active), dtype=bool)
@@ -188,5 +194,10 @@ def _in_raw_features(
         absent = (typical - rare) * (1 - present)
         bias, logits = bias + absent, logits + absent
     return Solution(
-        logits=logits.numpy(), weight=weight.numpy(), bias=bias.numpy(), converged=converged, steps=steps
+        logits=logits.numpy(),
+        weight=weight.numpy(),
+        bias=bias.numpy(),
+        theta=theta,
+        converged=converged,
+        steps=steps,
     )
