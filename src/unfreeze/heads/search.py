@@ -99,8 +99,8 @@ class _Trial:
         self.tried: list[Candidate] = []
         self.logits = np.empty((0, classes), dtype=np.float32)
         self.least = np.inf
-        # Where the solver ended for each fold, with the penalty tried last: the next one is not far. A hundred classes
-        # of three rows took 297 steps from the class frequencies, and 77 so.
+        # Where the solver ended for each fold with the last penalty on the way down: the next one is not far. A hundred
+        # classes of three rows took 297 steps from the class frequencies, and 77 so.
         self.ended: dict[int, Tensor] = {}
 
     @property
@@ -125,6 +125,8 @@ class _Trial:
         return self.losses[end] < min(others) - WORTH_GROWING
 
     def run(self, penalties: list[float]) -> None:
+        # Strong penalties keep everything near the class frequencies, which is where the solver starts by itself.
+        downwards = not self.tried or max(penalties) < self.penalties[-1]
         fold = np.tile(np.arange(self.folds), len(penalties))
         penalty = np.repeat(np.asarray(penalties), self.folds)
         logits = [np.zeros((len(self.y), self.classes), dtype=np.float32) for _ in penalties]
@@ -137,7 +139,7 @@ class _Trial:
                 fold=fold[batch],
                 penalty=penalty[batch],
                 tolerance=SEARCH_TOLERANCE,
-                start=self._start(fold[batch]),
+                start=self._start(fold[batch]) if downwards else None,
             )
             self.ended |= {int(number): solution.theta[:, i].clone() for i, number in enumerate(fold[batch])}
             self._collect(logits, solution, first=start, fold=fold)
