@@ -59,6 +59,17 @@ def test_gradual_moves_the_boundary_toward_the_input(t, kind, rows):
     assert rates == sorted(rates, reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("rate", "head_rates"),
+    [(2e-5, [2e-4, 6e-4, 2e-4]), (3e-4, [1e-3] * 3), (1e-2, [1e-2, 3e-2, 1e-2])],
+)
+def test_gradual_moves_its_fitted_head_no_faster_than_the_classic_rate_nor_slower_than_what_it_reads(
+    t, rate, head_rates
+):
+    plan = gradual.plan(t.toy("vit"), replace(SETTINGS, rate=rate))
+    assert [phase.head_rate for phase in plan.phases] == pytest.approx(head_rates)
+
+
 def test_discriminative_rates_fall_toward_the_input(t):
     backbone = t.toy("vit")
     plan = discriminative.plan(backbone, replace(SETTINGS, rate=1.6e-3, layer_decay=0.5))

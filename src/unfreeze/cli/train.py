@@ -88,7 +88,7 @@ def train(
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Peak rate of the backbone (the head's is ten times that) or of a graft. (default: by family)",
+            help="Peak rate of the backbone (the head's is up to ten times that) or of a graft. (default: by family)",
             rich_help_panel=THAW,
         ),
     ] = None,
