@@ -18,6 +18,7 @@ from typing import Any
 
 from unfreeze.executors.processor import available_cores, processor_name
 
+ROOT = Path(__file__).parents[1]
 STAMP = ("date", "processor", "revision")
 
 
@@ -57,10 +58,14 @@ class Kept:
 @cache
 def stamp() -> dict[str, str]:
     """Date, processor and revision of what runs now."""
-    describe = ["git", "describe", "--always", "--dirty"]
-    found = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    # The program alone: results that were just added change no number.
+    changed = "-changed" if git("diff", "--quiet", "HEAD", "--", "src").returncode else ""
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "processor": f"{processor_name()} ({available_cores()} cores)",
-        "revision": found.stdout.strip() or "unknown",
+        "revision": (git("rev-parse", "--short", "HEAD").stdout.strip() or "unknown") + changed,
     }
