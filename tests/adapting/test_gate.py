@@ -7,7 +7,7 @@ import pytest
 
 from unfreeze.adapting.gate import Candidate, decide, has_collapsed, paired, refuse, skill
 from unfreeze.adapting.shift import Shift, measure_shift, unusual_rows
-from unfreeze.adapting.signs import Reader, Signs, balanced_accuracy
+from unfreeze.adapting.signs import Reader, Signs, balanced_accuracy, scarcest
 from unfreeze.adapting.trying import try_methods
 from unfreeze.progress import Silent
 
@@ -77,6 +77,21 @@ def test_answers_that_have_changed_sides_are_other_shares(domains):
     assert judge(scene, before, BETTER) == ()
     (problem,) = judge(scene, replace(before, displaced=0.6), BETTER)
     assert "60% of the answers displaced" in problem
+
+
+def test_a_class_that_is_hardly_ever_answered_may_be_missing(domains):
+    scene = domains().scene
+    before = replace(SOUND, transported=0.72, scarcest=0.05)
+    assert judge(scene, before, BETTER) == ()
+    (problem,) = judge(scene, replace(before, scarcest=0.02), BETTER)
+    assert "a class has 2% of the answers" in problem
+
+
+def test_the_scarcest_class_is_looked_for_where_there_are_rows_enough():
+    usual = np.array([0.5, 0.45, 0.05])
+    assert scarcest(np.array([0.6, 0.4, 0.0]), usual, rows=200) == 0
+    assert scarcest(np.array([0.6, 0.4, 0.0]), usual, rows=100) == pytest.approx(0.4 / 0.45)
+    assert scarcest(np.array([0.0, 0.0, 1.0]), usual, rows=10) == 1
 
 
 def test_displaced_answers_are_counted(domains):

@@ -17,6 +17,8 @@ from unfreeze.heads.head import Head
 
 # k-means from so many starts; the clusters' agreement with the answers is what counts, not the best inertia.
 STARTS = 4
+# Of a class that is to have this many answers none is no chance any more (a probability of 0.00005, by Poisson).
+FEWEST_EXPECTED = 10
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Signs:
     (reverse validation, Zhong et al. 2010). ``transported``: balanced accuracy on those rows when they have the means,
     spreads and correlations of the target. The last three are None without a source, and the last where the network
     itself was changed, which these rows have not been through. ``displaced``: the share of answers that would have to
-    be another class for the source's shares (total variation); 0 without a source.
+    be another class for the source's shares (total variation); 0 without a source. ``scarcest``: of the classes that
+    the source's shares give ten answers or more, the smallest share as a part of the source's; 1 where there is none.
     """
 
     shares: tuple[float, ...]
@@ -43,6 +46,7 @@ class Signs:
     reverse: float | None
     transported: float | None = None
     displaced: float = 0.0
+    scarcest: float = 1.0
 
     @property
     def largest(self) -> float:
@@ -111,6 +115,7 @@ class Reader:
             reverse=self._reverse(labels),
             transported=None if head is None else self._score_transported(head),
             displaced=float(np.abs(shares - usual).sum() / 2),
+            scarcest=scarcest(shares, usual, rows=len(labels)),
         )
 
     @cached_property
@@ -167,6 +172,12 @@ def entropy(shares: NDArray[np.float64]) -> float:
     """In nats."""
     some = shares[shares > 0]
     return float(-(some * np.log(some)).sum())
+
+
+def scarcest(shares: NDArray[np.float64], usual: NDArray[np.float64], *, rows: int) -> float:
+    """The smallest of ``shares`` as a part of the ``usual`` one, among classes that ``rows`` are enough to tell of."""
+    expected = usual * rows >= FEWEST_EXPECTED
+    return float((shares[expected] / usual[expected]).min(initial=1.0))
 
 
 def balanced_accuracy(y: NDArray[np.intp], labels: NDArray[np.intp]) -> float:
