@@ -273,7 +273,11 @@ def test_a_wrong_request_is_refused_in_a_sentence(image_run, moved, tmp_path, sa
 def test_a_wrong_target_is_refused_in_a_sentence(image_run, text_run, mails, moved, tmp_path):
     (tmp_path / "empty").mkdir()
     out = tmp_path / "run"
+    paths = tmp_path / "paths.csv"
+    paths.write_text("image,label\n" + "".join(f"red/{n:02}.png,red\n" for n in range(9)))
     for run, target, told in (
+        (text_run, paths, r"reads texts, and .*paths.csv holds images \(column 'image'\)"),
+        (image_run, mails, r"reads images, and .*mails.csv holds texts \(column 'text'\)"),
         (image_run, tmp_path / "empty", "no image inputs"),
         (image_run, tmp_path / "nowhere.png", "does not exist"),
         (text_run, moved / "red" / "00.png", "reads texts"),

@@ -333,8 +333,42 @@ def test_tables_without_labels_tell_their_content_and_rows(tmp_path, kind):
     assert content_column(table, modality="text", asked="id") == "id"
     with pytest.raises(RequestError, match="Did you mean 'text'"):
         content_column(table, modality="text", asked="tex")
-    with pytest.raises(DataError, match="which column holds the images is unclear"):
-        content_column(open_table(write(tmp_path / "n.csv", {"text": TEXTS})), modality="image", asked=None)
+    with pytest.raises(RequestError, match="--column 'tex'"):
+        content_column(table, modality="text", asked="tex")
+
+
+PATHS = [f"{number}.png" for number in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("modality", "columns", "asked", "message"),
+    [
+        ("text", {"image": PATHS, "label": KINDS}, None, "reads texts, and .* holds images .column 'image'"),
+        ("text", {"image": PATHS, "colour": KINDS}, None, "reads texts, and .* holds images .column 'image'"),
+        (
+            "text",
+            {"image": PATHS, "text": TEXTS},
+            "image",
+            "reads texts, and .* holds images .column 'image'",
+        ),
+        ("image", {"text": TEXTS, "label": KINDS}, None, "reads images, and .* holds texts .column 'text'"),
+        ("image", {"text": TEXTS, "label": PATHS}, None, "reads images, and .* holds texts .column 'text'"),
+        ("text", {"label": KINDS, "species": KINDS}, None, "holds the texts is unclear"),
+        ("image", {"colour": KINDS}, None, "holds the images is unclear"),
+    ],
+)
+def test_a_label_is_no_input_and_a_table_of_the_other_kind_is_named(
+    tmp_path, modality, columns, asked, message
+):
+    table = open_table(write(tmp_path / "n.csv", columns))
+    with pytest.raises(DataError, match=message):
+        content_column(table, modality=modality, asked=asked)
+
+
+def test_a_caption_beside_an_image_is_a_text(tmp_path):
+    table = open_table(write(tmp_path / "n.csv", {"image": PATHS, "caption": TEXTS, "label": KINDS}))
+    assert content_column(table, modality="text", asked=None) == "caption"
+    assert content_column(table, modality="text", asked="label") == "label"
 
 
 def test_named_columns_win_over_inferred_ones(tmp_path):

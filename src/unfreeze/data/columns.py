@@ -50,9 +50,14 @@ class _Column:
     kind: Any
 
     @property
-    def is_image(self) -> bool:
+    def is_path(self) -> bool:
+        """Whether its values are paths of images."""
         paths = sum(suffix_of(value) in IMAGE_SUFFIXES for value in self.values)
-        return self.is_bytes or (bool(self.values) and paths >= SHARE_OF_PATHS * len(self.values))
+        return bool(self.values) and paths >= SHARE_OF_PATHS * len(self.values)
+
+    @property
+    def is_image(self) -> bool:
+        return self.is_bytes or self.is_path
 
     @property
     def is_text(self) -> bool:
@@ -93,20 +98,45 @@ def choose_columns(table: Table, asked: Columns) -> ChosenColumns:
 def content_column(table: Table, *, modality: Modality, asked: str | None) -> str:
     """The column with the inputs of a table without labels: the one ``asked`` for, else what it suggests.
 
+    A column whose name says that it holds labels is never suggested: what it tells must not reach a model as an input.
     Raises RequestError for an unknown name and DataError when it is unclear or of the other modality.
     """
-    columns = Columns(**{modality: asked})
-    _check_names(table, columns)
+    known = table.head.column_names
     if asked is not None:
+        if asked not in known:
+            raise RequestError(
+                f"--column {asked!r}: {table.name} has no such column.{did_you_mean(asked, known)} "
+                f"Its columns are {listed(known, most=20)}."
+            )
+        if modality == "text" and _column(table, asked).is_path:
+            _raise_other(table, modality, asked)
         return asked
-    described = [_column(table, name) for name in table.head.column_names]
-    fitting = [column for column in described if (column.is_image if modality == "image" else column.is_text)]
-    names = IMAGE_NAMES if modality == "image" else TEXT_NAMES
-    prose = [column for column in fitting if column.is_prose]
-    only = _only(fitting, names) or (prose[0] if modality == "text" and len(prose) == 1 else None)
-    if only is None:
-        _raise_unclear(table, f"the {modality}s", fitting, "--column")
-    return only.name
+    described = [_column(table, name) for name in known if name.lower() not in LABEL_NAMES]
+    images = [column for column in described if column.is_image]
+    texts = [column for column in described if column.is_text]
+    telling = [column for column in texts if column.is_prose or column.name.lower() in TEXT_NAMES]
+    if modality == "image":
+        only, fitting, others = _only(images, IMAGE_NAMES), images, telling
+    else:
+        # Beside images, a column of a few words is more likely their label than the text.
+        fitting = telling if images else texts
+        prose = [column for column in fitting if column.is_prose]
+        only, others = _only(fitting, TEXT_NAMES) or (prose[0] if len(prose) == 1 else None), images
+    if only is not None:
+        return only.name
+    if others and not fitting:
+        _raise_other(table, modality, others[0].name)
+    _raise_unclear(table, f"the {modality}s", fitting, "--column")
+
+
+def _raise_other(table: Table, modality: Modality, column: str) -> NoReturn:
+    found, wanted = (
+        ("texts", "a column of image paths") if modality == "image" else ("images", "a column of texts")
+    )
+    raise DataError(
+        f"This run reads {modality}s, and {table.name} holds {found} (column {column!r}). "
+        f"Give {modality}s, or name {wanted} with --column."
+    )
 
 
 def is_string(kind: Any) -> bool:
