@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from unfreeze.adapting.gate import Candidate, Verdict
 from unfreeze.adapting.shift import Shift
 from unfreeze.adapting.signs import Signs
+from unfreeze.contracts import Modality
 from unfreeze.report.content import Example
 
 if TYPE_CHECKING:
@@ -22,16 +23,19 @@ if TYPE_CHECKING:
 class Adaptation:
     """A finished adaptation: its folder, a run of its own, and everything that the decision rests on.
 
-    ``missing``: methods that could propose nothing, and why. ``asked``: the table of rows worth labelling, or None.
-    ``after_the_fact``: accuracy and balanced accuracy on the target's own labels of the source model and of this one,
-    looked up when all was decided, or None. ``target_shares``: of the classes among the answers that are given now.
+    ``missing``: methods that could propose nothing, and why. ``asked``: the table of rows worth labelling, or None, and
+    ``again`` the command that adapts with it once it is filled. ``labelled``: how many labels of the target were given.
+    ``on_source``: accuracy on the source's validation rows as they come, of the source's model and of this one; None
+    without a source. ``target_shares``: of the classes among the answers that are given now. ``after_the_fact``:
+    accuracy and balanced accuracy on the target's own labels of the source model and of this one, looked up when all
+    was decided, or None; ``warning``: why they could not be.
     """
 
     folder: Path
     run: str
     target: tuple[str, ...]
     rows: int
-    modality: str
+    modality: Modality
     labels: tuple[str, ...]
     source: str
     shift: Shift
@@ -43,10 +47,14 @@ class Adaptation:
     target_shares: tuple[float, ...]
     unusual: tuple[Example, ...]
     asked: Path | None
+    again: str
+    labelled: int
+    on_source: tuple[float, float] | None
     seconds: float
     command: str
     created: str
     after_the_fact: Mapping[str, Mapping[str, float]] | None = None
+    warning: str | None = None
 
     def model(self) -> Model:
         """The classifier for the target, loaded from the folder."""
@@ -63,6 +71,8 @@ class Adaptation:
             "rows": self.rows,
             "verdict": self.verdict.kind,
             "method": self.verdict.method,
+            "labels_given": self.labelled,
+            "decided_by": "labels" if self.verdict.labels else "signs",
             "reasons": list(self.verdict.reasons),
             "source": self.source,
             "shift": self.shift.to_dict(),
@@ -70,8 +80,12 @@ class Adaptation:
             "candidates": [one.to_dict() for one in self.candidates],
             "not_possible": dict(self.missing),
             "shares": dict(zip(self.labels, self.target_shares, strict=True)),
+            "source_accuracy": None
+            if self.on_source is None
+            else dict(zip(("before", "after"), self.on_source, strict=True)),
             "to_label": None if self.asked is None else str(self.asked),
             "after_the_fact": self.after_the_fact,
+            "warning": self.warning,
             "seconds": round(self.seconds, 3),
         }
 

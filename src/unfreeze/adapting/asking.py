@@ -15,36 +15,50 @@ from unfreeze.runtime.files import write_atomically
 from unfreeze.runtime.predictions import write_rows
 
 FEWEST, MOST = 20, 100
+# The table to be filled.
+LABELS = "labels.csv"
 # Rows to ask for each class.
 A_CLASS = 5
 
 
 def rows_to_label(scene: Scene, answers: NDArray[np.float64], rows: int) -> NDArray[np.intp]:
-    """Positions of the target rows most worth labelling, at most ``rows`` of the first, the most telling first.
+    """Positions of the target rows most worth labelling, among the first ``rows`` of the scene, the most telling first.
 
-    One from each of as many clusters as there are rows to ask for, weighted by how unsure the answers (rows, classes)
-    are: what is unsure and unlike the others (Zhdanov 2019).
+    Of a target that changes in steps they are of the newest one. One from each of as many clusters as there are rows to
+    ask for, weighted by how unsure the answers (rows, classes) are: what is unsure and unlike the others (Zhdanov
+    2019). Where fewer rows differ from each other, the most unsure of the rest fill up.
     """
+    possible = scene.newest[scene.newest < rows]
+    wanted = min(len(possible), max(FEWEST, min(MOST, A_CLASS * scene.classes)))
+    ordered = np.sort(answers[possible], axis=1)
+    unsure = 1.0 - (ordered[:, -1] - ordered[:, -2]) + 1e-3
+    picked = np.arange(len(possible))
+    if wanted < len(possible):
+        last = max(scene.target)
+        picked = _one_of_each_cluster(scene.target[last][possible], unsure, wanted, scene.seed)
+        rest = np.setdiff1d(np.argsort(-unsure, kind="stable"), picked, assume_unique=True)
+        picked = np.concatenate([picked, rest[: wanted - len(picked)]])
+    return possible[picked[np.argsort(-unsure[picked], kind="stable")]]
+
+
+def _one_of_each_cluster(
+    features: NDArray[np.float32], weight: NDArray[np.float64], count: int, seed: int
+) -> NDArray[np.intp]:
+    """The rows of the features nearest to the centres of ``count`` clusters, or of as many as there can be."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
 
-    last = max(scene.target)
-    wanted = min(rows, max(FEWEST, min(MOST, A_CLASS * scene.classes)))
-    if wanted >= rows:
-        return np.arange(rows)
-    block = moments_of(scene.target).standardise({last: scene.target[last]})[last][:rows]
-    block = PCA(min(32, *block.shape), random_state=scene.seed).fit_transform(block)
-    ordered = np.sort(answers[:rows], axis=1)
-    unsure = 1.0 - (ordered[:, -1] - ordered[:, -2]) + 1e-3
-    found = KMeans(wanted, n_init=1, random_state=scene.seed).fit(block, sample_weight=unsure)
+    count = min(count, len(np.unique(features, axis=0)))
+    block = moments_of({0: features}).standardise({0: features})[0]
+    block = PCA(min(32, *block.shape), random_state=seed).fit_transform(block)
+    found = KMeans(count, n_init=1, random_state=seed).fit(block, sample_weight=weight)
     distance = ((block - found.cluster_centers_[found.labels_]) ** 2).sum(axis=1)
     chosen = [
         members[np.argmin(distance[members])]
-        for members in (np.flatnonzero(found.labels_ == cluster) for cluster in range(wanted))
+        for members in (np.flatnonzero(found.labels_ == cluster) for cluster in range(count))
         if len(members)
     ]
-    picked = np.array(chosen, dtype=np.intp)
-    return picked[np.argsort(-unsure[picked], kind="stable")]
+    return np.array(chosen, dtype=np.intp)
 
 
 def write_questions(
@@ -78,7 +92,7 @@ def write_questions(
         )
     text = io.StringIO()
     write_rows(table, text)
-    path = folder / "labels.csv"
+    path = folder / LABELS
     write_atomically(path, text.getvalue())
     return path
 

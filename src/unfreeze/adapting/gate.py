@@ -7,14 +7,14 @@ them; bench/adapt.py checks them on all of those and on mails.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.adapting.scene import Proposal, Scene
-from unfreeze.adapting.shift import UNEVEN, Shift
+from unfreeze.adapting.shift import ALIKE, FLAT, UNEVEN, Shift
 from unfreeze.adapting.signs import Signs
 
 Kind = Literal["adapted", "kept source", "needs labels"]
@@ -71,11 +71,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to do: ``method`` is that of the proposal that is taken."""
+    """What to do: ``method`` is that of the proposal that is taken.
+
+    ``labels``: how many labels that a person gave have decided it, 0 where the signs did. ``against``: what speaks
+    against every method, whatever its signs, or None.
+    """
 
     kind: Kind
     method: str | None
     reasons: tuple[str, ...]
+    labels: int = 0
+    against: str | None = None
 
 
 def source_change(scene: Scene, proposal: Proposal) -> tuple[float, float] | None:
@@ -132,6 +138,10 @@ def refuse(
             f"a class has {before.scarcest:.0%} of the answers that the source's shares give it: it may be missing, "
             "and adaptation would fill it"
         )
+    if after.evenness <= UNEVEN < before.evenness:
+        problems.append(
+            f"its answers would collapse (spread {after.evenness:.2f} of the source's, {before.evenness:.2f} before)"
+        )
     gains = {"what its answers teach": gain}
     if before.transported is not None and after.transported is not None:
         gains["accuracy on the source's rows as the target would show them"] = (
@@ -175,31 +185,56 @@ def has_collapsed(before: Signs, after: Signs, scene: Scene) -> bool:
 def decide(
     scene: Scene, shift: Shift, before: Signs, candidates: Sequence[Candidate], *, rows: int
 ) -> Verdict:
-    """The verdict over all candidates; ``rows``: how many the target has."""
+    """The verdict over all candidates; ``rows``: how many the target has. Of steps the newest one's rows count."""
+    given = len(scene.asked)
     answered = [one for one in candidates if one.answered is not None]
-    if len(scene.asked) >= FEWEST_ANSWERS and answered:
-        return _by_answers(answered, len(scene.asked))
-    reasons = []
+    if given >= FEWEST_ANSWERS and answered:
+        return _by_answers(answered, given)
+    against = _against_all(shift, rows if scene.order is None else len(scene.newest))
+    found = _by_signs(scene, shift, before, candidates, against)
+    if 0 < given < FEWEST_ANSWERS:
+        few = (
+            f"{f'{given} labels are' if given > 1 else '1 label is'} fewer than the {FEWEST_ANSWERS} that can decide: "
+            "methods learn from them, the signs judge"
+        )
+        found = replace(found, reasons=(*found.reasons, few))
+    return found
+
+
+def _against_all(shift: Shift, rows: int) -> str | None:
+    """What speaks against every method, whatever its signs."""
     if rows < FEWEST_ROWS:
-        reasons.append(f"{rows} target rows are too few to adapt to ({FEWEST_ROWS} is the least)")
-    elif shift.alike:
-        reasons.append(
-            "but for class shares the target looks like the source: there is nothing that adapting could mend"
+        return f"{rows} target rows are too few to adapt to ({FEWEST_ROWS} is the least)"
+    if shift.alike:
+        return (
+            f"apart from class shares, the target looks like the source (AUC {shift.within_classes:.2f}, less than "
+            f"{ALIKE}): there is nothing that adapting could mend"
         )
-    elif shift.flat:
-        reasons.append(
-            "the target's rows hardly differ from each other, beside the source's: they may not be data of this kind"
+    if shift.flat:
+        return (
+            f"the target's rows hardly differ from each other (their features vary by {shift.variation:.2f} of the "
+            f"source's deviations, {FLAT} is the least): they may not be data of this kind"
         )
-    else:
+    return None
+
+
+def _by_signs(
+    scene: Scene, shift: Shift, before: Signs, candidates: Sequence[Candidate], against: str | None
+) -> Verdict:
+    if against is None:
         possible = [one for one in candidates if not one.refused]
         if possible:
             best = max(possible, key=lambda one: one.signs.ami)
             return Verdict("adapted", best.method, _praise(scene, before, best))
-        reasons += [f"{one.method}: {'; '.join(one.refused)}" for one in candidates]
+        reasons = [f"{one.method}: {'; '.join(one.refused)}" for one in candidates]
+    else:
+        reasons = [against]
     trouble = _trouble(scene, shift, before, candidates)
     if trouble:
-        return Verdict("needs labels", None, (*trouble, *reasons))
-    return Verdict("kept source", None, tuple(reasons or ("no method had anything to propose",)))
+        return Verdict("needs labels", None, (*trouble, *reasons), against=against)
+    return Verdict(
+        "kept source", None, tuple(reasons or ("no method had anything to propose",)), against=against
+    )
 
 
 def _by_answers(candidates: Sequence[Candidate], count: int) -> Verdict:
@@ -212,8 +247,8 @@ def _by_answers(candidates: Sequence[Candidate], count: int) -> Verdict:
         f"(standard error {100 * error:.1f})"
     )
     if gain > error:
-        return Verdict("adapted", best.method, (told,))
-    return Verdict("kept source", None, (f"{told}, which is no gain beyond chance",))
+        return Verdict("adapted", best.method, (told,), labels=count)
+    return Verdict("kept source", None, (f"{told}, which is no gain beyond chance",), labels=count)
 
 
 def points(share: float) -> str:

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from unfreeze.adapting.request import AdaptRequest
 from unfreeze.bundle.loading import Loaded
+from unfreeze.data.columns import content_column
 from unfreeze.data.dataset import Dataset, Modality, Samples
 from unfreeze.data.inputs import open_inputs, unlabelled
 from unfreeze.data.load import load_whole
 from unfreeze.data.rows import IgnoredLog
 from unfreeze.data.samples import join_samples
+from unfreeze.data.shards import is_shards
 from unfreeze.data.tables import TABLE_SUFFIXES, open_table
 from unfreeze.errors import RequestError, did_you_mean
 
@@ -88,9 +90,22 @@ def _ordered(values: pa.ChunkedArray) -> pa.ChunkedArray:
         return values
 
 
-def open_labels(name: str, loaded: Loaded) -> Dataset:
-    """The few labelled rows of the target; raises RequestError or DataError for what the run cannot have seen."""
-    dataset = load_whole(name, labels=loaded.classifier.labels)
+def content_of(name: str, modality: Modality, column: str | None) -> str | None:
+    """The column that a target's inputs were read from; None where they are files in folders."""
+    path = Path(name)
+    if path.is_dir() and not is_shards(path):
+        return None
+    if path.suffix.lower() not in TABLE_SUFFIXES or not path.is_file():
+        return column
+    return content_column(open_table(path), modality=modality, asked=column)
+
+
+def open_labels(name: str, loaded: Loaded, column: str | None) -> Dataset:
+    """The few labelled rows of the target, whose labels stand in ``column`` where it is named.
+
+    Raises RequestError or DataError for what the run cannot have seen.
+    """
+    dataset = load_whole(name, labels=loaded.classifier.labels, label_column=column)
     if dataset.modality != loaded.bundle.modality:
         raise RequestError(
             f"--target-labels {name} holds {dataset.modality}s, and the run reads {loaded.bundle.modality}s."

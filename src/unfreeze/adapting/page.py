@@ -24,7 +24,7 @@ def write_page(adaptation: Adaptation, path: Path) -> None:
 def render(one: Adaptation) -> str:
     """The page as HTML."""
     template = (resources.files("unfreeze.adapting") / "adapt.html").read_text(encoding="utf-8")
-    moved = wording.moved_chart(one)
+    moved, signs = wording.moved_chart(one), wording.sign_table(one)
     page = (
         make_environment()
         .from_string(template)
@@ -32,7 +32,10 @@ def render(one: Adaptation) -> str:
             one=one,
             title=wording.title(one),
             lead=wording.lead(one),
-            signs=wording.sign_table(one),
+            reasons=wording.reasons(one),
+            on_source=wording.on_source(one),
+            signs=signs,
+            legend=wording.legend(signs, signs.columns),
             refusals=wording.refusal_table(one),
             fact=wording.fact_table(one),
             shares=both(wording.share_chart(one)),

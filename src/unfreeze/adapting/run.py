@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from unfreeze.adapting.adaptation import Adaptation
-from unfreeze.adapting.asking import rows_to_label, write_questions
+from unfreeze.adapting.asking import LABELS, rows_to_label, write_questions
 from unfreeze.adapting.gate import decide
-from unfreeze.adapting.methods import SOUND
+from unfreeze.adapting.methods import sound_for
 from unfreeze.adapting.moments import joined
-from unfreeze.adapting.opening import Target, open_labels, open_target
+from unfreeze.adapting.opening import Target, content_of, open_labels, open_target
 from unfreeze.adapting.page import write_page
 from unfreeze.adapting.request import AUTO, AdaptRequest
 from unfreeze.adapting.saving import classifier_of, save_adapted
@@ -32,7 +31,7 @@ from unfreeze.bundle.claim import claimed
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.loading import Loaded, load
 from unfreeze.config import FLOOR
-from unfreeze.errors import RequestError
+from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.evaluate.calibration import softmax
 from unfreeze.evaluation import evaluate_run
 from unfreeze.model import Model
@@ -83,7 +82,11 @@ def _adapt_into(
     classifier = loaded.classifier
     source, found = open_source(loaded, request.source)
     progress.say(f"{found}.")
-    named = None if request.target_labels is None else open_labels(request.target_labels, loaded)
+    named = (
+        None
+        if request.target_labels is None
+        else open_labels(request.target_labels, loaded, request.label_column)
+    )
     # A probe is fitted on all rows that are not test, unless validation rows were given.
     seen = loaded.bundle.strategy == FLOOR and source is not None and "val" not in source.given
     scenery = build_scenery(classifier, source, target, named, request, progress, seen=seen)
@@ -93,9 +96,7 @@ def _adapt_into(
     names = {index + 1: stage.name for index, stage in enumerate(classifier.backbone.stages)}
     shift = measure_shift(reader, before, names)
     told = tuple(describe_shift(shift, before, classifier.labels.names))
-    for sentence in told:
-        progress.say(sentence)
-    wanted = SOUND if request.method == AUTO else (request.method,)
+    wanted = sound_for(scene) if request.method == AUTO else (request.method,)
     trials, missing = try_methods(scene, wanted, before, reader, progress)
     verdict = decide(scene, shift, before, [one.candidate for one in trials], rows=len(target.dataset))
     chosen = next((one.proposal for one in trials if one.proposal.method == verdict.method), None)
@@ -124,16 +125,25 @@ def _adapt_into(
         target_shares=tuple(answered.count(label) / max(len(answered), 1) for label in labels),
         unusual=_unusual(scenery, target, taken),
         asked=asked,
+        again=request.again_with(folder / QUESTIONS / LABELS),
+        labelled=len(scene.asked),
+        on_source=scenery.accuracy_on_source(taken),
         seconds=clock.total,
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    _write(result)
     if request.report_target_accuracy:
-        result = replace(result, after_the_fact=_after_the_fact(request, folder, progress))
-    write_atomically(folder / RESULT, json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n")
-    write_atomically(folder / "README.md", model_card(result))
-    write_page(result, folder / "report.html")
+        result = _after_the_fact(result, request, progress)
+        _write(result)
     return result
+
+
+def _write(result: Adaptation) -> None:
+    text = json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    write_atomically(result.folder / RESULT, text)
+    write_atomically(result.folder / "README.md", model_card(result))
+    write_page(result, result.folder / "report.html")
 
 
 def _ask(folder: Path, scenery: Scenery, target: Target, taken: Classifier) -> Path:
@@ -173,16 +183,31 @@ def _unusual(scenery: Scenery, target: Target, taken: Classifier) -> tuple[Examp
     )
 
 
-def _after_the_fact(
-    request: AdaptRequest, folder: Path, progress: Progress
-) -> Mapping[str, Mapping[str, float]]:
-    """Scores of the source's model and of this one on the target's own labels."""
+def _after_the_fact(result: Adaptation, request: AdaptRequest, progress: Progress) -> Adaptation:
+    """The result with scores of both models on the target's own labels, or with why there are none.
+
+    All is decided and saved by now: that these labels cannot be read costs nothing but the scores.
+    """
+    target = request.target[0]
     found = {}
-    for name, run in (("source model", request.run), ("this model", folder)):
-        scores = evaluate_run(run, request.target[0], progress=progress).scores
-        found[name] = {
-            "accuracy": scores.accuracy,
-            "balanced_accuracy": scores.balanced_accuracy,
-            "macro_f1": scores.macro_f1,
-        }
-    return found
+    try:
+        column = content_of(target, result.modality, request.column)
+        for name, run in (("source model", request.run), ("this model", result.folder)):
+            scores = evaluate_run(
+                run,
+                target,
+                text_column=column if result.modality == "text" else None,
+                image_column=column if result.modality == "image" else None,
+                label_column=request.label_column,
+                progress=progress,
+            ).scores
+            found[name] = {
+                "accuracy": scores.accuracy,
+                "balanced_accuracy": scores.balanced_accuracy,
+                "macro_f1": scores.macro_f1,
+            }
+    except UnfreezeError as problem:
+        return replace(
+            result, warning=f"The target's own labels could not be scored, all else is done: {problem}"
+        )
+    return replace(result, after_the_fact=found)

@@ -65,6 +65,13 @@ class Scene:
         return len(next(iter(self.target.values())))
 
     @property
+    def newest(self) -> NDArray[np.intp]:
+        """Positions of the target rows that the model is to meet: those of the newest step, all without steps."""
+        if self.order is None:
+            return np.arange(self.rows)
+        return np.flatnonzero(self.order == self.order.max())
+
+    @property
     def classes(self) -> int:
         """How many classes the classifier knows."""
         return len(self.classifier.labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -39,10 +40,29 @@ class Scenery:
     """A scene, and where its target rows stand.
 
     ``rows``: positions in the target's data set of the scene's first rows; after them come those of the named labels.
+    ``val_in``: features of the source's validation rows in a changed network.
     """
 
     scene: Scene
     rows: NDArray[np.intp]
+    val_in: Callable[[Backbone], Features]
+
+    def accuracy_on_source(self, taken: Classifier) -> tuple[float, float] | None:
+        """Accuracy on the source's validation rows as they come, of the source's classifier and of the one taken.
+
+        None without a source. A method may read either domain in units of its own; what is saved knows the target's
+        alone.
+        """
+        scene = self.scene
+        if scene.val is None or scene.val_answers is None:
+            return None
+        before = float((scene.val_answers.argmax(axis=1) == scene.val.y).mean())
+        if taken is scene.classifier:
+            return before, before
+        same = taken.backbone is scene.classifier.backbone
+        features = scene.val.features if same else self.val_in(taken.backbone)
+        logits = taken.head.logits(joined(features, taken.head.boundaries))
+        return before, float((logits.argmax(axis=1) == scene.val.y).mean())
 
 
 def build_scenery(
@@ -110,7 +130,14 @@ def build_scenery(
         strong_train=None if known is None else cache(lambda: passes.strong(known.material, "source")),
         restated=restated if has_statistics(classifier.backbone) and not fixed else None,
     )
-    return Scenery(scene, passed.rows)
+
+    def val_in(changed: Backbone) -> Features:
+        assert known is not None
+        return passes.features_in(
+            changed, boundaries, known.material.dataset, known.val_rows, "source's validation rows"
+        )
+
+    return Scenery(scene, passed.rows, val_in)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unfreeze.adapting.moments import Moments, moments_of
 from unfreeze.adapting.scene import Scene
-from unfreeze.adapting.signs import Reader, Signs, agreement
+from unfreeze.adapting.signs import Reader, Signs, agreement, shares_of
 
 # Rows of each domain that tell the two apart; more make the number no surer than a point.
 MOST_ROWS = 1000
@@ -23,6 +23,9 @@ UNUSUAL = 12
 FLAT = 0.4
 # Answers that are spread over the classes less than this, beside the source's, may have collapsed.
 UNEVEN = 0.8
+# What is told of class shares: that so many answers are displaced, that a class has less than this part of its answers.
+DISPLACED = 0.1
+SCARCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Shift:
     what is left when a change of shares alone is taken away. ``moved`` and ``spread`` by depth: mean distance of the
     features' means in the source's deviations, and the ratio of their deviations. ``agreement``: of heads from two
     halves of the source, on the target and on the source's validation rows. ``confidence``: of the classifier on
-    both. All but the last are None without a source.
+    both. ``source_shares``: of the classes among its answers on the source's validation rows. Without a source there is
+    the confidence on the target alone.
     """
 
     separability: float | None
@@ -42,6 +46,7 @@ class Shift:
     spread: Mapping[str, float]
     agreement: tuple[float, float] | None
     confidence: tuple[float, float | None]
+    source_shares: tuple[float, ...] | None = None
 
     @property
     def alike(self) -> bool:
@@ -51,8 +56,12 @@ class Shift:
     @property
     def flat(self) -> bool:
         """Whether the target's rows hardly differ from each other, beside the source's."""
-        ratios = list(self.spread.values())
-        return bool(ratios) and float(np.log(ratios).mean()) < np.log(FLAT)
+        return self.variation < FLAT
+
+    @property
+    def variation(self) -> float:
+        """The target's deviations in those of the source's, over all depths; 1 without a source."""
+        return float(np.exp(np.log(list(self.spread.values())).mean())) if self.spread else 1.0
 
     def to_dict(self) -> dict[str, object]:
         """JSON-serialisable form."""
@@ -74,6 +83,7 @@ def measure_shift(reader: Reader, before: Signs, names: Mapping[int, str]) -> Sh
         spread={names[b]: _spread(known, new, b) for b in known.mean},
         agreement=_halves_agree(scene, reader.halves),
         confidence=(before.confidence, None if val is None else float(val.max(axis=1).mean())),
+        source_shares=None if val is None else tuple(map(float, shares_of(val))),
     )
 
 
@@ -166,6 +176,24 @@ def unusual_rows(scene: Scene) -> NDArray[np.intp]:
     return np.argsort(-distance, kind="stable")[:UNUSUAL]
 
 
+def _describe_shares(shift: Shift, before: Signs, labels: tuple[str, ...]) -> list[str]:
+    common = int(np.argmax(before.shares))
+    told = f"As it is, the model calls {before.largest:.0%} of the target {labels[common]!r}"
+    if shift.source_shares is None:
+        return [f"{told}."]
+    sentences = [f"{told}, {shift.source_shares[common]:.0%} of the source's validation rows."]
+    if before.displaced >= DISPLACED:
+        sentences.append(
+            f"For the source's class shares {before.displaced:.0%} of the answers would have to be others."
+        )
+    if before.scarcest < SCARCE:
+        sentences.append(
+            f"The class that has become scarcest has {before.scarcest:.0%} of the answers that the source's shares "
+            "give it."
+        )
+    return sentences
+
+
 def describe_shift(shift: Shift, before: Signs, labels: tuple[str, ...]) -> list[str]:
     """Sentences for a person."""
     told = []
@@ -180,8 +208,7 @@ def describe_shift(shift: Shift, before: Signs, labels: tuple[str, ...]) -> list
             f"The means of the features have moved most at {depth} ({shift.moved[depth]:.1f} deviations), and least at "
             f"{least} ({shift.moved[least]:.1f})."
         )
-    common = labels[int(np.argmax(before.shares))]
-    told.append(f"As it is, the model calls {before.largest:.0%} of the target {common!r}.")
+    told += _describe_shares(shift, before, labels)
     here, there = shift.confidence
     beside = "" if there is None else f", {there:.0%} on the source's validation rows"
     told.append(f"Its mean confidence there is {here:.0%}{beside}.")

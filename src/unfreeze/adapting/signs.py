@@ -74,12 +74,7 @@ class Reader:
 
     @cached_property
     def _target(self) -> Features:
-        return {boundary: block[self._rows] for boundary, block in self.scene.target.items()}
-
-    @cached_property
-    def _rows(self) -> NDArray[np.intp]:
-        order = self.scene.order
-        return np.arange(self.scene.rows) if order is None else np.flatnonzero(order == order.max())
+        return {boundary: block[self.scene.newest] for boundary, block in self.scene.target.items()}
 
     def before(self) -> Signs:
         """Those of the classifier as it is."""
@@ -94,7 +89,7 @@ class Reader:
             temperature = fit_temperature(proposal.val_logits, self.scene.val.y)
             val = softmax(proposal.val_logits, temperature)
         head = proposal.head if proposal.backbone is None else None
-        return self._signs(softmax(proposal.logits[self._rows], temperature), val, head)
+        return self._signs(softmax(proposal.logits[self.scene.newest], temperature), val, head)
 
     def _signs(
         self, answers: NDArray[np.float64], val: NDArray[np.float64] | None, head: Head | None
@@ -102,8 +97,8 @@ class Reader:
         from sklearn.metrics import adjusted_mutual_info_score
 
         labels = answers.argmax(axis=1)
-        shares = np.bincount(labels, minlength=answers.shape[1]) / len(labels)
-        usual = shares if val is None else np.bincount(val.argmax(axis=1), minlength=val.shape[1]) / len(val)
+        shares = shares_of(answers)
+        usual = shares if val is None else shares_of(val)
         limit = np.sqrt(len(answers) * min(answers.shape))
         return Signs(
             shares=tuple(float(share) for share in shares),
@@ -168,10 +163,16 @@ class Reader:
         return depths_of([target], classes=scene.classes), val
 
 
+def shares_of(answers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of each class among the answers (rows, classes), as (classes,)."""
+    return np.bincount(answers.argmax(axis=1), minlength=answers.shape[1]) / len(answers)
+
+
 def entropy(shares: NDArray[np.float64]) -> float:
     """In nats."""
     some = shares[shares > 0]
-    return float(-(some * np.log(some)).sum())
+    # Of one share alone it would be a negative zero.
+    return abs(float((some * np.log(some)).sum()))
 
 
 def scarcest(shares: NDArray[np.float64], usual: NDArray[np.float64], *, rows: int) -> float:

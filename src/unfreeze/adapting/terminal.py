@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # What fits into 80 columns beside a method's name; the page has them all.
 COLUMNS = ("model", "commonest answer", "reverse", "transported", "AMI", "on the source")
+LABELLED_COLUMNS = (*COLUMNS[:-1], wording.ON_LABELS)
 
 
 def print_adaptation(one: Adaptation, console: Console) -> None:
@@ -33,24 +34,34 @@ def print_adaptation(one: Adaptation, console: Console) -> None:
         say(sentence)
     say("")
     say("The signs, on the target", "bold")
-    console.print(_rich(wording.sign_table(one), console), width=width)
+    signs = wording.sign_table(one)
+    columns = LABELLED_COLUMNS if wording.ON_LABELS in signs.columns else COLUMNS
+    console.print(_rich(signs, columns, console), width=width)
+    say(wording.legend(signs, columns), "dim")
     fact = wording.fact_table(one)
     if fact is not None:
         say("")
         say("After the fact, by the target's own labels", "bold")
-        console.print(_rich(fact, console), width=width)
+        console.print(_rich(fact, fact.columns, console), width=width)
     say("")
     say(wording.title(one), "bold")
     say(wording.lead(one))
-    for reason in one.verdict.reasons:
+    for reason in wording.reasons(one):
         say(f"- {reason}")
+    for note in (wording.on_source(one), one.warning):
+        if note is not None:
+            say(note)
     say("")
     for path in (one.folder / "report.html", *(() if one.asked is None else (one.asked,))):
         console.print(Text(encodable(str(path), console)), soft_wrap=True)
+    if one.asked is not None:
+        say("")
+        say("Once its column label is filled:")
+        console.print(Text(encodable(one.again, console)), soft_wrap=True)
 
 
-def _rich(table: Table, console: Console) -> RichTable:
-    shown = [place for place, name in enumerate(table.columns) if name in COLUMNS or len(table.columns) < 5]
+def _rich(table: Table, columns: tuple[str, ...], console: Console) -> RichTable:
+    shown = [place for place, name in enumerate(table.columns) if name in columns]
     drawn = RichTable(box=None, pad_edge=False)
     for place in shown:
         drawn.add_column(table.columns[place], justify="right" if place in table.numeric else "left")

@@ -25,7 +25,7 @@ def adapt(
         Path | None, typer.Option(help="The folder to make. (default: runs/NAME-adapted)")
     ] = None,
     method: Annotated[
-        str, typer.Option(help="auto, norm, align, self-training, gradual, pseudo-label or strong.")
+        str, typer.Option(help="auto, norm, align, self-training, gradual, labels, pseudo-label or strong.")
     ] = "auto",
     threshold: Annotated[
         float | None, typer.Option(help="Confidence of a label, for pseudo-label. (default: 0.9)")
@@ -40,7 +40,13 @@ def adapt(
     ] = None,
     target_labels: Annotated[
         str | None,
-        typer.Option(help="A few labelled rows of the target: used first, and they decide."),
+        typer.Option(help="A few labelled rows of the target: from 10 on they decide."),
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column that holds the labels, of --target-labels and for --report-target-accuracy. (default: found)"
+        ),
     ] = None,
     report_target_accuracy: Annotated[
         bool,
@@ -74,6 +80,7 @@ def adapt(
         column=column,
         order_column=order_column,
         target_labels=target_labels,
+        label_column=label_column,
         report_target_accuracy=report_target_accuracy,
         seed=seed,
         device=device or "auto",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from unfreeze.adapting.methods import align, gradual, norm, pseudo_label, self_training, strong
+from unfreeze.adapting.methods import align, gradual, labels, norm, pseudo_label, self_training, strong
 from unfreeze.adapting.scene import Proposal, Scene
 
 Method = Callable[[Scene], Proposal]
@@ -14,9 +14,15 @@ METHODS: Mapping[str, Method] = {
     "align": align.propose,
     "self-training": self_training.propose,
     "gradual": gradual.propose,
+    "labels": labels.propose,
     "pseudo-label": pseudo_label.propose,
     "strong": strong.propose,
 }
 # What ``auto`` tries: a fixed confidence threshold is unsafe (ten text tasks: worse than no adaptation, RECIPES), and
 # varied source views alone are a baseline.
 SOUND = ("norm", "align", "self-training", "gradual")
+
+
+def sound_for(scene: Scene) -> tuple[str, ...]:
+    """What ``auto`` tries on this scene: labels that a person gave are worth a fit of their own."""
+    return (*SOUND, "labels") if len(scene.asked) else SOUND
