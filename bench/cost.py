@@ -89,7 +89,7 @@ def measure(strategy: str, setting: Setting) -> dict[str, Any]:
     material, plan = prepare(strategy, setting)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        _, fit = thaw(Path(folder), material, plan)
+        _, fit = thaw(Path(folder), material, plan, resume=False)
         seconds = time.perf_counter() - began
     return {
         "seconds": seconds,

@@ -160,7 +160,7 @@ def test_a_loss_that_is_no_number_starts_again_at_a_third_of_the_rate(taken, cel
 
     def thawed(*arguments, **settings):
         if next(broken):
-            raise DivergedError("The loss is not finite.")
+            raise DivergedError("The loss is not finite")
         return thaw(*arguments, **settings)
 
     taken.setattr("unfreeze.training.choosing.thaw", thawed)

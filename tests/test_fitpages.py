@@ -5,6 +5,7 @@ from dataclasses import replace
 from unfreeze.engine.ledger import GroupRecord, PhaseRecord
 from unfreeze.engine.task import EpochRecord, Fit
 from unfreeze.fitpages import fit_sections
+from unfreeze.report.charts import draw
 
 
 def epoch(phase, number, seconds):
@@ -33,6 +34,17 @@ def test_a_phase_is_a_row_with_its_precision_and_its_rate_over_all_epochs():
         ("second", "bf16", "1", "100", "25.0%", "3.00 GB"),
     )
     assert history.tables[0].columns[1] == "precision"
+
+
+def test_curves_show_where_each_phase_begins():
+    history, _ = fit_sections(FIT)
+    for chart in history.charts:
+        assert [(border.x, border.name) for border in chart.borders] == [(1, "first"), (3, "second")]
+    drawn = draw(history.charts[0], width=700)
+    assert ">first<" in drawn
+    assert "second from epoch 3 on" in drawn
+    alone, _ = fit_sections(replace(FIT, history=FIT.history[:2], ledger=FIT.ledger[:1]))
+    assert alone.charts[0].borders == ()
 
 
 def test_forgetting_is_that_of_the_weights_handed_on_last_and_zero_is_called_exact():

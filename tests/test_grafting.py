@@ -129,7 +129,9 @@ def test_a_run_can_be_what_another_one_starts_from(run, photos, tmp_path, monkey
 
 
 def test_bottlenecks_on_a_convolutional_network_are_refused_before_any_work(photos, tmp_path):
-    with pytest.raises(RequestError, match="--strategy adapters puts bottlenecks behind transformer blocks"):
+    with pytest.raises(
+        RequestError, match="--strategy adapters puts bottlenecks behind the blocks of a transformer"
+    ):
         unfreeze.train(
             str(photos), output_dir=tmp_path / "run", strategy="adapters", backbone="efficientnet-lite0"
         )

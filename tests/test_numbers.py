@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import warnings
-from functools import partial
 
 import numpy as np
 import pytest
@@ -17,8 +16,7 @@ from safetensors.torch import load_file, save_file
 import unfreeze
 from unfreeze.backbones import load_backbone
 from unfreeze.engine.stepping import Stepper
-from unfreeze.engine.task import Task
-from unfreeze.errors import RequestError, UnfreezeError
+from unfreeze.errors import DivergedError, RequestError, UnfreezeError
 from unfreeze.heads.probe import fit_probe
 
 pytestmark = pytest.mark.usefixtures("plain_torch")
@@ -191,11 +189,10 @@ def test_features_of_any_size_give_finite_heads_and_the_same_answers(scale):
 # -- losses
 
 
-def test_a_loss_that_is_no_number_says_what_to_do_and_leaves_the_last_checkpoint_whole(
+def test_a_loss_that_is_no_number_says_what_to_do_and_keeps_the_best_weights(
     bert, tmp_path, train, monkeypatch
 ):
     gradients, steps = Stepper._gradients, []
-    monkeypatch.setattr("unfreeze.engine.task.Task", partial(Task, checkpoint_seconds=0.0))
 
     def broken(self, state, rows, parts):
         steps.append(len(rows))
@@ -204,16 +201,21 @@ def test_a_loss_that_is_no_number_says_what_to_do_and_leaves_the_last_checkpoint
 
     monkeypatch.setattr(Stepper, "_gradients", broken)
     settings = {"strategy": "full", "epochs": 6, "batch_size": 16}
-    with pytest.raises(UnfreezeError, match=r"phase 'full', epoch 3, step 1 .*lower --lr") as caught:
+    where = r"phase 'full', epoch 3, step 1 \(training rows data\.csv:\d+, .*"
+    with pytest.raises(DivergedError, match=where + r"--resume and a lower --lr") as caught:
         train(two_classes(), **settings)
     assert caught.value.exit_status == 1
     assert not (tmp_path / "run" / "bundle.json").exists()
-    # What was saved before is whole: without what broke it, the training goes on from there to its end.
+    with pytest.raises(RequestError, match=r"another batch size \('16', now '8'\)"):
+        train(two_classes(), resume=True, **settings | {"batch_size": 8})
+    # From the beginning of that epoch it goes on to its end, at the rates that are asked for now.
     before = len(steps)
-    run = train(two_classes(), resume=True, **settings)
+    run = train(two_classes(), resume=True, lr=1e-5, **settings)
     assert len(steps) - before == 4 * 3
     ships_numbers_only(run)
     assert len(read_csv(run.folder / "history.csv")) == 6
+    (record,) = json.loads((run.folder / "ledger.json").read_text())
+    assert record["groups"][0]["rate"] == pytest.approx(1e-5)
 
 
 # -- names

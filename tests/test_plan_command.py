@@ -189,7 +189,7 @@ def test_for_the_probe_alone_there_is_nothing_to_weigh(command, photos, plain_to
     ("arguments", "words"),
     [
         (("nowhere",), "nowhere"),
-        (("PHOTOS", "--strategy", "adapters", *SETTINGS), "transformer blocks"),
+        (("PHOTOS", "--strategy", "adapters", *SETTINGS), "blocks of a transformer"),
         (("PHOTOS", "--strategy", "everything"), "is unknown"),
         (("PHOTOS", "--strategy", "full", "--time-limit", "5m"), "--time-limit"),
         (("PHOTOS", "--epochs", "0"), "--epochs"),

@@ -34,7 +34,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "pooling": ("native", "mean", "cls", "last"),
     "bn": ("freeze", "train"),
     "augment": ("none", "light", "strong", "dihedral"),
-    "schedule": ("cosine", "constant"),
+    "schedule": ("cosine", "linear", "constant"),
 }
 # The smallest value that makes sense; the largest guards against a typing error, not against ambition.
 RANGES: dict[str, tuple[float, float]] = {

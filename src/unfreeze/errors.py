@@ -16,6 +16,7 @@ from collections.abc import Iterable
 
 # A person reads a few lines; lists of columns or backbones fit.
 MOST_CHARACTERS = 1_500
+MOST_NAMES = 8
 
 
 class UnfreezeError(Exception):
@@ -34,7 +35,21 @@ class StoppedError(UnfreezeError):
 
 
 class DivergedError(UnfreezeError):
-    """A loss or a gradient was not finite."""
+    """A loss or a gradient was not finite, in a batch of these training ``rows``.
+
+    ``where`` is the message without what to do. ``kept``: whether the best weights so far were saved, so that
+    ``--resume`` goes on from them at lower rates.
+    """
+
+    def __init__(
+        self, where: str, *, rows: tuple[int, ...] = (), names: tuple[str, ...] = (), kept: bool = False
+    ) -> None:
+        shown = [*(names or map(str, rows))][:MOST_NAMES]
+        more = ", …" if len(rows) > MOST_NAMES else ""
+        batch = f" (training rows {', '.join(shown)}{more})" if shown else ""
+        goes_on = "Go on from the best weights so far with --resume and" if kept else "Train again with"
+        super().__init__(f"{where}{batch}. {goes_on} a lower --lr, such as a third of it.")
+        self.where, self.rows, self.kept = where, rows, kept
 
 
 class RequestError(UnfreezeError):

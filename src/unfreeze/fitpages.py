@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from unfreeze.report import words
 from unfreeze.report.charts import Bar as ChartBar
-from unfreeze.report.charts import BarChart, LineChart, Series
+from unfreeze.report.charts import BarChart, Border, LineChart, Series
 from unfreeze.report.content import Section, Table
 
 if TYPE_CHECKING:
@@ -52,16 +52,12 @@ def _history(fit: Fit) -> Section:
     if len(validated) == len(epochs):
         losses.append(Series("validation log-loss, calibrated", tuple(validated), epochs))
     right = tuple(record.val_accuracy for record in fit.history if record.val_accuracy is not None)
-    charts = [LineChart("Loss by epoch", "epoch", "nats", tuple(losses))]
+    borders = _phase_borders(fit)
+    charts = [LineChart("Loss by epoch", "epoch", "nats", tuple(losses), borders=borders)]
     if len(right) == len(epochs):
+        curve = Series("validation", right, epochs)
         charts.append(
-            LineChart(
-                "Right on validation",
-                "epoch",
-                "accuracy",
-                (Series("validation", right, epochs),),
-                percent=True,
-            )
+            LineChart("Right on validation", "epoch", "accuracy", (curve,), borders=borders, percent=True)
         )
     taken = f"The weights taken: {fit.taken}." + (
         f" They are mixed with the start, {fit.mix:.0%} trained." if fit.mix < 1 else ""
@@ -79,6 +75,14 @@ def _history(fit: Fit) -> Section:
         "the head was fitted on them afterwards."
     )
     return Section("How it was thawed", (rule, taken), (table,), tuple(charts))
+
+
+def _phase_borders(fit: Fit) -> tuple[Border, ...]:
+    """Where each phase begins, in epochs counted through all of them; none where there is one phase."""
+    first: dict[str, float] = {}
+    for number, record in enumerate(fit.history):
+        first.setdefault(record.phase, number + 1)
+    return tuple(Border(x, name) for name, x in first.items()) if len(first) > 1 else ()
 
 
 def _phase_row(fit: Fit, phase: PhaseRecord) -> tuple[str, ...]:

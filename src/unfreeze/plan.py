@@ -14,7 +14,7 @@ from unfreeze.errors import RequestError
 
 What = Literal["weights", "norm", "bias", "graft"]
 NormPolicy = Literal["freeze", "train"]
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "linear", "constant"]
 AugmentName = Literal["none", "light", "strong", "dihedral"]
 # What a phase minimises: the cross-entropy of the head's answers, or how far rows of one class lie apart.
 Objective = Literal["classes", "pairs"]

@@ -20,6 +20,11 @@ def test_warm_up_rises_to_the_peak_and_the_cosine_falls_from_it():
     assert 0 < found[-1] < 0.05
 
 
+def test_a_linear_rate_falls_by_the_same_amount_each_step():
+    found = [rate_factor(phase(warmup=0.2, schedule="linear"), step, 10) for step in range(10)]
+    assert found == pytest.approx([1 / 3, 2 / 3, *(1 - step / 8 for step in range(8))])
+
+
 def test_a_constant_rate_stays_at_the_peak_after_warm_up():
     found = [rate_factor(phase(warmup=0.5, schedule="constant"), step, 4) for step in range(4)]
     assert found == pytest.approx([1 / 3, 2 / 3, 1, 1])

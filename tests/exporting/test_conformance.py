@@ -262,7 +262,7 @@ def test_what_the_page_does_not_promise_is_refused_in_its_words(runs, train, tmp
         with pytest.raises(RequestError, match=why_not(variant, family, format, HELD)) as told:
             export(runs[variant, family].folder, format=format, output=tmp_path / "out")
         assert told.value.exit_status == 2
-    with pytest.raises(RequestError, match="puts bottlenecks behind transformer blocks"):
+    with pytest.raises(RequestError, match="puts bottlenecks behind the blocks of a transformer"):
         train("adapters", "cnn")
     assert not list(tmp_path.iterdir())
 

@@ -180,7 +180,7 @@ def test_texts_start_from_a_new_linear_head_and_warm_up(t, name):
     assert (plan.head, plan.dropout, plan.batch_size, plan.augment) == ("linear", 0.1, 16, "none")
     for phase in plan.phases:
         assert (phase.schedule, phase.warmup, phase.weight_decay, phase.patience) == (
-            "cosine",
+            "linear",
             0.1,
             0.01,
             None,

@@ -178,6 +178,12 @@ def test_targets_that_match_nothing_or_not_everywhere_are_refused(t, pattern, me
         STRATEGIES["lora"](t.toy("vit"), settings)
 
 
+def test_targets_in_some_stages_of_a_convolutional_network_are_refused(t):
+    settings = StrategySettings(rows=1000, classes=2, targets=("block2.*",))
+    with pytest.raises(RequestError, match=r"matches layers in 1 of 2 stages of toy: .* all stages have"):
+        STRATEGIES["lora"](t.toy("cnn"), settings)
+
+
 def test_adapters_on_a_convolutional_network_are_refused_by_name(t):
     with pytest.raises(RequestError, match="toy has none: use --strategy lora, partial or full"):
         STRATEGIES["adapters"](t.toy("cnn"), StrategySettings(rows=1000, classes=2))

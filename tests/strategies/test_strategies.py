@@ -59,6 +59,15 @@ def test_gradual_moves_the_boundary_toward_the_input(t, kind, rows):
     assert rates == sorted(rates, reverse=True)
 
 
+# Six stages are those of a ResNet, ConvNeXt or Swin, nine EfficientNet-Lite0's, fourteen those of a ViT of 12 blocks.
+@pytest.mark.parametrize(("stages", "first"), [(2, []), (4, []), (5, []), (6, [3]), (9, [6]), (14, [9])])
+def test_the_last_third_is_more_than_the_last_stage(t, stages, first):
+    parts = {f"block{number}": t.Conv(3, 3) for number in range(stages - 1)} | {"pool": t.nn.Identity()}
+    backbone = t.Toy("cnn", t.Net(parts), tuple(parts), "resnet", "image", 3)
+    plan = gradual.plan(backbone, SETTINGS)
+    assert [phase.boundary(stages) for phase in plan.phases if phase.name == "last-third"] == first
+
+
 @pytest.mark.parametrize(
     ("rate", "head_rates"),
     [(2e-5, [2e-4, 6e-4, 2e-4]), (3e-4, [1e-3] * 3), (1e-2, [1e-2, 3e-2, 1e-2])],

@@ -85,11 +85,15 @@ BatchSize = Annotated[
 ]
 Store = Annotated[
     str | None,
-    typer.Option(help="auto, on or off: keep features on disk for the next run.", rich_help_panel=MACHINE),
+    typer.Option(
+        help="auto, on or off: keep features for the next run, and activations of frozen stages for the epochs.",
+        rich_help_panel=MACHINE,
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=MACHINE)]
 Precision = Annotated[
-    str | None, typer.Option(help="auto, fp32 or bf16 for the frozen pass.", rich_help_panel=MACHINE)
+    str | None,
+    typer.Option(help="auto, fp32 or bf16 for the frozen pass and the thawing.", rich_help_panel=MACHINE),
 ]
 JsonOutput = Annotated[
     bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")

@@ -45,7 +45,8 @@ def train(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="A name from `unfreeze backbones`, timm:NAME@FILE, hf-hub:ID, a Hugging Face id or folder."
+            help="A name from `unfreeze backbones`, timm:NAME@FILE, hf-hub:ID, a Hugging Face id or folder, or the "
+            "folder of a run, whose trained network is gone on with."
         ),
     ] = None,
     strategy: Annotated[
@@ -94,7 +95,11 @@ def train(
     ] = None,
     freeze: Annotated[
         int | None,
-        typer.Option(help="Stages kept frozen, counted from the input (partial).", rich_help_panel=THAW),
+        typer.Option(
+            help="Stages kept frozen, counted from the input (partial). (default: of a transformer the embedding and "
+            "2/3 of the blocks; of a ResNet, ConvNeXt or Swin all but the last; of other CNNs 2/3)",
+            rich_help_panel=THAW,
+        ),
     ] = None,
     rank: Annotated[
         int | None,
@@ -110,7 +115,8 @@ def train(
     layer_decay: Annotated[
         float | None,
         typer.Option(
-            help="Rate of a stage over that of the stage above (discriminative).", rich_help_panel=THAW
+            help="Rate of a stage over that of the stage above (discriminative). (default: 0.7 to 0.85, by family)",
+            rich_help_panel=THAW,
         ),
     ] = None,
     bn: Annotated[
@@ -129,11 +135,11 @@ def train(
     ] = None,
     pull_to_start: Annotated[
         float | None,
-        typer.Option(help="Strength of the L2 pull to the pretrained weights.", rich_help_panel=FINE),
+        typer.Option(help="Strength of the L2 pull to the first weights. (default: 0)", rich_help_panel=FINE),
     ] = None,
     store_budget: Annotated[
         str | None,
-        typer.Option(help="Most that stored activations may take, such as 8GB.", rich_help_panel=FINE),
+        typer.Option(help="Most that stored activations may take. (default: 8GB)", rich_help_panel=FINE),
     ] = None,
     resume: Annotated[
         bool | None,
@@ -142,7 +148,7 @@ def train(
     schedule: Annotated[
         str | None,
         typer.Option(
-            help="cosine or constant rates after the warm-up. (default: cosine)", rich_help_panel=FINE
+            help="cosine, linear or constant rates after the warm-up. (default: cosine)", rich_help_panel=FINE
         ),
     ] = None,
     patience: Annotated[

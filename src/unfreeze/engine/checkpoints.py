@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TENSORS = "tensors.safetensors"
 MANIFEST = "manifest.json"
 KEPT = 2
+RATE = "rate"
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,17 @@ class Checkpoints:
     """The checkpoints of one run, in one folder.
 
     ``identity`` says what the run is made of (data, backbone, plan, ...); a checkpoint of another identity is
-    refused by name of the field that differs.
+    refused by name of the field that differs. After a loss that was no number the ``rate`` may be another.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, str]) -> None:
         self._folder = folder
         self._identity = dict(identity)
 
-    def save(self, checkpoint: Checkpoint) -> None:
+    def save(self, checkpoint: Checkpoint, *, diverged: bool = False) -> None:
         """Write a checkpoint; the one before stays until this one is whole.
+
+        ``diverged``: with these rates a loss was no number.
 
         Raises UnfreezeError when it cannot be written, on a full disk for one.
         """
@@ -79,6 +82,7 @@ class Checkpoints:
                 "identity": self._identity,
                 "position": asdict(place),
                 "numbers": dict(checkpoint.numbers),
+                "diverged": diverged,
                 "hash": file_hash(partial / TENSORS),
             }
             write_atomically(partial / MANIFEST, json.dumps(manifest | {"seal": _seal(manifest)}))
@@ -104,7 +108,7 @@ class Checkpoints:
                 continue
             if manifest.pop("seal") != _seal(manifest):
                 continue
-            self._check_identity(manifest["identity"])
+            self._check_identity(manifest["identity"], but=(RATE,) if manifest["diverged"] else ())
             return Checkpoint(
                 position=Position(**manifest["position"]),
                 tensors=load_file(folder / TENSORS),
@@ -126,13 +130,13 @@ class Checkpoints:
             values = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        wanted = {"identity", "position", "numbers", "hash", "seal"}
+        wanted = {"identity", "position", "numbers", "diverged", "hash", "seal"}
         whole = isinstance(values, dict) and wanted == values.keys() and (folder / TENSORS).is_file()
         return values if whole else None
 
-    def _check_identity(self, found: Mapping[str, str]) -> None:
+    def _check_identity(self, found: Mapping[str, str], *, but: Collection[str]) -> None:
         for name, value in self._identity.items():
-            if found.get(name) != value:
+            if found.get(name) != value and name not in but:
                 raise RequestError(
                     f"--resume: the checkpoint was made with another {name} "
                     f"({found.get(name)!r}, now {value!r})."

@@ -296,10 +296,10 @@ class _Loop:
                 raise
             seen += len(rows)
             if self.task.device.type != "cuda":
-                self._check_losses(active.phase, batches)
+                self._check_losses(active, batches)
             if stopping:
                 self._stop(active, batches)
-        self._check_losses(active.phase, batches)
+        self._check_losses(active, batches)
         self._end_epoch(active, seconds=time.perf_counter() - began, waited=waited, seen=seen)
 
     def _end_epoch(self, active: _Active, *, seconds: float, waited: float, seen: int) -> None:
@@ -329,24 +329,36 @@ class _Loop:
         if time.perf_counter() - self.saved >= self.task.checkpoint_seconds:
             self._save(active)
 
-    def _check_losses(self, phase: Phase, batches: list[NDArray[np.intp]]) -> None:
-        """Raise when a loss of the epoch is not finite, with the best weights in place."""
+    def _check_losses(self, active: _Active, batches: list[NDArray[np.intp]]) -> None:
+        """Raise when a loss of the epoch is not finite, with the best weights in place and saved."""
         finite = torch.isfinite(torch.stack(self.standing.losses))
         if bool(finite.all()):
             return
-        if self.standing.best is not None:
-            self.weights.load(self.standing.best.tensors)
         step = int((~finite).nonzero()[0])
-        rows = batches[step]
-        shown = ", ".join(str(int(row)) for row in rows[:8])
-        raise DivergedError(
-            f"The loss is not finite in phase {phase.name!r}, epoch {self.standing.position.epoch + 1}, "
-            f"step {step + 1} (training rows {shown}{', …' if len(rows) > 8 else ''}): "
-            "train again with a lower --lr, such as a third of it."
+        rows = tuple(map(int, batches[step]))
+        epoch = self.standing.position.epoch + 1
+        where = f"The loss is not finite in phase {active.phase.name!r}, epoch {epoch}, step {step + 1}"
+        if self.standing.best is None:
+            raise DivergedError(where, rows=rows)
+        self._keep_best(active)
+        raise DivergedError(where, rows=rows, kept=self.checkpoints is not None)
+
+    def _keep_best(self, active: _Active) -> None:
+        """Save the best weights at the beginning of this epoch, without what has led away from them."""
+        standing, place = self.standing, self.standing.position
+        assert standing.best is not None
+        self.weights.load(standing.best.tensors)
+        standing.ema = {} if self.plan.ema is None else copied(trainable(active.groups))
+        standing.scale = (
+            {} if standing.precision is None else first_scale(standing.precision, self.task.device)
         )
+        standing.losses = []
+        standing.position = replace(place, step=0, done=place.done - place.step)
+        active.optimizer.state.clear()
+        self._save(active, diverged=True)
 
     def _stop(self, active: _Active, batches: list[NDArray[np.intp]]) -> NoReturn:
-        self._check_losses(active.phase, batches)
+        self._check_losses(active, batches)
         self._save(active)
         raise StoppedError(
             "Stopped as asked, without a checkpoint."
@@ -354,10 +366,11 @@ class _Loop:
             else "Stopped as asked; the state is saved. Continue with --resume."
         )
 
-    def _save(self, active: _Active) -> None:
+    def _save(self, active: _Active, *, diverged: bool = False) -> None:
         if self.checkpoints is not None:
             self.saved = time.perf_counter()
-            self.checkpoints.save(to_checkpoint(self.standing, self.weights, active.groups, active.optimizer))
+            found = to_checkpoint(self.standing, self.weights, active.groups, active.optimizer)
+            self.checkpoints.save(found, diverged=diverged)
 
     def _save_alone(self, active: _Active) -> None:
         """Save what stands when another rank was lost: of the step that it was lost in, nothing was taken yet.

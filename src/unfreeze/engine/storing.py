@@ -146,8 +146,8 @@ class StoringMaker:
             return _Decision(
                 (),
                 (first,),
-                f"The store would take {mine.bytes / 1e9:.2f} GB, more than --store-budget "
-                f"({self.budget / 1e9:.2f} GB): the frozen part is run every epoch.",
+                f"The store would take {mine.bytes / 1e6:,.1f} MB, more than --store-budget "
+                f"({self.budget / 1e6:,.1f} MB): the frozen part is run every epoch.",
             )
         told = _tell(estimates, names=[one.name for one in group])
         if verdict == "does not pay":

@@ -44,7 +44,7 @@ def resolve_targets(backbone: Backbone, patterns: Sequence[str], blocks: int | N
 
     A pattern is ``attention``, ``linear``, or a path below the block with wildcards, such as ``qkv`` or ``mlp.*``.
     Convolutional networks have stages for blocks. Raises RequestError for a pattern that matches nothing, or
-    not every one of a transformer's blocks, and for more blocks than there are.
+    not all blocks, and for more blocks than there are.
     """
     layers = list(_layers(backbone))
     if not layers:
@@ -143,8 +143,9 @@ def _check_matches(
         raise RequestError(f"--targets {pattern} matches no layer of {backbone.name}. It has: {there}.")
     blocks = {layer.stage for layer in offered}
     hit = {layer.stage for layer in matches}
-    if backbone.blocks and hit != blocks:
+    if hit != blocks:
+        kind = "blocks" if backbone.blocks else "stages"
         raise RequestError(
-            f"--targets {pattern} matches layers in {len(hit)} of {len(blocks)} blocks of {backbone.name}: name layers "
-            f"that every block has ({there}), or the top blocks alone with --lora-blocks."
+            f"--targets {pattern} matches layers in {len(hit)} of {len(blocks)} {kind} of {backbone.name}: name layers "
+            f"that all {kind} have ({there}), or the top ones alone with --lora-blocks."
         )

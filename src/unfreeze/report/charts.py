@@ -10,6 +10,9 @@ from markupsafe import Markup, escape
 from unfreeze.report import svg
 from unfreeze.report.svg import SMALL, Scale, label, line, num, shorten, text_width
 
+# Drawing units: less holds no readable part of a name.
+LEAST_NAME = 20.0
+
 
 @dataclass(frozen=True)
 class Series:
@@ -42,6 +45,14 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Border:
+    """A vertical line with the name of what begins there, such as a phase."""
+
+    x: float
+    name: str
+
+
+@dataclass(frozen=True)
 class LineChart:
     """Lines over a common axis. ``x_names`` stand for x = 0, 1, 2 …; ``percent``: y is a share."""
 
@@ -51,6 +62,7 @@ class LineChart:
     series: tuple[Series, ...]
     x_names: tuple[str, ...] = ()
     levels: tuple[Level, ...] = ()
+    borders: tuple[Border, ...] = ()
     percent: bool = False
 
 
@@ -111,6 +123,7 @@ def _draw_lines(chart: LineChart, width: float) -> Markup:
     body += _y_axis(chart, up, left, width - right)
     body += _x_axis(chart, across, floor, turned=turned, step=step)
     body += _levels(chart, up, left, width - right)
+    body += _borders(chart, across, top, floor)
     for index, one in enumerate(chart.series):
         body += _series(one, f"{index % svg.COLOURS}", across, up, chart)
     end = floor + bottom + 18
@@ -193,6 +206,19 @@ def _levels(chart: LineChart, up: Scale, left: float, right: float) -> Markup:
     return body
 
 
+def _borders(chart: LineChart, across: Scale, top: float, floor: float) -> Markup:
+    body = Markup("")
+    ends = [*(border.x for border in chart.borders[1:]), across.high]
+    for border, end in zip(chart.borders, ends, strict=False):
+        x = across(border.x)
+        # A phase of one epoch has no room for its name; the description has it.
+        room = across(end) - x - 6
+        body += line(x, top, x, floor, "level")
+        if room > LEAST_NAME:
+            body += label(x + 4, top + 10, shorten(border.name, room, SMALL), kind="halo", size=SMALL)
+    return body
+
+
 def _series(one: Series, colour: str, across: Scale, up: Scale, chart: LineChart) -> Markup:
     known = one.known
     points = [(across(x), up(y)) for x, y in known]
@@ -230,6 +256,7 @@ def _describe_lines(chart: LineChart) -> str:
             for x, y in pairs
         )
         said.append(f"{one.name}: {', '.join(values)}.")
+    said += [f"{border.name} from {chart.x_label} {border.x:g} on." for border in chart.borders]
     said += [f"{level.name}: {value_text(level.value, percent=chart.percent)}." for level in chart.levels]
     return " ".join(said)
 

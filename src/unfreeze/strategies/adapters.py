@@ -16,8 +16,8 @@ def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
     """The plan; raises RequestError for a network without transformer blocks."""
     if not backbone.blocks:
         raise RequestError(
-            f"--strategy adapters puts bottlenecks behind transformer blocks, and {backbone.name} has none: "
-            "use --strategy lora, partial or full, or a vision transformer."
+            "--strategy adapters puts bottlenecks behind the blocks of a transformer that keeps one width (ViT, BERT "
+            f"and their like), and {backbone.name} has none: use --strategy lora, partial or full, or such a backbone."
         )
     rate = graft_rate(backbone, settings)
     graft = Adapters(reduction=settings.reduction or REDUCTION, blocks=backbone.blocks)

@@ -1,8 +1,8 @@
 """``--recipe classic``: the schedules that transfer-learning guides print, unchanged, as the baseline to beat.
 
 Every plan starts from a new head, holds its rates without warm-up on images, and nothing in it depends on the data.
-Texts warm up for 10 % of the steps and then follow a cosine, where the guides have a straight line, which is not among
-our schedules. As in every plan, the epoch that validates best is the one that is kept.
+Texts warm up for 10 % of the steps and then fall in a straight line. As in every plan, the epoch that validates best is
+the one that is kept.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ IMAGES = Manner(
 )
 # The head is that of AutoModelForSequenceClassification; clipping at 1 is the default of its trainer.
 TEXTS = Manner(
-    head="linear", dropout=0.1, batch_size=16, augment="none", schedule="cosine", warmup=0.1, clip=1.0
+    head="linear", dropout=0.1, batch_size=16, augment="none", schedule="linear", warmup=0.1, clip=1.0
 )
 
 

@@ -15,6 +15,8 @@ SHARES = (0.25, 0.25, 0.5)
 # The classic schedule's rate of the head. It starts fitted, and with faster steps AdamW undoes the fit where a phase
 # begins: 500 solar cells on EfficientNet-Lite0 ended at 83.7 % with this limit and at 83.0 without (bench/RESULTS.md).
 MOST_HEAD_RATE = 1e-3
+# Of fewer stages with weights than this two are no third any more.
+FEW_STAGES = 5
 # The head starts fitted: two epochs without gain show that there is nothing left for it alone.
 HEAD_PATIENCE = 2
 
@@ -23,8 +25,12 @@ def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
     """The plan; each boundary lies nearer to the input than the one before, and each phase may end early."""
     peak = backbone_rate(backbone, settings)
     stages = len(backbone.stages)
-    # Pooling stages often have no parameters; the last stage means the last block and what stands above it.
-    bounds = [max(0, stages - 2), max(0, stages - 1 - max(1, (stages - 1) // 3)), 0]
+    # Pooling stages often have no parameters; the last stage means the last block and what stands above it. A third of
+    # few stages, such as a ResNet's five, is two of them, so that it is more than the last one.
+    third = max(2 if stages - 1 >= FEW_STAGES else 1, (stages - 1) // 3)
+    bounds = [max(0, stages - 2), max(0, stages - 1 - third), 0]
+    # Fewer stages bear a higher rate. The classic steps of ten start at a rate that pretrained stages do not survive
+    # here; a third of these rates gained nothing (bench/RESULTS.md).
     rates = [3 * peak, 2 * peak, peak]
     total = epochs_for(backbone, settings)
     wanted = 3 if settings.rows >= ROWS_FOR_ALL else 2

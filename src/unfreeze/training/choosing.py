@@ -220,7 +220,7 @@ def train_chosen(
     val = material.part("val")
     floor_right = _floor_right(material, probe, val)
     notes: list[str] = []
-    first = choice.plan
+    first, stopped_at = choice.plan, choice.restarts
     for restarts in range(choice.restarts, RESTARTS + 1):
         choice = replace(choice, restarts=restarts, notes=tuple(notes))
         # A run that is stopped now goes on at these rates.
@@ -228,10 +228,13 @@ def train_chosen(
         plan = lower_rates(first, LOWER**restarts)
         progress.say(describe_plan(plan, backbone))
         watch = _Watch(CollapseWatch(float(floor_right.mean()), len(val)))
+        # Checkpoints that lie there are of the rates with which the run was stopped.
+        resume = bool(decisions.request.resume) and restarts == stopped_at
         try:
-            trained, fit = thaw(folder, material, plan, watch=watch)
+            trained, fit = thaw(folder, material, plan, resume=resume, watch=watch)
         except (CollapsedError, DivergedError) as problem:
-            notes.append(f"{problem} It starts again at a third of its rates.")
+            told = f"{problem.where}." if isinstance(problem, DivergedError) else str(problem)
+            notes.append(f"{told} It starts again at a third of its rates.")
             progress.say(notes[-1])
             continue
         right = np.zeros(len(val), dtype=bool)

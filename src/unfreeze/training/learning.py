@@ -44,7 +44,7 @@ def learn(
         if plan is None:
             return Learned(floor)
         with clock.part("thawing"):
-            fitted, fit = thaw(folder, material, plan)
+            fitted, fit = thaw(folder, material, plan, resume=bool(decisions.request.resume))
         return Learned(fitted, fit)
     costs = CostModel(material)
     with clock.part("choosing the strategy"):

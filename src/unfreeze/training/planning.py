@@ -135,6 +135,7 @@ def record_plan(plan: Plan, backbone: Backbone, decisions: Decisions) -> None:
             "rates": sorted({thaw.rate for thaw in phase.thaw}),
             "head rate": phase.head_rate,
             "norm statistics": phase.norm,
+            "ends early after epochs without gain": phase.patience,
         }
         origin: Origin = "user" if request.lr is not None or request.epochs is not None else "default"
         decisions.record(f"phase {phase.name}", value, origin, whose)

@@ -19,12 +19,14 @@ from unfreeze.bundle.loading import lasting_source
 from unfreeze.choose.settings import Decisions
 from unfreeze.contracts import Backbone
 from unfreeze.data.dataset import Dataset
-from unfreeze.errors import RequestError
+from unfreeze.engine.checkpoints import RATE, Checkpoints
+from unfreeze.errors import DivergedError, RequestError
 from unfreeze.grafts import pack, settle
 from unfreeze.heads.head import Head
 from unfreeze.plan import Plan
 from unfreeze.runtime.files import write_atomically
 from unfreeze.training.material import Material
+from unfreeze.training.planning import lower_rates
 from unfreeze.training.probing import Fitted, calibrate, exact_executor, score_rows
 from unfreeze.training.starting import fitted_anew, starting_head
 from unfreeze.training.stopping import stop_on_signal
@@ -35,13 +37,18 @@ if TYPE_CHECKING:
 
 
 def thaw(
-    folder: Path, material: Material, plan: Plan, *, watch: Callable[[EpochRecord], None] = lambda _: None
+    folder: Path,
+    material: Material,
+    plan: Plan,
+    *,
+    resume: bool,
+    watch: Callable[[EpochRecord], None] = lambda _: None,
 ) -> tuple[Fitted, Fit]:
     """The classifier that the plan came to, calibrated on validation rows, with its history and ledger.
 
-    ``watch`` sees each epoch, and ends the training with what it raises.
+    ``resume``: from the newest checkpoint in the folder, if there is one. ``watch`` sees each epoch, and ends the
+    training with what it raises. Raises DivergedError with the names of the rows when a loss is not finite.
     """
-    from unfreeze.engine.checkpoints import Checkpoints
     from unfreeze.heads.module import from_module
 
     decisions, backbone, progress = material.decisions, material.backbone, material.progress
@@ -57,15 +64,19 @@ def thaw(
     head = starting_head(material, plan, train_rows)
     checkpoints = Checkpoints(folder / CHECKPOINTS, _identity(material.dataset, backbone, plan, decisions))
     with stop_on_signal(progress) as should_stop:
-        trained, result = run_plan(
-            material,
-            Training(plan, head, train_rows, val_rows),
-            checkpoints=checkpoints,
-            resume=bool(decisions.request.resume),
-            should_stop=should_stop,
-            progress=progress,
-            watch=watch,
-        )
+        try:
+            trained, result = run_plan(
+                material,
+                Training(plan, head, train_rows, val_rows),
+                checkpoints=checkpoints,
+                resume=resume,
+                should_stop=should_stop,
+                progress=progress,
+                watch=watch,
+            )
+        except DivergedError as problem:
+            names = tuple(material.dataset.samples.name(int(row)) for row in train_rows[list(problem.rows)])
+            raise DivergedError(problem.where, rows=problem.rows, names=names, kept=problem.kept) from None
     adapter = None
     if plan.graft is not None:
         base = _base(backbone, decisions)
@@ -133,16 +144,25 @@ def _measure(
 
 
 def _identity(dataset: Dataset, backbone: Backbone, plan: Plan, decisions: Decisions) -> dict[str, str]:
-    """What a checkpoint must share with the run that takes it up."""
-    described = json.dumps(asdict(plan), default=str, sort_keys=True)
+    """What a checkpoint must share with the run that takes it up; what people change has a name of its own."""
+    rates = [[phase.head_rate or 0.0, *(thaw.rate for thaw in phase.thaw)] for phase in plan.phases]
+    highest = max(max(of_phase) for of_phase in rates)
     return {
         "data": dataset.fingerprint[:16],
         "backbone": f"{backbone.name} {backbone.weights_hash[:16]}",
         "strategy": plan.strategy,
-        "plan": sha256(described.encode()).hexdigest()[:16],
+        "epochs": ", ".join(f"{phase.name} {phase.epochs}" for phase in plan.phases),
+        "batch size": str(plan.batch_size),
+        "augmentation": plan.augment,
+        RATE: f"{highest:.3g} at most, {_short_hash(rates)}",
+        "plan": _short_hash(asdict(lower_rates(plan, 0.0))),
         "preprocessing": sha256(json.dumps(backbone.preprocess.to_dict()).encode()).hexdigest()[:16],
         "head": decisions.text("head"),
         "precision": decisions.text("precision"),
         "store": decisions.text("store"),
         "seed": str(decisions.number("seed")),
     }
+
+
+def _short_hash(value: object) -> str:
+    return sha256(json.dumps(value, default=str, sort_keys=True).encode()).hexdigest()[:16]
