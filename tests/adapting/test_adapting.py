@@ -177,12 +177,116 @@ def test_accuracy_after_the_fact_is_that_of_evaluate(image_run, moved, tmp_path)
     assert "After the fact" in (done.folder / "report.html").read_text()
 
 
+@pytest.fixture(scope="module")
+def labelled(moved, tmp_path_factory):
+    """Makes a table with labels of as many of the target's rows as are wanted, of each class in turn."""
+    folder = tmp_path_factory.mktemp("labelled")
+
+    def make(count):
+        files = [moved / ("green", "red")[place % 2] / f"{place // 2:02}.png" for place in range(count)]
+        path = folder / f"{count}.csv"
+        path.write_text("image,label\n" + "".join(f"{file},{file.parent.name}\n" for file in files))
+        return path
+
+    return make
+
+
+def test_labels_decide_from_ten_on(image_run, moved, labelled, tmp_path):
+    done = unfreeze.adapt(
+        image_run.run.folder, moved, output_dir=tmp_path / "run", target_labels=labelled(20), method="labels"
+    )
+    assert (done.verdict.kind, done.verdict.method, done.verdict.labels) == ("adapted", "labels", 20)
+    found = json.loads((done.folder / "adaptation.json").read_text())
+    assert (found["decided_by"], found["labels_given"]) == ("labels", 20)
+    assert load(done.folder).bundle.strategy == "adapted: labels"
+    right = [row["label"] == row["input"].split("/")[-2] for row in answers(done.folder)]
+    assert np.mean(right) > 0.8
+    page = (done.folder / "report.html").read_text().replace("\u00a0", " ")
+    card = (done.folder / "README.md").read_text()
+    assert "The 20 labelled rows show that answers" in page
+    assert "On the labels: points of accuracy" in page
+    assert "The signs agree" not in page
+    assert "20 labelled rows of the target took part" in card
+    assert "No label of the target took part" not in card
+    # What is saved reads the target's units: on the source's rows as they come it is scored once more.
+    model, dataset = done.model(), open_source(load(image_run.run.folder), None)[0]
+    rows = dataset.rows("val")
+    probabilities, _ = model.probabilities(dataset.samples.select(rows))
+    after = float((probabilities.argmax(axis=1) == dataset.label[rows]).mean())
+    assert found["source_accuracy"]["after"] == done.on_source[1] == pytest.approx(after)
+    for text in (page, card):
+        assert f"this model is right on {100 * after:.1f}" in text
+        assert "no longer for the source" in text
+
+
+def test_a_few_labels_are_learnt_from_and_said_to_be_few(image_run, moved, labelled, tmp_path):
+    done = unfreeze.adapt(image_run.run.folder, moved, output_dir=tmp_path / "run", target_labels=labelled(6))
+    assert "labels" in {one.method for one in done.candidates}
+    assert done.verdict.labels == 0
+    page = (done.folder / "report.html").read_text().replace("\u00a0", " ")
+    for text in (page, (done.folder / "README.md").read_text()):
+        assert "6 labels are fewer than the 10 that can decide" in text
+
+
+def test_other_statistics_are_scored_on_the_source_in_the_changed_network(
+    image_run, moved, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "decide", lambda *_, **__: Verdict("adapted", "norm", ("told",)))
+    done = unfreeze.adapt(image_run.run.folder, moved, output_dir=tmp_path / "run", method="norm")
+    dataset = open_source(load(image_run.run.folder), None)[0]
+    rows = dataset.rows("val")
+    probabilities, _ = done.model().probabilities(dataset.samples.select(rows))
+    assert done.on_source[1] == float((probabilities.argmax(axis=1) == dataset.label[rows]).mean())
+
+
+def test_a_target_that_cannot_be_scored_costs_the_scores_alone(image_run, moved, tmp_path, command):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for place, file in enumerate(sorted(moved.rglob("*.png"))):
+        shutil.copy(file, flat / f"{place}.png")
+    done = command(
+        *("adapt", image_run.run.folder, "--target", flat, "--output-dir", tmp_path / "run"),
+        *("--method", "align", "--report-target-accuracy"),
+    )
+    assert done.status == 0, done.err
+    found = json.loads((tmp_path / "run" / "adaptation.json").read_text())
+    assert found["after_the_fact"] is None
+    for text in (found["warning"], done.out, (tmp_path / "run" / "report.html").read_text()):
+        assert "The target's own labels could not be scored" in text.replace("&#39;", "'")
+    assert (tmp_path / "run" / "README.md").is_file()
+
+
+def test_columns_of_the_target_are_those_that_are_scored(text_run, make_mails, tmp_path):
+    make_mails(tmp_path / "new.csv", per_class=25, seed=9, noise=0)
+    with (tmp_path / "new.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (tmp_path / "other.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "mail", "kind"])
+        writer.writerows(
+            [f"a subject that says nothing {n}", row["text"], row["label"]] for n, row in enumerate(rows)
+        )
+    done = unfreeze.adapt(
+        text_run.run.folder,
+        tmp_path / "other.csv",
+        output_dir=tmp_path / "run",
+        method="align",
+        column="mail",
+        label_column="kind",
+        report_target_accuracy=True,
+    )
+    assert done.warning is None
+    assert done.after_the_fact["source model"]["accuracy"] > 0.8
+
+
 def test_rows_worth_labelling_become_data_that_train_accepts(image_run, moved, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "decide", lambda *_, **__: Verdict("needs labels", None, ("told",)))
     done = unfreeze.adapt(image_run.run.folder, moved, output_dir=tmp_path / "run", method="align")
     with done.asked.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 20
+    assert f"--target {moved} --method align --target-labels {done.asked}" in done.again
+    assert done.again in (done.folder / "report.html").read_text().replace("\u00a0", " ")
     assert {row["label"] for row in rows} == {""}
     assert all((done.asked.parent / row["image"]).is_file() for row in rows)
     for row in rows:
@@ -210,7 +314,10 @@ def test_texts_from_the_command_line(text_run, make_mails, tmp_path, command):
         "adapt", text_run.run.folder, "--target", tmp_path / "new.csv", "--output-dir", tmp_path / "run"
     )
     assert done.status == 0, done.err
-    assert "How far the target is" in done.out
+    assert done.out.count("How far the target is") == 1
+    # Once in all: nothing of it is told while it works.
+    assert (done.out + done.err).count("A linear model tells the domains apart") == 1
+    assert "Reverse: balanced accuracy" in done.out
     assert (tmp_path / "run" / "report.html").is_file()
     found = json.loads((tmp_path / "run" / "adaptation.json").read_text())
     # No normalisation statistics in a transformer: its head's inputs alone are restated.
@@ -263,6 +370,8 @@ def test_a_column_orders_the_rows(image_run, text_run, tmp_path):
         ({"method": "pseudo-label", "threshold": 2.0}, "is no confidence"),
         ({"device": "abacus"}, "--device 'abacus'"),
         ({"seed": -1}, "--seed -1 is out of range"),
+        ({"method": "labels"}, "--method labels needs --target-labels"),
+        ({"label_column": "kind"}, "--label-column names labels that nothing reads"),
     ],
 )
 def test_a_wrong_request_is_refused_in_a_sentence(image_run, moved, tmp_path, said, told):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unfreeze.adapting.gate import Candidate, decide, has_collapsed, paired, refuse, skill
-from unfreeze.adapting.shift import Shift, measure_shift, unusual_rows
+from unfreeze.adapting.shift import Shift, describe_shift, measure_shift, unusual_rows
 from unfreeze.adapting.signs import Reader, Signs, balanced_accuracy, scarcest
 from unfreeze.adapting.trying import try_methods
 from unfreeze.progress import Silent
@@ -87,6 +87,14 @@ def test_a_class_that_is_hardly_ever_answered_may_be_missing(domains):
     assert "a class has 2% of the answers" in problem
 
 
+def test_answers_may_not_collapse_where_they_had_not(domains):
+    scene = domains().scene
+    before = replace(SOUND, transported=0.72)
+    assert judge(scene, before, replace(BETTER, evenness=0.81)) == ()
+    (problem,) = judge(scene, before, replace(BETTER, evenness=0.0))
+    assert "would collapse (spread 0.00 of the source's, 1.00 before)" in problem
+
+
 def test_the_scarcest_class_is_looked_for_where_there_are_rows_enough():
     usual = np.array([0.5, 0.45, 0.05])
     assert scarcest(np.array([0.6, 0.4, 0.0]), usual, rows=200) == 0
@@ -144,9 +152,16 @@ def test_verdicts(domains):
     unlike = decide(scene, flat, COLLAPSED, [candidate()], rows=300)
     assert unlike.kind == "needs labels"
     assert any("hardly differ" in reason for reason in unlike.reasons)
+    assert "vary by 0.24 of the source's deviations, 0.4 is the least" in unlike.against
     few = decide(scene, FAR, SOUND, [candidate()], rows=20)
     assert few.kind == "kept source"
-    assert "too few" in few.reasons[0]
+    assert few.reasons == (few.against,)
+    assert "20 target rows are too few" in few.against
+    near = decide(scene, NEAR, SOUND, [candidate()], rows=300).against
+    assert near.startswith(
+        "apart from class shares, the target looks like the source (AUC 0.52, less than 0.6)"
+    )
+    assert taken.against is None
     refused = replace(candidate(), refused=("it is worse",))
     failing = decide(scene, FAR, COLLAPSED, [refused], rows=300)
     assert failing.kind == "needs labels"
@@ -166,6 +181,30 @@ def test_given_labels_decide_before_all_signs(domains):
     helps = candidate(answered=(0.3, 0.1))
     assert decide(scene, NEAR, SOUND, [replace(helps, refused=("signs",))], rows=300).kind == "adapted"
     assert decide(scene, FAR, COLLAPSED, [candidate(answered=(0.02, 0.1))], rows=300).kind == "kept source"
+    assert decide(scene, NEAR, SOUND, [helps], rows=300).labels == 20
+    assert decide(domains().scene, FAR, COLLAPSED, [candidate()], rows=300).labels == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [(1, "1 label is fewer than"), (6, "6 labels are fewer than the 10")]
+)
+@pytest.mark.parametrize("before", [COLLAPSED, SOUND])
+def test_fewer_labels_than_can_decide_are_said_to_be(domains, given, told, before):
+    scene = replace(domains().scene, asked=np.arange(given), answers=np.zeros(given, dtype=np.intp))
+    for shift in (FAR, NEAR):
+        found = decide(scene, shift, before, [candidate()], rows=300)
+        assert told in found.reasons[-1]
+        assert found.labels == 0
+
+
+def test_of_steps_the_newest_one_must_have_rows_enough(domains):
+    steps = {count: np.repeat([0, 1], [300 - count, count]) for count in (5, 50)}
+    scene = domains().scene
+    few, enough = (
+        decide(replace(scene, order=steps[count]), FAR, COLLAPSED, [candidate()], rows=300) for count in steps
+    )
+    assert "5 target rows are too few" in few.against
+    assert enough.kind == "adapted"
 
 
 def test_skill_is_counted_from_chance():
@@ -213,6 +252,23 @@ def test_other_class_shares_alone_are_no_other_domain(domains):
     _, shift, _ = measured(domains(share=0.9, rows=800, target_rows=800))
     assert shift.within_classes < shift.separability - 0.05
     assert shift.alike
+
+
+def test_class_shares_are_told_beside_those_of_the_source(domains):
+    before, shift, _ = measured(domains(share=0.95, rows=800, target_rows=800))
+    share = shift.source_shares[1]
+    assert share == pytest.approx(np.mean(domains(rows=800).scene.val_answers.argmax(axis=1)))
+    told = " ".join(describe_shift(shift, before, ("no", "yes")))
+    assert (
+        f"calls {before.shares[1]:.0%} of the target 'yes', {share:.0%} of the source's validation rows."
+        in told
+    )
+    assert f"{before.displaced:.0%} of the answers would have to be others" in told
+    assert f"has {before.scarcest:.0%} of the answers that the source's shares give it" in told
+    before, shift, _ = measured(domains())
+    told = " ".join(describe_shift(shift, before, ("no", "yes")))
+    assert "would have to be others" not in told
+    assert "scarcest" not in told
 
 
 def test_a_moved_domain_is_adapted_to_and_an_unchanged_one_kept(domains):

@@ -8,7 +8,8 @@ import pytest
 
 from unfreeze.adapting import scenery
 from unfreeze.adapting.depths import depths_of
-from unfreeze.adapting.methods import METHODS, SOUND
+from unfreeze.adapting.methods import METHODS, SOUND, sound_for
+from unfreeze.adapting.methods.labels import label_weight
 from unfreeze.adapting.methods.self_training import align, choose_labels
 from unfreeze.adapting.moments import carried, moments_of
 from unfreeze.adapting.scene import NotPossibleError
@@ -126,6 +127,44 @@ def test_labels_that_a_person_gave_are_kept(domains):
     plain, told = (METHODS["self-training"](one).logits for one in (found.scene, scene))
     moved = (told[:40].argmax(axis=1) == wrong).mean() - (plain[:40].argmax(axis=1) == wrong).mean()
     assert moved > 0.3
+
+
+def test_labels_alone_correct_what_the_source_says(domains):
+    found = domains(**MOVED)
+    asked = np.arange(40)
+    right, wrong = (
+        METHODS["labels"](replace(found.scene, asked=asked, answers=answers)).logits
+        for answers in (found.y[:40], 1 - found.y[:40])
+    )
+    assert found.accuracy(right) > max(0.85, found.before + 0.2)
+    assert found.accuracy(right) > found.accuracy(wrong) + 0.1
+
+
+def test_what_is_not_labelled_is_not_learnt_from(domains):
+    found = domains(**MOVED)
+    scene = replace(found.scene, asked=np.arange(40), answers=found.y[:40])
+    head = METHODS["labels"](scene).head
+    # Other units would show; other rows of the same units do not.
+    swapped = {
+        boundary: np.concatenate([block[:40], block[40:][::-1]]) for boundary, block in scene.target.items()
+    }
+    again = METHODS["labels"](replace(scene, target=swapped)).head
+    np.testing.assert_allclose(again.tensors["weight"], head.tensors["weight"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("labels", "beside", "weight"), [(5, 1000, 10.0), (500, 1000, 2.0), (100, 1000, 10.0), (500, 100, 1.0)]
+)
+def test_labels_weigh_no_more_than_the_source_while_they_are_fewer(labels, beside, weight):
+    assert label_weight(labels, beside=beside) == weight
+
+
+def test_labels_are_tried_where_there_are_some(domains):
+    scene = domains().scene
+    assert sound_for(scene) == SOUND
+    assert sound_for(replace(scene, asked=np.arange(3))) == (*SOUND, "labels")
+    with pytest.raises(NotPossibleError, match="--target-labels"):
+        METHODS["labels"](scene)
 
 
 def test_varied_views_are_learnt_from_with_the_label_of_the_plain_one(domains):

@@ -243,7 +243,7 @@ def _by_answers(candidates: Sequence[Candidate], count: int) -> Verdict:
     assert best.answered is not None
     gain, error = best.answered
     told = (
-        f"on the {count} labelled rows {best.method} changes accuracy by {points(gain)} "
+        f"on the {count} labelled rows accuracy changes by {points(gain)} with {best.method} "
         f"(standard error {100 * error:.1f})"
     )
     if gain > error:

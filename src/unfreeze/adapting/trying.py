@@ -38,7 +38,7 @@ def try_methods(
             progress.say(f"{name}: not possible here, {reason}.")
             continue
         found = trials[-1].candidate
-        against = f"refused: {'; '.join(found.refused)}" if found.refused else "nothing speaks against it"
+        against = "; ".join(found.refused) or "no sign speaks against it"
         progress.say(f"{name}: {against}.")
     return trials, missing
 
