@@ -81,12 +81,16 @@ def test_what_was_found_is_written_and_shown(adapted):
     assert found == json.loads(json.dumps(adapted.to_dict()))
     assert {one["method"] for one in found["candidates"]} == {"norm", "align", "self-training"}
     assert "gradual" in found["not_possible"]
+    assert set(found["source_shares"]) == set(found["shares"]) == set(adapted.labels)
+    assert sum(found["source_shares"].values()) == pytest.approx(1)
     page = (adapted.folder / "report.html").read_text()
     for told in (*adapted.told, *adapted.verdict.reasons):
         # The first letter of a reason is made a capital.
         assert told.split("'")[0].split("(")[0].strip()[1:] in page.replace("\u00a0", " ")
     assert "http" not in page.replace("http-equiv", "")
     assert page.count("data:image/jpeg") == 12
+    assert "red, on the source" in page
+    assert "The source's data is at hand".replace("'", "&#39;") in page
 
 
 @pytest.mark.parametrize("verdict", ["adapted", "kept source", "needs labels"])

@@ -80,6 +80,9 @@ class Adaptation:
             "candidates": [one.to_dict() for one in self.candidates],
             "not_possible": dict(self.missing),
             "shares": dict(zip(self.labels, self.target_shares, strict=True)),
+            "source_shares": None
+            if self.shift.source_shares is None
+            else dict(zip(self.labels, self.shift.source_shares, strict=True)),
             "source_accuracy": None
             if self.on_source is None
             else dict(zip(("before", "after"), self.on_source, strict=True)),
