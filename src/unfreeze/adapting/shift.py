@@ -187,9 +187,12 @@ def _describe_shares(shift: Shift, before: Signs, labels: tuple[str, ...]) -> li
             f"For the source's class shares {before.displaced:.0%} of the answers would have to be others."
         )
     if before.scarcest < SCARCE:
+        usual = np.array(shift.source_shares)
+        ratio = np.divide(before.shares, usual, out=np.ones(len(usual)), where=usual > 0)
+        # Of several that are as scarce, the one that should be commonest.
+        scarcest = labels[int(np.argmax(np.where(np.isclose(ratio, before.scarcest), usual, 0)))]
         sentences.append(
-            f"The class that has become scarcest has {before.scarcest:.0%} of the answers that the source's shares "
-            "give it."
+            f"{scarcest!r} has {before.scarcest:.0%} of the answers that the source's shares give it."
         )
     return sentences
 
