@@ -1,10 +1,12 @@
 """The same command twice, with features at hand or not and any number of readers: the same bits."""
 
 import csv
+from contextlib import contextmanager
 
 import pytest
 
 import unfreeze
+from unfreeze.errors import StoppedError
 
 SETTINGS = {"device": "cpu", "epochs": 2, "batch_size": 8, "precision": "fp32"}
 COUNTED = ("model.safetensors", "head.safetensors", "adapter/adapter_model.safetensors", "predictions.csv")
@@ -36,14 +38,16 @@ def bits(run):
     return found
 
 
+def read_with(readers, monkeypatch):
+    for room in ("training.material", "training.exampling", "engine.choice", "engine.frozen_pass"):
+        monkeypatch.setattr(f"unfreeze.{room}.reading_threads", lambda device: readers)
+
+
 def twice(data, folder, monkeypatch, **settings):
     """Two runs: one reader and nothing stored, then four readers and what the first has stored."""
     runs = []
     for readers in (1, 4):
-        for room in ("material", "exampling"):
-            monkeypatch.setattr(f"unfreeze.training.{room}.reading_threads", lambda device, n=readers: n)
-        for room in ("choice", "frozen_pass"):
-            monkeypatch.setattr(f"unfreeze.engine.{room}.reading_threads", lambda device, n=readers: n)
+        read_with(readers, monkeypatch)
         runs.append(unfreeze.train(str(data), output_dir=folder / str(readers), **settings))
     return [bits(run) for run in runs]
 
@@ -56,6 +60,28 @@ def test_the_same_seed_gives_the_same_bits(strategy, vit, photos, tmp_path, monk
         settings = {name: settings[name] for name in ("strategy", "backbone", "device")}
     first, second = twice(photos, tmp_path, monkeypatch, **settings)
     assert first == second
+
+
+def test_stopped_with_one_reader_and_resumed_with_four_gives_the_same_bits(
+    vit, photos, tmp_path, monkeypatch, plain_torch
+):
+    settings = SETTINGS | {"strategy": "gradual", "backbone": vit}
+    read_with(2, monkeypatch)
+    whole = unfreeze.train(str(photos), output_dir=tmp_path / "whole", **settings)
+    read_with(1, monkeypatch)
+    seen = []
+
+    @contextmanager
+    def stop_at_the_third_step(progress):
+        yield lambda: len(seen) >= 3 or bool(seen.append(0))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unfreeze.training.thawing.stop_on_signal", stop_at_the_third_step)
+        with pytest.raises(StoppedError):
+            unfreeze.train(str(photos), output_dir=tmp_path / "cut", **settings)
+    read_with(4, monkeypatch)
+    resumed = unfreeze.train(str(photos), output_dir=tmp_path / "cut", resume=True, **settings)
+    assert bits(resumed) == bits(whole)
 
 
 def test_another_seed_gives_other_bits(vit, photos, tmp_path, plain_torch):

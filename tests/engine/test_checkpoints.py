@@ -108,6 +108,24 @@ def test_another_run_is_refused_by_the_field_that_differs(tmp_path, saved, name)
         other.newest()
 
 
+def test_a_training_without_a_checkpoint_yet_is_known_too(tmp_path, saved):
+    saved.begin()
+    assert saved.newest() is None
+    with pytest.raises(RequestError, match=r"another data \('d1', now 'd2'\)"):
+        Checkpoints(tmp_path / "checkpoints", IDENTITY | {"data": "d2"}).newest()
+
+
+def test_only_after_a_loss_that_was_no_number_may_the_rate_be_another(tmp_path, saved):
+    first, lower = (Checkpoints(tmp_path / "checkpoints", IDENTITY | {"rate": rate}) for rate in ("1", "0.3"))
+    first.save(checkpoint(0, 3))
+    with pytest.raises(RequestError, match="another rate"):
+        lower.newest()
+    first.save(checkpoint(0, 4), diverged=True)
+    assert lower.newest().position == Position(0, 4, 0, 5)
+    with pytest.raises(RequestError, match="another data"):
+        Checkpoints(tmp_path / "checkpoints", IDENTITY | {"rate": "1", "data": "d2"}).newest()
+
+
 @pytest.mark.parametrize("call", [1, 2])
 def test_a_full_disk_leaves_the_last_good_one(tmp_path, saved, monkeypatch, call):
     calls = []

@@ -111,7 +111,7 @@ def test_a_full_disk_ends_the_run_and_the_last_good_state_goes_on(t, tmp_path, m
 
     def full(path, content):
         calls.append(path)
-        if len(calls) > 6:
+        if len(calls) > 7:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, content)
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 TENSORS = "tensors.safetensors"
 MANIFEST = "manifest.json"
+BEGUN = "identity.json"
 KEPT = 2
 RATE = "rate"
 
@@ -59,6 +61,21 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: Mapping[str, str]) -> None:
         self._folder = folder
         self._identity = dict(identity)
+
+    def begin(self) -> None:
+        """Forget what another training left here, and note whose folder it is from now on.
+
+        Raises UnfreezeError when it cannot be written.
+        """
+        self.clear()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._folder / BEGUN, json.dumps(self._identity))
+        except OSError as problem:
+            raise UnfreezeError(
+                f"{self._folder} could not be written ({problem.strerror or problem}). Free some space and continue "
+                "with --resume."
+            ) from None
 
     def save(self, checkpoint: Checkpoint, *, diverged: bool = False) -> None:
         """Write a checkpoint; the one before stays until this one is whole.
@@ -99,7 +116,7 @@ class Checkpoints:
         self._drop_old(keep=name)
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies, or None. Raises RequestError when it belongs to another run."""
+        """The newest checkpoint that verifies, or None. Raises RequestError when the folder is another run's."""
         from safetensors.torch import load_file
 
         for folder in sorted(self._whole_folders(), reverse=True):
@@ -114,6 +131,8 @@ class Checkpoints:
                 tensors=load_file(folder / TENSORS),
                 numbers=manifest["numbers"],
             )
+        with suppress(OSError, ValueError):
+            self._check_identity(parse_json((self._folder / BEGUN).read_text(encoding="utf-8")), but=())
         return None
 
     def clear(self) -> None:

@@ -146,7 +146,7 @@ class _Loop:
         if resume:
             return self.checkpoints.newest()
         # What another run left here would look newer than what this one is going to write.
-        self.checkpoints.clear()
+        self.checkpoints.begin()
         return None
 
     # -- phases
