@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from unfreeze.bundle.claim import whole_or_nothing
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.examples import Examples
 from unfreeze.data.dataset import Samples
@@ -22,6 +23,7 @@ from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.explaining import as_png, draw_heat, explain_image, explain_text
 from unfreeze.neighbours import features_of
 from unfreeze.report.page import make_environment
+from unfreeze.report.words import printable
 from unfreeze.runtime.decode import Quarantined
 from unfreeze.runtime.exported import TOKENIZER
 from unfreeze.runtime.files import write_atomically
@@ -79,23 +81,36 @@ def explained(
 ) -> Iterator[Prediction]:
     """The predictions of ``samples`` as they come; when the last has gone, ``folder`` holds why each was given.
 
-    An explanation takes about as long as 50 predictions. ``examples``: the run's training rows, where it carries any.
+    Where they are not asked for to the last, the pictures made so far are removed again. An explanation takes about as
+    long as 50 predictions. ``examples``: the run's training rows, where it carries any. Raises UnfreezeError when the
+    disk fails.
     """
     backbone = classifier.backbone
     reader = Reader(backbone.preprocess, backbone.assets.get(TOKENIZER))
     shown: list[Shown] = []
-    for number, row in enumerate(rows):
-        if row.label is not None:
-            raw = read_raw(samples, number)
-            if not isinstance(raw, Quarantined):
-                prepared = reader.prepare(raw)
-                near = () if examples is None else _near(classifier, examples, prepared)
-                file = folder / f"{number:06}.png"
-                shown.append(replace(_explain(classifier, raw, prepared, row, file), near=near))
-        yield row
-    environment = make_environment()
+    try:
+        for number, row in enumerate(rows):
+            if row.label is not None:
+                raw = read_raw(samples, number)
+                if not isinstance(raw, Quarantined):
+                    prepared = reader.prepare(raw)
+                    near = () if examples is None else _near(classifier, examples, prepared)
+                    file = folder / f"{number:06}.png"
+                    shown.append(replace(_explain(classifier, raw, prepared, row, file), near=near))
+            yield row
+        page = _page(shown)
+        with whole_or_nothing(folder, flag="--explain"):
+            write_atomically(folder / PAGE, page)
+    except BaseException:
+        for one in shown:
+            if one.picture is not None:
+                (folder / one.picture).unlink(missing_ok=True)
+        raise
+
+
+def _page(shown: Sequence[Shown]) -> str:
     template = resources.files("unfreeze").joinpath("explained.html").read_text(encoding="utf-8")
-    write_atomically(folder / PAGE, environment.from_string(template).render(shown=shown))
+    return printable(make_environment().from_string(template).render(shown=shown))
 
 
 def _near(classifier: Classifier, examples: Examples, prepared: NDArray[Any]) -> tuple[Near, ...]:
@@ -125,5 +140,6 @@ def _explain(
             return Shown(row, pieces=[(text, 0.0)], problem=str(problem))
     picture = Image.fromarray(prepared).convert("RGBA")
     picture.alpha_composite(Image.open(BytesIO(draw_heat(explain_image(classifier, prepared, place)))))
-    file.write_bytes(as_png(np.concatenate([prepared, np.asarray(picture.convert("RGB"))], axis=1)))
+    with whole_or_nothing(file, flag="--explain"):
+        write_atomically(file, as_png(np.concatenate([prepared, np.asarray(picture.convert("RGB"))], axis=1)))
     return Shown(row, picture=file.name)

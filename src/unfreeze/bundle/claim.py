@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from unfreeze.runtime.files import remove_torn
 LOCK, UNFINISHED = ".lock", ".unfinished"
 # What a disk answers that is full, over its quota, read-only, not allowed or broken.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+MEND = "free some space, or mend the permissions"
 # What becomes of a folder that a process left unfinished: an error says how to go on, or it goes on, or begins anew.
 Left = Literal["refuse", "resume", "restart"]
 
@@ -75,12 +77,8 @@ def locked(folder: Path, *, flag: str = "--output-dir") -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        if problem.errno not in DISK_ERRORS:
-            raise
-        where = problem.filename2 or problem.filename or folder
-        raise UnfreezeError(
-            f"{where} could not be written ({problem.strerror}). What was saved before is whole: free some space, or "
-            f"mend the permissions, and continue; or choose another {flag}."
+        raise _in_words(
+            problem, folder, f"What was saved before is whole: {MEND}, and continue", flag
         ) from None
     finally:
         # Removed while it is held: whoever opened it meanwhile finds that it has no name any more.
@@ -88,6 +86,28 @@ def locked(folder: Path, *, flag: str = "--output-dir") -> Iterator[None]:
             (folder / LOCK).unlink(missing_ok=True)
         lock.release()
         _remove_empty(made)
+
+
+@contextmanager
+def whole_or_nothing(output: str | Path, *, flag: str) -> Iterator[None]:
+    """For a block that leaves ``output`` as a whole or not at all: a disk that fails is an UnfreezeError that says so.
+
+    ``flag``: the option that names another place.
+    """
+    try:
+        yield
+    except OSError as problem:
+        raise _in_words(problem, output, f"Nothing was left there: {MEND}, and run it again", flag) from None
+
+
+def _in_words(problem: OSError, place: str | Path, advice: str, flag: str) -> UnfreezeError:
+    """The error for a disk that failed; what is no failure of a disk is raised as it is."""
+    if problem.errno not in DISK_ERRORS:
+        raise problem
+    where = problem.filename2 or problem.filename or place
+    return UnfreezeError(
+        f"{where} could not be written ({os.strerror(problem.errno)}). {advice}; or choose another {flag}."
+    )
 
 
 def is_unfinished(folder: Path) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -72,6 +73,32 @@ def _leave(terminated: list[int]) -> NoReturn:
     sys.exit(TERMINATED if terminated else INTERRUPTED)
 
 
+def _forget_output() -> None:
+    """Let go of what waits to be printed: it would fail a second time when the interpreter ends."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _leave_full(problem: OSError) -> NoReturn:
+    """End in a sentence where a disk failed; any other error is raised again."""
+    from unfreeze.bundle.claim import DISK_ERRORS, MEND
+
+    if problem.errno not in DISK_ERRORS:
+        raise problem
+    what = "written" if problem.filename is None else "read or written"
+    _forget_output()
+    # Standard error may lead to the same disk.
+    with suppress(OSError):
+        typer.echo(
+            f"Error: {readable(str(problem.filename or 'Standard output'))} could not be {what} "
+            f"({os.strerror(problem.errno)}). {MEND.capitalize()}, and run it again.",
+            err=True,
+        )
+    sys.exit(UnfreezeError.exit_status)
+
+
 def main() -> None:
     """Run the command line.
 
@@ -83,7 +110,12 @@ def main() -> None:
     terminated: list[int] = []
     try:
         with _terminate_as_interrupt(terminated):
-            app()
+            try:
+                app()
+            except SystemExit:
+                # What does not fit any more is an error of the command, not one of the interpreter's end.
+                sys.stdout.flush()
+                raise
     except KeyboardInterrupt:
         # Before or after the command itself.
         _leave(terminated)
@@ -100,5 +132,8 @@ def main() -> None:
         _leave(terminated)
     except BrokenPipeError:
         # The reader of our output has gone, as `| head` does; there is nobody left to tell.
+        _forget_output()
         sys.stderr.close()
         sys.exit(0)
+    except OSError as problem:
+        _leave_full(problem)

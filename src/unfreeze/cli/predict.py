@@ -77,6 +77,7 @@ def predict(
             err=True,
         )
         return
+    from unfreeze.bundle.claim import whole_or_nothing
     from unfreeze.bundle.places import run_folder
     from unfreeze.cli.console import print_json
     from unfreeze.cli.options import refuse_without_ray
@@ -107,7 +108,8 @@ def predict(
         examples = read_examples(folder, read_bundle(folder))
         rows = explained(model.classifier, samples, rows, explain, examples=examples)
     if output is not None:
-        count = write_predictions(rows, output, top_k=top_k)
+        with whole_or_nothing(scrubbed(output), flag="--output"):
+            count = write_predictions(rows, output, top_k=top_k)
         typer.echo(f"{count:,} rows written to {scrubbed(output)}", err=True)
     elif json_output:
         print_json({"predictions": [row.to_row(top_k) for row in rows]})

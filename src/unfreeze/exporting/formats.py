@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from unfreeze.executors.tracing import traced
 from unfreeze.exporting.network import Network, dynamic_shapes, example, input_names
 from unfreeze.runtime.card import KEY
 from unfreeze.runtime.exported import Graph
+from unfreeze.runtime.files import write_atomically
 from unfreeze.runtime.reading import Raw
 
 # What onnxruntime has supported since 2024, and what the dynamo exporter writes without conversion.
@@ -112,7 +113,9 @@ def write_torchscript(classifier: Classifier, folder: Path) -> Written:
     network = Network(classifier).eval()
     file = folder / "model.pt"
     with _quiet(), torch.no_grad(), traced(network, example(classifier.backbone)) as trace:
-        trace.save(str(file))
+        # To memory first, here and below: PyTorch's own writer ends the process when the disk is full.
+        torch.jit.save(trace, content := BytesIO())
+    write_atomically(file, content.getvalue())
     note = "TorchScript is deprecated by PyTorch itself: onnx or pt2 will be loadable for longer."
     return Written(file, {"torch": version("torch")}, (note,))
 
@@ -131,7 +134,8 @@ def write_pt2(classifier: Classifier, folder: Path) -> Written:
     with _quiet(), torch.no_grad():
         shapes = dict(zip(("h", "mask"), dynamic_shapes(backbone), strict=False))
         program = torch.export.export(network, example(backbone), dynamic_shapes=shapes)
-        torch.export.save(program, str(file))
+        torch.export.save(program, content := BytesIO())
+    write_atomically(file, content.getvalue())
     note = "A pt2 file is code: load only those whose origin you trust."
     return Written(file, {"torch": version("torch")}, (note,))
 

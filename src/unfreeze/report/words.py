@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from unfreeze.report.content import Baseline, Chip, Estimate, Metrics, ReportData, ThawPoint
 
 KINDS = {"image": "images", "text": "texts"}
-# Control characters and lone surrogates (from undecodable file names) cannot stand in a page or a text file.
-UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+# Control characters and lone surrogates (from undecodable file names) cannot stand in a page or a text file; marks of
+# direction would turn the text after a name round.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 FEW_TEST_ROWS = 100
 HIGH_ECE = 0.05
 
 
 def printable(text: str) -> str:
-    """The text with a replacement character for everything that is no character of a text."""
+    """The text with a replacement character for everything that is no character of a text, or turns it round."""
     return UNPRINTABLE.sub("\ufffd", text)
 
 

@@ -81,8 +81,8 @@ class Prediction:
 def write_predictions(predictions: Iterable[Prediction], output: str | Path, *, top_k: int) -> int:
     """Write rows to a CSV, TSV, JSONL or Parquet file as they come; returns how many.
 
-    ``output`` may be a URL, which is written when all rows are there. Raises RequestError for another ending or an
-    unwritable place, UnfreezeError when a store refuses the file.
+    A file is there when all of its rows are in it; ``output`` may be a URL, which is written then. Raises RequestError
+    for another ending or an unwritable place, UnfreezeError when a store refuses the file, OSError when a disk fails.
     """
     check_output(output)
     if not is_remote(output):

@@ -1,0 +1,100 @@
+"""Disks that take nothing more, where no run is made; faults/test_faults.py has the commands that make one."""
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+resource = pytest.importorskip("resource", reason="limits the size of files")
+FULL = Path("/dev/full")
+ROOM = 2_000
+
+
+@contextmanager
+def little_room(size=ROOM):
+    """No file grows beyond so many bytes: writing fails as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def assert_one_sentence(answer, place, flag):
+    assert answer.status == 1, answer.err
+    # The counts of a progress stand before it.
+    said = answer.err.splitlines()[-1]
+    assert said.startswith(f"Error: {place}")
+    assert "could not be written (File too large). Nothing was left there: free some space" in said
+    assert said.endswith(f"choose another {flag}.")
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_predictions_that_do_not_fit_are_not_left_behind(ending, text_run, command, tmp_path, plain_torch):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    whole = command("predict", text_run.run.folder, text_run.data, "--output", tmp_path / f"whole.{ending}")
+    assert whole.status == 0, whole.err
+    with little_room():
+        answer = command("predict", text_run.run.folder, text_run.data, "--output", folder / f"rows.{ending}")
+    assert_one_sentence(answer, folder / f"rows.{ending}", "--output")
+    assert list(folder.iterdir()) == []
+
+
+def test_explanations_that_do_not_fit_leave_the_folder_to_be_used_again(
+    image_run, command, tmp_path, plain_torch
+):
+    arguments = ("predict", image_run.run.folder, image_run.data / "green", "--explain", tmp_path / "why")
+    # The pictures take 10 kB each, the page more than all of them.
+    for room in (ROOM, 30_000):
+        with little_room(room):
+            answer = command(*arguments)
+        assert_one_sentence(answer, tmp_path / "why", "--explain")
+        assert list((tmp_path / "why").iterdir()) == []
+    assert command(*arguments).status == 0
+    assert (tmp_path / "why" / "explanations.html").stat().st_size > 30_000
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_an_output_that_is_full_is_said_in_a_sentence(
+    options, text_run, command, tmp_path, monkeypatch, plain_torch
+):
+    text = tmp_path / "mail.txt"
+    text.write_text("meeting agenda")
+    # A row is smaller than the buffer, so that it is the end of the command that fails; a table is larger.
+    for source in (text, text_run.data):
+        with FULL.open("w") as full, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", full)
+            answer = command("predict", text_run.run.folder, source, "--top-k", "3", *options)
+        assert answer.status == 1
+        assert answer.err.splitlines()[-1] == (
+            "Error: Standard output could not be written (No space left on device). "
+            "Free some space, or mend the permissions, and run it again."
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["torchscript", "pt2"])
+def test_an_export_that_does_not_fit_ends_in_a_sentence_and_leaves_nothing(format, image_run, tmp_path):
+    """In a process of its own: PyTorch's writers would end this one."""
+    script = (
+        "import resource, sys\n"
+        "hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))\n"
+        "from unfreeze.cli.app import main\n"
+        "main()"
+    )
+    place = tmp_path / "out"
+    arguments = ["export", image_run.run.folder, "--format", format, "--output", place / "made"]
+    place.mkdir()
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"Error: {place}")
+    assert "could not be written (File too large)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(place.iterdir()) == []
