@@ -1,7 +1,7 @@
 """Answers by artefacts alone, in a process of its own: python alone.py JOBS.json prints probabilities by label.
 
 A job holds ``inputs`` and ``labels``, and either ``codes``, the code of a card for each input, which runs while
-Unfreeze cannot be imported, or ``file`` and ``format``, a graph that is read through ``unfreeze.runtime``.
+Unfreeze cannot be imported, or ``file`` and ``format``: a graph that is read through ``unfreeze.runtime``, or a run.
 """
 
 import contextlib
@@ -37,7 +37,11 @@ def by_graph(job):
     from unfreeze.runtime.exported import Exported, tokenizer_beside
 
     file = Path(job["file"])
-    if job["format"] == "onnx":
+    if job["format"] == "run":
+        import unfreeze
+
+        model = unfreeze.load(file)
+    elif job["format"] == "onnx":
         model = runtime.load(file)
     else:
         card = read_card(file.with_name(FILE).read_text(encoding="utf-8"), source=str(file))

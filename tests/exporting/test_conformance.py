@@ -240,6 +240,9 @@ def test_all_of_them_give_their_runs_answers_in_one_fresh_process(made, pictures
         inputs = TEXTS if one[1] == "text" else [str(path) for path in pictures]
         jobs[one] = job_of(done, pictures, TEXTS) if done.format in LIBRARIES else graph_job(done, inputs)
         wanted[one] = done.run.model().predict_proba(inputs)
+        whole = (*one[:2], "run")
+        jobs[whole] = graph_job(done, inputs, file=done.run.folder) | {"format": "run"}
+        wanted[whole] = wanted[one]
         if done.format == "onnx":
             small = (*one[:2], "int8")
             jobs[small] = graph_job(done, inputs, file=done.folder / quantizing.FILE)
