@@ -125,6 +125,44 @@ def test_links_to_folders_are_followed_once_and_loops_end(class_folders):
         data.samples.read(8)
 
 
+def test_links_that_lead_out_of_the_data_are_not_followed(class_folders, tmp_path):
+    root = class_folders({"cat": 8, "dog": 8})
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.png").write_bytes((root / "cat" / "000.png").read_bytes())
+    (root / "everything").symlink_to("/", target_is_directory=True)
+    (root / "bird").symlink_to(outside, target_is_directory=True)
+    (root / "cat" / "zoo").symlink_to("../../outside", target_is_directory=True)
+    (root / "cat" / "secret.png").symlink_to(outside / "secret.png")
+    # Within the data they may lie where they will.
+    (root / "dog" / "cat.png").symlink_to("../cat/000.png")
+    data = load_dataset(root)
+    assert data.labels.names == ("cat", "dog")
+    assert len(data) == 17
+    reason = "a link that leads out of the data folder"
+    assert ignored(data) == dict.fromkeys(["bird", "cat/secret.png", "cat/zoo", "everything"], reason)
+
+
+def test_a_data_folder_that_is_a_link_is_read_as_the_folder_that_it_leads_to(class_folders, tmp_path):
+    root = class_folders({"cat": 8, "dog": 8})
+    link = tmp_path / "link"
+    link.symlink_to(root, target_is_directory=True)
+    (root / "dog" / "cat.png").symlink_to(root / "cat" / "000.png")
+    data = load_dataset(link)
+    assert len(data) == 17
+    assert ignored(data) == {}
+
+
+def test_nothing_but_links_that_lead_out_is_said(class_folders, tmp_path):
+    root = class_folders({"cat": 8, "dog": 8})
+    links = tmp_path / "links"
+    links.mkdir()
+    for name in ("cat", "dog"):
+        (links / name).symlink_to(root / name, target_is_directory=True)
+    with pytest.raises(DataError, match="such as cat, are not followed: put copies there"):
+        load_dataset(links)
+
+
 def test_text_folders_are_texts_and_empty_ones_are_ignored(class_folders):
     root = class_folders({"ham": 8, "spam": 8}, content="mail")
     (root / "ham" / "blank.txt").write_text("")

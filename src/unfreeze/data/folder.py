@@ -27,6 +27,8 @@ from unfreeze.data.samples import FileSamples, strings
 from unfreeze.data.tables import TABLE_SUFFIXES
 from unfreeze.errors import DataError, RequestError
 
+# Whoever hands a folder on could otherwise have any file of this machine read as data.
+LEADS_OUT = "a link that leads out of the data folder"
 JUNK = frozenset({"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "$recycle.bin", "__pycache__"})
 
 
@@ -46,12 +48,14 @@ class _Walker:
     root: Path
     log: IgnoredLog
     entered: set[tuple[int, int]] = field(default_factory=set)
+    leading_out: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._real_root = os.path.realpath(self.root)
         self._enter("")
 
     def entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
-        """Entries of a folder, by name, without hidden and junk ones."""
+        """Entries of a folder, by name, without hidden and junk ones and links to what lies outside of the root."""
         with os.scandir(self.root / folder) as scan:
             found = sorted(scan, key=lambda entry: entry.name)
         for entry in found:
@@ -59,6 +63,9 @@ class _Walker:
                 self.log.add(_joined(folder, entry.name), "hidden")
             elif entry.name.lower() in JUNK:
                 self.log.add(_joined(folder, entry.name), "written by an operating system, not data")
+            elif entry.is_symlink() and self._leads_out(_joined(folder, entry.name)):
+                self.log.add(_joined(folder, entry.name), LEADS_OUT)
+                self.leading_out.append(_joined(folder, entry.name))
             else:
                 yield entry
 
@@ -73,6 +80,9 @@ class _Walker:
                 self.log.add(path, "a link to a folder that is read already")
             else:
                 yield from self.files(path)
+
+    def _leads_out(self, path: str) -> bool:
+        return not Path(os.path.realpath(self.root / path)).is_relative_to(self._real_root)
 
     def _enter(self, folder: str) -> None:
         self.entered.add(self._identity(folder))
@@ -96,9 +106,15 @@ def read_folder(root: Path, columns: Columns) -> Rows:
         top = list(walker.entries(""))
         folders = _part_folders(root, top, walker)
         classes = _class_folders(folders or {None: ""}, top, walker, root)
+        modality, reason = _modality(classes, root)
     except PermissionError as error:
         raise DataError(f"{error.filename} cannot be read: permission denied.") from None
-    modality, reason = _modality(classes, root)
+    except DataError as problem:
+        if not walker.leading_out:
+            raise
+        raise DataError(
+            f"{problem} Links that lead out of it, such as {walker.leading_out[0]}, are not followed: put copies there."
+        ) from None
     return _rows(root, classes, modality, reason, log)
 
 
