@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from io import BytesIO
@@ -104,7 +105,8 @@ def explained(
     except BaseException:
         for one in shown:
             if one.picture is not None:
-                (folder / one.picture).unlink(missing_ok=True)
+                with suppress(OSError):
+                    (folder / one.picture).unlink()
         raise
 
 
