@@ -1,6 +1,7 @@
 """Settings: said on the command line, in a file, or not at all."""
 
 import inspect
+import os
 from dataclasses import fields, replace
 from datetime import date
 from itertools import pairwise
@@ -164,7 +165,7 @@ def test_the_classic_recipe_takes_what_does_not_change_its_schedule():
         ("full", "ema", 1.0),
         ("full", "ema", float("nan")),
         ("full", "patience", 0),
-        ("full", "schedule", "linear"),
+        ("full", "schedule", "stepwise"),
         ("full", "recipe", "clasic"),
     ],
 )
@@ -212,7 +213,7 @@ def test_a_file_without_pairs_is_refused(tmp_path, text):
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(RequestError, match="does not exist"):
         read_config(tmp_path / "c.yaml")
-    with pytest.raises(RequestError, match="not readable as YAML"):
+    with pytest.raises(RequestError, match=r"cannot be read \(not a regular file\)"):
         read_config(tmp_path)
     (tmp_path / "c.yaml").write_text("a: [")
     with pytest.raises(RequestError, match="not readable as YAML"):
@@ -220,6 +221,21 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "c.yaml").write_text("!!python/object/apply:os.getcwd []")
     with pytest.raises(RequestError, match="not readable as YAML"):
         read_config(tmp_path / "c.yaml")
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_a_device_or_a_file_of_gigabytes_is_no_configuration(tmp_path, command):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "huge.yaml").touch()
+    os.truncate(tmp_path / "huge.yaml", 2**40)
+    for path, why in (
+        (tmp_path / "pipe.yaml", "not a regular file"),
+        ("/dev/zero", "not a regular file"),
+        (tmp_path / "huge.yaml", "larger than 1 MiB"),
+    ):
+        answer = command("train", tmp_path, "--config", path, "--output-dir", tmp_path / "run")
+        assert (answer.status, answer.out) == (2, "")
+        assert answer.err == f"Error: --config {path} cannot be read ({why}): give a YAML file of settings.\n"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unfreeze.errors import RequestError, did_you_mean
+from unfreeze.regular import read_file
 
 Origin = Literal["default", "data", "probe", "trial", "user"]
 
@@ -92,6 +93,9 @@ READ_BY: dict[str, tuple[str, ...]] = {
 }
 # What the classic recipe fixes: it is a baseline only as long as nothing about it is changed.
 FIXED_BY_CLASSIC = ("head", "batch_size", *READ_BY)
+
+# Bytes of a file of settings: all there are, each with its reason, take a hundredth of it.
+MOST_CONFIG = 2**20
 
 # What a setting must be, by its annotation in TrainRequest, and in words.
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -332,19 +336,27 @@ def read_config(path: Path) -> dict[str, object]:
     import yaml
 
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _with_1e5(yaml.SafeLoader))  # noqa: S506
+        text = read_file(path, most=MOST_CONFIG).decode()
     except FileNotFoundError:
         raise RequestError(f"--config {path} does not exist.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+    except OSError as problem:
+        raise RequestError(
+            f"--config {path} cannot be read ({problem.strerror or problem}): give a YAML file of settings."
+        ) from None
+    except UnicodeDecodeError as problem:
+        raise RequestError(f"--config {path} is not readable as YAML: {problem}.") from None
+    try:
+        values = yaml.load(text, _with_1e5(yaml.SafeLoader))  # noqa: S506
+    except yaml.YAMLError as problem:
         raise RequestError(
             f"--config {path} is not readable as YAML: {str(problem).splitlines()[0]}."
         ) from None
     except RecursionError:
         raise RequestError(f"--config {path} is nested too deeply to be settings.") from None
     except Exception as problem:  # a date or number that is none makes PyYAML raise nearly any type
-        text = str(problem).splitlines()[:1]
+        first = "".join(str(problem).splitlines()[:1])[:160] or type(problem).__name__
         raise RequestError(
-            f"--config {path} has a value that is not what it looks like ({''.join(text)[:160]}): "
+            f"--config {path} has a value that is not what it looks like ({first}): "
             "put quotes around it, or correct it."
         ) from None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import pytest
@@ -178,6 +179,7 @@ def test_other_data_are_refused_even_where_only_a_pixel_differs(call, trainer, p
         call(data=data, seeds=1, resume=True)
 
 
+@pytest.mark.timeout(60)
 def test_a_folder_is_not_taken_from_anybody(call, trainer, tmp_path):
     call(seeds=1)
     with pytest.raises(
@@ -185,6 +187,10 @@ def test_a_folder_is_not_taken_from_anybody(call, trainer, tmp_path):
     ):
         call(seeds=1)
     (tmp_path / "other").mkdir()
+    with pytest.raises(RequestError, match="holds no comparison"):
+        call(output_dir=tmp_path / "other", resume=True)
+    # A pipe would be waited for.
+    os.mkfifo(tmp_path / "other" / "compare.json")
     with pytest.raises(RequestError, match="holds no comparison"):
         call(output_dir=tmp_path / "other", resume=True)
     import filelock

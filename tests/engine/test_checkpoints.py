@@ -72,6 +72,11 @@ def damage_numbers(folder):
     (folder / "manifest.json").write_text(json.dumps(values))
 
 
+def piped(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGES = {
     "torn tensors": lambda folder: os.truncate(folder / "tensors.safetensors", 40),
     "changed tensors": damage_tensors,
@@ -80,10 +85,13 @@ DAMAGES = {
     "torn manifest": lambda folder: os.truncate(folder / "manifest.json", 30),
     "changed numbers": damage_numbers,
     "another manifest": lambda folder: (folder / "manifest.json").write_text("[1]"),
+    "a pipe for a manifest": lambda folder: piped(folder / "manifest.json"),
+    "a pipe for tensors": lambda folder: piped(folder / "tensors.safetensors"),
     "empty": lambda folder: (shutil.rmtree(folder), folder.mkdir()),
 }
 
 
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, saved, damage):
     newest = tmp_path / "checkpoints" / folders(tmp_path)[-1]

@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import os
 import select
 import shutil
 import socket
@@ -504,6 +505,24 @@ def test_a_run_with_one_byte_changed_is_refused_with_a_sentence(
         assert "changed after the run was saved" in found.json()["detail"]
         # What was served before still is.
         assert client.post(PREDICT, json=GOOD).status_code == 200
+
+
+@pytest.mark.timeout(60)
+def test_a_run_of_pipes_is_refused_and_holds_up_nobody(text_run, tmp_path):
+    for name in ("pipe", "scores", "good"):
+        shutil.copytree(text_run.run.folder, tmp_path / "runs" / name)
+    for file in ("pipe/bundle.json", "scores/metrics.json"):
+        (tmp_path / "runs" / file).unlink()
+        os.mkfifo(tmp_path / "runs" / file)
+    access = Access(token=TOKEN, changes=tmp_path / "runs")
+    with client_for({"mails": text_run.run.folder}, access=access) as client:
+        client.headers = {"Authorization": f"Bearer {TOKEN}"}
+        found = client.put("/v1/tasks/x", json={"run": "pipe"})
+        assert found.status_code == 422
+        assert "bundle.json cannot be read (not a regular file)" in found.json()["detail"]
+        for name in ("good", "scores"):
+            assert client.put("/v1/tasks/x", json={"run": name}).status_code in (200, 201)
+        assert client.get("/v1/tasks").status_code == 200
 
 
 def test_a_report_that_is_a_link_is_not_read(text_run, tmp_path):

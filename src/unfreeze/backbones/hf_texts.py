@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unfreeze.errors import RequestError
+from unfreeze.regular import MOST_ASSET, read_file, read_record
 from unfreeze.runtime.files import parse_json
 from unfreeze.runtime.preprocess import TextPreprocess
 
@@ -53,7 +54,7 @@ def read_tokenizer(folder: Path, *, name: str) -> bytes:
 
     path = folder / "tokenizer.json"
     try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else _converted_tokenizer(folder)
+        text = read_file(path, most=MOST_ASSET).decode() if path.is_file() else _converted_tokenizer(folder)
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the tokenizers library raises bare exceptions
         raise RequestError(
@@ -132,7 +133,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        values = parse_json(path.read_text(encoding="utf-8"))
+        values = parse_json(read_record(path))
     except ValueError as error:
         raise RequestError(f"{path} is not valid JSON: the model folder is damaged.") from error
     return values if isinstance(values, dict) else {}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from unfreeze.errors import RequestError, UnfreezeError
+from unfreeze.regular import open_file
 from unfreeze.runtime.files import parse_json, remove_torn, write_atomically
 from unfreeze.runtime.predictions import FORMATS, Prediction, parquet_schema
 from unfreeze.runtime.remote import is_remote, name_of, scrubbed
@@ -81,7 +82,7 @@ class LocalFolder:
 
     def open(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """The file to read."""
-        return (self.path / name).open("rb")
+        return open_file(self.path / name)
 
 
 def check_output(output: str | None) -> str:

@@ -15,9 +15,10 @@ from unfreeze.bundle.parts import Part, fitting, read_part, tensors_of
 from unfreeze.bundle.schema import SCHEMA_VERSION, BundleFile
 from unfreeze.contracts import Backbone, Modality, State
 from unfreeze.errors import RequestError, UnfreezeError
+from unfreeze.regular import MOST_ASSET, MOST_RECORD, read_file
 from unfreeze.runtime.files import file_hash, parse_json
 from unfreeze.runtime.labels import Labels
-from unfreeze.runtime.preprocess import preprocess_from_dict
+from unfreeze.runtime.preprocess import ImagePreprocess, preprocess_from_dict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,13 +70,17 @@ def _read_bundle(folder: Path) -> tuple[BundleFile, str]:
 
     if not folder.is_dir():
         raise RequestError(f"{folder} is no run folder: it does not exist or is a file.")
+    path = folder / BUNDLE
     try:
-        data = (folder / BUNDLE).read_bytes()
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise RequestError(f"{path} is a link to the outside of the run folder: it is refused.")
+        data = read_file(path, most=MOST_RECORD)
         text = data.decode()
     except FileNotFoundError:
         raise RequestError(f"{folder} is no finished run: it has no {BUNDLE}.") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise RequestError(f"{folder / BUNDLE} cannot be read: {problem}.") from None
+    except (OSError, RuntimeError, UnicodeDecodeError) as problem:  # RuntimeError for a link to itself
+        why = getattr(problem, "strerror", None) or problem
+        raise RequestError(f"{path} cannot be read ({why}): restore it, or train again.") from None
     try:
         version = parse_json(text).get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -137,6 +142,9 @@ def open_pieces(
             raise RequestError(f"{folder / BUNDLE} lists no {name}: the run folder is damaged.")
     declared = bundle.backbone.weights_hash if base is None else base.weights_hash
     with fitting(folder):
+        # Before a network is built in a size that was put there to fill the memory.
+        golden = _golden(folder)
+        _check_sizes(bundle, golden[0])
         backbone = (sharing or {}).get(_network_key(declared, bundle))
         if backbone is None:
             backbone = _open_network(folder, bundle, (*above, folder.resolve()))
@@ -153,8 +161,23 @@ def open_pieces(
             base=backbone,
             same_base=backbone.weights_hash == declared,
             part=read_part(folder, bundle),
-            golden=_golden(folder),
+            golden=golden,
         )
+
+
+def _check_sizes(bundle: BundleFile, inputs: State) -> None:
+    """Raise ValueError where the golden inputs, or the base of an adapter, have another size than the run reads."""
+    reads, base = preprocess_from_dict(bundle.preprocess), bundle.backbone.base
+    if isinstance(reads, ImagePreprocess):
+        fits = inputs.h.shape[1:] == (reads.height, reads.width, 3)
+        wanted, asked = {reads.height, reads.width}, base and base.image_size
+    else:
+        fits = inputs.h.ndim == 2 and inputs.h.shape[1] <= reads.max_length
+        wanted, asked = {reads.max_length}, base and base.max_length
+    if not fits:
+        raise ValueError(f"golden inputs {tuple(inputs.h.shape)} are of another size than it reads")
+    if asked is not None and wanted != {asked}:
+        raise ValueError(f"its base has the size {asked}, and it reads another")
 
 
 def _check_file(folder: Path, name: str, wanted: str) -> None:
@@ -189,7 +212,9 @@ def _open_network(folder: Path, bundle: BundleFile, above: tuple[Path, ...]) -> 
     """The network of a run, without its adapter."""
     from unfreeze.backbones import rebuild
 
-    assets = {name: (folder / ASSETS / Path(name).name).read_bytes() for name in bundle.backbone.assets}
+    assets = {
+        name: read_file(folder / ASSETS / Path(name).name, most=MOST_ASSET) for name in bundle.backbone.assets
+    }
     if bundle.backbone.base is not None:
         below = open_base(folder, Base(**bundle.backbone.base.model_dump()), bundle.modality, above)
         return rebuild(bundle.backbone.recipe, below.module.state_dict(), assets)

@@ -13,6 +13,7 @@ from unfreeze.bundle.folder import ADAPTER_FILES, HEAD, WEIGHTS
 from unfreeze.bundle.schema import BundleFile
 from unfreeze.errors import RequestError
 from unfreeze.heads.head import Head
+from unfreeze.regular import open_file, read_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,15 +39,15 @@ class Part:
 
 def read_part(folder: Path, bundle: BundleFile) -> Part:
     """The head and the adapter of a run folder. RequestError when the head is not one for its labels."""
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     grafted = bundle.backbone.base is not None
-    tensors = load_file(folder / HEAD) if grafted else tensors_of(folder / WEIGHTS, "head")
+    tensors = load(read_file(folder / HEAD)) if grafted else tensors_of(folder / WEIGHTS, "head")
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     head = Head(kind=bundle.head.kind, boundaries=bundle.head.boundaries, tensors=arrays)
     if head.classes != len(bundle.labels):
         raise RequestError(f"{folder}: the head gives {head.classes} logits for {len(bundle.labels)} labels.")
-    files = {Path(name).name: (folder / name).read_bytes() for name in ADAPTER_FILES} if grafted else {}
+    files = {Path(name).name: read_file(folder / name) for name in ADAPTER_FILES} if grafted else {}
     return Part(head, files)
 
 
@@ -55,6 +56,9 @@ def tensors_of(file: Path, part: str) -> dict[str, Tensor]:
     from safetensors import safe_open
 
     found = {}
+    # The library would wait for a pipe, and a run may have been changed since its hashes were checked.
+    with open_file(file):
+        pass
     with safe_open(file, framework="pt") as opened:
         for name in opened.keys():  # noqa: SIM118 - not a mapping
             owner, _, rest = name.partition(".")

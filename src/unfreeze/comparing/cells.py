@@ -24,6 +24,7 @@ from unfreeze.comparing.request import Cell
 from unfreeze.config import TrainRequest
 from unfreeze.errors import RequestError, StoppedError, UnfreezeError
 from unfreeze.progress import Progress
+from unfreeze.regular import read_record
 from unfreeze.run import Run, train
 from unfreeze.runtime.files import file_hash, parse_json, write_atomically
 
@@ -249,7 +250,7 @@ def _write(folder: Path, result: CellResult, wanted: str, *, trace: str = "") ->
 def _read(path: Path) -> Any:
     """What a JSON file holds, or None when it is not there or not whole."""
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(read_record(path))
     except (OSError, ValueError):
         return None
 

@@ -13,6 +13,7 @@ from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import content_hashes
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import RequestError
+from unfreeze.regular import read_record
 from unfreeze.runtime.files import parse_json, remove_torn, write_atomically
 
 RECORD = "compare.json"
@@ -52,7 +53,7 @@ def open_folder(folder: Path, identity: Mapping[str, str], *, resume: bool) -> N
         write_atomically(folder / RECORD, json.dumps({"identity": dict(identity)}, indent=2) + "\n")
         return
     try:
-        before = parse_json((folder / RECORD).read_text(encoding="utf-8"))["identity"]
+        before = parse_json(read_record(folder / RECORD))["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         raise RequestError(
             f"--resume: {folder} holds no comparison. Leave --resume out to start one there."

@@ -23,6 +23,7 @@ from unfreeze.engine.frozen_pass import golden_batch
 from unfreeze.errors import UnfreezeError
 from unfreeze.progress import Progress
 from unfreeze.proportions import wilson_interval
+from unfreeze.regular import read_record
 from unfreeze.report.content import Estimate
 from unfreeze.runtime.files import parse_json, write_atomically
 from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data
@@ -102,7 +103,7 @@ def write_ranked(entry: Ranked, path: Path) -> None:
 def finished_ranking(path: Path) -> Ranked | None:
     """An entry that was kept, or None when there is none that finished."""
     try:
-        values: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = parse_json(read_record(path))
     except (OSError, ValueError):
         return None
     if values["state"] != FINISHED:

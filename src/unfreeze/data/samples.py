@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from unfreeze.data.dataset import Modality, Samples
 from unfreeze.data.links import Links, file_in
-from unfreeze.runtime.files import read_file
+from unfreeze.regular import read_file
 from unfreeze.runtime.remote import scrubbed
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unfreeze.errors import RequestError, UnfreezeError
+from unfreeze.regular import read_record
 from unfreeze.runtime.files import file_hash, parse_json, sync_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class Checkpoints:
                 numbers=manifest["numbers"],
             )
         with suppress(OSError, ValueError):
-            self._check_identity(parse_json((self._folder / BEGUN).read_text(encoding="utf-8")), but=())
+            self._check_identity(parse_json(read_record(self._folder / BEGUN)), but=())
         return None
 
     def clear(self) -> None:
@@ -146,7 +147,7 @@ class Checkpoints:
 
     def _manifest(self, folder: Path) -> dict[str, Any] | None:
         try:
-            values = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
+            values = parse_json(read_record(folder / MANIFEST))
         except (OSError, ValueError):
             return None
         wanted = {"identity", "position", "numbers", "diverged", "hash", "seal"}

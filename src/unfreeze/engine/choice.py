@@ -26,6 +26,7 @@ from unfreeze.errors import RequestError
 from unfreeze.executors import ExecutorError, available_executors, build_executor, measure_error
 from unfreeze.executors import unavailable_executors as why_unavailable
 from unfreeze.executors.processor import processor_name
+from unfreeze.regular import read_record
 from unfreeze.runtime.files import cache_root, parse_json, write_atomically
 
 # Two float32 engines differ by about 1e-6 of a feature; a wrong conversion was off by 5e-3 and more.
@@ -241,7 +242,7 @@ class _Chooser:
         digests, _ = content_hashes(self.dataset.samples.select(rows), threads=1)
         path = self.cache / "errors" / f"{self._key(name, digests.tobytes())}.json"
         try:
-            return ExecutorError(**parse_json(path.read_text(encoding="utf-8")))
+            return ExecutorError(**parse_json(read_record(path)))
         except (OSError, ValueError, TypeError):
             pass
         batches, _ = self.batches(rows)
@@ -309,7 +310,7 @@ class _PrecisionOutcome:
 def _read_outcome(path: Path) -> _PrecisionOutcome | None:
     """What was decided before; deciding again could end otherwise, and nothing that is stored would serve."""
     try:
-        values = parse_json(path.read_text(encoding="utf-8"))
+        values = parse_json(read_record(path))
         verdict = values["verdict"]
         return _PrecisionOutcome(
             bool(values["taken"]),

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unfreeze.regular import MOST_RECORD, open_file, read_file
 from unfreeze.runtime.files import parse_json, write_atomically
 
 # Counts up when the files of a store change their meaning.
@@ -74,7 +75,7 @@ def empty_meta(key: str, boundaries: tuple[int, ...], widths: tuple[int, ...]) -
 def read_committed(folder: Path, key: str, boundaries: tuple[int, ...]) -> Committed | None:
     """What the folder holds, None when there is nothing. Raises DamagedStore, or OSError."""
     try:
-        text = (folder / META).read_bytes()
+        text = read_file(folder / META, most=MOST_RECORD)
     except FileNotFoundError:
         return None
     meta = _parse_meta(text)
@@ -84,7 +85,7 @@ def read_committed(folder: Path, key: str, boundaries: tuple[int, ...]) -> Commi
     try:
         if rows.stat().st_size < meta.count * meta.width * np.dtype(meta.dtype).itemsize:
             raise DamagedStore("rows are missing")
-        with index.open("rb") as file:
+        with open_file(index) as file:
             records = file.read(meta.count * INDEX_RECORD.itemsize)
     except FileNotFoundError:
         raise DamagedStore("a file is missing") from None

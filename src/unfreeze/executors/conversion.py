@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from unfreeze.contracts import Backbone, State
 from unfreeze.executors.torch_ import run_boundaries
 from unfreeze.executors.tracing import traced
+from unfreeze.regular import read_record
 from unfreeze.runtime.files import file_hash, parse_json, sync_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _image_size(backbone: Backbone) -> tuple[int, int]:
 def _read(folder: Path) -> ov.Model | None:
     """The model in ``folder``; None when there is none or a byte of it changed."""
     try:
-        manifest: dict[str, Any] = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = parse_json(read_record(folder / MANIFEST))
         if any(file_hash(folder / name) != manifest[name] for name in (GRAPH, WEIGHTS)):
             return None
         return ov.Core().read_model(folder / GRAPH)

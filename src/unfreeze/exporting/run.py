@@ -32,6 +32,7 @@ from unfreeze.exporting.quantizing import Int8, calibration_rows
 from unfreeze.exporting.quantizing import quantize as quantize_file
 from unfreeze.exporting.raw_forms import RawForms
 from unfreeze.progress import Progress, Silent
+from unfreeze.regular import read_record
 from unfreeze.report.card import NAME
 from unfreeze.runtime.card import FILE, Card, read_card
 from unfreeze.runtime.exported import TOKENIZER, Exported, tokenizer_beside
@@ -198,7 +199,7 @@ def _describe(kind: Format, file: Path, folder: Path, card: Card) -> None:
 
 def _reload(kind: Format, written: Written, folder: Path, classifier: Classifier) -> Exported:
     """The export as a user will load it, from its files alone."""
-    card = read_card((folder / FILE).read_text(encoding="utf-8"), source=str(folder / FILE))
+    card = read_card(read_record(folder / FILE), source=str(folder / FILE))
     try:
         graph = kind.open(written.file, classifier)
     except Exception as problem:  # every runtime has errors of its own

@@ -48,7 +48,7 @@ class Card:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
-def read_card(text: str, *, source: str) -> Card:
+def read_card(text: str | bytes, *, source: str) -> Card:
     """The card of such a text; raises RequestError when it is none."""
     try:
         values = parse_json(text)
@@ -57,12 +57,39 @@ def read_card(text: str, *, source: str) -> Card:
         if isinstance(values.get("version"), int) and values["version"] > VERSION:
             raise RequestError(f"{source} was exported by a newer Unfreeze: upgrade to read it.")
         for name in ("labels", "lineage"):
-            values[name] = tuple(str(item) for item in values.get(name, ()))
+            values[name] = _texts(name, values.get(name, []))
         card = Card(**values)
-        if card.modality != card.reads.kind or len(card.labels) < 2:
-            raise ValueError("its parts contradict each other")
+        _check(card)
     except (TypeError, ValueError, KeyError) as problem:
         raise RequestError(
-            f"{source} holds no card of an exported model that can be read ({problem})."
+            f"{source} holds no card of an exported model that can be read ({str(problem)[:160]}): export "
+            "the run again."
         ) from None
     return card
+
+
+def _texts(name: str, values: object) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{name} must be a list of texts")
+    return tuple(values)
+
+
+def _check(card: Card) -> None:
+    """Raise TypeError or ValueError where a field is not what ``Card`` says of it."""
+    for name in ("format", "strategy", "run", "backbone"):
+        if not isinstance(getattr(card, name), str):
+            raise TypeError(f"{name} must be a text")
+    for name in ("preprocess", "made_with", "parity", "int8"):
+        if not isinstance(getattr(card, name), dict):
+            raise TypeError(f"{name} must be an object")
+    if isinstance(card.version, bool) or not isinstance(card.version, int):
+        raise TypeError("version must be a whole number")
+    if card.threshold is not None:
+        if isinstance(card.threshold, bool) or not isinstance(card.threshold, int | float):
+            raise TypeError("threshold must be a number")
+        if not 0 <= card.threshold <= 1:
+            raise ValueError("threshold must be from 0 to 1")
+    if len(card.labels) < 2 or len(set(card.labels)) < len(card.labels):
+        raise ValueError("labels must be two or more that differ")
+    if card.modality != card.reads.kind:
+        raise ValueError("its parts contradict each other")

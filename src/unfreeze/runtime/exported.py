@@ -12,14 +12,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unfreeze.errors import RequestError, missing_extra
+from unfreeze.regular import MOST_ASSET, read_file
 from unfreeze.runtime.card import KEY, Card, read_card
 from unfreeze.runtime.decode import BadImage
-from unfreeze.runtime.files import read_file
 from unfreeze.runtime.predictions import Prediction
+from unfreeze.runtime.preprocess import ImagePreprocess
 from unfreeze.runtime.reading import Arrays, Raw, Reader
 
 BATCH = 32
 TOKENIZER = "tokenizer.json"
+# What a graph gives, and what it reads of each modality.
+OUTPUTS = ("logits", "probabilities")
+INPUTS = {"image": {"images"}, "text": {"ids", "mask"}}
+# Sums of probabilities are 1 but for rounding, of a thousand classes in 8-bit numbers too.
+ROUNDING = 0.01
 
 # From arrays by input name to logits and probabilities, each (batch, classes).
 Graph = Callable[[dict[str, NDArray[Any]]], tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -50,19 +56,67 @@ def load(path: str | Path, *, threads: int | None = None) -> Exported:
         raise RequestError(
             f"{file} was not written by `unfreeze export`: it does not say what its outputs mean."
         )
+    card = read_card(text, source=str(file))
+    _check_graph(session, card, file)
     names = [given.name for given in session.get_inputs()]
 
     def run(arrays: Arrays) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        logits, probabilities = session.run(None, {name: arrays[name] for name in names})
+        try:
+            logits, probabilities = session.run(list(OUTPUTS), {name: arrays[name] for name in names})
+        except Exception as problem:  # as above
+            raise RequestError(f"{file} cannot compute an answer ({str(problem)[:160]}).") from None
+        wanted = len(arrays[names[0]]), len(card.labels)
+        if not logits.shape == probabilities.shape == wanted or not _is_distribution(probabilities):
+            raise RequestError(_damaged(file, f"its outputs are no probabilities of {wanted[1]} labels"))
         return logits, probabilities
 
-    return Exported(run, read_card(text, source=str(file)), tokenizer_beside(file))
+    return Exported(run, card, tokenizer_beside(file))
 
 
 def tokenizer_beside(file: Path) -> bytes | None:
     """The tokenizer that lies beside a model's file, if there is one."""
     path = file.parent / TOKENIZER
-    return path.read_bytes() if path.is_file() else None
+    return read_file(path, most=MOST_ASSET) if path.is_file() else None
+
+
+def _check_graph(session: Any, card: Card, file: Path) -> None:
+    """Raise RequestError where the graph is not the one that its card describes.
+
+    A dimension that the graph leaves open has a name in place of a number.
+    """
+    inputs = {given.name: given.shape for given in session.get_inputs()}
+    outputs = {given.name: given.shape for given in session.get_outputs()}
+    if inputs.keys() != INPUTS[card.modality] or not outputs.keys() >= set(OUTPUTS):
+        raise RequestError(_damaged(file, f"it reads {', '.join(inputs)} and gives {', '.join(outputs)}"))
+    reads = card.reads
+    if isinstance(reads, ImagePreprocess) and not _fits(
+        inputs["images"], (None, reads.height, reads.width, 3)
+    ):
+        raise RequestError(_damaged(file, f"its card says {reads.height} x {reads.width} pixels"))
+    for name in OUTPUTS:
+        if not _fits(outputs[name], (None, len(card.labels))):
+            raise RequestError(
+                _damaged(file, f"it has {len(card.labels)} labels for {name} of {outputs[name]}")
+            )
+
+
+def _fits(found: Sequence[int | str | None], wanted: tuple[int | None, ...]) -> bool:
+    """Whether a shape can be the one that is wanted; None in ``wanted`` stands for any size."""
+    return len(found) == len(wanted) and all(
+        size is None or not isinstance(there, int) or there == size
+        for there, size in zip(found, wanted, strict=True)
+    )
+
+
+def _is_distribution(probabilities: NDArray[np.float32]) -> bool:
+    """Whether each row has values from 0 to 1 with the sum 1; NaN has not."""
+    sums = probabilities.sum(axis=1)
+    inside = (probabilities >= 0) & (probabilities <= 1 + ROUNDING)
+    return bool(inside.all() and (np.abs(sums - 1) <= ROUNDING).all())
+
+
+def _damaged(file: Path, how: str) -> str:
+    return f"{file} contradicts its card: {how}. It was changed after it was written: export the run again."
 
 
 class Exported:

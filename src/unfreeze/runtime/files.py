@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import stat
 from pathlib import Path
 from typing import Any
+
+from unfreeze.regular import open_file
 
 TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
 
@@ -50,16 +50,6 @@ def remove_torn(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def read_file(path: Path) -> bytes:
-    """The content of a regular file. Raises OSError for anything else: a pipe or a device may never end."""
-    # Without blocking: opening a pipe would wait for someone to write into it.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return file.read()
-
-
 def parse_json(text: str | bytes) -> Any:
     """What a JSON text holds. Raises ValueError, for nesting that is too deep to follow too."""
     try:
@@ -80,6 +70,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
+    """SHA-256 of a regular file, as hexadecimal digits. Raises OSError for anything else."""
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,7 +27,12 @@ class TextEncoder:
                 "recorded: it was changed or belongs to another model. Restore it from where the model came."
             )
         self._preprocess = preprocess
-        self._tokenizer = Tokenizer.from_str(tokenizer_json.decode("utf-8"))
+        try:
+            self._tokenizer = Tokenizer.from_str(tokenizer_json.decode("utf-8"))
+        except Exception as problem:  # the tokenizers library raises bare exceptions
+            raise RequestError(
+                f"tokenizer.json cannot be read ({str(problem)[:160]}): restore it from where the model came."
+            ) from None
         # A file may carry its author's settings; length and padding are decided by ``preprocess`` alone.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

@@ -17,6 +17,7 @@ from unfreeze.bundle.parts import Part
 from unfreeze.bundle.places import run_folder
 from unfreeze.bundle.schema import BundleFile
 from unfreeze.errors import RequestError
+from unfreeze.regular import read_record
 from unfreeze.runtime.files import parse_json
 from unfreeze.runtime.predictions import Prediction
 from unfreeze.serving.hosting import Host, Observer
@@ -69,7 +70,7 @@ class Task:
     def scores(self) -> Mapping[str, Any]:
         """The test scores as ``metrics.json`` has them, empty where there are none."""
         try:
-            found = parse_json((self.folder / "metrics.json").read_text(encoding="utf-8"))
+            found = parse_json(read_record(self.folder / "metrics.json"))
         except (OSError, ValueError):
             return {}
         test = found.get("test") if isinstance(found, dict) else None

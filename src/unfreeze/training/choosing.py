@@ -18,6 +18,7 @@ from unfreeze.config import FLOOR, seconds_of
 from unfreeze.errors import DivergedError, UnfreezeError
 from unfreeze.heads.probe import Probe
 from unfreeze.plan import Plan
+from unfreeze.regular import read_record
 from unfreeze.runtime.files import parse_json, write_atomically
 from unfreeze.training.material import Material
 from unfreeze.training.planning import (
@@ -108,7 +109,7 @@ def choose(
     )
     path = folder / CHOICE
     if decisions.request.resume and path.exists():
-        return _choice_from(parse_json(path.read_text(encoding="utf-8")), material, 1 - probe.accuracy)
+        return _choice_from(parse_json(read_record(path)), material, 1 - probe.accuracy)
     wanted = candidate_plans(material, 1 - probe.accuracy)
     for one in wanted.values():
         # What costs are made of is measured when the first of its kind is asked for.
