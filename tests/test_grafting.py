@@ -187,6 +187,20 @@ def test_a_run_that_stands_on_itself_is_refused(run, tmp_path):
         unfreeze.load(copied)
 
 
+def test_a_base_of_another_size_is_refused_before_it_is_built(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("unfreeze.backbones.load_backbone", lambda *_, **__: pytest.fail("it was built"))
+    for size, told in (
+        (24_000, r"damaged at backbone\.base\.image_size"),
+        (4_096, "its base has the size 4096"),
+    ):
+        copied = edited(run.folder, tmp_path / str(size), {})
+        values = json.loads((copied / "bundle.json").read_text())
+        values["backbone"]["base"]["image_size"] = size
+        (copied / "bundle.json").write_text(json.dumps(values))
+        with pytest.raises(RequestError, match=told):
+            unfreeze.load(copied)
+
+
 def test_a_run_that_learnt_from_what_would_be_tested_is_refused(run, photos, tmp_path):
     if run.strategy != "lora":
         pytest.skip("adapters cannot be started from at all")

@@ -83,7 +83,10 @@ def test_a_pickle_with_more_than_tensors_is_never_read(tmp_path: Path) -> None:
         load(f"timm:test_vit@{tmp_path / 'absent.pth'}")
 
 
-@pytest.mark.parametrize(("size", "said"), [(15, "at least 16"), (0, "at least 16"), (72, "take 64 or 80")])
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(15, "give 16 to 4096"), (0, "give 16 to 4096"), (24_000, "give 16 to 4096"), (72, "take 64 or 80")],
+)
 def test_a_size_that_the_network_cannot_read_is_refused(tmp_path: Path, size: int, said: str) -> None:
     with pytest.raises(RequestError, match=said):
         load(f"timm:test_vit@{save_vit(tmp_path)}", image_size=size)

@@ -1,6 +1,7 @@
 """The run folder refuses what was changed."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -95,6 +96,22 @@ def test_a_folder_without_bundle_is_unfinished(run):
     refused(run, "no finished run")
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["pipe", "device", "link", "itself", "huge"])
+def test_a_bundle_that_is_no_file_of_the_folder_is_refused(run, kind):
+    path, content = run / "bundle.json", (run / "bundle.json").read_bytes()
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "huge":
+        path.touch()
+        os.truncate(path, 2**40)
+    else:
+        (run.parent / "bundle.json").write_bytes(content)
+        path.symlink_to({"device": "/dev/zero", "link": "../bundle.json", "itself": "bundle.json"}[kind])
+    refused(run, "cannot be read" if kind in ("pipe", "huge", "itself") else "link to the outside")
+
+
 def test_a_folder_that_is_none_is_refused(tmp_path):
     refused(tmp_path / "nothing", "no run folder")
     (tmp_path / "file").touch()
@@ -104,6 +121,14 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
 def test_another_number_of_labels_is_refused(run):
     edit_bundle(run, lambda values: values["labels"].append("blue"))
     refused(run, "2 logits for 3 labels")
+
+
+BASE = {"source": "timm:test_vit", "weights_hash": "0" * 64}
+
+
+def resize(values, side):
+    for preprocess in (values["preprocess"], values["backbone"]["recipe"]["preprocess"]):
+        preprocess.update(height=side, width=side)
 
 
 def drop_weights(values):
@@ -127,6 +152,16 @@ def drop_weights(values):
         (lambda v: v["backbone"].update(assets=["tokenizer.json"]), "damaged"),
         (lambda v: v["backbone"].update(recipe={}), "recipe"),
         (lambda v: v["preprocess"].update(fit="crop"), "preprocess"),
+        (lambda v: resize(v, 20_000), "height must be a whole number from 1 to 4096"),
+        (lambda v: resize(v, 4_096), "golden inputs .* are of another size than it reads"),
+        (
+            lambda v: v["backbone"].update(base=BASE | {"image_size": 24_000}),
+            r"damaged at backbone\.base\.image_size",
+        ),
+        (
+            lambda v: v["backbone"].update(base=BASE | {"max_length": 10**9}),
+            r"damaged at backbone\.base\.max_length",
+        ),
     ],
 )
 def test_a_bundle_that_contradicts_itself_is_refused(run, change, match):

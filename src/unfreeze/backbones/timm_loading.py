@@ -12,8 +12,9 @@ from unfreeze.backbones.staging import FROM_FILE, hash_weights, load_tensors
 from unfreeze.backbones.timm_ import TimmBackbone, assemble, stage
 from unfreeze.backbones.timm_families import OPAQUE, family_of
 from unfreeze.errors import RequestError
+from unfreeze.regular import read_record
 from unfreeze.runtime.files import parse_json
-from unfreeze.runtime.preprocess import ImagePreprocess, preprocess_from_dict
+from unfreeze.runtime.preprocess import MOST_SIDE, ImagePreprocess, preprocess_from_dict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +64,7 @@ def load_timm_hub(repository: str, *, image_size: int | None = None) -> TimmBack
     import timm
 
     folder = fetch_weights(repository).parent
-    config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+    config = parse_json(read_record(folder / "config.json"))
     architecture = config["architecture"]
     values = {
         key: value for key, value in config.get("pretrained_cfg", config).items() if key in _CONFIG_KEYS
@@ -169,8 +170,8 @@ def load_weight_file(module: Any, path: Path) -> None:
 
 def check_image_size(image_size: int | None) -> None:
     """Nothing; raises RequestError for a size in pixels that no network can read."""
-    if image_size is not None and image_size < SMALLEST_IMAGE:
-        raise RequestError(f"The image size is {image_size}: give at least {SMALLEST_IMAGE} pixels.")
+    if image_size is not None and not SMALLEST_IMAGE <= image_size <= MOST_SIDE:
+        raise RequestError(f"The image size is {image_size}: give {SMALLEST_IMAGE} to {MOST_SIDE} pixels.")
 
 
 def _sizing(name: str, config: Any, image_size: int | None) -> tuple[dict[str, object], tuple[str, ...]]:

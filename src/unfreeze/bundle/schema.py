@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from unfreeze.runtime.preprocess import MOST_SIDE, MOST_TOKENS
+
 SCHEMA_VERSION = 1
 
 
@@ -18,9 +20,10 @@ class BaseEntry(_Strict):
 
     source: str
     weights_hash: str
-    image_size: int | None = None
+    # It is built in this size before anything tells whether that is its own.
+    image_size: int | None = Field(default=None, ge=1, le=MOST_SIDE)
     pooling: str | None = None
-    max_length: int | None = None
+    max_length: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
 
 
 class BackboneEntry(_Strict):
