@@ -1,10 +1,12 @@
 """Commands that are killed, stopped or robbed of their disk at every place where they write, then gone on with.
 
     python tests/faults/faults.py WORK [--scenario NAME]... [--kills N] [--signals N] [--disks N] [--timed N]
+                                       [--no-parts]
 
 A process that has everything imported forks a child for each fault, so that a fault costs seconds. The child counts
 what changes the disk (opening to write, renaming, removing, making folders) below its own folder, and at one of these
-events it is killed, gets a signal that asks it to stop, or every further one fails. Afterwards
+events it is killed, gets a signal that asks it to stop, or every further one fails. A training is also asked to stop at
+the beginning of each of its parts, whatever that writes. Afterwards
 
 - whatever loads as a finished run or export must be the whole one, to the bit;
 - the same command, with ``--resume`` where it has one, must end in the files of a run that nothing happened to;
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import json
 import os
 import random
@@ -25,6 +28,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +50,15 @@ SIGNALS = {
 }
 STOPPED = {TERMINATED: 143, INTERRUPTED: 130}
 TO_CONTINUE = 75
+# The parts of a training, where each begins, and how many times that has begun when the signal comes.
+PARTS = {
+    "indexing": ("unfreeze.run", "read_data", 1),
+    "frozen pass": ("unfreeze.training.probed", "frozen_pass", 1),
+    "probe": ("unfreeze.training.probed", "probe_features", 1),
+    "training": ("unfreeze.engine.stepping:Stepper", "_gradients", 2),
+    "evaluation": ("unfreeze.run", "test_classifier", 1),
+    "report": ("unfreeze.reporting", "write_pages", 1),
+}
 # A lock that nobody holds any more keeps nobody out.
 TRACES = (".unfinished", "checkpoints")
 PATIENCE = 120.0
@@ -56,15 +69,18 @@ PER_CLASS = 8
 class Fault:
     """Counts the events of a process below ``root`` and strikes at the one numbered ``at`` (from 1).
 
-    ``after``: strikes when so many seconds have gone instead.
+    ``after``: strikes when so many seconds have gone instead; ``part``: where that part of a training begins.
+    ``struck``: when it did, by the clock that all processes share.
     """
 
     root: str
     kind: str = KILLED
     at: int = 0
     after: float | None = None
+    part: str | None = None
     seen: int = 0
     busy: bool = False
+    struck: float | None = None
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
         if self.busy or not self.changes(event, arguments):
@@ -91,7 +107,26 @@ class Fault:
     def inside(self, path: object) -> bool:
         return isinstance(path, str | bytes | os.PathLike) and os.fsdecode(path).startswith(self.root)
 
+    def lie_in_wait(self) -> None:
+        """Put the fault before the function that the part begins with."""
+        assert self.part is not None
+        place, name, times = PARTS[self.part]
+        module, _, owner = place.partition(":")
+        room = importlib.import_module(module)
+        room = getattr(room, owner) if owner else room
+        real, calls = getattr(room, name), 0
+
+        def begin(*arguments: object, **named: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == times:
+                self.strike("", ())
+            return real(*arguments, **named)
+
+        setattr(room, name, begin)
+
     def strike(self, event: str, arguments: tuple[object, ...]) -> None:
+        self.struck = self.struck or time.monotonic()
         if self.kind in (FULL, FORBIDDEN):
             # What is there can still be removed from a full disk, and from nothing that is forbidden.
             if self.kind == FULL and event in ("os.remove", "os.rmdir"):
@@ -104,6 +139,8 @@ class Fault:
         os.kill(os.getpid(), SIGNALS[self.kind])
 
     def __str__(self) -> str:
+        if self.part is not None:
+            return f"{self.kind} in the {self.part}"
         return f"{self.kind} at {self.at}" if self.after is None else f"{self.kind} after {self.after:.2f} s"
 
 
@@ -111,7 +148,7 @@ class Fault:
 class Ended:
     """How a command ended: its exit status (negative: the signal), what it printed, its events.
 
-    ``seconds``: how long it took, from a timed fault on where there was one.
+    ``seconds``: how long it took, from the fault on where there was one that it lived to tell.
     """
 
     status: int
@@ -125,23 +162,25 @@ class Scenario:
     """A command to break, how it is gone on with, and what it must come to.
 
     ``command`` gives the arguments for a folder of its own; ``again`` those that take it up, None where it is finished;
-    ``result`` the bytes of what it leaves, by name.
+    ``result`` the bytes of what it leaves, by name. ``parts``: whether it is a training that has all of them.
     """
 
     name: str
     command: Callable[[Path], list[str]]
     again: Callable[[Path], list[str] | None]
     result: Callable[[Path], dict[str, bytes]]
+    parts: bool = False
 
 
 @dataclass
 class Tally:
-    """What was done to a scenario and what went wrong; ``slowest_stop``: seconds from a signal to the end."""
+    """What was done to a scenario and what went wrong.
+
+    ``kinds``: how many faults of each kind. ``slowest_stop``: seconds from a signal to the end.
+    """
 
     places: int
-    kills: int = 0
-    signals: int = 0
-    failing_disks: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
     slowest_stop: float = 0.0
     wrong: list[str] = field(default_factory=list)
 
@@ -175,11 +214,14 @@ def run(arguments: list[str], folder: Path, fault: Fault | None = None) -> Ended
         if gone > PATIENCE:
             os.kill(child, signal.SIGKILL)
         time.sleep(0.01)
+    # Empty when a kill at a random moment met the very writing of it.
+    told = (counted.read_text() if counted.exists() else "").split()
+    if struck is None and len(told) == 2:
+        struck = float(told[1]) - start
     return Ended(
         os.waitstatus_to_exitcode(how),
         said.read_text(errors="replace"),
-        # Empty when a kill at a random moment met the very writing of it.
-        int(counted.read_text() or 0) if counted.exists() else 0,
+        int(told[0]) if told else 0,
         gone if struck is None else gone - struck,
     )
 
@@ -197,6 +239,8 @@ def _command(arguments: list[str], folder: Path, said: Path, counted: Path, faul
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if fault is not None:
         sys.addaudithook(fault)
+    if fault is not None and fault.part is not None:
+        fault.lie_in_wait()
     status: object = 0
     try:
         main()
@@ -204,7 +248,7 @@ def _command(arguments: list[str], folder: Path, said: Path, counted: Path, faul
         status = stopped.code
     if fault is not None:
         fault.busy = True
-        counted.write_text(str(fault.seen))
+        counted.write_text(f"{fault.seen} {fault.struck or ''}")
     return status if isinstance(status, int) else 0
 
 
@@ -282,7 +326,9 @@ def scenarios(data: Path) -> dict[str, Scenario]:
         return None if (folder / "run").exists() else export(folder)
 
     found = (
-        Scenario("train gradual", gradual, resumed(gradual, ".unfinished", "bundle.json"), of_run),
+        Scenario(
+            "train gradual", gradual, resumed(gradual, ".unfinished", "bundle.json"), of_run, parts=True
+        ),
         Scenario("train feature-extraction", probe, resumed(probe, ".unfinished", "bundle.json"), of_run),
         Scenario("compare", compare, resumed(compare, "compare.json", "compare.html"), of_cells),
         Scenario("adapt", adapt, adapt_again, of_adaptation),
@@ -329,21 +375,17 @@ def break_once(scenario: Scenario, whole: dict[str, bytes], folder: Path, fault:
     ended = run(scenario.command(folder), folder, fault)
     again = scenario.again(folder)
     expected: tuple[int, ...] = (0, 1, 2)
+    tally.kinds[fault.kind] += 1
     if fault.kind in (KILLED, TORN):
         # By the clock it may have been too late.
         expected = (-signal.SIGKILL,) if fault.after is None else (-signal.SIGKILL, 0)
-        tally.kills += 1
     elif fault.kind in STOPPED:
         resumable = again is not None and "--resume" in again
         expected = (TO_CONTINUE,) if resumable else (STOPPED[fault.kind],)
         if again is None and (fault.after is not None or "Stopping after this step" in ended.said):
             # By the clock it may have come when all was done, or in the last epoch after its last step.
             expected += (0,)
-        tally.signals += 1
-        if fault.after is not None:
-            tally.slowest_stop = max(tally.slowest_stop, round(ended.seconds, 2))
-    else:
-        tally.failing_disks += 1
+        tally.slowest_stop = max(tally.slowest_stop, round(ended.seconds, 2))
     try:
         assert "Traceback" not in ended.said, ended.said[-1500:]
         assert ended.status in expected, f"ended with {ended.status}, not {expected}: {ended.said[-600:]}"
@@ -392,28 +434,38 @@ def spread(places: int, count: int | None) -> list[int]:
     return sorted({1 + round((index + 0.5) * (places - 1) / count) for index in range(count)})
 
 
-def plan_faults(root: str, events: int, seconds: float, asked: argparse.Namespace) -> list[Fault]:
-    """The faults for a command with so many events and seconds."""
+def plan_faults(
+    root: str, events: int, seconds: float, asked: argparse.Namespace, *, turn: int, parts: bool
+) -> list[Fault]:
+    """The faults for a command with so many events and seconds.
+
+    ``turn``: which of two kinds comes first, so that where one place is asked for each kind still has its commands.
+    ``parts``: whether it has the parts of a training.
+    """
     chance = random.Random(root)
     kills = (KILLED, KILLED, TORN)
     found = [Fault(root, kills[number % 3], at) for number, at in enumerate(spread(events, asked.kills))]
     for kinds, count in (((TERMINATED, INTERRUPTED), asked.signals), ((FULL, FORBIDDEN), asked.disks)):
-        found += [Fault(root, kinds[number % 2], at) for number, at in enumerate(spread(events, count))]
+        found += [
+            Fault(root, kinds[(number + turn) % 2], at) for number, at in enumerate(spread(events, count))
+        ]
+    if parts and asked.parts:
+        found += [Fault(root, kind, part=part) for part in PARTS for kind in STOPPED]
     timed = (KILLED, TERMINATED, INTERRUPTED)
     return found + [
         Fault(root, timed[number % 3], after=chance.uniform(0.0, seconds)) for number in range(asked.timed)
     ]
 
 
-def break_all(scenario: Scenario, work: Path, asked: argparse.Namespace) -> Tally:
-    """Run the command as it should be, then once for every fault."""
+def break_all(scenario: Scenario, work: Path, asked: argparse.Namespace, turn: int) -> Tally:
+    """Run the command as it should be, then once for every fault; ``turn`` is its number among the commands."""
     place = work / scenario.name.replace(" ", "-")
     first = run(scenario.command(place / "whole"), place / "whole", Fault(f"{place / 'whole'}/"))
     if first.status != 0:
         raise SystemExit(f"{scenario.name} does not run: {first.said[-2000:]}")
     whole, tally = scenario.result(place / "whole"), Tally(first.events)
     root = f"{place / 'broken'}/"
-    for fault in plan_faults(root, first.events, first.seconds, asked):
+    for fault in plan_faults(root, first.events, first.seconds, asked, turn=turn, parts=scenario.parts):
         shutil.rmtree(root, ignore_errors=True)
         wrong = break_once(scenario, whole, place / "broken", fault, tally)
         if wrong:
@@ -432,6 +484,12 @@ def main() -> None:
     parser.add_argument("--signals", type=int, default=24, help="places to ask to stop at")
     parser.add_argument("--disks", type=int, default=24, help="places from which on the disk fails")
     parser.add_argument("--timed", type=int, default=15, help="kills and signals at random moments")
+    parser.add_argument(
+        "--parts",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="ask a training to stop in each part",
+    )
     asked = parser.parse_args()
     work = asked.work.resolve()
     data = work / "data"
@@ -455,7 +513,10 @@ def main() -> None:
         backbone=f"timm:test_vit@{data / 'tiny.safetensors'}",
         device="cpu",
     )
-    tallies = {name: break_all(known[name], work, asked) for name in asked.scenario or known}
+    turns = {name: turn for turn, name in enumerate(known)}
+    tallies = {name: break_all(known[name], work, asked, turns[name]) for name in asked.scenario or known}
+    slowest = max(tally.slowest_stop for tally in tallies.values())
+    print(f"The slowest stop took {slowest:.1f} s from the signal to the end.", file=sys.stderr)
     print(json.dumps({name: vars(tally) for name, tally in tallies.items()}, indent=1))
 
 
