@@ -2,6 +2,7 @@
 
 import csv
 import json
+import weakref
 
 import pytest
 from pyarrow import parquet
@@ -73,6 +74,24 @@ def test_numbers_and_plain_names_stay(tmp_path, name):
     path = tmp_path / "rows.csv"
     write_predictions([Prediction(name, "x", 0.5, False, None, ())], path, top_k=1)
     assert read(path)[0]["input"] == name
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_rows_that_are_written_are_no_longer_held(tmp_path, ending, monkeypatch):
+    monkeypatch.setattr("unfreeze.runtime.predictions.PARQUET_ROWS", 4)
+    alive, most = weakref.WeakSet(), 0
+
+    def rows():
+        nonlocal most
+        for number in range(100):
+            row = Prediction(f"{number}.png", "cat", 0.9, False, None, (("cat", 0.9),))
+            alive.add(row)
+            most = max(most, len(alive))
+            yield row
+            del row
+
+    assert write_predictions(rows(), tmp_path / f"rows{ending}", top_k=1) == 100
+    assert most <= 2
 
 
 def test_a_failure_leaves_neither_a_half_file_nor_harm_to_the_old_one(tmp_path):
