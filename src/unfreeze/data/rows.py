@@ -30,7 +30,7 @@ IMAGE_SUFFIXES = frozenset(
         ".tif",
         ".tiff",
     }
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".ico", ".tga"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".tga"}
 )
 TEXT_SUFFIXES = frozenset({".txt"})
 PART_NAMES: dict[str, Part] = {

@@ -16,7 +16,8 @@ from unfreeze.runtime.preprocess import ImagePreprocess
 # Pillow's own limit for a warning, 2**30 bytes of RGB over 4 and 3: beyond it a file is taken for an attack.
 MOST_PIXELS = 178_956_970 // 2
 # Formats decoded by Pillow and its bundled codecs alone. Left out: those that start other programs (EPS) or
-# read other files, and those that photographs are never stored in. JPEG includes the stereo MPO of cameras.
+# read other files, those that are decoded before their size can be asked for (ICO, whose directory may say 16 x 16
+# of any picture), and those that photographs are never stored in. JPEG includes the stereo MPO of cameras.
 FORMATS = (
     "JPEG",
     "PNG",
@@ -28,7 +29,6 @@ FORMATS = (
     "PPM",
     "AVIF",
     "JPEG2000",
-    "ICO",
     "TGA",
 )
 # Values of a picture that are widened at a time.
@@ -116,7 +116,7 @@ def open_picture(data: bytes) -> Image.Image:
 
 
 def inspect_image(data: bytes) -> ImageInfo:
-    """Size, mode and format from the header alone. Raises BadImage."""
+    """Size, mode and format from the header alone; EXIF that stands behind the pixels is not seen. Raises BadImage."""
     return _info(_open(data))
 
 
@@ -204,7 +204,8 @@ def _info(image: Image.Image) -> ImageInfo:
 
 def _displayed_size(image: Image.Image) -> tuple[int, int]:
     try:
-        quarter = image.getexif().get(ORIENTATION_TAG) in ROTATED_BY_A_QUARTER
+        # That of the base class: the one for PNG decodes the picture to look for EXIF behind its pixels.
+        quarter = Image.Image.getexif(image).get(ORIENTATION_TAG) in ROTATED_BY_A_QUARTER
     except Exception:  # damaged EXIF must not cost a picture that decodes
         quarter = False
     return (image.height, image.width) if quarter else (image.width, image.height)
