@@ -1,5 +1,7 @@
 """Every trainable parameter is in exactly one group, and only what is thawed is in training mode."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -53,6 +55,9 @@ def test_the_line_of_a_phase_says_what_is_trained_and_at_which_rates(t, kind):
     assert "rates 1.0e-03, norm statistics trained." in describe_phase(
         moving, select(backbone, head, moving), backbone, ""
     )
+    told = describe_phase(replace(moving, epochs=5, patience=2), groups, backbone, "")
+    assert "5 epochs (fewer after 2 without a lower validation log-loss), " in told
+    assert "fewer" not in describe_phase(replace(moving, epochs=2, patience=2), groups, backbone, "")
 
 
 def test_only_matrices_are_decayed(t, kind):

@@ -186,11 +186,8 @@ def describe_phase(phase: Phase, groups: Sequence[Group], backbone: Backbone, pr
     total += sum(size for group, size in sizes.items() if group.stage is None)
     rates = sorted({group.rate for group in groups})
     shown = f"{rates[0]:.1e}" if len(rates) == 1 else f"{rates[0]:.1e} to {rates[-1]:.1e}"
-    ends = (
-        ""
-        if phase.patience is None
-        else f" (fewer after {phase.patience} without a lower validation log-loss)"
-    )
+    early = phase.patience is not None and phase.patience < phase.epochs
+    ends = f" (fewer after {phase.patience} without a lower validation log-loss)" if early else ""
     return (
         f"Phase {phase.name}: {phase.epochs} epochs{ends}, {trained:,} of {total:,} parameters trainable "
         f"({trained / total:.2%}), rates {shown}, norm statistics {'trained' if phase.norm == 'train' else 'frozen'}. "
