@@ -1,5 +1,6 @@
 """Disks that take nothing more, where no run is made; faults/test_faults.py has the commands that make one."""
 
+import ctypes
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -98,3 +99,41 @@ def test_an_export_that_does_not_fit_ends_in_a_sentence_and_leaves_nothing(forma
     assert "could not be written (File too large)" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(place.iterdir()) == []
+
+
+def give_up_privilege():
+    """Let the process that is started next be bound by permissions, for root too."""
+    drop_from_bounding_set, may_override_permissions = 24, 1
+    ctypes.CDLL(None).prctl(drop_from_bounding_set, may_override_permissions, 0, 0, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="root is bound by permissions on Linux alone")
+def test_a_folder_that_may_not_be_written_is_named_by_every_command(image_run, tmp_path):
+    """In a process of its own, with the permissions of a user."""
+    run, picture, closed = image_run.run.folder, image_run.data / "green" / "00.png", tmp_path / "closed"
+    commands = {
+        "--output-dir": ["train", image_run.data, "--output-dir", closed / "run"],
+        "--output": ["predict", run, picture, "--output", closed / "rows.csv"],
+        "--explain": ["predict", run, picture, "--explain", closed / "why"],
+        "--output ": ["export", run, "--output", closed / "made"],
+    }
+    script = (
+        "import sys\n"
+        "from unfreeze.cli.app import main\n"
+        f"for words in {[[str(word) for word in words] for words in commands.values()]!r}:\n"
+        "    sys.argv = ['unfreeze', *words]\n"
+        "    try:\n        main()\n"
+        "    except SystemExit as stopped:\n        print(stopped.code)"
+    )
+    closed.mkdir(mode=0o555)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, preexec_fn=give_up_privilege
+    )
+    assert done.stdout.split() == ["2"] * 4, done.stderr
+    said = done.stderr.splitlines()
+    assert len(said) == 4, said
+    for sentence, flag in zip(said, commands, strict=True):
+        assert sentence.startswith("Error: ")
+        assert str(closed) in sentence
+        assert flag.strip() in sentence
+    assert list(closed.iterdir()) == []
