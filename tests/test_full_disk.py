@@ -1,6 +1,5 @@
 """Disks that take nothing more, where no run is made; faults/test_faults.py has the commands that make one."""
 
-import ctypes
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -101,10 +100,14 @@ def test_an_export_that_does_not_fit_ends_in_a_sentence_and_leaves_nothing(forma
     assert list(place.iterdir()) == []
 
 
-def give_up_privilege():
-    """Let the process that is started next be bound by permissions, for root too."""
-    drop_from_bounding_set, may_override_permissions = 24, 1
-    ctypes.CDLL(None).prctl(drop_from_bounding_set, may_override_permissions, 0, 0, 0)
+# Begins a program that permissions bind, for root too: a capability out of the bounding set (PR_CAPBSET_DROP of
+# CAP_DAC_OVERRIDE) is lost when a process executes another.
+GIVE_UP_PRIVILEGE = """
+import ctypes, os, sys
+if sys.argv[-1] != "bound":
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+    os.execv(sys.executable, [*sys.orig_argv, "bound"])
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="root is bound by permissions on Linux alone")
@@ -117,8 +120,7 @@ def test_a_folder_that_may_not_be_written_is_named_by_every_command(image_run, t
         "--explain": ["predict", run, picture, "--explain", closed / "why"],
         "--output ": ["export", run, "--output", closed / "made"],
     }
-    script = (
-        "import sys\n"
+    script = GIVE_UP_PRIVILEGE + (
         "from unfreeze.cli.app import main\n"
         f"for words in {[[str(word) for word in words] for words in commands.values()]!r}:\n"
         "    sys.argv = ['unfreeze', *words]\n"
@@ -126,9 +128,7 @@ def test_a_folder_that_may_not_be_written_is_named_by_every_command(image_run, t
         "    except SystemExit as stopped:\n        print(stopped.code)"
     )
     closed.mkdir(mode=0o555)
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, preexec_fn=give_up_privilege
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.split() == ["2"] * 4, done.stderr
     said = done.stderr.splitlines()
     assert len(said) == 4, said
