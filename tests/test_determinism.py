@@ -53,9 +53,21 @@ def twice(data, folder, monkeypatch, **settings):
 
 
 # On toys every strategy is trained twice, and resumed, to the same bits: tests/strategies/test_laws.py.
-@pytest.mark.parametrize("strategy", ["feature-extraction", "gradual", "lora"])
-def test_the_same_seed_gives_the_same_bits(strategy, vit, photos, tmp_path, monkeypatch, plain_torch):
-    settings = SETTINGS | {"strategy": strategy, "backbone": vit}
+@pytest.mark.parametrize(
+    ("strategy", "epochs"),
+    [
+        ("feature-extraction", None),
+        ("gradual", 2),
+        ("lora", 2),
+        ("partial", 1),
+        ("discriminative", 1),
+        ("full", 1),
+        ("adapters", 1),
+        ("scratch", 1),
+    ],
+)
+def test_the_same_seed_gives_the_same_bits(strategy, epochs, vit, photos, tmp_path, monkeypatch, plain_torch):
+    settings = SETTINGS | {"strategy": strategy, "backbone": vit, "epochs": epochs}
     if strategy == "feature-extraction":
         settings = {name: settings[name] for name in ("strategy", "backbone", "device")}
     first, second = twice(photos, tmp_path, monkeypatch, **settings)
