@@ -1,6 +1,7 @@
 """What importing costs, what is public, and what a built package holds."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -145,3 +146,41 @@ def test_the_unpacked_wheel_works_outside_the_source_tree(unpacked, photos, tmp_
     assert done.returncode == 0, done.stderr
     assert Path(done.stderr.splitlines()[0]).is_relative_to(unpacked)
     assert json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_trains_and_predicts_outside_the_source_tree(built, photos, tmp_path):
+    """By pip, into a folder that alone lends the package; what it needs is that of this environment."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "tiny.safetensors")
+    (wheel,) = built.glob("*.whl")
+    place, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def run(*words):
+        done = subprocess.run(
+            list(map(str, words)),
+            cwd=elsewhere,
+            env={**os.environ, "PYTHONPATH": str(place)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install"]
+    run(*pip, "--quiet", "--no-index", "--no-deps", "--target", place, wheel)
+    found = run(sys.executable, "-c", "import unfreeze; print(unfreeze.__file__)").strip()
+    assert Path(found).is_relative_to(place)
+    model = ["--backbone", f"timm:test_vit@{tmp_path / 'tiny.safetensors'}", "--device", "cpu"]
+    few = ["--strategy", "partial", "--epochs", "1", "--batch-size", "8", "--precision", "fp32"]
+    run(place / "bin" / "unfreeze", "train", photos, "--output-dir", "run", *few, *model)
+    assert (elsewhere / "run" / "report.html").stat().st_size > 10_000
+    answered = run(sys.executable, "-m", "unfreeze", "predict", "run", photos, "--json")
+    predictions = json.loads(answered)["predictions"]
+    assert len(predictions) == len(list(photos.rglob("*.png")))
+    assert {row["label"] for row in predictions} <= {"green", "red"}
