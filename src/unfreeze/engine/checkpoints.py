@@ -45,11 +45,12 @@ class Position:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint: where it stands, its tensors, and the numbers that go with them."""
+    """A checkpoint: where it stands, its tensors, the numbers that go with them, and its folder when it was read."""
 
     position: Position
     tensors: Mapping[str, Tensor]
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
 
 
 class Checkpoints:
@@ -117,23 +118,24 @@ class Checkpoints:
         self._drop_old(keep=name)
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies, or None. Raises RequestError when the folder is another run's."""
-        from safetensors.torch import load_file
+        """The newest checkpoint that verifies, or None.
 
+        Raises RequestError when the folder is another run's, or the checkpoint not one that this version writes.
+        """
         for folder in sorted(self._whole_folders(), reverse=True):
             manifest = self._manifest(folder)
             if manifest is None or file_hash(folder / TENSORS) != manifest["hash"]:
                 continue
             if manifest.pop("seal") != _seal(manifest):
                 continue
+            if not isinstance(manifest["identity"], dict):
+                raise damaged(folder, "it does not say whose it is")
             self._check_identity(manifest["identity"], but=(RATE,) if manifest["diverged"] else ())
-            return Checkpoint(
-                position=Position(**manifest["position"]),
-                tensors=load_file(folder / TENSORS),
-                numbers=manifest["numbers"],
-            )
+            return _read(folder, manifest)
         with suppress(OSError, ValueError):
-            self._check_identity(parse_json(read_record(self._folder / BEGUN)), but=())
+            begun = parse_json(read_record(self._folder / BEGUN))
+            if isinstance(begun, dict):
+                self._check_identity(begun, but=())
         return None
 
     def clear(self) -> None:
@@ -170,6 +172,29 @@ class Checkpoints:
             shutil.rmtree(self._folder / name, ignore_errors=True)
         for path in self._folder.glob(".*.partial"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def damaged(folder: Path | None, why: object) -> RequestError:
+    """The error for a checkpoint that is whole and holds something else than this version writes."""
+    return RequestError(
+        f"--resume: the checkpoint {folder} is damaged or from another version ({str(why)[:160].rstrip('.')}). Remove "
+        "that folder to go on from the one before it, or from the start where there is none."
+    )
+
+
+def _read(folder: Path, manifest: Mapping[str, Any]) -> Checkpoint:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        position, numbers = Position(**manifest["position"]), manifest["numbers"]
+        if any(isinstance(value, bool) or not isinstance(value, int) for value in asdict(position).values()):
+            raise TypeError("its position is no whole number")
+        if min(asdict(position).values()) < 0 or not isinstance(numbers, dict):
+            raise ValueError("its position or its numbers are none")
+        return Checkpoint(position, load_file(folder / TENSORS), numbers, folder)
+    except (OSError, TypeError, ValueError, SafetensorError) as problem:
+        raise damaged(folder, problem) from None
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from torch import nn
 
 from unfreeze.backbones import randomise
 from unfreeze.contracts import Backbone
-from unfreeze.engine.checkpoints import Checkpoint, Checkpoints, Position
+from unfreeze.engine.checkpoints import Checkpoint, Checkpoints, Position, damaged
 from unfreeze.engine.devices import Precision, peak_bytes
 from unfreeze.engine.drift import Drift
 from unfreeze.engine.judging import load_best_mix, score
@@ -144,10 +144,21 @@ class _Loop:
         if self.checkpoints is None:
             return None
         if resume:
-            return self.checkpoints.newest()
+            found = self.checkpoints.newest()
+            if found is not None and not self._has(found.position):
+                raise damaged(found.folder, "it stands where this training has no step")
+            return found
         # What another run left here would look newer than what this one is going to write.
         self.checkpoints.begin()
         return None
+
+    def _has(self, place: Position) -> bool:
+        """Whether a training stands there at some time."""
+        if place.phase >= len(self.plan.phases):
+            return False
+        epochs = self.plan.phases[place.phase].epochs
+        steps = [len(self._batches(place.phase, epoch)) for epoch in range(epochs)] + [0]
+        return place.epoch <= epochs and place.step <= steps[place.epoch] and place.done <= sum(steps)
 
     # -- phases
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone
-from unfreeze.engine.checkpoints import Checkpoint, Position
+from unfreeze.engine.checkpoints import Checkpoint, Position, damaged
 from unfreeze.engine.devices import Precision
 from unfreeze.engine.ledger import PhaseRecord
+from unfreeze.engine.scaling import first_scale
 from unfreeze.engine.task import EpochRecord, Fit
 from unfreeze.engine.trainable import Group, head_key, select, stage_of_parameters
 from unfreeze.plan import Plan
 
 Tensors = dict[str, Tensor]
+# What AdamW keeps of each parameter.
+ADAMW = {"step", "exp_avg", "exp_avg_sq"}
 
 
 class Weights:
@@ -132,18 +136,34 @@ def from_checkpoint(
     *,
     device: torch.device,
 ) -> Standing:
-    """Put weights and optimizer back where they stood; returns the rest."""
+    """Put weights and optimizer back where they stood; returns the rest.
+
+    Raises RequestError, before anything is put back, when the tensors or numbers are not those of this training.
+    """
     parts: dict[str, Tensors] = {}
     for name, tensor in found.tensors.items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor.to(device)
-    weights.load(parts.get("live", {}))
+    try:
+        _check_numbers(found.numbers)
+        _check_tensors(parts, found, weights.live(), trainable(groups))
+        standing = _standing(found, parts)
+    except LookupError as problem:
+        raise damaged(found.folder, f"it has no {problem}") from None
+    except (AttributeError, TypeError, ValueError) as problem:
+        raise damaged(found.folder, problem) from None
+    weights.load(parts["live"])
     _restore_optimizer(optimizer, trainable(groups), parts.get("optimizer", {}))
+    return standing
+
+
+def _standing(found: Checkpoint, parts: Mapping[str, Tensors]) -> Standing:
+    """What ``to_checkpoint`` saved, but for weights and optimizer."""
     numbers = found.numbers
     best = None
     if numbers["best"] is not None:
         log_loss, accuracy, where = numbers["best"]
-        best = Best(log_loss, accuracy, where, parts.get("best", {}))
+        best = Best(float(log_loss), float(accuracy), str(where), parts.get("best", {}))
     losses = parts.get("epoch", {}).get("losses")
     return Standing(
         position=found.position,
@@ -164,6 +184,69 @@ def from_checkpoint(
             taken=numbers["taken"],
         ),
     )
+
+
+def _check_numbers(numbers: Mapping[str, Any]) -> None:
+    """Raise ValueError where a number that training goes on with is none."""
+    stored, whole = numbers["stored"], (numbers["stale"], numbers["micro_batches"])
+    if any(isinstance(value, bool) or not isinstance(value, int) for value in (*whole, *(stored or ()))):
+        raise ValueError("one of its numbers is not whole")
+    if numbers["micro_batches"] < 1 or numbers["precision"] not in (None, *get_args(Precision)):
+        raise ValueError("it was computed in parts or a precision that are none")
+    if not isinstance(numbers["frozen"], str) or not isinstance(numbers["taken"], str):
+        raise ValueError("its hash or its name of weights is no text")
+    for record in numbers["history"]:
+        measured = [value for name, value in record.items() if name not in ("phase", "rates")]
+        if not all(
+            value is None or isinstance(value, int | float)
+            for value in (*measured, *record["rates"].values())
+        ):
+            raise ValueError("its history holds what is no number")
+
+
+def _check_tensors(
+    parts: Mapping[str, Tensors],
+    found: Checkpoint,
+    live: Tensors,
+    parameters: Mapping[str, nn.Parameter],
+) -> None:
+    """Raise ValueError where a tensor is missing, is not known or has another shape than it must have."""
+    numbers, none = found.numbers, Tensors()
+    wanted: dict[str, tuple[bool, Mapping[str, Tensor]]] = {
+        "live": (True, live),
+        "before": (True, live),
+        "start": ("start" in parts, live),
+        "best": (numbers["best"] is not None, live),
+        "ema": ("ema" in parts, parameters),
+        "scale": (numbers["precision"] == "fp16", first_scale("fp16", torch.device("cpu"))),
+    }
+    for part, (there, like) in wanted.items():
+        _check_alike(part, parts.get(part, none), like if there else none)
+    kinds: dict[str, Tensors] = {}
+    for key, tensor in parts.get("optimizer", none).items():
+        kind, _, name = key.partition(".")
+        kinds.setdefault(kind, {})[name] = tensor
+    if kinds and kinds.keys() != ADAMW:
+        raise ValueError(f"its optimizer keeps {', '.join(kinds)}")
+    seen = kinds.get("step", none)
+    for kind, tensors in kinds.items():
+        like = {name: parameters[name] for name in seen}
+        _check_alike(kind, tensors, {name: torch.zeros(()) for name in seen} if kind == "step" else like)
+    losses = parts.get("epoch", none).get("losses", torch.zeros(0))
+    if losses.shape != (found.position.step,):
+        raise ValueError(f"it has {losses.numel()} losses of {found.position.step} steps")
+
+
+def _check_alike(part: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    if found.keys() != wanted.keys():
+        name = min(found.keys() ^ wanted.keys())
+        raise ValueError(f"the tensor {part}.{name} is {'missing' if name in wanted else 'not known'}")
+    for name, tensor in found.items():
+        if tensor.shape != wanted[name].shape:
+            raise ValueError(
+                f"the tensor {part}.{name} has the shape {tuple(tensor.shape)}, "
+                f"not {tuple(wanted[name].shape)}"
+            )
 
 
 def _restore_optimizer(
