@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -76,6 +76,20 @@ def test_an_output_that_is_full_is_said_in_a_sentence(
             "Error: Standard output could not be written (No space left on device). "
             "Free some space, or mend the permissions, and run it again."
         )
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
+def test_where_nothing_can_be_said_the_exit_status_still_tells(command, tmp_path, monkeypatch):
+    streams = {name: FULL.open("w", buffering=1) for name in ("stdout", "stderr")}
+    with monkeypatch.context() as patch:
+        for name, stream in streams.items():
+            patch.setattr(sys, name, stream)
+        assert command("check", tmp_path / "nowhere").status == 2
+        assert command("--version").status == 1
+    for stream in streams.values():
+        # What could not be written is still waiting in it.
+        with suppress(OSError):
+            stream.close()
 
 
 @pytest.mark.slow

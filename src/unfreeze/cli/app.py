@@ -68,8 +68,14 @@ def _terminate_as_interrupt(terminated: list[int]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _tell(sentence: str) -> None:
+    # Standard error may lead to a full disk; the exit status still tells.
+    with suppress(OSError):
+        typer.echo(sentence, err=True)
+
+
 def _leave(terminated: list[int]) -> NoReturn:
-    typer.echo("Interrupted.", err=True)
+    _tell("Interrupted.")
     sys.exit(TERMINATED if terminated else INTERRUPTED)
 
 
@@ -89,13 +95,10 @@ def _leave_full(problem: OSError) -> NoReturn:
         raise problem
     what = "written" if problem.filename is None else "read or written"
     _forget_output()
-    # Standard error may lead to the same disk.
-    with suppress(OSError):
-        typer.echo(
-            f"Error: {readable(str(problem.filename or 'Standard output'))} could not be {what} "
-            f"({os.strerror(problem.errno)}). {MEND.capitalize()}, and run it again.",
-            err=True,
-        )
+    _tell(
+        f"Error: {readable(str(problem.filename or 'Standard output'))} could not be {what} "
+        f"({os.strerror(problem.errno)}). {MEND.capitalize()}, and run it again."
+    )
     sys.exit(UnfreezeError.exit_status)
 
 
@@ -123,7 +126,7 @@ def main() -> None:
         if terminated and not isinstance(problem, StoppedError):
             # The interruption met a library that made an error of its own of it.
             _leave(terminated)
-        typer.echo(f"Error: {readable(str(problem))}", err=True)
+        _tell(f"Error: {readable(str(problem))}")
         sys.exit(problem.exit_status)
     except SystemExit as stopped:
         # So typer ends when it sees KeyboardInterrupt.
