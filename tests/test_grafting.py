@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -138,6 +139,18 @@ def test_bottlenecks_on_a_convolutional_network_are_refused_before_any_work(phot
     assert not (tmp_path / "run").exists()
 
 
+def with_tensors(folder, target, change):
+    """A copy of a run folder whose adapter's tensors were changed by someone who mended the hashes too."""
+    copied = shutil.copytree(folder, target)
+    file = copied / "adapter" / "adapter_model.safetensors"
+    change(file)
+    bundle = copied / "bundle.json"
+    values = json.loads(bundle.read_text())
+    values["files"]["adapter/adapter_model.safetensors"] = file_hash(file)
+    bundle.write_text(json.dumps(values))
+    return copied
+
+
 def edited(folder, target, change):
     """A copy of a run folder whose adapter's configuration was changed by someone who mended the hashes too."""
     copied = shutil.copytree(folder, target)
@@ -166,6 +179,76 @@ HOSTILE = {
 def test_an_adapter_that_ours_never_write_is_refused_in_a_sentence(run, tmp_path, change):
     with pytest.raises(RequestError, match="is damaged: its files contradict each other"):
         unfreeze.load(edited(run.folder, tmp_path / "copy", change))
+
+
+def first(change):
+    """A change of the first tensor of a file; None takes it out."""
+
+    def write(file):
+        tensors = load_file(file)
+        name = min(tensors)
+        tensor = change(tensors.pop(name))
+        save_file(tensors if tensor is None else tensors | {name: tensor.contiguous()}, file)
+
+    return write
+
+
+DAMAGED = {
+    "not-a-number": first(lambda tensor: tensor * float("nan")),
+    "infinite": first(lambda tensor: torch.full_like(tensor, float("inf"))),
+    "one-value": first(lambda tensor: tensor.flatten()[:1]),
+    "turned": first(lambda tensor: tensor.flatten()[None]),
+    "missing": first(lambda tensor: None),
+    "whole-numbers": first(lambda tensor: torch.ones_like(tensor, dtype=torch.int32)),
+    "unknown": lambda file: save_file(load_file(file) | {"evil": torch.zeros(1)}, file),
+    "truncated": lambda file: os.truncate(file, file.stat().st_size - 7),
+    "header-alone": lambda file: os.truncate(file, 8),
+    "empty": lambda file: os.truncate(file, 0),
+    "noise": lambda file: file.write_bytes(b"x" * 500),
+}
+
+
+@pytest.mark.parametrize("change", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_tensors_of_an_adapter_are_a_sentence(run, photos, tmp_path, command, change):
+    answer = command(
+        "predict", with_tensors(run.folder, tmp_path / "copy", change), photos / "red" / "00.png"
+    )
+    assert answer.status in (1, 2), answer.out
+    assert answer.out == ""
+    assert answer.err.startswith("Error: ")
+    assert (
+        "contradict each other" in answer.err or "does not give the answers it was saved with" in answer.err
+    )
+
+
+BASES = {
+    "nothing": {"source": ""},
+    "no-network": {"source": "timm:no_such_network"},
+    "no-file": {"source": "timm:test_vit@gone.safetensors"},
+    "a-device": {"source": "timm:test_vit@/dev/zero"},
+    "a-folder": {"source": "/"},
+    "another-network": {"source": "timm:test_resnet"},
+    "code": {"source": "__import__('os').system('touch escaped')"},
+    "no-size": {"image_size": 0},
+    "another-size": {"image_size": 64},
+    "a-pooling": {"pooling": "evil"},
+    "a-length": {"max_length": 5},
+    "a-number": {"source": 3},
+    "extra": {"evil": 1},
+}
+
+
+@pytest.mark.parametrize("change", BASES.values(), ids=BASES)
+def test_a_base_that_is_none_is_a_sentence(run, photos, tmp_path, command, change, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copied = edited(run.folder, tmp_path / "copy", {})
+    values = json.loads((copied / "bundle.json").read_text())
+    values["backbone"]["base"] |= change
+    (copied / "bundle.json").write_text(json.dumps(values))
+    answer = command("predict", copied, photos / "red" / "00.png")
+    assert (answer.status, answer.out) == (2, ""), answer.err
+    assert answer.err.startswith("Error: ")
+    assert not (tmp_path / "escaped").exists()
 
 
 def test_options_that_change_what_lora_means_are_refused(run, tmp_path):

@@ -58,6 +58,11 @@ def test_parts_of_a_batch_add_up_to_the_whole():
     assert float(parts) == pytest.approx(float(whole), rel=1e-6)
 
 
+def test_the_log_loss_of_perfect_answers_has_no_sign():
+    found = log_loss_and_accuracy(np.diag([1e4, 1e4]), np.arange(2))
+    assert tuple(map(str, found)) == ("0.0", "1.0")
+
+
 def test_log_loss_and_accuracy_are_means_over_rows():
     loss, accuracy = log_loss_and_accuracy(LOGITS.numpy(), Y.numpy())
     assert loss == pytest.approx(float(-LOG[torch.arange(4), Y].mean()), rel=1e-9)

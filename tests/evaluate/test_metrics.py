@@ -47,6 +47,12 @@ def test_scores_equal_scikit_learn(classes):
             assert share == pytest.approx(reference.top_k_accuracy_score(y, p, k=k))
 
 
+@pytest.mark.parametrize("above", [0.0, 1e-7])
+def test_the_log_loss_of_perfect_answers_has_no_sign(above):
+    p = np.eye(3) * (1 + above)
+    assert f"{score(p, np.arange(3), names(3)).log_loss:.3f}" == "0.000"
+
+
 def test_intervals_equal_a_bootstrap_over_rows():
     p, y = toy(150, 3, seed=4)
     found, predicted = score(p, y, names(3), resamples=4000), p.argmax(axis=1)

@@ -87,4 +87,5 @@ def log_loss_and_accuracy(logits: NDArray[np.floating], y: NDArray[np.integer]) 
     wide = logits.astype(np.float64)
     shifted = wide - wide.max(axis=1, keepdims=True)
     likelihood = shifted[np.arange(len(y)), y] - np.log(np.exp(shifted).sum(axis=1))
-    return float(-likelihood.mean()), float((wide.argmax(axis=1) == y).mean())
+    # Subtracted: the negative of nothing would be printed with its sign.
+    return float(0.0 - likelihood.mean()), float((wide.argmax(axis=1) == y).mean())

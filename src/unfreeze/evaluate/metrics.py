@@ -56,7 +56,8 @@ def score(
         macro_f1=macro_f1,
         macro_f1_low=low[1],
         macro_f1_high=high[1],
-        log_loss=float(-np.log(np.maximum(own, LEAST_PROBABILITY)).mean()),
+        # Subtracted, and from no more than 1: nothing is lost, and -0.000 is printed nowhere.
+        log_loss=float(0.0 - np.log(np.clip(own, LEAST_PROBABILITY, 1.0)).mean()),
         ece=expected_calibration_error(given, truth),
         per_class=_per_class(confusion, labels),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),

@@ -108,6 +108,7 @@ def restore(backbone: Backbone, files: Mapping[str, bytes]) -> Backbone:
     elif set(tensors) != set(_adapter_names(grafted, graft)):
         raise ValueError("the adapter holds other tensors than its configuration says")
     else:
+        _check_kinds(tensors, grafted.module.state_dict())
         grafted.module.load_state_dict(tensors, strict=False)
     grafted.module.eval().requires_grad_(False)
     return settle(grafted, graft)
@@ -153,8 +154,16 @@ def _behind(backbone: Backbone, path: str, graft: Adapters, tensors: dict[str, T
     with torch.device("meta"):
         made = bottleneck_for(backbone.module.get_submodule(path), graft.reduction)
     own = {name: tensors.pop(f"{path}.{NAME}.{name}") for name in made.state_dict()}
+    _check_kinds(own, made.state_dict())
     made.load_state_dict(own, assign=True)
     return Behind(made.requires_grad_(False))
+
+
+def _check_kinds(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for a tensor of another kind of number: loading would round it, or compute with it."""
+    for name, tensor in tensors.items():
+        if tensor.dtype != wanted[name].dtype:
+            raise ValueError(f"{name} holds {tensor.dtype}, not {wanted[name].dtype}")
 
 
 def _graft_from(config: Mapping[str, Any], backbone: Backbone) -> Graft:
