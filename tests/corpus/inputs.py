@@ -475,6 +475,9 @@ def bundles(run: Path) -> Iterator[tuple[str, Callable[[Path], None]]]:
         yield f"{name} gone", _drop(name)
         yield f"{name} empty", _put(name, b"")
         yield f"{name} a folder", _folder(name)
+        yield f"{name} a pipe", _pipe(name)
+        yield f"{name} a device", _linked(name, "/dev/zero")
+        yield f"{name} a link to the outside", _moved(name)
         for how in DAMAGES[:7]:
             yield f"{name}, {how}", _put(name, damaged(content, how))
     plain = json.loads((run / "bundle.json").read_text(encoding="utf-8"))
@@ -496,6 +499,8 @@ def bundles(run: Path) -> Iterator[tuple[str, Callable[[Path], None]]]:
     for path, value in (
         (("preprocess", "mean"), [0.5]),
         (("preprocess", "height"), 10**9),
+        (("preprocess", "height"), 20_000),
+        (("backbone", "base"), {"source": "timm:test_vit", "weights_hash": "0", "image_size": 24_000}),
         (("preprocess", "kind"), "sound"),
         (("calibration", "temperature"), 0),
         (("calibration", "temperature"), -1.0),
@@ -522,6 +527,33 @@ def _drop(name: str) -> Change:
 def _put(name: str, content: bytes) -> Change:
     def change(run: Path) -> None:
         (run / name).write_bytes(content)
+
+    return change
+
+
+def _pipe(name: str) -> Change:
+    def change(run: Path) -> None:
+        (run / name).unlink()
+        os.mkfifo(run / name)
+
+    return change
+
+
+def _linked(name: str, target: str) -> Change:
+    def change(run: Path) -> None:
+        (run / name).unlink()
+        (run / name).symlink_to(target)
+
+    return change
+
+
+def _moved(name: str) -> Change:
+    """The same file, outside of the folder."""
+
+    def change(run: Path) -> None:
+        outside = run.parent / "outside"
+        (run / name).replace(outside)
+        (run / name).symlink_to(outside)
 
     return change
 
