@@ -6,7 +6,8 @@ import csv
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -145,6 +146,27 @@ def image_onnx(image_run: Trained, tmp_path_factory: pytest.TempPathFactory) -> 
     with pytest.MonkeyPatch.context() as patch:
         _only_torch(patch)
         return export(image_run.run.folder, output=tmp_path_factory.mktemp("onnx") / "image")
+
+
+@pytest.fixture
+def stopping() -> Callable[[int], AbstractContextManager[None]]:
+    """A block within which trainings are asked to stop after so many steps, and end with a StoppedError."""
+    from unfreeze.errors import StoppedError
+
+    @contextmanager
+    def after(steps: int) -> Iterator[None]:
+        seen: list[int] = []
+
+        @contextmanager
+        def asked(progress: object) -> Iterator[Callable[[], bool]]:
+            yield lambda: len(seen) >= steps or bool(seen.append(0))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("unfreeze.training.thawing.stop_on_signal", asked)
+            with pytest.raises(StoppedError, match="--resume"):
+                yield
+
+    return after
 
 
 @pytest.fixture(scope="session")

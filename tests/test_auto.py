@@ -1,7 +1,6 @@
 """``--strategy auto`` through the whole program, with prices that are laid down instead of measured."""
 
 import json
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +11,7 @@ import unfreeze
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost, PhaseCost
 from unfreeze.choose.trials import Expectation, Search
-from unfreeze.errors import DivergedError, StoppedError
+from unfreeze.errors import DivergedError
 
 SETTINGS = {
     "backbone": "efficientnet-lite0",
@@ -204,20 +203,12 @@ def test_epochs_are_cut_to_the_time_there_is(wanted, cells, tmp_path):
     assert 3 <= seen[0] <= 30
 
 
-def test_a_run_that_is_stopped_goes_on_with_what_was_chosen(wanted, cells, tmp_path):
-    steps = []
-
-    @contextmanager
-    def stop_at_the_third_step(progress):
-        yield lambda: len(steps) >= 3 or bool(steps.append(0))
-
+def test_a_run_that_is_stopped_goes_on_with_what_was_chosen(wanted, cells, tmp_path, stopping):
     wanted.setattr(
         "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=True, gain=0.1, reason="Good.")
     )
-    with wanted.context() as patch:
-        patch.setattr("unfreeze.training.thawing.stop_on_signal", stop_at_the_third_step)
-        with pytest.raises(StoppedError, match="--resume"):
-            unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
+    with stopping(3):
+        unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
     before = choice_of(tmp_path / "run")
 
     def never(*_, **__):

@@ -2,14 +2,10 @@
 
 import os
 import time
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import cycle
 
-import pytest
-
 import unfreeze
-from unfreeze.errors import StoppedError
 
 # About three years, ahead and back.
 JUMP = 1e8
@@ -54,7 +50,7 @@ def bits(run):
 
 
 def test_a_clock_that_jumps_changes_no_bit_of_a_training_and_of_a_resumed_one(
-    photos, tmp_path, monkeypatch, plain_torch
+    photos, tmp_path, monkeypatch, plain_torch, stopping
 ):
     import timm
     import torch
@@ -70,16 +66,8 @@ def test_a_clock_that_jumps_changes_no_bit_of_a_training_and_of_a_resumed_one(
     assert asked, "no clock was asked that jumps"
     assert bits(jumped) == bits(plain)
 
-    steps = []
-
-    @contextmanager
-    def stop_at_the_fourth_step(progress):
-        yield lambda: len(steps) >= 4 or bool(steps.append(0))
-
-    with monkeypatch.context() as patch:
-        patch.setattr("unfreeze.training.thawing.stop_on_signal", stop_at_the_fourth_step)
-        with pytest.raises(StoppedError):
-            unfreeze.train(str(photos), output_dir=tmp_path / "cut", **settings)
+    with stopping(4):
+        unfreeze.train(str(photos), output_dir=tmp_path / "cut", **settings)
     assert shift_files(tmp_path / "cut") > 2
     resumed = unfreeze.train(str(photos), output_dir=tmp_path / "cut", resume=True, **settings)
     assert bits(resumed) == bits(plain)

@@ -1,12 +1,10 @@
 """The same command twice, with features at hand or not and any number of readers: the same bits."""
 
 import csv
-from contextlib import contextmanager
 
 import pytest
 
 import unfreeze
-from unfreeze.errors import StoppedError
 
 SETTINGS = {"device": "cpu", "epochs": 2, "batch_size": 8, "precision": "fp32"}
 COUNTED = ("model.safetensors", "head.safetensors", "adapter/adapter_model.safetensors", "predictions.csv")
@@ -75,22 +73,14 @@ def test_the_same_seed_gives_the_same_bits(strategy, epochs, vit, photos, tmp_pa
 
 
 def test_stopped_with_one_reader_and_resumed_with_four_gives_the_same_bits(
-    vit, photos, tmp_path, monkeypatch, plain_torch
+    vit, photos, tmp_path, monkeypatch, plain_torch, stopping
 ):
     settings = SETTINGS | {"strategy": "gradual", "backbone": vit}
     read_with(2, monkeypatch)
     whole = unfreeze.train(str(photos), output_dir=tmp_path / "whole", **settings)
     read_with(1, monkeypatch)
-    seen = []
-
-    @contextmanager
-    def stop_at_the_third_step(progress):
-        yield lambda: len(seen) >= 3 or bool(seen.append(0))
-
-    with monkeypatch.context() as patch:
-        patch.setattr("unfreeze.training.thawing.stop_on_signal", stop_at_the_third_step)
-        with pytest.raises(StoppedError):
-            unfreeze.train(str(photos), output_dir=tmp_path / "cut", **settings)
+    with stopping(3):
+        unfreeze.train(str(photos), output_dir=tmp_path / "cut", **settings)
     read_with(4, monkeypatch)
     resumed = unfreeze.train(str(photos), output_dir=tmp_path / "cut", resume=True, **settings)
     assert bits(resumed) == bits(whole)

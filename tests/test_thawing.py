@@ -2,14 +2,13 @@
 
 import csv
 import json
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import unfreeze
-from unfreeze.errors import RequestError, StoppedError
+from unfreeze.errors import RequestError
 
 SETTINGS = {
     "backbone": "efficientnet-lite0",
@@ -78,18 +77,10 @@ def test_the_loaded_model_gives_the_tested_probabilities(thawed, photos):
 
 
 def test_stopped_and_resumed_gives_the_bits_of_a_run_never_stopped(
-    thawed, photos, tmp_path, monkeypatch, plain_torch
+    thawed, photos, tmp_path, plain_torch, stopping
 ):
-    seen = []
-
-    @contextmanager
-    def stop_at_the_third_step(progress):
-        yield lambda: len(seen) >= 3 or bool(seen.append(0))
-
-    with monkeypatch.context() as patch:
-        patch.setattr("unfreeze.training.thawing.stop_on_signal", stop_at_the_third_step)
-        with pytest.raises(StoppedError, match="--resume"):
-            unfreeze.train(str(photos), output_dir=tmp_path / "run", **SETTINGS)
+    with stopping(3):
+        unfreeze.train(str(photos), output_dir=tmp_path / "run", **SETTINGS)
     assert (tmp_path / "run" / "checkpoints").is_dir()
     assert not (tmp_path / "run" / "bundle.json").exists()
     with pytest.raises(RequestError, match=r"another rate .*0\.003 at most"):
