@@ -298,7 +298,9 @@ def corruptions(seeds: int) -> Iterator[Case]:
             for strength, value in enumerate(strengths, start=1):
                 changed = np.stack([np.asarray(change(Image.fromarray(pixels[row]), value)) for row in test])
                 target = domain_of(backbone, changed, y[test])
-                yield Case.of(f"{name}, strength {strength}", backbone, source, target, NAMES, seed)
+                yield Case.of(
+                    f"{name}, strength {strength}", backbone, source, target, NAMES, seed, baselines=True
+                )
 
 
 def turned(angle: float) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
