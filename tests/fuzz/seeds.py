@@ -96,7 +96,7 @@ def _images() -> list[bytes]:
         (colours.convert("CMYK"), "JPEG", {"progressive": True}), (colours, "TIFF", {"compression": "tiff_lzw"}),
         (colours.quantize(7), "PNG", {"transparency": 3}), (colours, "PPM", {}), (colours, "TGA",
         {"compression": "tga_rle"}),
-        (clear, "ICO", {}), (colours, "JPEG2000", {}), (colours, "AVIF", {}), (clear, "WEBP", {"lossless": True}),
+        (colours, "JPEG2000", {}), (colours, "AVIF", {}), (clear, "WEBP", {"lossless": True}),
         (colours.convert("F"), "TIFF", {}), (colours.convert("1"), "TIFF", {"compression": "group4"}),
         (colours, "GIF", {"save_all": True, "append_images": [colours.rotate(90, expand=True)]}),
         (colours, "PNG", {"save_all": True, "append_images": [colours.transpose(Image.Transpose.ROTATE_180)],
