@@ -134,6 +134,7 @@ def record_plan(plan: Plan, backbone: Backbone, decisions: Decisions) -> None:
             "stages": ", ".join(backbone.stages[thaw.stage].name for thaw in phase.thaw) or "the head alone",
             "rates": sorted({thaw.rate for thaw in phase.thaw}),
             "head rate": phase.head_rate,
+            "schedule": f"{phase.schedule} after {phase.warmup:.0%} of warm-up",
             "norm statistics": phase.norm,
             "ends early after epochs without gain": phase.patience,
         }
