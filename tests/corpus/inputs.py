@@ -475,7 +475,7 @@ def bundles(run: Path) -> Iterator[tuple[str, Callable[[Path], None]]]:
         yield f"{name} gone", _drop(name)
         yield f"{name} empty", _put(name, b"")
         yield f"{name} a folder", _folder(name)
-        yield f"{name} a pipe", _pipe(name)
+        yield f"{name} a pipe", _piped(name)
         yield f"{name} a device", _linked(name, "/dev/zero")
         yield f"{name} a link to the outside", _moved(name)
         for how in DAMAGES[:7]:
@@ -531,7 +531,7 @@ def _put(name: str, content: bytes) -> Change:
     return change
 
 
-def _pipe(name: str) -> Change:
+def _piped(name: str) -> Change:
     def change(run: Path) -> None:
         (run / name).unlink()
         os.mkfifo(run / name)
