@@ -117,7 +117,7 @@ def test_a_missing_package_names_the_install_line(monkeypatch: pytest.MonkeyPatc
         ("./no/such/folder", "text", {}, "no folder ./no/such/folder"),
         ("efficientnet-lite0", "image", {"pooling": "mean"}, "belong to text"),
         ("minilm-l6", "text", {"image_size": 224}, "belongs to image"),
-        ("efficientnet-lite0", "image", {"image_size": 8}, "at least 16"),
+        ("efficientnet-lite0", "image", {"image_size": 8}, "give 16 to 4096"),
     ],
 )
 def test_a_wrong_name_is_answered_in_one_or_two_sentences(

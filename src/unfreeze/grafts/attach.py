@@ -160,9 +160,9 @@ def _behind(backbone: Backbone, path: str, graft: Adapters, tensors: dict[str, T
 
 
 def _check_kinds(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raise ValueError for a tensor of another kind of number: loading would round it, or compute with it."""
+    """Raise ValueError for whole numbers in place of weights, or the other way: loading would round, or fail later."""
     for name, tensor in tensors.items():
-        if tensor.dtype != wanted[name].dtype:
+        if tensor.is_floating_point() != wanted[name].is_floating_point():
             raise ValueError(f"{name} holds {tensor.dtype}, not {wanted[name].dtype}")
 
 
