@@ -148,7 +148,7 @@ def measure(
     scene = make_scene(backbone, source, target, names, seed, order)
     judged = np.arange(len(target.y)) if known is None else np.flatnonzero(target.y < known)
     if order is not None:
-        judged = np.flatnonzero(order == order.max())
+        judged = scene.newest
     y = target.y[judged]
     reader = Reader(scene)
     before = reader.before()

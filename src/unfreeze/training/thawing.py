@@ -156,7 +156,7 @@ def _identity(dataset: Dataset, backbone: Backbone, plan: Plan, decisions: Decis
         "augmentation": plan.augment,
         RATE: f"{highest:.3g} at most, {_short_hash(rates)}",
         "plan": _short_hash(asdict(lower_rates(plan, 0.0))),
-        "preprocessing": sha256(json.dumps(backbone.preprocess.to_dict()).encode()).hexdigest()[:16],
+        "preprocessing": _short_hash(backbone.preprocess.to_dict()),
         "head": decisions.text("head"),
         "precision": decisions.text("precision"),
         "store": decisions.text("store"),
