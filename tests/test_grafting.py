@@ -289,3 +289,16 @@ def test_a_run_that_learnt_from_what_would_be_tested_is_refused(run, photos, tmp
         pytest.skip("adapters cannot be started from at all")
     with pytest.raises(RequestError, match="was trained on another split of"):
         unfreeze.train(str(photos), output_dir=tmp_path / "run", backbone=str(run.folder), seed=9)
+
+
+@pytest.mark.parametrize("strategy", ["lora", "adapters"])
+def test_the_last_epoch_of_a_graft_is_an_adapter_of_its_own(strategy, photos, weights, tmp_path, plain_torch):
+    settings = SETTINGS | {"lr": 0.1, "strategy": strategy, "backbone": f"timm:{ARCHITECTURE}@{weights}"}
+    run = unfreeze.train(str(photos), output_dir=tmp_path / "run", **settings)
+    taken, kept = (
+        load_file(folder / "adapter" / "adapter_model.safetensors")
+        for folder in (run.folder, run.folder / "last")
+    )
+    assert taken.keys() == kept.keys()
+    assert any(not torch.equal(taken[name], kept[name]) for name in taken)
+    assert unfreeze.load(run.folder / "last").labels == run.model().labels

@@ -134,3 +134,29 @@ def test_contrastive_is_for_texts(photos, tmp_path):
         RequestError, match="--mixup is a setting of every strategy but feature-extraction and contr"
     ):
         unfreeze.train(str(photos), output_dir=tmp_path / "run", strategy="contrastive", mixup=0.2)
+
+
+LAST = SETTINGS | {"lr": 0.1, "epochs": 2}
+
+
+def test_the_last_epoch_is_a_run_of_its_own_where_another_was_taken(photos, tmp_path, plain_torch):
+    run = unfreeze.train(str(photos), output_dir=tmp_path / "run", **LAST)
+    last = unfreeze.load(run.folder / "last")
+    assert last.labels == run.model().labels
+    taken, kept = (load_file(folder / "model.safetensors") for folder in (run.folder, run.folder / "last"))
+    assert taken.keys() == kept.keys()
+    assert any(not np.array_equal(taken[name], kept[name]) for name in taken)
+    section = next(one for one in run.report.sections if one.title == "How it was thawed")
+    record = history_of(run.folder)[-1]
+    told = f"log-loss {float(record['val_log_loss']):.3f}, {float(record['val_accuracy']):.1%} right"
+    assert (
+        f"the last epoch ({told} on validation) are kept as a run of their own in last/"
+        in section.paragraphs[1]
+    )
+
+
+def test_the_last_epoch_can_be_left_out(photos, tmp_path, plain_torch):
+    run = unfreeze.train(str(photos), output_dir=tmp_path / "run", keep_last=False, **LAST)
+    assert not (run.folder / "last").exists()
+    section = next(one for one in run.report.sections if one.title == "How it was thawed")
+    assert "last/" not in " ".join(section.paragraphs)

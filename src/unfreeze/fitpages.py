@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from unfreeze.bundle.folder import LAST
 from unfreeze.report import words
 from unfreeze.report.charts import Bar as ChartBar
 from unfreeze.report.charts import BarChart, Border, LineChart, Series
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
     from unfreeze.engine.ledger import PhaseRecord
 
 
-def fit_sections(fit: Fit) -> tuple[Section, ...]:
-    """Learning curves and phases, then the ledger with what moved and the proof of what did not."""
-    return _history(fit), _ledger(fit)
+def fit_sections(fit: Fit, *, kept_last: bool) -> tuple[Section, ...]:
+    """Learning curves and phases, then the ledger with what moved and the proof of what did not.
+
+    ``kept_last``: the weights of the last epoch lie in the run's folder.
+    """
+    return _history(fit, kept_last=kept_last), _ledger(fit)
 
 
 def cost_section(cost: Cost, fit: Fit, seconds: float) -> Section:
@@ -45,7 +49,7 @@ def cost_section(cost: Cost, fit: Fit, seconds: float) -> Section:
     return Section("What it took", (told,), (table,))
 
 
-def _history(fit: Fit) -> Section:
+def _history(fit: Fit, *, kept_last: bool) -> Section:
     epochs = tuple(float(number + 1) for number in range(len(fit.history)))
     losses = [Series("training loss", tuple(record.train_loss for record in fit.history), epochs)]
     validated = [record.val_log_loss for record in fit.history if record.val_log_loss is not None]
@@ -62,6 +66,12 @@ def _history(fit: Fit) -> Section:
     taken = f"The weights taken: {fit.taken}." + (
         f" They are mixed with the start, {fit.mix:.0%} trained." if fit.mix < 1 else ""
     )
+    if kept_last:
+        record = fit.history[-1]
+        taken += (
+            f" Those of the last epoch (log-loss {record.val_log_loss:.3f}, {record.val_accuracy:.1%} right on "
+            f"validation) are kept as a run of their own in {LAST}/."
+        )
     rows = tuple(_phase_row(fit, record) for record in fit.ledger)
     table = Table(
         ("phase", "precision", "epochs", "rows a second", "waiting for data", "peak memory"),

@@ -10,7 +10,7 @@ import torch
 from unfreeze.engine import judging
 from unfreeze.engine.losses import log_loss_and_accuracy
 from unfreeze.engine.schedule import rate_factor
-from unfreeze.engine.state import trainable
+from unfreeze.engine.state import Weights, trainable
 from unfreeze.engine.stepping import Stepper
 from unfreeze.engine.trainable import stage_of_parameters
 from unfreeze.errors import RequestError, UnfreezeError
@@ -390,3 +390,39 @@ def test_a_store_that_cannot_be_made_changes_nothing_and_is_told(t, tmp_path, mo
     reason = "more than --store-budget" if problem == "budget" else "No space left on device"
     assert [reason in sentence for sentence in told].count(True) == 1
     assert not list(tmp_path.iterdir())
+
+
+def judged(backbone, head, task):
+    """Calibrated log-loss on the 24 validation rows."""
+    with torch.no_grad():
+        logits = head(backbone.run(task.val.inputs.batch(np.arange(24), None)).h).numpy()
+    return log_loss_and_accuracy(logits / fit_temperature(logits, task.val.y), task.val.y)[0]
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_the_last_weights_are_kept_beside_the_taken_ones(t, ema):
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+    plan = t.plan_of(backbone, epochs=4, rate=1.0, ema=ema)
+    result, head = t.run(plan, backbone, task)
+    losses = [record.val_log_loss for record in result.history]
+    assert np.argmin(losses) < 3, "the rate must be one whose last epoch is not the best"
+    taken = t.tensors_of(backbone, head)
+    Weights(plan, backbone, head).load(result.last)
+    assert not t.same(taken, t.tensors_of(backbone, head))
+    assert judged(backbone, head, task) == pytest.approx(losses[-1], abs=1e-5)
+
+
+def test_nothing_is_kept_beside_when_the_last_epoch_is_taken(t):
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+    result, _ = t.run(t.plan_of(backbone, epochs=2, rate=0.001), backbone, task)
+    assert result.taken == "only, epoch 2"
+    assert result.last == {}
+
+
+def test_the_last_weights_are_kept_when_what_is_taken_is_mixed(t):
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+    plan = t.plan_of(backbone, epochs=2, rate=0.1, interpolate=True)
+    result, head = t.run(plan, backbone, task)
+    assert result.mix < 1.0, "the rate must be one whose mix is better"
+    Weights(plan, backbone, head).load(result.last)
+    assert judged(backbone, head, task) == pytest.approx(result.history[-1].val_log_loss, abs=1e-5)

@@ -28,6 +28,10 @@ DEFAULTS: Mapping[str, tuple[object, str]] = {
         True,
         "answers are shown beside the training rows they resemble; --no-examples leaves them out",
     ),
+    "keep_last": (
+        True,
+        "the last epoch's weights are a run in last/, where others were taken; --no-keep-last leaves them out",
+    ),
     "precision_target": (0.95, "a wish, not a measurement: set it to what your use needs"),
 }
 # Inputs of a run rather than knobs; shown only when they were said.

@@ -251,6 +251,14 @@ def train(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    keep_last: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-last/--no-keep-last",
+            help="Where an earlier epoch is taken, keep the last one's weights as a run in RUN/last. (default: yes)",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
 ) -> None:
     """Train a classifier on DATA, measure it honestly, and leave a run folder that predicts.
 
@@ -311,6 +319,7 @@ def train(
         device=device,
         precision=precision,
         examples=examples,
+        keep_last=keep_last,
     )
     if config is not None:
         request = request.filled_from(read_config(config), source=f"--config {config}")

@@ -132,6 +132,8 @@ class CompareRequest:
             train_size=cell.size,
             backbone=cell.backbone or self.base.backbone,
             output_dir=folder,
+            # What a comparison is for are its figures.
+            keep_last=False,
         )
 
     def cells(self, entries: Sequence[Entry], backbones: Sequence[str | None]) -> tuple[Cell, ...]:

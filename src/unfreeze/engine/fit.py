@@ -137,8 +137,11 @@ class _Loop:
             self._run_phase(index, found if index == first else None)
         if self.plan.interpolate and self.task.val is not None:
             self._interpolate()
-        self.standing.fit.seconds = time.perf_counter() - began
-        return self.standing.fit
+        result = self.standing.fit
+        if result.mix == 1.0 and result.taken == self._place(self.plan.phases[-1]):
+            result.last = {}
+        result.seconds = time.perf_counter() - began
+        return result
 
     def _found(self, resume: bool) -> Checkpoint | None:
         if self.checkpoints is None:
@@ -173,13 +176,19 @@ class _Loop:
         self._check_alike(groups)
         if not self._phase_is_over(phase):
             self._train(index, groups, optimizer)
+        self.weights.load(self.standing.ema)
         if self.standing.best is not None and self._is_judged(phase):
+            if index == len(self.plan.phases) - 1:
+                self.standing.fit.last = self.weights.copy()
             # A phase hands on its best weights: the next one starts where validation was best.
             self.weights.load(self.standing.best.tensors)
         else:
-            self.weights.load(self.standing.ema)
-            self.standing.fit.taken = f"{phase.name}, epoch {self.standing.position.epoch}"
+            self.standing.fit.taken = self._place(phase)
         self._record(phase, groups)
+
+    def _place(self, phase: Phase) -> str:
+        """What the weights are called that a phase had after the last of its epochs."""
+        return f"{phase.name}, epoch {self.standing.position.epoch}"
 
     def _check_alike(self, groups: tuple[Group, ...]) -> None:
         """Ranks that trained different parameters, or started from different weights, would drift apart unnoticed."""

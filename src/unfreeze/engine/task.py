@@ -67,10 +67,15 @@ class EpochRecord:
 
 @dataclass
 class Fit:
-    """What a plan came to: the history, the ledger, and which weights were taken. The backbone was trained in place."""
+    """What a plan came to: the history, the ledger, and which weights were taken. The backbone was trained in place.
+
+    ``last``: the tensors after the last epoch by name (averages, where the plan takes them), for
+    ``engine.state.Weights`` to put in place; empty where they are what was taken.
+    """
 
     history: list[EpochRecord] = field(default_factory=list)
     ledger: list[PhaseRecord] = field(default_factory=list)
     taken: str = "start"
     mix: float = 1.0
     seconds: float = 0.0
+    last: Mapping[str, torch.Tensor] = field(default_factory=dict)

@@ -16,7 +16,9 @@ from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.load import load_dataset
 from unfreeze.engine.choice import choose_executor, resolve_device
-from unfreeze.engine.frozen_pass import Features, compute_features, open_store
+from unfreeze.engine.first_batch import ROWS as FIRST_ROWS
+from unfreeze.engine.first_batch import look_at_first_batch
+from unfreeze.engine.frozen_pass import Features, compute_features, golden_batch, open_store
 from unfreeze.errors import DataError, RequestError
 from unfreeze.progress import Progress
 
@@ -132,6 +134,9 @@ def frozen_pass(
         )
     name_left_out(features, progress)
     _check_classes(dataset, features.rows)
+    if backbone.modality == "image":
+        first = look_at_first_batch(backbone, golden_batch(dataset, backbone, features.rows[:FIRST_ROWS]))
+        progress.say(first.told())
     return features
 
 

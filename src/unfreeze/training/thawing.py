@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -33,6 +34,8 @@ from unfreeze.training.stopping import stop_on_signal
 from unfreeze.training.together import Training, run_plan
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from unfreeze.engine.task import EpochRecord, Fit
 
 
@@ -49,7 +52,7 @@ def thaw(
     ``resume``: from the newest checkpoint in the folder, if there is one. ``watch`` sees each epoch, and ends the
     training with what it raises. Raises DivergedError with the names of the rows when a loss is not finite.
     """
-    from unfreeze.heads.module import from_module
+    from unfreeze.engine.state import Weights
 
     decisions, backbone, progress = material.decisions, material.backbone, material.progress
     train_rows, val_rows = material.part("train"), material.part("val")
@@ -77,18 +80,37 @@ def thaw(
         except DivergedError as problem:
             names = tuple(material.dataset.samples.name(int(row)) for row in train_rows[list(problem.rows)])
             raise DivergedError(problem.where, rows=problem.rows, names=names, kept=problem.kept) from None
+    last = None
+    if result.last and decisions.value("keep_last"):
+        network, last_head = copy.deepcopy((trained, head))
+        Weights(plan, network, last_head).load(result.last)
+        last = _finish(network, last_head, material, plan, train_rows, val_rows)
+    return replace(_finish(trained, head, material, plan, train_rows, val_rows), last=last), result
+
+
+def _finish(
+    trained: Backbone,
+    head: nn.Module,
+    material: Material,
+    plan: Plan,
+    train_rows: NDArray[np.intp],
+    val_rows: NDArray[np.intp],
+) -> Fitted:
+    """A trained network and its head as a classifier, calibrated on validation rows; a graft is merged in place."""
+    from unfreeze.heads.module import from_module
+
     adapter = None
     if plan.graft is not None:
-        base = _base(backbone, decisions)
+        base = _base(material.backbone, material.decisions)
         adapter = Adapter(base=base, files=pack(trained, plan.graft, base=base.source))
         trained = settle(trained, plan.graft)
     if plan.ends_in_pairs:
-        progress.say("The head is fitted anew on what the network makes of the training rows now.")
+        material.progress.say("The head is fitted anew on what the network makes of the training rows now.")
         shipped = fitted_anew(material, trained, train_rows)
     else:
         shipped = from_module(head.cpu(), boundaries=(len(trained.stages),))
     fitted = _measure(rehash(trained), shipped, material, plan, val_rows)
-    return replace(fitted, classifier=replace(fitted.classifier, adapter=adapter)), result
+    return replace(fitted, classifier=replace(fitted.classifier, adapter=adapter))
 
 
 def write_fit(result: Fit, folder: Path) -> None:
