@@ -19,7 +19,7 @@ from unfreeze.backbones import load_backbone
 from unfreeze.contracts import State
 from unfreeze.engine import suffix
 from unfreeze.engine.devices import Precision, precisions
-from unfreeze.engine.dropping import QuickDropout
+from unfreeze.engine.kernels import ProcessorKernels
 from unfreeze.engine.suffix import Suffix
 from unfreeze.executors.processor import available_cores, processor_name
 
@@ -42,7 +42,7 @@ def measure(precision: Precision, length: int) -> dict[str, float]:
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for attempt in range(WARM + STEPS):
         for side in SIDES:
-            suffix.QuickDropout = nullcontext if side == SIDES[0] else QuickDropout
+            suffix.ProcessorKernels = nullcontext if side == SIDES[0] else ProcessorKernels
             for module, p in zip(dropouts, kept, strict=True):
                 module.p = 0.0 if side == SIDES[2] else p
             began = time.perf_counter()
@@ -60,7 +60,9 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256, help="tokens of a text")
     length = parser.parse_args().length
     torch.set_num_threads(available_cores())
-    print(f"{processor_name()} ({available_cores()} cores), torch {torch.__version__}: {ROWS} texts of {length}")
+    print(
+        f"{processor_name()} ({available_cores()} cores), torch {torch.__version__}: {ROWS} texts of {length}"
+    )
     print(f"| precision | {' | '.join(SIDES)} | times faster |\n|---|---|---|---|---|")
     for precision in precisions(torch.device("cpu"), "auto"):
         found = measure(precision, length)

@@ -419,10 +419,15 @@ def test_nothing_is_kept_beside_when_the_last_epoch_is_taken(t):
     assert result.last == {}
 
 
-def test_the_last_weights_are_kept_when_what_is_taken_is_mixed(t):
+def test_the_last_weights_are_kept_when_what_is_taken_is_mixed(t, monkeypatch):
+    def half(weights, start, trained, **_):
+        weights.load(judging.interpolate(start, trained, 0.5))
+        return 0.5
+
+    monkeypatch.setattr("unfreeze.engine.fit.load_best_mix", half)
     backbone, task = t.toy("cnn"), t.task_of("cnn")
-    plan = t.plan_of(backbone, epochs=2, rate=0.1, interpolate=True)
+    plan = t.plan_of(backbone, epochs=2, rate=0.001, interpolate=True)
     result, head = t.run(plan, backbone, task)
-    assert result.mix < 1.0, "the rate must be one whose mix is better"
+    assert (result.mix, result.taken) == (0.5, "only, epoch 2")
     Weights(plan, backbone, head).load(result.last)
     assert judged(backbone, head, task) == pytest.approx(result.history[-1].val_log_loss, abs=1e-5)

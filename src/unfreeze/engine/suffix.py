@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone, State
 from unfreeze.engine.devices import Precision, autocast
-from unfreeze.engine.dropping import QuickDropout
+from unfreeze.engine.kernels import ProcessorKernels
 from unfreeze.executors.allocator import keep_freed_memory
 
 # Capturing costs about as much as this many steps save.
@@ -113,7 +113,7 @@ class _Part(nn.Module):
             # A step from Lite0's blocks.5 on: 10.8 ms a row in this layout and 16.5 in the stored one (EPYC, 2 cores).
             state = replace(state, h=state.h.contiguous(memory_format=torch.channels_last))
         quick = device.type == "cpu" and torch.is_grad_enabled()
-        with autocast(device, precision), QuickDropout() if quick else nullcontext():
+        with autocast(device, precision), ProcessorKernels() if quick else nullcontext():
             return backbone.run(state, boundary, None).h.float()
 
 

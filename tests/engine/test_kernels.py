@@ -1,4 +1,4 @@
-"""Dropout that is drawn faster: the same distribution, the same gradients, and no other attention."""
+"""Dropout that is drawn faster has the same distribution and gradients; attention is what it was."""
 
 import numpy as np
 import pytest
@@ -6,21 +6,21 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from unfreeze.engine import dropping
-from unfreeze.engine.dropping import LEVELS, QuickDropout, drop
+from unfreeze.engine import kernels
+from unfreeze.engine.kernels import LEVELS, ProcessorKernels, drop
 from unfreeze.engine.suffix import Suffix
 
 
 def attention(dtype=torch.float32, **given):
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, 8, 4).to(dtype).requires_grad_() for _ in range(3))
-    with QuickDropout():
+    with ProcessorKernels():
         return functional.scaled_dot_product_attention(q, k, v, **given), (q, k, v)
 
 
 @pytest.fixture
 def keeping_all(monkeypatch):
-    monkeypatch.setattr(dropping, "_keep", lambda shape, p: torch.ones(shape, dtype=torch.bool))
+    monkeypatch.setattr(kernels, "_keep", lambda shape, p: torch.ones(shape, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -74,8 +74,8 @@ def test_any_shape_is_drawn(shape):
 )
 def test_modules_are_quick_and_what_draws_nothing_is_as_it_was(module, monkeypatch):
     drawn = []
-    monkeypatch.setattr(dropping, "drop", lambda x, p: drawn.append(p) or x)
-    with QuickDropout():
+    monkeypatch.setattr(kernels, "drop", lambda x, p: drawn.append(p) or x)
+    with ProcessorKernels():
         out = module.train()(torch.ones(100))
         assert torch.equal(module.eval()(torch.ones(100)), torch.ones(100))
     assert drawn == ([0.5] if module.p == 0.5 and not module.inplace else [])
@@ -107,7 +107,7 @@ def test_attention_that_keeps_everything_is_pytorch_s(keeping_all, mask, scale):
 def test_attention_in_a_lower_precision_comes_out_in_it(keeping_all):
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, 8, 4) for _ in range(3))
-    with torch.autocast("cpu", dtype=torch.bfloat16), QuickDropout():
+    with torch.autocast("cpu", dtype=torch.bfloat16), ProcessorKernels():
         ours = functional.scaled_dot_product_attention(q, k, v, dropout_p=0.1)
     assert ours.dtype == torch.bfloat16
     theirs = functional.scaled_dot_product_attention(q, k, v) / 0.9
@@ -116,16 +116,35 @@ def test_attention_in_a_lower_precision_comes_out_in_it(keeping_all):
 
 @pytest.mark.parametrize("given", [{}, {"dropout_p": 0.1, "is_causal": True}, {"dropout_p": 0.0}])
 def test_attention_that_has_a_kernel_is_left_to_it(given, monkeypatch):
-    monkeypatch.setattr(dropping, "drop", lambda *_: pytest.fail("drawn here"))
+    monkeypatch.setattr(kernels, "drop", lambda *_: pytest.fail("drawn here"))
+    monkeypatch.setattr(torch.Tensor, "softmax", lambda *_, **__: pytest.fail("computed here"))
     out, _ = attention(**given)
     assert out.shape == (2, 3, 8, 4)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "here"), [(8, True), (kernels.FEW_TOKENS, True), (kernels.FEW_TOKENS + 1, False)]
+)
+def test_short_attention_in_bf16_is_plain_and_the_same(tokens, here, monkeypatch):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, tokens, 4, dtype=torch.bfloat16) for _ in range(3))
+    seen = []
+    softmax = torch.Tensor.softmax
+    monkeypatch.setattr(
+        torch.Tensor, "softmax", lambda x, **given: seen.append(x.shape) or softmax(x, **given)
+    )
+    with ProcessorKernels():
+        ours = functional.scaled_dot_product_attention(q, k, v)
+    assert bool(seen) == here
+    theirs = functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    assert float((ours.float() - theirs).abs().max()) < 0.03
 
 
 def test_attention_is_the_same_on_average():
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 1, 6, 4) for _ in range(3))
     many = [one.expand(20_000, -1, -1, -1) for one in (q, k, v)]
-    with QuickDropout():
+    with ProcessorKernels():
         mean = functional.scaled_dot_product_attention(*many, dropout_p=0.3).mean(dim=0)
     assert torch.allclose(mean, functional.scaled_dot_product_attention(q, k, v)[0], atol=0.03)
 
@@ -133,7 +152,7 @@ def test_attention_is_the_same_on_average():
 @pytest.mark.parametrize("kind", ["vit", "text"])
 def test_the_trained_part_draws_so_when_it_trains_and_never_when_it_is_judged(t, kind, monkeypatch):
     drawn = []
-    monkeypatch.setattr(dropping, "drop", lambda x, p: drawn.append(p) or x)
+    monkeypatch.setattr(kernels, "drop", lambda x, p: drawn.append(p) or x)
     backbone = t.toy(kind)
     suffix = Suffix(backbone, 0, t.CPU, "fp32", steps=1)
     state = t.rows_of(kind, 4, 0).inputs.batch(np.arange(4), None)
