@@ -67,10 +67,10 @@ def test_weights_and_statistics_hardly_move_while_they_are_timed(t, kind, tmp_pa
 
 
 def test_more_trained_weights_take_more_memory(t, tmp_path):
-    backbone = t.toy("cnn")
+    backbone = t.toy("vit")
     sizes = []
     for freeze in (3, 2, 1, 0):
-        measured = pacer(t, "cnn", tmp_path, plan=t.plan_of(backbone, freeze=freeze))
+        measured = pacer(t, "vit", tmp_path, plan=t.plan_of(backbone, freeze=freeze))
         sizes.append(measured.measure(measured.plan.phases[0], steps=10).memory_bytes)
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]

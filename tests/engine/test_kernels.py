@@ -20,7 +20,7 @@ def attention(dtype=torch.float32, **given):
 
 @pytest.fixture
 def keeping_all(monkeypatch):
-    monkeypatch.setattr(kernels, "_keep", lambda shape, p: torch.ones(shape, dtype=torch.bool))
+    monkeypatch.setattr(kernels, "_kept", lambda shape, p: torch.ones(shape, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

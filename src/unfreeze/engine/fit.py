@@ -235,7 +235,10 @@ class _Loop:
             self.standing.stored = prefix.stored
             self.progress.say(describe_phase(phase, groups, self.backbone, prefix.reason))
             steps = sum(len(self._batches(index, epoch)) for epoch in range(phase.epochs))
+            # What measuring held lies in pieces that steps of another precision would not fit into.
+            give_back_freed_memory()
             prefix.precision = self._precision(index, prefix, steps)
+            give_back_freed_memory()
             if self.standing.best is None and self._is_judged(phase):
                 self._judge(prefix, "start")
             say = self.progress.say

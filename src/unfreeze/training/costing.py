@@ -140,12 +140,14 @@ class CostModel:
         if self._ends is None:
             self._ends = self._time_temperature(sample), self._time_end(plan, sample)
         temperature, calibrating = self._ends
+        # An earlier epoch is taken more often than not, and the last one is then calibrated too.
+        classifiers = 1 + bool(self._material.decisions.value("keep_last"))
         return Around(
             starting=copying + self._starts[plan.head],
             decoding=sample.decoding,
             drift=self._looks[plan.graft],
             temperature=temperature,
-            calibrating=calibrating + 2 * temperature,
+            calibrating=classifiers * (calibrating + 2 * temperature),
             memory_bytes=self._base + self._held(),
         )
 

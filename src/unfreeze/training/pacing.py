@@ -81,6 +81,8 @@ class Pacer:
         self.head.to(device)
         groups = select(self.network, self.head, phase)
         small, large = two_batches(self.task.train.inputs, self.plan.batch_size)
+        longest = longest_batch(self.task.train.inputs, self.plan.batch_size)
+        few = a_few(longest)
         inputs = time_line(lambda batch: self._load(batch.rows), small, large)
         frozen, read, write = Line(), Line(), Line()
         building = unit_bytes = 0.0
@@ -88,7 +90,7 @@ class Pacer:
             began = time.perf_counter()
             executor = self.maker.build((boundary,))
             building = time.perf_counter() - began
-            small, large = (_below(executor, batch) for batch in (small, large))
+            small, large, few = (_below(executor, batch) for batch in (small, large, few))
             frozen = time_line(lambda batch: executor(batch.raw), small, large)
             read, write = self._store(small, large)
             unit_bytes = _numbers(large) / large.units * (2 if self.maker.half else 4)
@@ -107,7 +109,7 @@ class Pacer:
             write=write,
             preparing=building + measuring + choosing,
             unit_bytes=unit_bytes,
-            memory_bytes=self._memory(phase, groups, boundary, small, large),
+            memory_bytes=self._memory(phase, groups, boundary, few, longest.units),
         )
 
     def _load(self, rows: NDArray[np.intp]) -> None:
@@ -210,11 +212,28 @@ class Pacer:
         state, device = batch.raw if batch.below is None else batch.below, self.task.device
         return State(state.h.to(device), None if state.mask is None else state.mask.to(device))
 
-    def _memory(
-        self, phase: Phase, groups: Sequence[Group], boundary: int, small: Batch, large: Batch
-    ) -> int:
-        """Bytes of gradients, moments, kept weights, and what a forward pass over a large batch keeps."""
+    def _memory(self, phase: Phase, groups: Sequence[Group], boundary: int, few: Batch, units: float) -> int:
+        """Bytes of gradients, moments, kept weights, and what the passes of the longest batch hold, by its first rows.
+
+        In the first of the precisions, which holds most: a phase that chooses between two tries both.
+        """
         parameters = trainable(groups)
+        fewer = few.cut(max(1, len(few.rows) // 2))
+        set_modes(self.network, self.head, phase)
+        precision = self.task.precisions[0]
+        kept = [(batch.units, self._kept(batch, boundary, precision)) for batch in (fewer, few)]
+        self.network.module.eval()
+        self.head.eval()
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
+        # A gradient, two moments, the weights before the phase and the best ones; averages and a start on request.
+        copies = 5 + (self.plan.ema is not None) + bool(self.plan.pull or self.plan.interpolate)
+        held = line_through([(units, sum(sizes)) for units, sizes in kept])
+        # The backward pass holds a gradient or two of the largest activation beside what was kept.
+        largest = line_through([(units, max(sizes, default=0)) for units, sizes in kept])
+        return round(copies * weights + held.batch(units) + 2 * largest.batch(units))
+
+    def _kept(self, batch: Batch, boundary: int, precision: Precision) -> list[int]:
+        """Bytes of each tensor that a forward pass keeps for the backward pass, but for the network's own."""
         own = {parameter.untyped_storage().data_ptr() for parameter in self.network.module.parameters()}
         kept: dict[int, int] = {}
 
@@ -224,20 +243,12 @@ class Pacer:
                 kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        few = a_few(small)
-        set_modes(self.network, self.head, phase)
+        suffix = Suffix(self.network, boundary, self.task.device, precision, steps=1)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            features = self.network.run(self._state(few), boundary, None).h
-            loss = self.head(features.float()).sum()
-        del features, loss
-        self.network.module.eval()
-        self.head.eval()
-        weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
-        # A gradient, two moments, the weights before the phase and the best ones; averages and a start on request.
-        copies = 5 + (self.plan.ema is not None) + bool(self.plan.pull or self.plan.interpolate)
-        # The backward pass holds a gradient or two of the largest activation beside what was kept.
-        held = sum(kept.values()) + 2 * max(kept.values(), default=0)
-        return round(copies * weights + held * large.units / few.units)
+            # Held until all are counted: what is freed in between leaves its address to another.
+            loss = self.head(suffix(self._state(batch))).sum()
+        del loss
+        return list(kept.values())
 
 
 def time_line(run: Callable[[Batch], object], small: Batch, large: Batch) -> Line:
@@ -279,6 +290,12 @@ def two_batches(inputs: Inputs, batch_size: int) -> tuple[Batch, Batch]:
         return ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]
     large = max((Batch(rows, raw) for rows, raw in found), key=lambda batch: batch.units)
     return a_few(large), large
+
+
+def longest_batch(inputs: Inputs, batch_size: int) -> Batch:
+    """The batch of the first epoch with the most units, of those that were looked at: it decides the memory."""
+    found = [Batch(rows, inputs.batch(rows, 0)) for rows in _some(inputs.batches(0, 0, batch_size))]
+    return max(found, key=lambda batch: batch.units)
 
 
 def a_few(batch: Batch) -> Batch:
