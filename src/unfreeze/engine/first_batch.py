@@ -92,7 +92,7 @@ def _first_input(module: nn.Module) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
 
     def note(_: object, inputs: tuple[Tensor, ...]) -> None:
-        if not seen:
+        if not seen and inputs:
             seen.append(inputs[0].detach())
 
     layers = [layer for layer in module.modules() if any(True for _ in layer.parameters(recurse=False))]

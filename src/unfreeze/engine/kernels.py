@@ -65,7 +65,9 @@ def _attended(
     enable_gqa: bool = False,
 ) -> Tensor | None:
     """``functional.scaled_dot_product_attention``, or None where its own kernel is the better one."""
-    if is_causal or enable_gqa or query.device.type != "cpu":
+    # A bias that is learnt, as of relative positions, needs a gradient that is not computed here.
+    learnt = attn_mask is not None and attn_mask.requires_grad
+    if is_causal or enable_gqa or learnt or query.device.type != "cpu":
         return None
     kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     few = kind == torch.bfloat16 and key.shape[-2] <= FEW_TOKENS

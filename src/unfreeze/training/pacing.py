@@ -218,7 +218,7 @@ class Pacer:
         In the first of the precisions, which holds most: a phase that chooses between two tries both.
         """
         parameters = trainable(groups)
-        fewer = few.cut(max(1, len(few.rows) // 2))
+        fewer = few.cut(max(min(2, len(few.rows)), len(few.rows) // 2))
         set_modes(self.network, self.head, phase)
         precision = self.task.precisions[0]
         kept = [(batch.units, self._kept(batch, boundary, precision)) for batch in (fewer, few)]
