@@ -122,6 +122,14 @@ def test_attention_that_has_a_kernel_is_left_to_it(given, monkeypatch):
     assert out.shape == (2, 3, 8, 4)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_a_bias_that_is_learnt_gets_its_gradient(p):
+    bias = torch.zeros(1, 3, 8, 8, dtype=torch.bfloat16, requires_grad=True)
+    out, _ = attention(torch.bfloat16, attn_mask=bias, dropout_p=p)
+    out.float().square().sum().backward()
+    assert float(bias.grad.abs().sum()) > 0
+
+
 @pytest.mark.parametrize(
     ("tokens", "here"), [(8, True), (kernels.FEW_TOKENS, True), (kernels.FEW_TOKENS + 1, False)]
 )
