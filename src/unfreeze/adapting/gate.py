@@ -251,9 +251,14 @@ def _by_answers(candidates: Sequence[Candidate], count: int) -> Verdict:
     return Verdict("kept source", None, (f"{told}, which is no gain beyond chance",), labels=count)
 
 
-def points(share: float) -> str:
+def signed(share: float) -> str:
     """A difference of shares in points, with its sign."""
-    return f"{100 * share:+.1f} points".replace("-", "−")
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def points(share: float) -> str:
+    """The same with its unit."""
+    return f"{signed(share)} points"
 
 
 def _praise(scene: Scene, before: Signs, best: Candidate) -> tuple[str, ...]:

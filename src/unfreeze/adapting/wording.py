@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from unfreeze.adapting.adaptation import Adaptation
-from unfreeze.adapting.gate import Verdict
+from unfreeze.adapting.gate import Verdict, signed
 from unfreeze.adapting.request import METHOD_NAMES
 from unfreeze.adapting.signs import Signs
 from unfreeze.report import words
@@ -105,8 +105,7 @@ def legend(table: Table, shown: Collection[str]) -> str:
 
 
 def _change(share: float | None) -> str:
-    """A difference in points, with its sign."""
-    return NO_NUMBER if share is None else f"{share * 100:+.1f}".replace("-", "−")
+    return NO_NUMBER if share is None else signed(share)
 
 
 def _cells(signs: Signs) -> tuple[str, ...]:

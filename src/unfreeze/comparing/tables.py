@@ -41,7 +41,7 @@ def cost_table(results: Sequence[Result]) -> Table:
             count_text(result.trained),
             NOTHING if result.share is None else share_text(result.share),
             NOTHING if result.seconds is None else words.duration(result.seconds),
-            bytes_text(result.peak_bytes),
+            _size(result.peak_bytes),
             *((joules_text(result.joules),) if energy else ()),
         )
         for result in finished
@@ -73,7 +73,7 @@ def ranking_table(ranking: Sequence[Ranked]) -> Table:
             "best" if entry is ranking[0] else gap_text(entry.to_best),
             count_text(entry.parameters),
             NOTHING if entry.width is None else words.number(entry.width),
-            bytes_text(entry.bytes),
+            _size(entry.bytes),
             NOTHING if entry.latency_seconds is None else f"{rounded(entry.latency_seconds * 1000)} ms",
             NOTHING if entry.rows_per_second is None else f"{rounded(entry.rows_per_second)}/s",
         )
@@ -110,11 +110,8 @@ def count_text(count: int | None) -> str:
     return f"{value:,.1f} {unit}"
 
 
-def bytes_text(size: int | None) -> str:
-    """Bytes in a few letters: ``13 MB``, ``1.2 GB``."""
-    if size is None:
-        return NOTHING
-    return f"{size / 1e9:.1f} GB" if size >= 995e6 else f"{size / 1e6:.0f} MB"
+def _size(count: int | None) -> str:
+    return NOTHING if count is None else words.size(count)
 
 
 def rounded(value: float) -> str:

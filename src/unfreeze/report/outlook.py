@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unfreeze.report.words import duration
+from unfreeze.report.words import duration, size
 
 WIDTH = 80
 NAME_WIDTH = 30
@@ -68,10 +68,3 @@ def _costs(options: list[Mapping[str, Any]]) -> Table:
             size(disk) if disk else "none",
         )
     return table
-
-
-def size(count: float) -> str:
-    """Bytes as a person says them: ``0.8 MB``, ``12 MB``, ``1.5 GB``."""
-    if count >= 1e9:
-        return f"{count / 1e9:.1f} GB"
-    return f"{count / 1e6:.1f} MB" if count < 1e7 else f"{count / 1e6:.0f} MB"

@@ -43,6 +43,13 @@ def number(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def size(count: float) -> str:
+    """Bytes as a person says them: ``0.8 MB``, ``12 MB``, ``1.5 GB``."""
+    if count >= 995e6:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.1f} MB" if count < 9.95e6 else f"{count / 1e6:.0f} MB"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them: ``0.42 s``, ``12.3 s``, ``3 min 05 s``, ``2 h 04 min``."""
     if seconds < 1:
