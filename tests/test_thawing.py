@@ -136,11 +136,11 @@ def test_contrastive_is_for_texts(photos, tmp_path):
         unfreeze.train(str(photos), output_dir=tmp_path / "run", strategy="contrastive", mixup=0.2)
 
 
-LAST = SETTINGS | {"lr": 0.1, "epochs": 2}
+WILD = SETTINGS | {"lr": 0.1, "epochs": 2}
 
 
-def test_the_last_epoch_is_a_run_of_its_own_where_another_was_taken(photos, tmp_path, plain_torch):
-    run = unfreeze.train(str(photos), output_dir=tmp_path / "run", **LAST)
+def test_weights_that_are_not_taken_are_a_run_of_their_own(photos, tmp_path, plain_torch):
+    run = unfreeze.train(str(photos), output_dir=tmp_path / "run", **WILD)
     last = unfreeze.load(run.folder / "last")
     assert last.labels == run.model().labels
     taken, kept = (load_file(folder / "model.safetensors") for folder in (run.folder, run.folder / "last"))
@@ -150,13 +150,13 @@ def test_the_last_epoch_is_a_run_of_its_own_where_another_was_taken(photos, tmp_
     record = history_of(run.folder)[-1]
     told = f"log-loss {float(record['val_log_loss']):.3f}, {float(record['val_accuracy']):.1%} right"
     assert (
-        f"the last epoch ({told} on validation) are kept as a run of their own in last/"
+        f"The last ones ({told} on validation) are kept as a run of their own in last/."
         in section.paragraphs[1]
     )
 
 
-def test_the_last_epoch_can_be_left_out(photos, tmp_path, plain_torch):
-    run = unfreeze.train(str(photos), output_dir=tmp_path / "run", keep_last=False, **LAST)
+def test_weights_that_are_not_taken_can_be_left_out(photos, tmp_path, plain_torch):
+    run = unfreeze.train(str(photos), output_dir=tmp_path / "run", keep_both=False, **WILD)
     assert not (run.folder / "last").exists()
     section = next(one for one in run.report.sections if one.title == "How it was thawed")
     assert "last/" not in " ".join(section.paragraphs)

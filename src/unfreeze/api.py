@@ -62,7 +62,7 @@ def train(
     device: str | None = None,
     precision: str | None = None,
     examples: bool | None = None,
-    keep_last: bool | None = None,
+    keep_both: bool | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """The finished run; see ``unfreeze train --help`` for what each setting means.
@@ -120,6 +120,6 @@ def train(
         device=device,
         precision=precision,
         examples=examples,
-        keep_last=keep_last,
+        keep_both=keep_both,
     )
     return run_train(request, progress=progress)

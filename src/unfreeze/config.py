@@ -172,7 +172,7 @@ class TrainRequest:
     device: str | None = None
     precision: str | None = None
     examples: bool | None = None
-    keep_last: bool | None = None
+    keep_both: bool | None = None
 
     def check(self) -> None:
         """Raise one RequestError that names every value out of its range, or return."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from unfreeze.bundle.folder import LAST
 from unfreeze.report import words
 from unfreeze.report.charts import Bar as ChartBar
 from unfreeze.report.charts import BarChart, Border, LineChart, Series
@@ -17,12 +16,12 @@ if TYPE_CHECKING:
     from unfreeze.engine.ledger import PhaseRecord
 
 
-def fit_sections(fit: Fit, *, kept_last: bool) -> tuple[Section, ...]:
+def fit_sections(fit: Fit, *, kept_both: bool) -> tuple[Section, ...]:
     """Learning curves and phases, then the ledger with what moved and the proof of what did not.
 
-    ``kept_last``: the weights of the last epoch lie in the run's folder.
+    ``kept_both``: the best weights, or the last ones, which were not taken lie in the run's folder.
     """
-    return _history(fit, kept_last=kept_last), _ledger(fit)
+    return _history(fit, kept_both=kept_both), _ledger(fit)
 
 
 def cost_section(cost: Cost, fit: Fit, seconds: float) -> Section:
@@ -49,7 +48,7 @@ def cost_section(cost: Cost, fit: Fit, seconds: float) -> Section:
     return Section("What it took", (told,), (table,))
 
 
-def _history(fit: Fit, *, kept_last: bool) -> Section:
+def _history(fit: Fit, *, kept_both: bool) -> Section:
     epochs = tuple(float(number + 1) for number in range(len(fit.history)))
     losses = [Series("training loss", tuple(record.train_loss for record in fit.history), epochs)]
     validated = [record.val_log_loss for record in fit.history if record.val_log_loss is not None]
@@ -66,11 +65,11 @@ def _history(fit: Fit, *, kept_last: bool) -> Section:
     taken = f"The weights taken: {fit.taken}." + (
         f" They are mixed with the start, {fit.mix:.0%} trained." if fit.mix < 1 else ""
     )
-    if kept_last:
-        record = fit.history[-1]
+    if kept_both and fit.kept is not None:
+        kept = fit.kept
         taken += (
-            f" Those of the last epoch (log-loss {record.val_log_loss:.3f}, {record.val_accuracy:.1%} right on "
-            f"validation) are kept as a run of their own in {LAST}/."
+            f" The {kept.name} ones (log-loss {kept.log_loss:.3f}, {kept.accuracy:.1%} right on validation) are kept "
+            f"as a run of their own in {kept.name}/."
         )
     rows = tuple(_phase_row(fit, record) for record in fit.ledger)
     table = Table(
@@ -79,7 +78,9 @@ def _history(fit: Fit, *, kept_last: bool) -> Section:
         numeric=frozenset({2, 3, 4, 5}),
     )
     rule = (
-        "The rule: the lowest log-loss on the validation rows, after the temperature that fits them best."
+        "The rule: the last weights, unless those with the lowest log-loss on the validation rows (after the "
+        "temperature that fits them best) are better than choosing the luckiest epoch explains, or the training loss "
+        "has risen since."
         if validated
         else "The rule: the last weights. What was trained are distances between rows, which no validation row judges; "
         "the head was fitted on them afterwards."

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from unfreeze.engine import judging
-from unfreeze.engine.losses import log_loss_and_accuracy
+from unfreeze.engine.losses import row_losses
 from unfreeze.engine.schedule import rate_factor
 from unfreeze.engine.state import Weights, trainable
 from unfreeze.engine.stepping import Stepper
@@ -81,20 +82,95 @@ def test_the_optimizer_holds_the_declared_rates_at_every_step(t, kind, monkeypat
         assert rates == wanted | {id(p): phase.head_rate * factor for p in head.parameters()}
 
 
-def test_the_weights_with_the_lowest_calibrated_log_loss_are_taken(t, kind):
-    backbone, task = t.toy(kind), t.task_of(kind)
-    plan = t.plan_of(backbone, epochs=5, rate=0.1)
-    result, head = t.run(plan, backbone, task)
-    losses = [record.val_log_loss for record in result.history]
-    place = int(np.argmin(losses))
-    assert result.taken == f"only, epoch {place + 1}"
+def judged(backbone, head, task):
+    """Calibrated log-loss on the 24 validation rows."""
     with torch.no_grad():
-        state = task.val.inputs.batch(np.arange(24), None)
-        logits = head(backbone.run(state).h).numpy()
-    y = task.val.y
-    assert log_loss_and_accuracy(logits / fit_temperature(logits, y), y)[0] == pytest.approx(
-        losses[place], abs=1e-5
-    )
+        logits = head(backbone.run(task.val.inputs.batch(np.arange(24), None)).h).numpy()
+    return float(row_losses(logits / fit_temperature(logits, task.val.y), task.val.y).mean())
+
+
+def scripted(monkeypatch, means, *, spread=0.01):
+    """Scores that validation seems to give: the start's first, then each epoch's; rows differ by ``spread``."""
+    noise = np.random.default_rng(0).normal(size=(len(means), 24))
+    noise -= noise.mean(axis=1, keepdims=True)
+    given = iter([judging.Judged(mean + spread * row, 0.5) for mean, row in zip(means, noise, strict=True)])
+    monkeypatch.setattr("unfreeze.engine.fit.score", lambda *_, **__: next(given))
+
+
+def test_the_last_weights_are_taken_when_the_best_are_so_by_chance(t, kind, monkeypatch):
+    scripted(monkeypatch, [0.5, 0.4, 0.3, 0.31], spread=0.5)
+    backbone, task = t.toy(kind), t.task_of(kind)
+    plan = t.plan_of(backbone, epochs=3, rate=0.01)
+    result, head = t.run(plan, backbone, task)
+    assert (result.taken, result.kept.name) == ("only, epoch 3", "best")
+    assert result.kept.log_loss == pytest.approx(0.3)
+    taken = t.tensors_of(backbone, head)
+    Weights(plan, backbone, head).load(result.kept.tensors)
+    assert not t.same(taken, t.tensors_of(backbone, head))
+
+
+def test_the_best_weights_are_taken_when_they_are_better_beyond_chance(t, kind, monkeypatch):
+    scripted(monkeypatch, [0.5, 0.3, 0.4, 0.45])
+    backbone, task = t.toy(kind), t.task_of(kind)
+    plan = t.plan_of(backbone, epochs=3, rate=0.01)
+    result, head = t.run(plan, backbone, task)
+    assert (result.taken, result.kept.name) == ("only, epoch 1", "last")
+    taken = t.tensors_of(backbone, head)
+    again, task = t.toy(kind), t.task_of(kind)
+    scripted(monkeypatch, [0.5, 0.4, 0.3, 0.2])
+    other, other_head = t.run(plan, again, task)
+    assert (other.taken, other.kept) == ("only, epoch 3", None)
+    # What was kept here is what the other took.
+    Weights(plan, backbone, head).load(result.kept.tensors)
+    assert t.same(t.tensors_of(backbone, head), t.tensors_of(again, other_head))
+    assert not t.same(taken, t.tensors_of(again, other_head))
+
+
+@pytest.mark.parametrize(
+    ("means", "taken"), [([0.3, 0.31, 0.31], "start"), ([0.5, 0.3, 0.31], "only, epoch 1")]
+)
+def test_the_best_weights_are_taken_when_the_training_went_wrong(t, monkeypatch, means, taken):
+    scripted(monkeypatch, means, spread=0.5)
+    take = Stepper.take
+    seen = []
+
+    def growing(self, *arguments, **settings):
+        seen.append(take(self, *arguments, **settings) + len(seen))
+        return seen[-1]
+
+    monkeypatch.setattr(Stepper, "take", growing)
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+    result, _ = t.run(t.plan_of(backbone, epochs=2, rate=0.01), backbone, task)
+    assert (result.taken, result.kept.name) == (taken, "last")
+
+
+@pytest.mark.parametrize("shift", [-0.1, 0.0, 0.05, 0.1, 0.15, 0.3])
+@pytest.mark.parametrize("looks", [1, 5, 40])
+def test_worse_is_what_a_paired_test_of_so_many_looks_says(shift, looks):
+    random = np.random.default_rng(1)
+    best = random.exponential(0.4, size=60)
+    last = best + random.normal(shift, 0.3, size=60)
+    found = stats.ttest_rel(last, best, alternative="greater").pvalue < judging.LEVEL / looks
+    assert judging.is_worse(last, best, looks=looks) == found
+
+
+def test_losses_that_tell_nothing_speak_against_the_last():
+    assert judging.is_worse(np.array([0.1]), np.array([0.2]), looks=3)
+    assert judging.is_worse(np.array([0.1, np.inf]), np.array([0.2, 0.3]), looks=3)
+    same = np.array([0.2, 0.3])
+    assert not judging.is_worse(same, same, looks=3)
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_what_is_taken_is_worth_what_was_measured(t, kind, ema):
+    backbone, task = t.toy(kind), t.task_of(kind)
+    plan = t.plan_of(backbone, epochs=5, rate=0.1, ema=ema)
+    result, head = t.run(plan, backbone, task)
+    losses = {f"only, epoch {one.epoch + 1}": one.val_log_loss for one in result.history}
+    assert judged(backbone, head, task) == pytest.approx(losses[result.taken], abs=1e-5)
+    if result.kept is not None:
+        Weights(plan, backbone, head).load(result.kept.tensors)
+        assert judged(backbone, head, task) == pytest.approx(result.kept.log_loss, abs=1e-5)
 
 
 def test_a_collapse_never_replaces_the_start(t):
@@ -256,7 +332,7 @@ def test_the_best_mix_of_start_and_trained_weights_is_taken(t, monkeypatch):
 
     def note(*arguments, **settings):
         found = score(*arguments, **settings)
-        scores.append(found[0])
+        scores.append(found.log_loss)
         return found
 
     score = judging.score
@@ -266,10 +342,10 @@ def test_the_best_mix_of_start_and_trained_weights_is_taken(t, monkeypatch):
     result, head = t.run(plan, backbone, task)
     assert len(scores) == 4
     assert result.mix == (1.0, *judging.MIXES)[int(np.argmin(scores))]
-    loss, _ = score(
+    loss = score(
         backbone, head, task, t.maker(backbone, task).make(plan.phases[0], 1, rounds=1), batch_size=8
     )
-    assert loss == pytest.approx(min(scores), abs=1e-6)
+    assert loss.log_loss == pytest.approx(min(scores), abs=1e-6)
     start, trained = {"a": torch.zeros(2), "n": torch.tensor(1)}, {"a": torch.ones(2), "n": torch.tensor(9)}
     mixed = judging.interpolate(start, trained, 0.25)
     assert (mixed["a"].tolist(), int(mixed["n"])) == ([0.25, 0.25], 9)
@@ -390,44 +466,3 @@ def test_a_store_that_cannot_be_made_changes_nothing_and_is_told(t, tmp_path, mo
     reason = "more than --store-budget" if problem == "budget" else "No space left on device"
     assert [reason in sentence for sentence in told].count(True) == 1
     assert not list(tmp_path.iterdir())
-
-
-def judged(backbone, head, task):
-    """Calibrated log-loss on the 24 validation rows."""
-    with torch.no_grad():
-        logits = head(backbone.run(task.val.inputs.batch(np.arange(24), None)).h).numpy()
-    return log_loss_and_accuracy(logits / fit_temperature(logits, task.val.y), task.val.y)[0]
-
-
-@pytest.mark.parametrize("ema", [None, 0.5])
-def test_the_last_weights_are_kept_beside_the_taken_ones(t, ema):
-    backbone, task = t.toy("cnn"), t.task_of("cnn")
-    plan = t.plan_of(backbone, epochs=4, rate=1.0, ema=ema)
-    result, head = t.run(plan, backbone, task)
-    losses = [record.val_log_loss for record in result.history]
-    assert np.argmin(losses) < 3, "the rate must be one whose last epoch is not the best"
-    taken = t.tensors_of(backbone, head)
-    Weights(plan, backbone, head).load(result.last)
-    assert not t.same(taken, t.tensors_of(backbone, head))
-    assert judged(backbone, head, task) == pytest.approx(losses[-1], abs=1e-5)
-
-
-def test_nothing_is_kept_beside_when_the_last_epoch_is_taken(t):
-    backbone, task = t.toy("cnn"), t.task_of("cnn")
-    result, _ = t.run(t.plan_of(backbone, epochs=2, rate=0.001), backbone, task)
-    assert result.taken == "only, epoch 2"
-    assert result.last == {}
-
-
-def test_the_last_weights_are_kept_when_what_is_taken_is_mixed(t, monkeypatch):
-    def half(weights, start, trained, **_):
-        weights.load(judging.interpolate(start, trained, 0.5))
-        return 0.5
-
-    monkeypatch.setattr("unfreeze.engine.fit.load_best_mix", half)
-    backbone, task = t.toy("cnn"), t.task_of("cnn")
-    plan = t.plan_of(backbone, epochs=2, rate=0.001, interpolate=True)
-    result, head = t.run(plan, backbone, task)
-    assert (result.mix, result.taken) == (0.5, "only, epoch 2")
-    Weights(plan, backbone, head).load(result.last)
-    assert judged(backbone, head, task) == pytest.approx(result.history[-1].val_log_loss, abs=1e-5)

@@ -39,7 +39,6 @@ GOLDEN = "golden.safetensors"
 EXAMPLES = "examples.safetensors"
 ASSETS = "assets"
 CHECKPOINTS = "checkpoints"
-LAST = "last"
 # Whoever hands a run on may remove these first; everything else of a run must be there.
 REMOVABLE = (EXAMPLES,)
 

@@ -79,7 +79,7 @@ class Around:
 
     ``starting``: the head to start from, and a copy of the network; ``decoding``: every row, once; ``drift``: one look
     at how far the features have moved; ``temperature``: fitting one; ``calibrating``: the trained network on the
-    validation rows from the raw inputs, for the weights that are taken and for those of the last epoch.
+    validation rows from the raw inputs, for the weights that are taken and for those that are kept beside them.
     ``memory_bytes``: what the program holds before the first phase.
     """
 

@@ -28,9 +28,9 @@ DEFAULTS: Mapping[str, tuple[object, str]] = {
         True,
         "answers are shown beside the training rows they resemble; --no-examples leaves them out",
     ),
-    "keep_last": (
+    "keep_both": (
         True,
-        "the last epoch's weights are a run in last/, where others were taken; --no-keep-last leaves them out",
+        "of the best and the last weights those that were not taken are a run too; --no-keep-both leaves them out",
     ),
     "precision_target": (0.95, "a wish, not a measurement: set it to what your use needs"),
 }

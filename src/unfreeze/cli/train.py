@@ -251,11 +251,12 @@ def train(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    keep_last: Annotated[
+    keep_both: Annotated[
         bool | None,
         typer.Option(
-            "--keep-last/--no-keep-last",
-            help="Where an earlier epoch is taken, keep the last one's weights as a run in RUN/last. (default: yes)",
+            "--keep-both/--no-keep-both",
+            help="Keep the best or the last weights, whichever was not taken, as a run in RUN/best or RUN/last. "
+            "(default: yes)",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -319,7 +320,7 @@ def train(
         device=device,
         precision=precision,
         examples=examples,
-        keep_last=keep_last,
+        keep_both=keep_both,
     )
     if config is not None:
         request = request.filled_from(read_config(config), source=f"--config {config}")

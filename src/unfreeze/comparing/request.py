@@ -133,7 +133,7 @@ class CompareRequest:
             backbone=cell.backbone or self.base.backbone,
             output_dir=folder,
             # What a comparison is for are its figures.
-            keep_last=False,
+            keep_both=False,
         )
 
     def cells(self, entries: Sequence[Entry], backbones: Sequence[str | None]) -> tuple[Cell, ...]:

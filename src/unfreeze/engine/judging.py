@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone
 from unfreeze.engine.devices import autocast
-from unfreeze.engine.losses import log_loss_and_accuracy
+from unfreeze.engine.losses import row_losses
 from unfreeze.engine.state import Weights
 from unfreeze.engine.task import Task
 from unfreeze.evaluate.calibration import fit_temperature
@@ -22,14 +23,27 @@ if TYPE_CHECKING:
 
 # Shares of the trained weights that are tried between start and end (WiSE-FT).
 MIXES = (0.25, 0.5, 0.75)
+# What picking the best of many noisy epochs must not explain, at this level, to be taken for more than luck.
+LEVEL = 0.05
 # Without gradients an accelerator has room for more rows at a time, and waits less for each batch.
 LARGER = {"cpu": 1, "cuda": 4, "mps": 1}
 
 
-def score(
-    backbone: Backbone, head: nn.Module, task: Task, prefix: Prefix, *, batch_size: int
-) -> tuple[float, float]:
-    """Log-loss in nats after the best temperature, and accuracy, of the present weights on validation rows.
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What weights are worth on validation rows: ``losses`` in nats after the best temperature, and accuracy."""
+
+    losses: NDArray[np.float64]
+    accuracy: float
+
+    @property
+    def log_loss(self) -> float:
+        """The mean of the losses."""
+        return float(self.losses.mean())
+
+
+def score(backbone: Backbone, head: nn.Module, task: Task, prefix: Prefix, *, batch_size: int) -> Judged:
+    """What the present weights are worth on the task's validation rows.
 
     Computed in the prefix's precision, each row once by one of the task's ranks. Both modules are left in evaluation
     mode. Logits that are not finite give an infinite log-loss.
@@ -50,11 +64,27 @@ def score(
     return ranks.lead(lambda: _judged(values, y))
 
 
-def _judged(values: NDArray[np.float32], y: NDArray[np.int64]) -> tuple[float, float]:
+def _judged(values: NDArray[np.float32], y: NDArray[np.int64]) -> Judged:
+    accuracy = float((values.argmax(axis=1) == y).mean())
     if not np.isfinite(values).all():
-        return float("inf"), float((values.argmax(axis=1) == y).mean())
+        return Judged(np.full(len(y), np.inf), accuracy)
     # An overconfident network is no worse a classifier: it is judged as it will be shipped, calibrated.
-    return log_loss_and_accuracy(values / fit_temperature(values, y), y)
+    return Judged(row_losses(values / fit_temperature(values, y), y), accuracy)
+
+
+def is_worse(last: NDArray[np.float64], best: NDArray[np.float64], *, looks: int) -> bool:
+    """Whether losses of the same rows are higher beyond what choosing the luckiest of ``looks`` epochs explains.
+
+    A one-sided paired t-test at 5 %, Bonferroni over the looks. One row, or losses that are not finite, tell nothing
+    for the last: it is then the worse one.
+    """
+    from scipy.special import stdtrit
+
+    worse, rows = last - best, len(last)
+    if rows < 2 or not np.isfinite(worse).all():
+        return True
+    error = float(worse.std(ddof=1)) / rows**0.5
+    return bool(worse.mean() > float(stdtrit(rows - 1, 1 - LEVEL / looks)) * error)
 
 
 def load_best_mix(
@@ -73,7 +103,7 @@ def load_best_mix(
     losses = []
     for mix in mixes:
         weights.load(interpolate(start, trained, mix))
-        losses.append(score(backbone, head, task, prefix, batch_size=batch_size)[0])
+        losses.append(score(backbone, head, task, prefix, batch_size=batch_size).log_loss)
     best = mixes[int(np.argmin(losses))]
     weights.load(interpolate(start, trained, best))
     return best

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone
@@ -51,12 +53,17 @@ class Weights:
 
 @dataclass(eq=False)
 class Best:
-    """The best weights so far by calibrated validation log-loss, and where they were found."""
+    """The best weights so far by calibrated validation log-loss, that of each row, and where they were found."""
 
-    log_loss: float
+    losses: NDArray[np.float64]
     accuracy: float
     where: str
     tensors: Tensors
+
+    @property
+    def log_loss(self) -> float:
+        """The mean of the losses."""
+        return float(self.losses.mean())
 
 
 @dataclass(eq=False)
@@ -67,7 +74,7 @@ class Standing:
     ``frozen`` the hash of what it must not change. ``stored``: the boundaries that one pass has stored for the
     phase (activations are rounded, so the choice must not be made anew), and ``precision`` what it computes in; both
     are None before the phase has decided. ``scale``: that of a float16 phase's loss. ``losses``: those of the epoch
-    so far.
+    so far; ``judged``: those of the validation rows after the epoch before.
     """
 
     position: Position = field(default_factory=Position)
@@ -77,6 +84,7 @@ class Standing:
     scale: Tensors = field(default_factory=dict)
     best: Best | None = None
     losses: list[Tensor] = field(default_factory=list)
+    judged: NDArray[np.float64] | None = None
     frozen: str = ""
     stored: tuple[int, ...] | None = None
     precision: Precision | None = None
@@ -114,8 +122,13 @@ def to_checkpoint(
     if standing.losses:
         tensors["epoch.losses"] = torch.stack(standing.losses)
     best = standing.best
+    # Copies: both may be one array, which the file's format refuses.
+    if best is not None:
+        tensors["judged.best"] = torch.tensor(best.losses)
+    if standing.judged is not None:
+        tensors["judged.last"] = torch.tensor(standing.judged)
     numbers = {
-        "best": None if best is None else [best.log_loss, best.accuracy, best.where],
+        "best": None if best is None else [best.accuracy, best.where],
         "frozen": standing.frozen,
         "stored": standing.stored,
         "precision": standing.precision,
@@ -161,9 +174,10 @@ def _standing(found: Checkpoint, parts: Mapping[str, Tensors]) -> Standing:
     """What ``to_checkpoint`` saved, but for weights and optimizer."""
     numbers = found.numbers
     best = None
+    judged = {name: tensor.cpu().numpy() for name, tensor in parts.get("judged", {}).items()}
     if numbers["best"] is not None:
-        log_loss, accuracy, where = numbers["best"]
-        best = Best(float(log_loss), float(accuracy), str(where), parts.get("best", {}))
+        accuracy, where = numbers["best"]
+        best = Best(judged["best"], float(accuracy), str(where), parts.get("best", {}))
     losses = parts.get("epoch", {}).get("losses")
     return Standing(
         position=found.position,
@@ -173,6 +187,7 @@ def _standing(found: Checkpoint, parts: Mapping[str, Tensors]) -> Standing:
         scale=parts.get("scale", {}),
         best=best,
         losses=[] if losses is None else list(losses.unbind()),
+        judged=judged.get("last"),
         frozen=numbers["frozen"],
         stored=None if numbers["stored"] is None else tuple(numbers["stored"]),
         precision=numbers["precision"],
@@ -232,6 +247,13 @@ def _check_tensors(
     for kind, tensors in kinds.items():
         like = {name: parameters[name] for name in seen}
         _check_alike(kind, tensors, {name: torch.zeros(()) for name in seen} if kind == "step" else like)
+    judged = parts.get("judged", none)
+    if ("best" in judged) != (numbers["best"] is not None) or not judged.keys() <= {"best", "last"}:
+        raise ValueError("it has losses of validation rows that are not those of its best and last weights")
+    if any(one.dim() != 1 or not one.is_floating_point() for one in judged.values()):
+        raise ValueError("its losses of validation rows are no list of numbers")
+    if len({len(one) for one in judged.values()}) > 1:
+        raise ValueError("its losses are of different numbers of validation rows")
     losses = parts.get("epoch", none).get("losses", torch.zeros(0))
     if losses.shape != (found.position.step,):
         raise ValueError(f"it has {losses.numel()} losses of {found.position.step} steps")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,12 +65,24 @@ class EpochRecord:
     rates: Mapping[str, float]
 
 
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Weights that were not taken: the ``best`` or the ``last`` ones, and what they are worth on validation rows.
+
+    ``tensors``: by name, for ``engine.state.Weights`` to put in place.
+    """
+
+    name: Literal["best", "last"]
+    log_loss: float
+    accuracy: float
+    tensors: Mapping[str, torch.Tensor]
+
+
 @dataclass
 class Fit:
     """What a plan came to: the history, the ledger, and which weights were taken. The backbone was trained in place.
 
-    ``last``: the tensors after the last epoch by name (averages, where the plan takes them), for
-    ``engine.state.Weights`` to put in place; empty where they are what was taken.
+    ``kept``: the best weights where the last ones were taken, or the other way round; None where they are the same.
     """
 
     history: list[EpochRecord] = field(default_factory=list)
@@ -78,4 +90,4 @@ class Fit:
     taken: str = "start"
     mix: float = 1.0
     seconds: float = 0.0
-    last: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    kept: Kept | None = None

@@ -140,8 +140,8 @@ class CostModel:
         if self._ends is None:
             self._ends = self._time_temperature(sample), self._time_end(plan, sample)
         temperature, calibrating = self._ends
-        # An earlier epoch is taken more often than not, and the last one is then calibrated too.
-        classifiers = 1 + bool(self._material.decisions.value("keep_last"))
+        # The best epoch is seldom the last one: both are calibrated.
+        classifiers = 1 + bool(self._material.decisions.value("keep_both"))
         return Around(
             starting=copying + self._starts[plan.head],
             decoding=sample.decoding,

@@ -30,7 +30,8 @@ class Fitted:
     """A classifier, and the predictions it was calibrated with.
 
     ``logits`` and ``y`` belong to ``rows`` of the data set, none of which the logits' head was fitted on; ``how`` says
-    why that is so. ``last``: the same of the last epoch, where a training took other weights.
+    why that is so. ``spare``: the same of weights that a training did not take, with
+    their name.
     """
 
     classifier: Classifier
@@ -38,7 +39,7 @@ class Fitted:
     y: NDArray[np.int32]
     rows: NDArray[np.intp]
     how: str
-    last: Fitted | None = None
+    spare: tuple[str, Fitted] | None = None
 
     @property
     def probabilities(self) -> NDArray[np.float64]:

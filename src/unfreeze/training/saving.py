@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.examples import Examples, write_examples
-from unfreeze.bundle.folder import BUNDLE, LAST, Story, save
+from unfreeze.bundle.folder import BUNDLE, Story, save
 from unfreeze.bundle.loading import is_run, read_bundle
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import write_config
@@ -34,7 +34,7 @@ def save_run(
 ) -> None:
     """Write configuration, predictions of the test rows, weights, golden answers, examples and ``bundle.json``.
 
-    The last epoch's classifier, where there is one, is written first, as a run of its own.
+    A classifier of weights that were not taken, where there is one, is written first, as a run of its own.
     """
     classifier = fitted.classifier
     write_atomically(folder / "config.yaml", write_config(decisions.resolved()))
@@ -42,14 +42,10 @@ def save_run(
         write_rows(_prediction_rows(classifier, dataset, names, tested.probabilities, tested.rows), file)
     story = tell_story(fitted, dataset, decisions)
     golden = golden_batch(dataset, classifier.backbone, tested.rows[:4])
-    if fitted.last is not None:
-        (folder / LAST).mkdir(exist_ok=True)
-        save(
-            fitted.last.classifier,
-            folder / LAST,
-            story=tell_story(fitted.last, dataset, decisions),
-            golden=golden,
-        )
+    if fitted.spare is not None:
+        name, spare = fitted.spare
+        (folder / name).mkdir(exist_ok=True)
+        save(spare.classifier, folder / name, story=tell_story(spare, dataset, decisions), golden=golden)
     save(
         classifier,
         folder,

@@ -80,12 +80,12 @@ def thaw(
         except DivergedError as problem:
             names = tuple(material.dataset.samples.name(int(row)) for row in train_rows[list(problem.rows)])
             raise DivergedError(problem.where, rows=problem.rows, names=names, kept=problem.kept) from None
-    last = None
-    if result.last and decisions.value("keep_last"):
-        network, last_head = copy.deepcopy((trained, head))
-        Weights(plan, network, last_head).load(result.last)
-        last = _finish(network, last_head, material, plan, train_rows, val_rows)
-    return replace(_finish(trained, head, material, plan, train_rows, val_rows), last=last), result
+    spare = None
+    if result.kept is not None and decisions.value("keep_both"):
+        network, other_head = copy.deepcopy((trained, head))
+        Weights(plan, network, other_head).load(result.kept.tensors)
+        spare = result.kept.name, _finish(network, other_head, material, plan, train_rows, val_rows)
+    return replace(_finish(trained, head, material, plan, train_rows, val_rows), spare=spare), result
 
 
 def _finish(
