@@ -108,6 +108,10 @@ TENSORS = {
     "one value for the best": flat("best."),
     "one value for an average": flat("ema."),
     "one value for a moment": flat("optimizer.exp_avg_sq."),
+    "no loss of a validation row": without("judged.best"),
+    "one value for those losses": lambda found: found.update({"judged.last": torch.zeros(1).double()}),
+    "single precision for those losses": lambda found: found.update({"judged.best": torch.zeros(24)}),
+    "losses of others": lambda found: found.update({"judged.evil": torch.zeros(24).double()}),
     "an unknown tensor": lambda found: found.update({"live.evil": torch.zeros(1)}),
     "an unknown parameter": lambda found: found.update({"optimizer.step.evil": torch.zeros(())}),
 }

@@ -169,7 +169,10 @@ class _Loop:
         if found is None:
             self._begin_phase(index, groups)
         else:
-            self.standing = from_checkpoint(found, self.weights, groups, optimizer, device=self.task.device)
+            judged = 0 if self.task.val is None else len(self.task.val.y)
+            self.standing = from_checkpoint(
+                found, self.weights, groups, optimizer, device=self.task.device, judged=judged
+            )
         self._check_alike(groups)
         if not self._phase_is_over(phase):
             self._train(index, groups, optimizer)

@@ -148,8 +148,9 @@ def from_checkpoint(
     optimizer: torch.optim.Optimizer,
     *,
     device: torch.device,
+    judged: int,
 ) -> Standing:
-    """Put weights and optimizer back where they stood; returns the rest.
+    """Put weights and optimizer back where they stood; returns the rest. ``judged``: how many rows validate.
 
     Raises RequestError, before anything is put back, when the tensors or numbers are not those of this training.
     """
@@ -160,6 +161,7 @@ def from_checkpoint(
     try:
         _check_numbers(found.numbers)
         _check_tensors(parts, found, weights.live(), trainable(groups))
+        _check_judged(parts.get("judged", {}), found, rows=judged)
         standing = _standing(found, parts)
     except LookupError as problem:
         raise damaged(found.folder, f"it has no {problem}") from None
@@ -247,16 +249,17 @@ def _check_tensors(
     for kind, tensors in kinds.items():
         like = {name: parameters[name] for name in seen}
         _check_alike(kind, tensors, {name: torch.zeros(()) for name in seen} if kind == "step" else like)
-    judged = parts.get("judged", none)
-    if ("best" in judged) != (numbers["best"] is not None) or not judged.keys() <= {"best", "last"}:
-        raise ValueError("it has losses of validation rows that are not those of its best and last weights")
-    if any(one.dim() != 1 or not one.is_floating_point() for one in judged.values()):
-        raise ValueError("its losses of validation rows are no list of numbers")
-    if len({len(one) for one in judged.values()}) > 1:
-        raise ValueError("its losses are of different numbers of validation rows")
     losses = parts.get("epoch", none).get("losses", torch.zeros(0))
     if losses.shape != (found.position.step,):
         raise ValueError(f"it has {losses.numel()} losses of {found.position.step} steps")
+
+
+def _check_judged(found: Tensors, checkpoint: Checkpoint, *, rows: int) -> None:
+    """Raise ValueError where the losses of validation rows are not those of the best and the last weights."""
+    if ("best" in found) != (checkpoint.numbers["best"] is not None) or not found.keys() <= {"best", "last"}:
+        raise ValueError("its losses of validation rows are not those of its best and last weights")
+    if any(one.shape != (rows,) or one.dtype != torch.float64 for one in found.values()):
+        raise ValueError(f"its losses are not those of {rows} validation rows")
 
 
 def _check_alike(part: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
