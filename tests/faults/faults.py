@@ -276,7 +276,11 @@ def scenarios(data: Path) -> dict[str, Scenario]:
         return again
 
     def of_run(folder: Path) -> dict[str, bytes]:
-        names = ("model.safetensors", "predictions.csv", "metrics.json", "golden.safetensors")
+        names = ["model.safetensors", "predictions.csv", "metrics.json", "golden.safetensors"]
+        # Of the best and the last weights those that were not taken.
+        names += [
+            str(path.relative_to(folder / "run")) for path in (folder / "run").glob("*/model.safetensors")
+        ]
         assert (folder / "run" / "report.html").stat().st_size > 10_000
         return {name: (folder / "run" / name).read_bytes() for name in names}
 
