@@ -256,3 +256,15 @@ def test_many_flips_refuse_even_when_log_loss_stays():
 def test_one_class_cannot_judge():
     with pytest.raises(UnfreezeError, match="one class"):
         compare_precision(np.ones((9, 2)), np.ones((9, 2)), np.zeros(9, dtype=int))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_answers_that_are_certain_are_compared_by_numbers(classes):
+    random, labels = np.random.default_rng(0), np.arange(160) % classes
+    high = random.normal(size=(160, 20)).astype(np.float32)
+    high[:, 0] += labels
+    low = high.copy()
+    low[7] *= 1e5
+    verdict = compare_precision(low, high, labels)
+    assert not verdict.accepted
+    assert np.isfinite([verdict.log_loss_difference, verdict.low, verdict.high]).all()

@@ -68,7 +68,7 @@ def compare_precision(low: Floats, high: Floats, labels: NDArray[np.integer[Any]
             continue
         head = make_pipeline(StandardScaler(), LogisticRegression(C=REGULARISATION, max_iter=1000))
         head.fit(high[fit], labels[fit])
-        chances_low, chances_high = head.predict_log_proba(low[held]), head.predict_log_proba(high[held])
+        chances_low, chances_high = (_log_chances(head, features[held]) for features in (low, high))
         flips += int((chances_low.argmax(axis=1) != chances_high.argmax(axis=1)).sum())
         true = np.searchsorted(head.classes_, labels[held])
         each = np.arange(len(held))
@@ -79,3 +79,14 @@ def compare_precision(low: Floats, high: Floats, labels: NDArray[np.integer[Any]
     within = max(abs(mean - margin), abs(mean + margin)) <= LOG_LOSS_MARGIN
     accepted = within and flips <= MOST_FLIPS * len(paired)
     return PrecisionVerdict(len(paired), flips, mean, mean - margin, mean + margin, accepted)
+
+
+def _log_chances(head: Any, features: Floats) -> NDArray[np.float64]:
+    """Logarithms of the classes' probabilities (rows, classes), of answers that are next to certain too."""
+    from scipy.special import log_softmax
+
+    scores = np.asarray(head.decision_function(features), dtype=np.float64)
+    # Of two classes there is one score, the second's.
+    logits = scores if scores.ndim == 2 else np.column_stack([np.zeros_like(scores), scores])
+    found: NDArray[np.float64] = log_softmax(logits, axis=1)
+    return found
