@@ -28,7 +28,7 @@ FIT = Fit(
 
 
 def test_a_phase_is_a_row_with_its_precision_and_its_rate_over_all_epochs():
-    history, _ = fit_sections(FIT, kept_both=False)
+    history, _ = fit_sections(FIT)
     assert history.tables[0].rows == (
         ("first", "fp32", "2", "50", "25.0%", "3.00 GB"),
         ("second", "bf16", "1", "100", "25.0%", "3.00 GB"),
@@ -37,18 +37,18 @@ def test_a_phase_is_a_row_with_its_precision_and_its_rate_over_all_epochs():
 
 
 def test_curves_show_where_each_phase_begins():
-    history, _ = fit_sections(FIT, kept_both=False)
+    history, _ = fit_sections(FIT)
     for chart in history.charts:
         assert [(border.x, border.name) for border in chart.borders] == [(1, "first"), (3, "second")]
     drawn = draw(history.charts[0], width=700)
     assert ">first<" in drawn
     assert "second from epoch 3 on" in drawn
-    alone, _ = fit_sections(replace(FIT, history=FIT.history[:2], ledger=FIT.ledger[:1]), kept_both=False)
+    alone, _ = fit_sections(replace(FIT, history=FIT.history[:2], ledger=FIT.ledger[:1]))
     assert alone.charts[0].borders == ()
 
 
 def test_forgetting_is_that_of_the_weights_handed_on_last_and_zero_is_called_exact():
-    _, section = fit_sections(FIT, kept_both=False)
+    _, section = fit_sections(FIT)
     weights, features = section.charts
     assert [(bar.name, bar.parts) for bar in weights.bars] == [("b", (0.5,)), ("head", (0.1,))]
     assert features.title == "How far the features moved, by stage"
@@ -63,8 +63,8 @@ def test_forgetting_is_that_of_the_weights_handed_on_last_and_zero_is_called_exa
 
 def test_what_is_not_exact_is_not_called_so():
     everything = replace(FIT, ledger=[ledger("only", {"a": 0.2, "pool": 0.1})], mix=0.5)
-    told = fit_sections(everything, kept_both=False)[1].paragraphs[1]
+    told = fit_sections(everything)[1].paragraphs[1]
     assert "exactly" not in told
     assert "before the trained weights were mixed with the start" in told
     frozen = replace(FIT, ledger=[ledger("only", {"a": 0.0, "b": 0.0, "pool": 0.1})])
-    assert "the stages a to b they are exactly" in fit_sections(frozen, kept_both=False)[1].paragraphs[1]
+    assert "the stages a to b they are exactly" in fit_sections(frozen)[1].paragraphs[1]

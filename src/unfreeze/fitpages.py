@@ -16,12 +16,9 @@ if TYPE_CHECKING:
     from unfreeze.engine.ledger import PhaseRecord
 
 
-def fit_sections(fit: Fit, *, kept_both: bool) -> tuple[Section, ...]:
-    """Learning curves and phases, then the ledger with what moved and the proof of what did not.
-
-    ``kept_both``: the best weights, or the last ones, which were not taken lie in the run's folder.
-    """
-    return _history(fit, kept_both=kept_both), _ledger(fit)
+def fit_sections(fit: Fit) -> tuple[Section, ...]:
+    """Learning curves and phases, then the ledger with what moved and the proof of what did not."""
+    return _history(fit), _ledger(fit)
 
 
 def cost_section(cost: Cost, fit: Fit, seconds: float) -> Section:
@@ -48,7 +45,7 @@ def cost_section(cost: Cost, fit: Fit, seconds: float) -> Section:
     return Section("What it took", (told,), (table,))
 
 
-def _history(fit: Fit, *, kept_both: bool) -> Section:
+def _history(fit: Fit) -> Section:
     epochs = tuple(float(number + 1) for number in range(len(fit.history)))
     losses = [Series("training loss", tuple(record.train_loss for record in fit.history), epochs)]
     validated = [record.val_log_loss for record in fit.history if record.val_log_loss is not None]
@@ -65,11 +62,11 @@ def _history(fit: Fit, *, kept_both: bool) -> Section:
     taken = f"The weights taken: {fit.taken}." + (
         f" They are mixed with the start, {fit.mix:.0%} trained." if fit.mix < 1 else ""
     )
-    if kept_both and fit.kept is not None:
-        kept = fit.kept
+    if fit.kept is not None:
+        name, judged = fit.kept.name, fit.kept.judged
         taken += (
-            f" The {kept.name} ones (log-loss {kept.log_loss:.3f}, {kept.accuracy:.1%} right on validation) are kept "
-            f"as a run of their own in {kept.name}/."
+            f" The {name} ones (log-loss {judged.log_loss:.3f}, {judged.accuracy:.1%} right on validation) are kept "
+            f"as a run of their own in {name}/."
         )
     rows = tuple(_phase_row(fit, record) for record in fit.ledger)
     table = Table(

@@ -59,8 +59,7 @@ class Evidence:
     """The parts of a finished run.
 
     ``oof``: rows and calibrated probabilities that no fit saw; ``test_logits`` belong to ``test_rows``, as do
-    ``floor``, the probe's probabilities beside a thawed result. ``fit``: the history and ledger of thawing, whose
-    other weights are in the folder too when ``kept_both``.
+    ``floor``, the probe's probabilities beside a thawed result. ``fit``: the history and ledger of thawing.
     ``choice``: what ``choice.json`` holds. ``cost``: what was predicted of the thawing, which took ``thawing_seconds``.
     ``examples``: how many training rows the run carries.
     """
@@ -84,7 +83,6 @@ class Evidence:
     command: str
     floor: NDArray[np.float64] | None
     fit: Fit | None
-    kept_both: bool
     choice: Mapping[str, Any] | None
     cost: Cost | None
     thawing_seconds: float
@@ -326,7 +324,7 @@ def _sections(evidence: Evidence) -> tuple[content.Section, ...]:
         if evidence.cost is None
         else (cost_section(evidence.cost, evidence.fit, evidence.thawing_seconds),)
     )
-    return (*choice, *fit_sections(evidence.fit, kept_both=evidence.kept_both), *took)
+    return (*choice, *fit_sections(evidence.fit), *took)
 
 
 def _settings(evidence: Evidence) -> tuple[Resolved, ...]:

@@ -205,7 +205,6 @@ def _train_into(
         test_logits=tested.logits,
         floor=None if floor_tested is None else floor_tested.probabilities,
         fit=fit,
-        kept_both=fitted.spare is not None,
         choice=None if learned.choice is None else learned.choice.to_dict(),
         cost=learned.cost,
         thawing_seconds=clock.seconds.get("thawing", 0.0),

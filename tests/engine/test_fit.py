@@ -9,13 +9,13 @@ import torch
 from scipy import stats
 
 from unfreeze.engine import judging
-from unfreeze.engine.losses import row_losses
 from unfreeze.engine.schedule import rate_factor
 from unfreeze.engine.state import Weights, trainable
 from unfreeze.engine.stepping import Stepper
 from unfreeze.engine.trainable import stage_of_parameters
 from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.evaluate.calibration import fit_temperature
+from unfreeze.heads.weights import row_log_loss
 from unfreeze.plan import Phase, Plan, Thaw
 
 # A GPU's, and a processor's.
@@ -86,7 +86,7 @@ def judged(backbone, head, task):
     """Calibrated log-loss on the 24 validation rows."""
     with torch.no_grad():
         logits = head(backbone.run(task.val.inputs.batch(np.arange(24), None)).h).numpy()
-    return float(row_losses(logits / fit_temperature(logits, task.val.y), task.val.y).mean())
+    return float(row_log_loss(logits / fit_temperature(logits, task.val.y), task.val.y).mean())
 
 
 def scripted(monkeypatch, means, *, spread=0.01):
@@ -103,7 +103,7 @@ def test_the_last_weights_are_taken_when_the_best_are_so_by_chance(t, kind, monk
     plan = t.plan_of(backbone, epochs=3, rate=0.01)
     result, head = t.run(plan, backbone, task)
     assert (result.taken, result.kept.name) == ("only, epoch 3", "best")
-    assert result.kept.log_loss == pytest.approx(0.3)
+    assert result.kept.judged.log_loss == pytest.approx(0.3)
     taken = t.tensors_of(backbone, head)
     Weights(plan, backbone, head).load(result.kept.tensors)
     assert not t.same(taken, t.tensors_of(backbone, head))
@@ -170,7 +170,7 @@ def test_what_is_taken_is_worth_what_was_measured(t, kind, ema):
     assert judged(backbone, head, task) == pytest.approx(losses[result.taken], abs=1e-5)
     if result.kept is not None:
         Weights(plan, backbone, head).load(result.kept.tensors)
-        assert judged(backbone, head, task) == pytest.approx(result.kept.log_loss, abs=1e-5)
+        assert judged(backbone, head, task) == pytest.approx(result.kept.judged.log_loss, abs=1e-5)
 
 
 def test_a_collapse_never_replaces_the_start(t):

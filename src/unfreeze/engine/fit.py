@@ -197,17 +197,14 @@ class _Loop:
         standing.fit.kept = None
         if best.where == place or not epochs or standing.judged is None:
             return
-        record, tensors = epochs[-1], self.weights.copy()
-        assert record.val_log_loss is not None
-        assert record.val_accuracy is not None
+        last = Best(standing.judged, place, self.weights.copy())
         known = {f"{one.phase}, epoch {one.epoch + 1}": one.train_loss for one in epochs}
-        went_wrong = not record.train_loss <= known.get(best.where, best.log_loss)
-        if went_wrong or is_worse(standing.judged, best.losses, looks=len(epochs)):
-            standing.fit.kept = Kept("last", record.val_log_loss, record.val_accuracy, tensors)
+        went_wrong = not epochs[-1].train_loss <= known.get(best.where, best.judged.log_loss)
+        if went_wrong or is_worse(last.judged.losses, best.judged.losses, looks=len(epochs)):
+            standing.fit.kept = Kept("last", last.judged, last.tensors)
             return
-        standing.fit.kept = Kept("best", best.log_loss, best.accuracy, best.tensors)
-        standing.best = Best(standing.judged, record.val_accuracy, place, tensors)
-        standing.fit.taken = place
+        standing.fit.kept = Kept("best", best.judged, best.tensors)
+        standing.best, standing.fit.taken = last, place
 
     def _place(self, phase: Phase) -> str:
         """What the weights are called that a phase had after the last of its epochs."""
@@ -457,10 +454,10 @@ class _Loop:
             prefix,
             batch_size=self._scored_rows(),
         )
-        self.standing.judged = judged.losses
+        self.standing.judged = judged
         best = self.standing.best
-        if best is None or judged.log_loss < best.log_loss:
-            self.standing.best = Best(judged.losses, judged.accuracy, where, self.weights.copy())
+        if best is None or judged.log_loss < best.judged.log_loss:
+            self.standing.best = Best(judged, where, self.weights.copy())
             self.standing.fit.taken = where
             self.standing.stale = 0
         else:

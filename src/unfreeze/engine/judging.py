@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +12,10 @@ from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone
 from unfreeze.engine.devices import autocast
-from unfreeze.engine.losses import row_losses
 from unfreeze.engine.state import Weights
-from unfreeze.engine.task import Task
+from unfreeze.engine.task import Judged, Task
 from unfreeze.evaluate.calibration import fit_temperature
+from unfreeze.heads.weights import row_log_loss
 
 if TYPE_CHECKING:
     from unfreeze.engine.prefix import Prefix
@@ -27,19 +26,6 @@ MIXES = (0.25, 0.5, 0.75)
 LEVEL = 0.05
 # Without gradients an accelerator has room for more rows at a time, and waits less for each batch.
 LARGER = {"cpu": 1, "cuda": 4, "mps": 1}
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """What weights are worth on validation rows: ``losses`` in nats after the best temperature, and accuracy."""
-
-    losses: NDArray[np.float64]
-    accuracy: float
-
-    @property
-    def log_loss(self) -> float:
-        """The mean of the losses."""
-        return float(self.losses.mean())
 
 
 def score(backbone: Backbone, head: nn.Module, task: Task, prefix: Prefix, *, batch_size: int) -> Judged:
@@ -69,7 +55,8 @@ def _judged(values: NDArray[np.float32], y: NDArray[np.int64]) -> Judged:
     if not np.isfinite(values).all():
         return Judged(np.full(len(y), np.inf), accuracy)
     # An overconfident network is no worse a classifier: it is judged as it will be shipped, calibrated.
-    return Judged(row_losses(values / fit_temperature(values, y), y), accuracy)
+    calibrated = values.astype(np.float64) / fit_temperature(values, y)
+    return Judged(row_log_loss(calibrated, y), accuracy)
 
 
 def is_worse(last: NDArray[np.float64], best: NDArray[np.float64], *, looks: int) -> bool:

@@ -80,11 +80,3 @@ def pair_loss(features: Tensor, y: Tensor) -> Tensor:
 def batch_weight(y: Tensor, weight: Tensor | None) -> float | Tensor:
     """What a summed loss is divided by, so that micro-batches add up to the mean over the whole batch."""
     return float(len(y)) if weight is None else weight[y].sum()
-
-
-def row_losses(logits: NDArray[np.floating], y: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Negative log-likelihood of each row in nats, (rows,)."""
-    wide = logits.astype(np.float64)
-    shifted = wide - wide.max(axis=1, keepdims=True)
-    losses: NDArray[np.float64] = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]
-    return losses

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.errors import UnfreezeError
+from unfreeze.heads.weights import row_log_loss
 from unfreeze.proportions import NORMAL_95
 
 FOLDS = 4
@@ -68,11 +69,10 @@ def compare_precision(low: Floats, high: Floats, labels: NDArray[np.integer[Any]
             continue
         head = make_pipeline(StandardScaler(), LogisticRegression(C=REGULARISATION, max_iter=1000))
         head.fit(high[fit], labels[fit])
-        chances_low, chances_high = (_log_chances(head, features[held]) for features in (low, high))
-        flips += int((chances_low.argmax(axis=1) != chances_high.argmax(axis=1)).sum())
+        logits_low, logits_high = (_logits(head, features[held]) for features in (low, high))
+        flips += int((logits_low.argmax(axis=1) != logits_high.argmax(axis=1)).sum())
         true = np.searchsorted(head.classes_, labels[held])
-        each = np.arange(len(held))
-        differences.append(chances_high[each, true] - chances_low[each, true])
+        differences.append(row_log_loss(logits_low, true) - row_log_loss(logits_high, true))
     paired = np.concatenate(differences)
     mean = float(paired.mean())
     margin = NORMAL_95 * float(paired.std(ddof=1)) / len(paired) ** 0.5
@@ -81,12 +81,7 @@ def compare_precision(low: Floats, high: Floats, labels: NDArray[np.integer[Any]
     return PrecisionVerdict(len(paired), flips, mean, mean - margin, mean + margin, accepted)
 
 
-def _log_chances(head: Any, features: Floats) -> NDArray[np.float64]:
-    """Logarithms of the classes' probabilities (rows, classes), of answers that are next to certain too."""
-    from scipy.special import log_softmax
-
+def _logits(head: Any, features: Floats) -> NDArray[np.float64]:
+    """The classes' logits (rows, classes): of two classes scikit-learn gives one score, the second's."""
     scores = np.asarray(head.decision_function(features), dtype=np.float64)
-    # Of two classes there is one score, the second's.
-    logits = scores if scores.ndim == 2 else np.column_stack([np.zeros_like(scores), scores])
-    found: NDArray[np.float64] = log_softmax(logits, axis=1)
-    return found
+    return scores if scores.ndim == 2 else np.column_stack([np.zeros_like(scores), scores])

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone
@@ -16,7 +14,7 @@ from unfreeze.engine.checkpoints import Checkpoint, Position, damaged
 from unfreeze.engine.devices import Precision
 from unfreeze.engine.ledger import PhaseRecord
 from unfreeze.engine.scaling import first_scale
-from unfreeze.engine.task import EpochRecord, Fit
+from unfreeze.engine.task import EpochRecord, Fit, Judged
 from unfreeze.engine.trainable import Group, head_key, select, stage_of_parameters
 from unfreeze.plan import Plan
 
@@ -53,17 +51,11 @@ class Weights:
 
 @dataclass(eq=False)
 class Best:
-    """The best weights so far by calibrated validation log-loss, that of each row, and where they were found."""
+    """The best weights so far by calibrated validation log-loss, what they are worth, and where they were found."""
 
-    losses: NDArray[np.float64]
-    accuracy: float
+    judged: Judged
     where: str
     tensors: Tensors
-
-    @property
-    def log_loss(self) -> float:
-        """The mean of the losses."""
-        return float(self.losses.mean())
 
 
 @dataclass(eq=False)
@@ -74,7 +66,7 @@ class Standing:
     ``frozen`` the hash of what it must not change. ``stored``: the boundaries that one pass has stored for the
     phase (activations are rounded, so the choice must not be made anew), and ``precision`` what it computes in; both
     are None before the phase has decided. ``scale``: that of a float16 phase's loss. ``losses``: those of the epoch
-    so far; ``judged``: those of the validation rows after the epoch before.
+    so far; ``judged``: what the weights were worth after the epoch before.
     """
 
     position: Position = field(default_factory=Position)
@@ -84,7 +76,7 @@ class Standing:
     scale: Tensors = field(default_factory=dict)
     best: Best | None = None
     losses: list[Tensor] = field(default_factory=list)
-    judged: NDArray[np.float64] | None = None
+    judged: Judged | None = None
     frozen: str = ""
     stored: tuple[int, ...] | None = None
     precision: Precision | None = None
@@ -121,14 +113,15 @@ def to_checkpoint(
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
     if standing.losses:
         tensors["epoch.losses"] = torch.stack(standing.losses)
-    best = standing.best
+    best, last = standing.best, standing.judged
     # Copies: both may be one array, which the file's format refuses.
     if best is not None:
-        tensors["judged.best"] = torch.tensor(best.losses)
-    if standing.judged is not None:
-        tensors["judged.last"] = torch.tensor(standing.judged)
+        tensors["judged.best"] = torch.tensor(best.judged.losses)
+    if last is not None:
+        tensors["judged.last"] = torch.tensor(last.losses)
     numbers = {
-        "best": None if best is None else [best.accuracy, best.where],
+        "best": None if best is None else [best.judged.accuracy, best.where],
+        "last": None if last is None else last.accuracy,
         "frozen": standing.frozen,
         "stored": standing.stored,
         "precision": standing.precision,
@@ -175,11 +168,13 @@ def from_checkpoint(
 def _standing(found: Checkpoint, parts: Mapping[str, Tensors]) -> Standing:
     """What ``to_checkpoint`` saved, but for weights and optimizer."""
     numbers = found.numbers
-    best = None
+    best = last = None
     judged = {name: tensor.cpu().numpy() for name, tensor in parts.get("judged", {}).items()}
     if numbers["best"] is not None:
         accuracy, where = numbers["best"]
-        best = Best(judged["best"], float(accuracy), str(where), parts.get("best", {}))
+        best = Best(Judged(judged["best"], float(accuracy)), str(where), parts.get("best", {}))
+    if numbers["last"] is not None:
+        last = Judged(judged["last"], float(numbers["last"]))
     losses = parts.get("epoch", {}).get("losses")
     return Standing(
         position=found.position,
@@ -189,7 +184,7 @@ def _standing(found: Checkpoint, parts: Mapping[str, Tensors]) -> Standing:
         scale=parts.get("scale", {}),
         best=best,
         losses=[] if losses is None else list(losses.unbind()),
-        judged=judged.get("last"),
+        judged=last,
         frozen=numbers["frozen"],
         stored=None if numbers["stored"] is None else tuple(numbers["stored"]),
         precision=numbers["precision"],
@@ -256,7 +251,7 @@ def _check_tensors(
 
 def _check_judged(found: Tensors, checkpoint: Checkpoint, *, rows: int) -> None:
     """Raise ValueError where the losses of validation rows are not those of the best and the last weights."""
-    if ("best" in found) != (checkpoint.numbers["best"] is not None) or not found.keys() <= {"best", "last"}:
+    if found.keys() != {name for name in ("best", "last") if checkpoint.numbers[name] is not None}:
         raise ValueError("its losses of validation rows are not those of its best and last weights")
     if any(one.shape != (rows,) or one.dtype != torch.float64 for one in found.values()):
         raise ValueError(f"its losses are not those of {rows} validation rows")

@@ -66,15 +66,27 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, eq=False)
+class Judged:
+    """What weights are worth on validation rows: ``losses`` in nats after the best temperature, and accuracy."""
+
+    losses: NDArray[np.float64]
+    accuracy: float
+
+    @property
+    def log_loss(self) -> float:
+        """The mean of the losses."""
+        return float(self.losses.mean())
+
+
+@dataclass(frozen=True, eq=False)
 class Kept:
-    """Weights that were not taken: the ``best`` or the ``last`` ones, and what they are worth on validation rows.
+    """Weights that were not taken: the ``best`` or the ``last`` ones, and what they are worth.
 
     ``tensors``: by name, for ``engine.state.Weights`` to put in place.
     """
 
     name: Literal["best", "last"]
-    log_loss: float
-    accuracy: float
+    judged: Judged
     tensors: Mapping[str, torch.Tensor]
 
 
@@ -82,7 +94,8 @@ class Kept:
 class Fit:
     """What a plan came to: the history, the ledger, and which weights were taken. The backbone was trained in place.
 
-    ``kept``: the best weights where the last ones were taken, or the other way round; None where they are the same.
+    ``kept``: the best weights where the last ones were taken, or the other way round; None where they are the same,
+    or only what was taken is wanted.
     """
 
     history: list[EpochRecord] = field(default_factory=list)

@@ -39,7 +39,7 @@ def row_weights(y: NDArray[np.intp], *, balanced: bool) -> NDArray[np.float64]:
     return np.asarray(1.0 / (counts[y] * np.count_nonzero(counts)))
 
 
-def row_log_loss(logits: NDArray[np.float32], y: NDArray[np.intp]) -> NDArray[np.float64]:
+def row_log_loss(logits: NDArray[np.floating], y: NDArray[np.integer]) -> NDArray[np.float64]:
     """Cross-entropy of each row in nats, (rows,)."""
     top = logits.max(axis=1, keepdims=True)
     total = np.log(np.exp(logits - top).sum(axis=1, dtype=np.float64)) + top[:, 0]

@@ -24,7 +24,7 @@ from unfreeze.plan import Graft, Phase, Plan
 from unfreeze.runtime.padding import padded
 from unfreeze.runtime.preprocess import ImagePreprocess
 from unfreeze.training.material import Material
-from unfreeze.training.pacing import Pacer, resident_bytes, time_line, two_batches
+from unfreeze.training.pacing import Pacer, resident_bytes, some_batches, time_line, two_batches
 from unfreeze.training.probing import exact_executor
 from unfreeze.training.starting import starting_head
 
@@ -191,7 +191,7 @@ class CostModel:
         began = time.perf_counter()
         executor = exact_executor(network, (last,), like=self._material.executor, same_weights=False)
         building = time.perf_counter() - began
-        small, large = two_batches(sample.material.inputs(), plan.batch_size)
+        small, large = two_batches(some_batches(sample.material.inputs(), plan.batch_size))
         run = time_line(lambda batch: executor(batch.raw), small, large)
         reading = sample.decoding * sample.val.rows / max(sample.train.rows + sample.val.rows, 1)
         return building + run.of(sample.val) + reading

@@ -40,6 +40,8 @@ REPEATS, REPEAT_SECONDS = 3, 1.0
 SLOW_SECONDS = 3.0
 # Steps are taken at this share of their rates: the weights of a copy must not run away while it is timed.
 TINY = 1e-6
+# Batches of an epoch that are looked at for their length.
+LOOKED_AT = 8
 # A small batch has this share of the rows of a large one.
 SMALL = 4
 
@@ -80,8 +82,10 @@ class Pacer:
         self.network.module.to(device).eval()
         self.head.to(device)
         groups = select(self.network, self.head, phase)
-        small, large = two_batches(self.task.train.inputs, self.plan.batch_size)
-        longest = longest_batch(self.task.train.inputs, self.plan.batch_size)
+        batches = some_batches(self.task.train.inputs, self.plan.batch_size)
+        small, large = two_batches(batches)
+        # The batch with the most units, of those that are looked at, decides the memory.
+        longest = batches[-1]
         few = a_few(longest)
         inputs = time_line(lambda batch: self._load(batch.rows), small, large)
         frozen, read, write = Line(), Line(), Line()
@@ -282,30 +286,24 @@ def _once(run: Callable[[Batch], object], batch: Batch) -> float:
     return time.perf_counter() - began
 
 
-def two_batches(inputs: Inputs, batch_size: int) -> tuple[Batch, Batch]:
-    """A small and a large batch of the first epoch; of texts a batch of short ones and one of long ones."""
-    found = [(rows, inputs.batch(rows, 0)) for rows in _some(inputs.batches(0, 0, batch_size))]
-    if found[0][1].mask is not None and len(found) > 1:
-        ordered = sorted((Batch(rows, raw) for rows, raw in found), key=lambda batch: batch.units)
-        return ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]
-    large = max((Batch(rows, raw) for rows, raw in found), key=lambda batch: batch.units)
-    return a_few(large), large
+def some_batches(inputs: Inputs, batch_size: int) -> list[Batch]:
+    """Batches evenly spread over the first epoch, those with the most units last; all of a large one take long."""
+    found = inputs.batches(0, 0, batch_size)
+    places = np.linspace(0, len(found) - 1, min(LOOKED_AT, len(found))).astype(int)
+    batches = [Batch(found[place], inputs.batch(found[place], 0)) for place in places]
+    return sorted(batches, key=lambda batch: batch.units)
 
 
-def longest_batch(inputs: Inputs, batch_size: int) -> Batch:
-    """The batch of the first epoch with the most units, of those that were looked at: it decides the memory."""
-    found = [Batch(rows, inputs.batch(rows, 0)) for rows in _some(inputs.batches(0, 0, batch_size))]
-    return max(found, key=lambda batch: batch.units)
+def two_batches(batches: Sequence[Batch]) -> tuple[Batch, Batch]:
+    """A small and a large one of these, by rising units; of texts a batch of short ones and one of long ones."""
+    if batches[0].raw.mask is not None and len(batches) > 1:
+        return batches[len(batches) // 4], batches[3 * len(batches) // 4]
+    return a_few(batches[-1]), batches[-1]
 
 
 def a_few(batch: Batch) -> Batch:
     """The first quarter of a batch; norms that learn need two rows."""
     return batch.cut(max(min(2, len(batch.rows)), len(batch.rows) // SMALL))
-
-
-def _some(batches: list[NDArray[np.intp]], most: int = 8) -> list[NDArray[np.intp]]:
-    """Batches evenly spread over an epoch: looking at all of a large one would take long."""
-    return [batches[place] for place in np.linspace(0, len(batches) - 1, min(most, len(batches))).astype(int)]
 
 
 def _below(executor: Executor, batch: Batch) -> Batch:

@@ -81,7 +81,9 @@ def thaw(
             names = tuple(material.dataset.samples.name(int(row)) for row in train_rows[list(problem.rows)])
             raise DivergedError(problem.where, rows=problem.rows, names=names, kept=problem.kept) from None
     spare = None
-    if result.kept is not None and decisions.value("keep_both"):
+    if not decisions.value("keep_both"):
+        result.kept = None
+    if result.kept is not None:
         network, other_head = copy.deepcopy((trained, head))
         Weights(plan, network, other_head).load(result.kept.tensors)
         spare = result.kept.name, _finish(network, other_head, material, plan, train_rows, val_rows)
