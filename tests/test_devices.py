@@ -80,11 +80,16 @@ def process_of(rank, parent):
     raise AssertionError(f"there is no process {rank}")
 
 
-@pytest.mark.parametrize("store", ["on", "off"])
-def test_two_processes_train_as_one_and_one_speaks(photos, tmp_path, store):
+@pytest.mark.parametrize(("store", "cut"), [("on", False), ("off", False), ("on", True)], ids=str)
+def test_two_processes_train_as_one_and_one_speaks(photos, tmp_path, monkeypatch, store, cut):
     assert train(photos, tmp_path / "one", *PARTIAL, "--store", store)[0] == 0
+    if cut:
+        # As `accelerate launch` tells it, where its configuration asks for FSDP.
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+        monkeypatch.setenv("FSDP_VERSION", "2")
     status, said = train(photos, tmp_path / "two", *PARTIAL, "--store", store, "--devices", "2")
     assert status == 0, said
+    assert ("FSDP cuts 2 stages over 2 processes" in said) == cut
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-3)
     assert said.count("Plan partial") == 1
     assert "processes:" in (tmp_path / "two" / "config.yaml").read_text()

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from unfreeze.engine.checkpoints import Checkpoints
-from unfreeze.engine.ranks import ALONE, LedError
+from unfreeze.engine.ranks import ALONE, LedError, Sharding
 from unfreeze.engine.summing import SharedStatistics
 from unfreeze.errors import StoppedError, UnfreezeError
 from unfreeze.plan import Phase, Plan, Thaw
@@ -19,6 +19,7 @@ from unfreeze.strategies.settings import StrategySettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")]
 
+WAYS = pytest.mark.parametrize("sharding", [None, Sharding()], ids=["whole", "cut"])
 CASES = [
     (name, kind)
     for name in STRATEGIES
@@ -90,10 +91,13 @@ def train(t, ranks, case, folder, *, use="off", train=38, val=24, change=None, *
     return outcome(t, backbone, head, task, result)
 
 
+@WAYS
 @pytest.mark.parametrize("case", CASES, ids="-".join)
-def test_two_processes_train_as_one_does(t, together, case, tmp_path):
+def test_two_processes_train_as_one_does(t, together, case, sharding, tmp_path):
     alone = train(t, ALONE, case, tmp_path)
-    both = together(2, tmp_path / "ranks", lambda ranks: train(t, ranks, case, tmp_path))
+    both = together(
+        2, tmp_path / "ranks", lambda ranks: train(t, replace(ranks, sharding=sharding), case, tmp_path)
+    )
     assert_close(both[0], alone)
     # After the same sums both hold the same bits.
     assert_same(both[1], both[0])
@@ -126,25 +130,31 @@ def test_they_share_the_work_of_the_store_and_what_is_stored(t, together, case, 
     assert not list((tmp_path / "both" / "store").iterdir())
 
 
+@WAYS
 @pytest.mark.parametrize(
     "change",
     [{"mixup": 0.4}, {"ema": 0.9}, {"pull": 0.1}, {"interpolate": True}, {"label_smoothing": 0.1}],
     ids=str,
 )
-def test_what_a_plan_may_ask_for_is_the_same_too(t, together, change, tmp_path):
-    alone = train(t, ALONE, ("full", "cnn"), tmp_path, change=change)
-    both = together(
-        2, tmp_path / "ranks", lambda ranks: train(t, ranks, ("full", "cnn"), tmp_path, change=change)
-    )
-    assert_close(both[0], alone)
+def test_what_a_plan_may_ask_for_is_the_same_too(t, together, change, sharding, tmp_path):
+    def work(ranks):
+        return train(t, ranks, ("full", "cnn"), tmp_path, change=change)
+
+    both = together(2, tmp_path / "ranks", lambda ranks: work(replace(ranks, sharding=sharding)))
+    assert_close(both[0], work(ALONE))
 
 
+@WAYS
 @pytest.mark.parametrize("case", [("full", "cnn"), ("scratch", "cnn"), ("contrastive", "text")], ids="-".join)
-def test_there_may_be_fewer_rows_than_processes(t, together, case, tmp_path):
+def test_there_may_be_fewer_rows_than_processes(t, together, case, sharding, tmp_path):
     # The last batch of an epoch has two rows of three processes; validation has two.
     small = {"train": 10, "val": 2}
     alone = train(t, ALONE, case, tmp_path, **small)
-    three = together(3, tmp_path / "ranks", lambda ranks: train(t, ranks, case, tmp_path, **small))
+    three = together(
+        3,
+        tmp_path / "ranks",
+        lambda ranks: train(t, replace(ranks, sharding=sharding), case, tmp_path, **small),
+    )
     for answer in three:
         assert_close(answer, alone)
 
@@ -160,7 +170,8 @@ def two_phases(**settings):
     )
 
 
-def resumable(t, ranks, folder, *, stop_after=None, resume=False, die=None):
+def resumable(t, ranks, folder, *, sharding=None, stop_after=None, resume=False, die=None):
+    ranks = replace(ranks, sharding=sharding)
     backbone = without_dropout(t.toy("cnn"))
     task = t.task_of("cnn", augment="light", ranks=ranks)
     head, steps = t.head_of(backbone), iter(range(1, 1000))
@@ -189,17 +200,22 @@ def resumable(t, ranks, folder, *, stop_after=None, resume=False, die=None):
     return outcome(t, backbone, head, task, result)
 
 
+@WAYS
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2), (2, 3)], ids=str)
 # In the first phase, at its very end, and in the second: 5 steps an epoch.
 @pytest.mark.parametrize("stop_after", [3, 10, 13])
-def test_stopped_with_some_processes_it_goes_on_with_others(t, together, first, then, stop_after, tmp_path):
+def test_stopped_with_some_processes_it_goes_on_with_others(
+    t, together, first, then, sharding, stop_after, tmp_path
+):
     whole = resumable(t, ALONE, tmp_path / "whole")
 
     def run(count, **settings):
         if count == 1:
             return [resumable(t, ALONE, tmp_path / "cut", **settings)]
         return together(
-            count, tmp_path / "ranks", lambda ranks: resumable(t, ranks, tmp_path / "cut", **settings)
+            count,
+            tmp_path / "ranks",
+            lambda ranks: resumable(t, ranks, tmp_path / "cut", sharding=sharding, **settings),
         )
 
     assert set(run(first, stop_after=stop_after)) == {"StoppedError"}
@@ -207,13 +223,14 @@ def test_stopped_with_some_processes_it_goes_on_with_others(t, together, first, 
         assert_close(answer, whole)
 
 
+@WAYS
 @pytest.mark.parametrize("lost", [0, 1], ids=["first", "second"])
-def test_when_one_is_killed_the_other_ends_and_it_can_be_resumed(t, together, lost, tmp_path):
+def test_when_one_is_killed_the_other_ends_and_it_can_be_resumed(t, together, lost, sharding, tmp_path):
     whole = resumable(t, ALONE, tmp_path / "whole")
     ended = together(
         2,
         tmp_path / "ranks",
-        lambda ranks: resumable(t, ranks, tmp_path / "cut", die=(lost, 7)),
+        lambda ranks: resumable(t, ranks, tmp_path / "cut", sharding=sharding, die=(lost, 7)),
         lost=(lost,),
     )
     assert ended[1 - lost] == "PeerLostError"

@@ -118,7 +118,8 @@ def first_layer_extras(model: nn.Module, spine: Spine) -> tuple[str, ...]:
 
 def _shallow(module: nn.Module) -> nn.Module:
     """A copy that shares parameters, buffers and submodules, and whose submodules can be replaced."""
-    copied = type(module).__new__(type(module))
+    # FSDP gives modules a class whose own way to make one would set up a new layer.
+    copied = object.__new__(type(module))
     copied.__dict__.update(module.__dict__)
     copied.__dict__["_modules"] = dict(module._modules)
     return copied
@@ -146,8 +147,8 @@ def _hand_on(layer: nn.Module, tuple_length: int) -> nn.Module:
         return (h, *[None] * (tuple_length - 1)) if tuple_length else h
 
     view = _shallow(layer)
-    # What is grafted onto the layer is not run either.
-    view.__dict__ |= {"forward": forward, "_forward_hooks": {}}
+    # What is grafted onto the layer is not run either, and nothing is put together for it.
+    view.__dict__ |= {"forward": forward, "_forward_hooks": {}, "_forward_pre_hooks": {}}
     return view
 
 

@@ -8,7 +8,8 @@ Several processes may run it together (``Task.ranks``): the first decides, saves
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -29,12 +30,17 @@ from unfreeze.engine.prefix import PlainMaker, Prefix, PrefixMaker
 from unfreeze.engine.ranks import PeerLostError
 from unfreeze.engine.scaling import first_scale
 from unfreeze.engine.schedule import rate_factor
+from unfreeze.engine.sharding import Cut, cut_stages
 from unfreeze.engine.state import (
+    STEP,
     Best,
     Standing,
     Weights,
     copied,
     from_checkpoint,
+    optimizer_state,
+    put,
+    set_optimizer_state,
     to_checkpoint,
     trainable,
 )
@@ -124,7 +130,9 @@ class _Loop:
         self.saved = time.perf_counter()
         backbone.module.to(task.device)
         head.to(task.device)
-        self.weights = Weights(plan, backbone, head)
+        # Weights that are cut because a device has no room for what belongs to them leave it none for copies.
+        self.home = None if self.ranks.sharding is None else torch.device("cpu")
+        self.weights = Weights(plan, backbone, head, home=self.home)
         # Before a checkpoint is loaded: a training that goes on has moved since the same start.
         self.drift = Drift(backbone, task.train.inputs, seed=task.seed)
         self.standing = Standing(start=self.weights.copy() if plan.pull or plan.interpolate else {})
@@ -171,7 +179,13 @@ class _Loop:
         else:
             judged = 0 if self.task.val is None else len(self.task.val.y)
             self.standing = from_checkpoint(
-                found, self.weights, groups, optimizer, device=self.task.device, judged=judged
+                found,
+                self.weights,
+                groups,
+                optimizer,
+                device=self.task.device,
+                home=self.home,
+                judged=judged,
             )
         self._check_alike(groups)
         if not self._phase_is_over(phase):
@@ -261,29 +275,91 @@ class _Loop:
             give_back_freed_memory()
             if self.standing.best is None and self._is_judged(phase):
                 self._judge(prefix, "start")
-            say = self.progress.say
-            suffix = Suffix(self.backbone, boundary, self.task.device, prefix.precision, steps=steps, say=say)
-            stepper = Stepper(
-                plan=self.plan,
-                suffix=suffix,
-                head=self.head,
-                task=self.task,
-                index=index,
-                groups=groups,
-                optimizer=optimizer,
-                standing=self.standing,
-                say=say,
-            )
-            active = _Active(index, phase, groups, optimizer, stepper, prefix, steps)
-            while not self._phase_is_over(phase):
-                self._run_epoch(active)
-            suffix.close()
+            with self._cut(phase, groups, optimizer) as (cut, groups, optimizer):
+                self._take_steps(index, cut, groups, optimizer, prefix, steps)
         finally:
             prefix.close()
         if self.standing.position.epoch < phase.epochs:
             self.progress.say(
                 f"{phase.name}: no better validation log-loss for {self.standing.stale} epochs, it ends here."
             )
+
+    def _take_steps(
+        self,
+        index: int,
+        cut: Cut,
+        groups: tuple[Group, ...],
+        optimizer: torch.optim.Optimizer,
+        prefix: Prefix,
+        steps: int,
+    ) -> None:
+        phase, say = self.plan.phases[index], self.progress.say
+        suffix = Suffix(
+            self.backbone,
+            prefix.boundary,
+            self.task.device,
+            prefix.precision,
+            # What FSDP does between stages is nothing that a graph could hold.
+            steps=0 if cut.parts else steps,
+            say=say,
+        )
+        stepper = Stepper(
+            plan=self.plan,
+            suffix=suffix,
+            head=self.head,
+            task=self.task,
+            index=index,
+            groups=groups,
+            optimizer=optimizer,
+            standing=self.standing,
+            start=cut.part(self.standing.start),
+            cut=cut,
+            say=say,
+        )
+        active = _Active(index, phase, groups, optimizer, stepper, prefix, steps)
+        while not self._phase_is_over(phase):
+            self._run_epoch(active)
+        suffix.close()
+
+    @contextmanager
+    def _cut(
+        self, phase: Phase, groups: tuple[Group, ...], optimizer: torch.optim.Optimizer
+    ) -> Iterator[tuple[Cut, tuple[Group, ...], torch.optim.Optimizer]]:
+        """Within it the ranks hold what they are to hold of the thawed stages; groups and optimizer for that.
+
+        Afterwards the weights are whole again, unless another rank has gone with its part.
+        """
+        cut = cut_stages(self.backbone, phase, self.ranks, self.task.device)
+        if not cut.parts:
+            yield cut, groups, optimizer
+            return
+        self.progress.say(
+            f"FSDP cuts {len(cut.whole_modules)} stages over {self.ranks.count} processes while they are trained."
+        )
+        parts = cut.groups(groups)
+        working = build_optimizer(parts, self.task.device)
+        state = optimizer_state(optimizer, trainable(groups))
+        set_optimizer_state(
+            working,
+            trainable(parts),
+            {kind: values if kind == STEP else cut.part(values) for kind, values in state.items()},
+        )
+        self.weights.cut, self.standing.ema = cut, cut.part(self.standing.ema)
+        try:
+            yield cut, parts, working
+        except BaseException as problem:
+            # The best weights are in place then, which are to be found in the backbone.
+            self._join(cut, all_there=isinstance(problem, DivergedError))
+            raise
+        self._join(cut, all_there=True)
+
+    def _join(self, cut: Cut, *, all_there: bool) -> None:
+        if all_there:
+            self.standing.ema = cut.whole(self.standing.ema)
+            cut.restore()
+        else:
+            cut.drop()
+        self.weights.cut = Cut(self.backbone.module)
 
     def _precision(self, index: int, prefix: Prefix, steps: int) -> Precision:
         """What the phase computes in: as it was, when it is gone on with, else as it measures now."""
@@ -369,7 +445,7 @@ class _Loop:
         standing.position = Position(active.index, place.epoch + 1, 0, place.done)
         self.progress.count(f"{phase.name}, epochs", place.epoch + 1, phase.epochs)
         self.ranks.lead(lambda: self.watch(standing.fit.history[-1]))
-        if time.perf_counter() - self.saved >= self.task.checkpoint_seconds:
+        if self.ranks.lead(lambda: time.perf_counter() - self.saved >= self.task.checkpoint_seconds):
             self._save(active)
 
     def _check_losses(self, active: _Active, batches: list[NDArray[np.intp]]) -> None:
@@ -410,17 +486,20 @@ class _Loop:
         )
 
     def _save(self, active: _Active, *, diverged: bool = False) -> None:
+        if self.checkpoints is None and not self.weights.cut.parts:
+            return
+        self.saved = time.perf_counter()
+        found = to_checkpoint(self.standing, self.weights, active.groups, active.optimizer)
         if self.checkpoints is not None:
-            self.saved = time.perf_counter()
-            found = to_checkpoint(self.standing, self.weights, active.groups, active.optimizer)
             self.checkpoints.save(found, diverged=diverged)
 
     def _save_alone(self, active: _Active) -> None:
         """Save what stands when another rank was lost: of the step that it was lost in, nothing was taken yet.
 
-        Statistics of norms have moved in it already, where they are trained: the last checkpoint is whole.
+        Statistics of norms have moved in it already, where they are trained, and of weights that are cut a part is
+        gone: the last checkpoint is whole.
         """
-        if active.phase.norm == "freeze":
+        if active.phase.norm == "freeze" and not self.weights.cut.parts:
             self._save(active)
 
     def _batches(self, index: int, epoch: int) -> list[NDArray[np.intp]]:
@@ -439,10 +518,11 @@ class _Loop:
         where = f"{active.phase.name}, epoch {self.standing.position.epoch + 1}"
         if self.plan.ema is None:
             return self._judge(active.prefix, where)
-        raw = copied(trainable(active.groups))
-        self.weights.load(self.standing.ema)
+        live = trainable(active.groups)
+        raw = copied(live)
+        put(live, self.standing.ema)
         result = self._judge(active.prefix, where)
-        self.weights.load(raw)
+        put(live, raw)
         return result
 
     def _judge(self, prefix: Prefix, where: str) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
-from unfreeze.engine.ranks import ALONE, Ranks
+from unfreeze.engine.ranks import ALONE, Ranks, Sharding
 from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.executors.processor import available_cores
 
@@ -36,19 +36,13 @@ def is_joined() -> bool:
 def gathered(device: str) -> Iterator[Ranks]:
     """The ranks of the processes that were started together, on ``device``; alone without a launcher.
 
-    Raises RequestError for a launcher that asks for weights cut over devices, and UnfreezeError where the processes
-    do not find each other: alone, each would take what the others were to write for granted.
+    Raises RequestError for a launcher that asks for weights cut in a way that is not this engine's, and UnfreezeError
+    where the processes do not find each other: alone, each would take what the others were to write for granted.
     """
     if not is_joined():
         yield ALONE
         return
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" or os.environ.get(
-        "ACCELERATE_USE_DEEPSPEED", ""
-    ).lower() in ("true", "1"):
-        raise RequestError(
-            "The launcher asks for FSDP or DeepSpeed, which cut the weights over devices, and here each process holds "
-            "all of them: configure `accelerate` for plain multi-GPU, or use --devices N."
-        )
+    sharding = _sharding()
     import torch
     import torch.distributed as dist
     from accelerate import PartialState
@@ -67,11 +61,40 @@ def gathered(device: str) -> Iterator[Ranks]:
             local=state.local_process_index,
             local_count=int(os.environ.get("LOCAL_WORLD_SIZE", str(state.num_processes))),
             objects=dist.new_group(backend="gloo", timeout=PATIENCE),
+            sharding=sharding,
         )
     finally:
         # Another process that is gone already must not hide why.
         with contextlib.suppress(RuntimeError):
             state.destroy_process_group()
+
+
+def _sharding() -> Sharding | None:
+    """How the launcher wants weights to be cut, as `accelerate config` has set it up; None where it does not."""
+    if _asked_for("ACCELERATE_USE_DEEPSPEED"):
+        raise RequestError(
+            "The launcher asks for DeepSpeed, which is not supported: let `accelerate config` set up FSDP, version 2, "
+            "where training does not fit into one device, and else plain multi-GPU."
+        )
+    if not _asked_for("ACCELERATE_USE_FSDP"):
+        return None
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise RequestError(
+            "The launcher asks for the first version of FSDP, and weights are cut by the second here: set "
+            "fsdp_version: 2 with `accelerate config`, or --fsdp_version 2."
+        )
+    if _asked_for("FSDP_OFFLOAD_PARAMS") or _asked_for("FSDP_ACTIVATION_CHECKPOINTING"):
+        raise RequestError(
+            "The launcher asks FSDP to offload weights or to compute activations anew, which is not supported: set "
+            "fsdp_offload_params and fsdp_activation_checkpointing to false with `accelerate config`."
+        )
+    return Sharding(reshard=bool(FullyShardedDataParallelPlugin().reshard_after_forward))
+
+
+def _asked_for(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("true", "1", "yes")
 
 
 def check_devices(count: int, device: str | None) -> None:

@@ -114,7 +114,7 @@ def record_phase(
             continue
         stage = backbone.stages[owner[name]].name if name in owner else HEAD
         sums = moved.setdefault(stage, [0.0, 0.0])
-        sums[0] += float((tensor.detach() - before[name]).double().square().sum())
+        sums[0] += float((tensor.detach() - before[name].to(tensor.device)).double().square().sum())
         sums[1] += float(before[name].double().square().sum())
     return PhaseRecord(
         phase=phase.name,

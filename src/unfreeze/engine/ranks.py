@@ -1,10 +1,11 @@
 """The processes of one training: who takes which rows, and what they agree on.
 
-Every process (rank) holds all weights. A batch is the same for any number of ranks; each computes its share of the
-rows, and gradients are added up before the step. The loss of a row is divided by the weight of the whole batch, so that
-sums over ranks are exact however unequal the shares are, and a rank may have none. That is why no wrapper such as
-DistributedDataParallel stands around the network: it averages over ranks, wants every parameter used in every pass,
-and would have to be made anew whenever a phase thaws more; what is summed here are the optimizer's own parameters.
+Every process (rank) holds all weights, unless FSDP cuts those in training (``engine.sharding``). A batch is the same
+for any number of ranks; each computes its share of the rows, and gradients are added up before the step. The loss of
+a row is divided by the weight of the whole batch, so that sums over ranks are exact however unequal the shares are,
+and a rank may have none. That is why no wrapper such as DistributedDataParallel stands around the network: it
+averages over ranks, wants every parameter used in every pass, and would have to be made anew whenever a phase thaws
+more; what is summed here are the optimizer's own parameters.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 DISMISSING_SECONDS = 10.0
+# How the libraries that carry tensors begin to say that the other end is gone.
+CARRIERS = ("gloo", "NCCL")
 
 
 class PeerLostError(StoppedError):
@@ -42,10 +45,18 @@ class LoneError(UnfreezeError):
 
 
 @dataclass(frozen=True)
+class Sharding:
+    """That weights in training are cut over ranks; ``reshard``: put together anew for the backward pass too."""
+
+    reshard: bool = True
+
+
+@dataclass(frozen=True)
 class Ranks:
     """This process among ``count``; ``local_count`` of them run on its machine, of which it is number ``local``.
 
     ``objects``: the group through which values travel that are no tensors of the device; None when it is alone.
+    ``sharding``: how weights are cut while they are trained; None where each rank holds all of them.
     """
 
     rank: int = 0
@@ -53,6 +64,7 @@ class Ranks:
     local: int = 0
     local_count: int = 1
     objects: Any = field(default=None, repr=False)
+    sharding: Sharding | None = None
 
     @property
     def leads(self) -> bool:
@@ -73,12 +85,13 @@ class Ranks:
         return _part(rows, self.local, self.local_count)
 
     def loaded(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-        """The rows that this rank runs: its share, or the first one, which counts nothing, where that is empty.
+        """The rows that this rank runs: its share, and the first one, which counts nothing, where others have one more.
 
-        So every rank meets the others in what is added up on the way.
+        So all ranks run as many rows, in as many parts, and meet each other in what is exchanged on the way.
         """
         share = self.share(len(rows))
-        return rows[share] if share.stop > share.start else rows[:1]
+        lacking = -(-len(rows) // self.count) - (share.stop - share.start)
+        return np.concatenate([rows[share], rows[:lacking]])
 
     def lead(self, work: Callable[[], Value]) -> Value:
         """What ``work`` gives in the first process, in all of them.
@@ -221,11 +234,26 @@ def _part(rows: int, place: int, count: int) -> slice:
 
 
 @contextmanager
+def carried() -> Iterator[None]:
+    """Within it PyTorch itself may exchange tensors: what says that another process is gone becomes PeerLostError."""
+    try:
+        yield
+    except RuntimeError as problem:
+        if any(name in str(problem) for name in CARRIERS):
+            raise _lost() from problem
+        raise
+
+
+def _lost() -> PeerLostError:
+    return PeerLostError(
+        "Another process of this training has ended. Continue with the same command and --resume."
+    )
+
+
+@contextmanager
 def _reaching() -> Iterator[None]:
     """A connection that is closed means that the process at its other end is gone."""
     try:
         yield
     except RuntimeError as problem:
-        raise PeerLostError(
-            "Another process of this training has ended. Continue with the same command and --resume."
-        ) from problem
+        raise _lost() from problem

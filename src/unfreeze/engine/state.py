@@ -14,39 +14,51 @@ from unfreeze.engine.checkpoints import Checkpoint, Position, damaged
 from unfreeze.engine.devices import Precision
 from unfreeze.engine.ledger import PhaseRecord
 from unfreeze.engine.scaling import first_scale
+from unfreeze.engine.sharding import Cut
 from unfreeze.engine.task import EpochRecord, Fit, Judged
 from unfreeze.engine.trainable import Group, head_key, select, stage_of_parameters
 from unfreeze.plan import Plan
 
 Tensors = dict[str, Tensor]
-# What AdamW keeps of each parameter.
-ADAMW = {"step", "exp_avg", "exp_avg_sq"}
+# What AdamW keeps of each parameter: how many steps it took, and two moments of its shape.
+STEP = "step"
+ADAMW = {STEP, "exp_avg", "exp_avg_sq"}
 
 
 class Weights:
-    """The tensors that any phase of a plan may change, by name, so that a copy holds for every phase."""
+    """The tensors that any phase of a plan may change, by name, so that a copy holds for every phase.
 
-    def __init__(self, plan: Plan, backbone: Backbone, head: nn.Module) -> None:
-        self._backbone, self._head = backbone, head
+    ``home``: where copies are kept; where None they stay beside the tensors. ``cut``: what of them is cut over ranks at
+    present, with which every rank has to ask for ``whole`` and ``copy``.
+    """
+
+    def __init__(
+        self, plan: Plan, backbone: Backbone, head: nn.Module, *, home: torch.device | None = None
+    ) -> None:
+        self._backbone, self._head, self._home = backbone, head, home
+        self.cut = Cut(backbone.module)
         self._names = _changing(plan, backbone, head)
 
     def live(self) -> Tensors:
-        """The tensors themselves; the head's carry its mark."""
+        """The tensors themselves, those that are cut too; the head's carry its mark."""
         everything: Tensors = dict(self._backbone.module.state_dict(keep_vars=True))
         head = self._head.state_dict(keep_vars=True)
         everything |= {head_key(name): tensor for name, tensor in head.items()}
         return {name: everything[name] for name in self._names if name in everything}
 
+    def whole(self) -> Tensors:
+        """The tensors, put together where they are cut."""
+        return self.cut.whole(self.live())
+
     def copy(self) -> Tensors:
-        """The tensors as they are now."""
-        return copied(self.live())
+        """The whole tensors as they are now."""
+        return {name: tensor.to(self._home or tensor.device) for name, tensor in copied(self.whole()).items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put these values in place; the tensors not named stay."""
+        """Put these whole values in place; the tensors not named stay."""
         live = self.live()
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                live[name].copy_(tensor)
+        self.cut.load(tensors)
+        put({name: tensor for name, tensor in live.items() if name not in self.cut.live}, tensors)
 
 
 @dataclass(eq=False)
@@ -90,6 +102,13 @@ def trainable(groups: Sequence[Group]) -> dict[str, nn.Parameter]:
     return {name: parameter for group in groups for name, parameter in group.parameters}
 
 
+def put(places: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Copy the tensors to the places of their names, where there are such."""
+    with torch.no_grad():
+        for name in places.keys() & tensors.keys():
+            places[name].copy_(tensors[name])
+
+
 def copied(tensors: Mapping[str, Tensor]) -> Tensors:
     """Copies that later training does not change."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
@@ -98,19 +117,20 @@ def copied(tensors: Mapping[str, Tensor]) -> Tensors:
 def to_checkpoint(
     standing: Standing, weights: Weights, groups: Sequence[Group], optimizer: torch.optim.Optimizer
 ) -> Checkpoint:
-    """All of it as named tensors and JSON-serialisable numbers."""
+    """All of it as named tensors and JSON-serialisable numbers; by all ranks where weights are cut."""
+    cut = weights.cut
     parts: dict[str, Mapping[str, Tensor]] = {
-        "live": weights.live(),
+        "live": weights.whole(),
         "start": standing.start,
         "before": standing.before,
-        "ema": standing.ema,
+        "ema": cut.whole(standing.ema),
         "scale": standing.scale,
         "best": {} if standing.best is None else standing.best.tensors,
     }
     tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
-    for name, parameter in trainable(groups).items():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+    for kind, values in optimizer_state(optimizer, trainable(groups)).items():
+        whole = values if kind == STEP else cut.whole(values)
+        tensors |= {f"optimizer.{kind}.{name}": value for name, value in whole.items()}
     if standing.losses:
         tensors["epoch.losses"] = torch.stack(standing.losses)
     best, last = standing.best, standing.judged
@@ -141,16 +161,19 @@ def from_checkpoint(
     optimizer: torch.optim.Optimizer,
     *,
     device: torch.device,
+    home: torch.device | None = None,
     judged: int,
 ) -> Standing:
     """Put weights and optimizer back where they stood; returns the rest. ``judged``: how many rows validate.
+
+    ``home``: where copies of weights are kept, and all but what a step needs.
 
     Raises RequestError, before anything is put back, when the tensors or numbers are not those of this training.
     """
     parts: dict[str, Tensors] = {}
     for name, tensor in found.tensors.items():
         part, _, rest = name.partition(".")
-        parts.setdefault(part, {})[rest] = tensor.to(device)
+        parts.setdefault(part, {})[rest] = tensor.to(device if part in ("scale", "epoch") else home or device)
     try:
         _check_numbers(found.numbers)
         _check_tensors(parts, found, weights.live(), trainable(groups))
@@ -161,8 +184,17 @@ def from_checkpoint(
     except (AttributeError, TypeError, ValueError) as problem:
         raise damaged(found.folder, problem) from None
     weights.load(parts["live"])
-    _restore_optimizer(optimizer, trainable(groups), parts.get("optimizer", {}))
+    set_optimizer_state(optimizer, trainable(groups), _by_kind(parts.get("optimizer", {})))
     return standing
+
+
+def _by_kind(saved: Mapping[str, Tensor]) -> dict[str, Tensors]:
+    """The optimizer's tensors of a checkpoint, whose names begin with their kind."""
+    kinds: dict[str, Tensors] = {}
+    for key, tensor in saved.items():
+        kind, _, name = key.partition(".")
+        kinds.setdefault(kind, {})[name] = tensor
+    return kinds
 
 
 def _standing(found: Checkpoint, parts: Mapping[str, Tensors]) -> Standing:
@@ -234,16 +266,13 @@ def _check_tensors(
     }
     for part, (there, like) in wanted.items():
         _check_alike(part, parts.get(part, none), like if there else none)
-    kinds: dict[str, Tensors] = {}
-    for key, tensor in parts.get("optimizer", none).items():
-        kind, _, name = key.partition(".")
-        kinds.setdefault(kind, {})[name] = tensor
+    kinds = _by_kind(parts.get("optimizer", none))
     if kinds and kinds.keys() != ADAMW:
         raise ValueError(f"its optimizer keeps {', '.join(kinds)}")
-    seen = kinds.get("step", none)
+    seen = kinds.get(STEP, none)
     for kind, tensors in kinds.items():
         like = {name: parameters[name] for name in seen}
-        _check_alike(kind, tensors, {name: torch.zeros(()) for name in seen} if kind == "step" else like)
+        _check_alike(kind, tensors, {name: torch.zeros(()) for name in seen} if kind == STEP else like)
     losses = parts.get("epoch", none).get("losses", torch.zeros(0))
     if losses.shape != (found.position.step,):
         raise ValueError(f"it has {losses.numel()} losses of {found.position.step} steps")
@@ -269,15 +298,29 @@ def _check_alike(part: str, found: Mapping[str, Tensor], wanted: Mapping[str, Te
             )
 
 
-def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> dict[str, Tensors]:
+    """What the optimizer keeps of these parameters, by kind and name."""
+    found: dict[str, Tensors] = {}
+    for name, parameter in parameters.items():
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            found.setdefault(kind, {})[name] = torch.as_tensor(value)
+    return found
+
+
+def set_optimizer_state(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    state: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
+    """Let the optimizer go on from a state as ``optimizer_state`` gives it."""
     # AdamW keeps its step count on the CPU unless it is fused.
     fused = bool(optimizer.param_groups[0].get("fused"))
-    for key, value in saved.items():
-        kind, _, name = key.partition(".")
-        on_cpu = kind == "step" and not fused
-        optimizer.state[parameters[name]][kind] = value.cpu() if on_cpu else value
+    for kind, values in state.items():
+        for name, value in values.items():
+            on_cpu = kind == STEP and not fused
+            optimizer.state[parameters[name]][kind] = value.cpu() if on_cpu else value
 
 
 def _changing(plan: Plan, backbone: Backbone, head: nn.Module) -> list[str]:

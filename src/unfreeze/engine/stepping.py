@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from unfreeze.contracts import State
 from unfreeze.engine.devices import is_out_of_memory, seed_chance
 from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix, pair_loss
-from unfreeze.engine.ranks import LoneError
+from unfreeze.engine.ranks import LoneError, carried
 from unfreeze.engine.scaling import adjust, scaled, unscale
+from unfreeze.engine.sharding import Cut
 from unfreeze.engine.state import Standing, trainable
 from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.summing import SharedStatistics
@@ -30,7 +31,10 @@ FUSED = ("cuda", "cpu")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stepper:
-    """Takes the steps of one phase (number ``index``), together with the other ranks of the task."""
+    """Takes the steps of one phase (number ``index``), together with the other ranks of the task.
+
+    ``groups`` and ``start``, the weights that a pull leads to, are this rank's parts of what is ``cut`` over ranks.
+    """
 
     plan: Plan
     suffix: Suffix
@@ -40,6 +44,8 @@ class Stepper:
     groups: Sequence[Group]
     optimizer: torch.optim.Optimizer
     standing: Standing
+    start: Mapping[str, Tensor]
+    cut: Cut
     say: Callable[[str], None]
 
     def take(self, state: State, rows: NDArray[np.intp], *, factor: float) -> Tensor:
@@ -55,8 +61,8 @@ class Stepper:
         loss = None
         while loss is None:
             loss = self._try_gradients(state, rows)
-        gradients = [given.grad for given in trainable(self.groups).values() if given.grad is not None]
-        self.task.ranks.add_up([loss, *gradients])
+        self.cut.collect()
+        self.task.ranks.add_up([loss, *self._gradients_of(cut=False)])
         if self.standing.position.done == 0:
             self._refuse_unused_grafts()
         finite = torch.isfinite(loss)
@@ -64,7 +70,8 @@ class Stepper:
         if self.plan.clip or scale:
             parameters = list(trainable(self.groups).values())
             unscale((given.grad for given in parameters if given.grad is not None), scale)
-            norm = nn.utils.clip_grad_norm_(parameters, self.plan.clip or float("inf"))
+            norm = self._gradient_norm()
+            nn.utils.clip_grads_with_norm_(parameters, self.plan.clip or float("inf"), norm)
             sound = torch.isfinite(norm)
             # Gradients that only the scale has made infinite are no reason to stop: the next scale is smaller.
             failed = ~finite | (~sound & (scale["scale"] <= 1)) if scale else ~(finite & sound)
@@ -90,14 +97,16 @@ class Stepper:
     def _meets(self) -> bool:
         """Whether ranks exchange what they compute within a pass, so that none may repeat it or cut it by itself."""
         phase = self.plan.phases[self.index]
-        return not self.task.ranks.alone and (phase.objective == "pairs" or phase.norm == "train")
+        exchanging = bool(self.cut.parts) or phase.objective == "pairs" or phase.norm == "train"
+        return exchanging and not self.task.ranks.alone
 
     def _try_gradients(self, state: State, rows: NDArray[np.intp]) -> Tensor | None:
         """The gradients of this rank's rows, or None when memory ran out and they are now cut into more parts."""
         mine = len(self.task.ranks.loaded(rows))
         parts = min(self.standing.micro_batches, mine)
         try:
-            return self._gradients(state, rows, parts)
+            with carried():
+                return self._gradients(state, rows, parts)
         except RuntimeError as problem:
             if not is_out_of_memory(problem):
                 raise
@@ -150,8 +159,8 @@ class Stepper:
                 with self._statistics(len(mine)):
                     # Only whole batches are replayed; the shorter last one of an epoch must not be what is captured.
                     features = self.suffix(piece, whole=parts == 1 and len(rows) == self.plan.batch_size)
-                # A row that counts nothing is run where the share is empty.
-                features = features[: len(mine)]
+                # A row that counts nothing is run where others have one more.
+                features = features[: len(mine[chosen])]
                 mixed = None if mix is None or other is None else Mixed(mix.share, other[chosen])
                 if pairs and ranks.alone:
                     # Where memory has cut the batch, pairs are those within a part.
@@ -172,6 +181,23 @@ class Stepper:
                 scaled(objective, self.standing.scale).backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
         return total
+
+    def _gradients_of(self, *, cut: bool) -> list[Tensor]:
+        """The gradients of what is cut over ranks, or of what each of them holds."""
+        return [
+            parameter.grad
+            for name, parameter in trainable(self.groups).items()
+            if parameter.grad is not None and (name in self.cut.parts) == cut
+        ]
+
+    def _gradient_norm(self) -> Tensor:
+        """The length of all gradients together."""
+        norm: Tensor = nn.utils.get_total_norm(self._gradients_of(cut=False))
+        if not self.cut.parts:
+            return norm
+        parts: Tensor = nn.utils.get_total_norm(self._gradients_of(cut=True)).square().to(self.task.device)
+        self.task.ranks.add_up([parts])
+        return (norm.square() + parts).sqrt()
 
     def _statistics(self, rows: int) -> AbstractContextManager[object]:
         """Where norms are trained by several ranks, their statistics are those of the whole batch."""
@@ -194,7 +220,7 @@ class Stepper:
         if self.plan.pull:
             for group in self.groups:
                 for name, parameter in group.parameters if group.stage is not None else ():
-                    distance = distance + (parameter - self.standing.start[name]).square().sum()
+                    distance = distance + (parameter - self.start[name].to(parameter.device)).square().sum()
         return 0.5 * self.plan.pull * distance
 
     def _average(self) -> None:

@@ -1,0 +1,179 @@
+"""Weights cut over the processes of a training by FSDP2, where training does not fit into one device.
+
+Frozen weights need 4 bytes a parameter, trained ones five times as much and more: gradients, two moments of AdamW, the
+averaged weights. So the stages that a phase thaws are cut for as long as it takes its steps. Every process then holds a
+part of each of their tensors, and the optimizer works on these parts as on any parameter; FSDP puts a stage together
+while it is run, and takes it apart behind. Before and after the steps all weights are whole.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from unfreeze.contracts import Backbone
+from unfreeze.engine.ranks import Ranks
+from unfreeze.engine.trainable import Group, stage_of_parameters
+from unfreeze.plan import Phase
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """The modules that are cut, by path, and the whole ones whose places they have taken; none where nothing is.
+
+    ``live``: FSDP's parameters by name; ``parts``: what this rank has of each, in the same memory, for the optimizer.
+    """
+
+    root: nn.Module
+    count: int = 1
+    whole_modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    live: Mapping[str, DTensor] = field(default_factory=dict)
+    parts: Mapping[str, nn.Parameter] = field(default_factory=dict)
+
+    def groups(self, groups: Sequence[Group]) -> tuple[Group, ...]:
+        """The same groups, with this rank's parts in the place of what is cut."""
+        return tuple(
+            replace(
+                group,
+                parameters=tuple((name, self.parts.get(name, whole)) for name, whole in group.parameters),
+            )
+            for group in groups
+        )
+
+    def collect(self) -> None:
+        """Give the parts their gradients: the sums over all ranks of what was added up in backward passes."""
+        for name, part in self.parts.items():
+            given = self.live[name].grad
+            self.live[name].grad = None
+            # FSDP takes means over ranks. What the part has by itself was divided by their number too.
+            sums = [own for own in (part.grad, None if given is None else _own(given)) if own is not None]
+            part.grad = sum(sums[1:], sums[0]) * self.count if sums else None
+
+    def part(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This rank's copy of its part of each whole tensor of these names; what is not cut stays as it is."""
+        return {name: self._part(name, tensor) for name, tensor in tensors.items()}
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The whole tensors, put together from all ranks' parts; every rank has to ask for the same."""
+        return {name: self._whole(name, tensor) for name, tensor in tensors.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put whole values in place of those that are cut; other names are left out."""
+        with torch.no_grad():
+            for name in self.parts.keys() & tensors.keys():
+                self.parts[name].copy_(self._part(name, tensors[name]))
+
+    def restore(self) -> None:
+        """Put the whole modules back, with what their parts have become; by all ranks."""
+        found = {path: self._whole_module(path, self.root.get_submodule(path)) for path in self.whole_modules}
+        self.drop()
+        for path, values in found.items():
+            held = self.whole_modules[path].state_dict(keep_vars=True)
+            for name, tensor in held.items():
+                # On the processor until now: the device had no room for both.
+                tensor.data = values[name].to(tensor.dtype)
+
+    def _whole_module(self, path: str, module: nn.Module) -> dict[str, Tensor]:
+        """All tensors of a module that is cut, whole, by their names in it."""
+        named = {f"{path}.{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
+        return {name.removeprefix(f"{path}."): tensor for name, tensor in self.whole(named).items()}
+
+    def drop(self) -> None:
+        """Put the whole modules back as they were when they were cut."""
+        for path, module in self.whole_modules.items():
+            _put(self.root, path, module)
+
+    def _part(self, name: str, tensor: Tensor) -> Tensor:
+        from torch.distributed.tensor import distribute_tensor
+
+        like = self.live.get(name)
+        if like is None:
+            return tensor
+        # Every rank has the whole tensor: nothing needs to be sent.
+        given = distribute_tensor(
+            tensor.detach().to(like.device), like.device_mesh, like.placements, src_data_rank=None
+        )
+        return given.to_local().clone()
+
+    def _whole(self, name: str, tensor: Tensor) -> Tensor:
+        from torch.distributed.tensor import DTensor
+
+        like = self.live.get(name)
+        if like is None:
+            return tensor.detach()
+        own = _own(tensor) if isinstance(tensor, DTensor) else tensor.detach()
+        joined = DTensor.from_local(
+            own, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+        )
+        found: Tensor = joined.full_tensor()
+        return found
+
+
+def cut_stages(backbone: Backbone, phase: Phase, ranks: Ranks, device: torch.device) -> Cut:
+    """The thawed stages of a phase cut over the ranks, in their places; nothing is where the ranks hold all weights.
+
+    A stage is cut where one module holds all of it and nothing else; the rest stays whole.
+    """
+    root = backbone.module
+    paths = _paths(backbone, phase) if ranks.sharding is not None else []
+    if ranks.sharding is None or not paths:
+        return Cut(root)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (ranks.count,))
+    whole_modules = {path: root.get_submodule(path) for path in paths}
+    for path, module in whole_modules.items():
+        twin = copy.deepcopy(module)
+        for parameter in module.parameters():
+            parameter.data = parameter.data.cpu()
+        fully_shard(twin, mesh=mesh, reshard_after_forward=ranks.sharding.reshard)
+        _put(root, path, twin)
+    live: dict[str, Any] = {
+        name: parameter
+        for name, parameter in root.named_parameters()
+        if any(name.startswith(f"{path}.") for path in paths)
+    }
+    parts = {
+        name: nn.Parameter(_own(parameter), requires_grad=parameter.requires_grad)
+        for name, parameter in live.items()
+    }
+    return Cut(root, ranks.count, whole_modules, live, parts)
+
+
+def _paths(backbone: Backbone, phase: Phase) -> list[str]:
+    """Paths of the modules that hold one thawed stage each, whole and alone."""
+    owner = stage_of_parameters(backbone)
+    parameters = dict(backbone.module.named_parameters(remove_duplicate=False))
+    found = []
+    for stage in sorted({thaw.stage for thaw in phase.thaw}):
+        holders = [name.split(".")[:-1] for name in backbone.stages[stage].tensors]
+        shares = takewhile(lambda parts: len(set(parts)) == 1, zip(*holders, strict=False))
+        path = ".".join(parts[0] for parts in shares)
+        inside = {name for name in parameters if path and name.startswith(f"{path}.")}
+        shared = {id(parameters[name]) for name in inside} & {
+            id(parameter) for name, parameter in parameters.items() if name not in inside
+        }
+        if inside and not shared and {owner[name] for name in inside} == {stage}:
+            found.append(path)
+    return found
+
+
+def _own(tensor: Any) -> Tensor:
+    """What this rank holds of a tensor that is cut, in the same memory."""
+    local: Tensor = tensor.to_local()
+    return local.detach()
+
+
+def _put(root: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    root.get_submodule(parent)._modules[name] = module

@@ -1,0 +1,149 @@
+"""Weights cut over processes: each holds a part of what is trained, and whole weights come back."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from unfreeze.engine.launching import gathered
+from unfreeze.engine.ranks import ALONE, PeerLostError, Sharding, carried
+from unfreeze.engine.sharding import cut_stages
+from unfreeze.engine.trainable import select
+from unfreeze.errors import RequestError
+from unfreeze.plan import Phase, Thaw
+
+KINDS = pytest.mark.parametrize("kind", ["cnn", "vit", "text"])
+CPU = torch.device("cpu")
+
+
+def forked(test):
+    """For a test that runs processes of its own."""
+    return pytest.mark.slow(pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")(test))
+
+
+def thawing(backbone, *stages):
+    thaw = tuple(Thaw(stage, "weights", 1e-3) for stage in stages or range(len(backbone.stages)))
+    return Phase(name="own", epochs=1, thaw=tuple(one for one in thaw if backbone.stages[one.stage].tensors))
+
+
+def work_with_a_cut(t, kind, sharding):
+    """What a rank holds of each cut parameter, what the network answers, and what becomes of its weights."""
+    backbone = t.toy(kind)
+    batch = t.task_of(kind, train=4, val=0).train.inputs.batch(np.arange(4), None)
+    before = {name: tensor.clone() for name, tensor in backbone.module.state_dict().items()}
+    backbone.module.eval()
+    with torch.no_grad():
+        wanted = backbone.run(batch).h
+
+    def work(ranks):
+        phase = thawing(backbone)
+        groups = select(backbone, t.head_of(backbone), phase)
+        cut = cut_stages(backbone, phase, replace(ranks, sharding=sharding), CPU)
+        with torch.no_grad():
+            answers = backbone.run(batch).h
+            held = {name: part.numel() for name, part in cut.parts.items()}
+            ours = {name for group in cut.groups(groups) for name, one in group.parameters if name in held}
+            for part in cut.parts.values():
+                part.mul_(2)
+        joined = {name: tensor.numpy() for name, tensor in cut.whole(cut.parts).items()}
+        same = {name: tensor.numpy() for name, tensor in cut.whole(cut.part(before)).items()}
+        cut.restore()
+        after = {name: tensor.numpy() for name, tensor in backbone.module.state_dict().items()}
+        return held, ours, float((answers - wanted).abs().max()), joined, same, after
+
+    return before, work
+
+
+@forked
+@KINDS
+def test_each_holds_half_of_what_is_trained(t, together, kind, tmp_path):
+    before, work = work_with_a_cut(t, kind, Sharding())
+    answers = together(2, tmp_path, work)
+    held = [answer[0] for answer in answers]
+    assert held[0].keys() == held[1].keys()
+    assert {name: held[0][name] + held[1][name] for name in held[0]} == {
+        name: before[name].numel() for name in held[0]
+    }
+    assert sum(held[1].values()) >= 0.4 * sum(before[name].numel() for name in held[0])
+    for _, ours, difference, *_ in answers:
+        assert ours == set(held[0])
+        assert difference == 0
+
+
+@forked
+@KINDS
+def test_whole_weights_come_back_with_what_was_trained(t, together, kind, tmp_path):
+    before, work = work_with_a_cut(t, kind, Sharding(reshard=False))
+    for held, _, _, joined, same, after in together(2, tmp_path, work):
+        assert joined.keys() == held.keys()
+        for name, tensor in before.items():
+            whole = tensor.numpy()
+            assert np.array_equal(same[name], whole)
+            assert np.array_equal(after[name], 2 * whole if name in held else whole)
+            assert name not in held or np.array_equal(joined[name], 2 * whole)
+
+
+@forked
+def test_a_stage_that_shares_weights_stays_whole(t, together, tmp_path):
+    backbone = t.toy("vit")
+    backbone.module.block1.fc1 = backbone.module.block2.fc1
+
+    def work(ranks):
+        phase = thawing(backbone)
+        select(backbone, t.head_of(backbone), phase)
+        return set(cut_stages(backbone, phase, replace(ranks, sharding=Sharding()), CPU).whole_modules)
+
+    for cut in together(2, tmp_path, work):
+        assert cut
+        assert not cut & {"block1", "block2"}
+
+
+def test_alone_nothing_is_cut(t):
+    backbone = t.toy("vit")
+    cut = cut_stages(backbone, thawing(backbone), ALONE, CPU)
+    assert not cut.parts
+    tensors = dict(backbone.module.named_parameters())
+    assert all(cut.part(tensors)[name] is tensor for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed, which is not supported"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "set fsdp_version: 2"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "set fsdp_version: 2"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
+            "fsdp_offload_params",
+        ),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_ACTIVATION_CHECKPOINTING": "true"},
+            "fsdp_activation_checkpointing",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else " ".join(value),
+)
+def test_what_a_launcher_asks_for_in_vain_is_refused(monkeypatch, asked, sentence):
+    for name, value in (asked | {"WORLD_SIZE": "2", "RANK": "0"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RequestError, match=sentence), gathered("cpu"):
+        pass
+
+
+@pytest.mark.parametrize("reshard", [True, False])
+@forked
+def test_a_launcher_says_how_weights_are_cut(monkeypatch, together, reshard, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", str(reshard).lower())
+    assert together(2, tmp_path, lambda ranks: ranks.sharding) == [Sharding(reshard)] * 2
+    assert "WORLD_SIZE" not in os.environ
+
+
+def test_only_what_carries_tensors_tells_of_a_lost_process():
+    with pytest.raises(PeerLostError, match="--resume"), carried():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="shapes"), carried():
+        raise RuntimeError("shapes do not match")
