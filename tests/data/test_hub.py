@@ -80,3 +80,22 @@ def test_without_the_library_the_install_line_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"photos/train does not exist here.*pip install 'unfreeze\[hub\]'"):
         load_dataset("photos/train")
+
+
+def test_embedded_images_stay_on_the_disk_until_they_are_read(library, tmp_path):
+    cells = [{"bytes": bytes([n]) * 200_000, "path": None} for n in range(100)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array(cells, type=kind), "label": ["a", "b"] * 50})
+    with (
+        pa.OSFile(str(tmp_path / "train.arrow"), "wb") as file,
+        pa.ipc.new_file(file, table.schema) as writer,
+    ):
+        writer.write_table(table, max_chunksize=10)
+    del table, cells
+    # As the library hands over what it has fetched.
+    mapped = pa.ipc.open_file(pa.memory_map(str(tmp_path / "train.arrow"))).read_all()
+    library({"train": SimpleNamespace(data=SimpleNamespace(table=mapped))})
+    before = pa.total_allocated_bytes()
+    data = load_dataset("owner/mails")
+    assert data.samples.read(7) == bytes([7]) * 200_000
+    assert pa.total_allocated_bytes() - before < 200_000
