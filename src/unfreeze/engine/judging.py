@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone
 from unfreeze.engine.devices import autocast
+from unfreeze.engine.ranks import carried
 from unfreeze.engine.state import Weights
 from unfreeze.engine.task import Judged, Task
 from unfreeze.evaluate.calibration import fit_temperature
@@ -41,7 +42,7 @@ def score(backbone: Backbone, head: nn.Module, task: Task, prefix: Prefix, *, ba
     backbone.module.eval()
     head.eval()
     logits = []
-    with torch.no_grad():
+    with torch.no_grad(), carried():
         for state in prefix.val_batches(loaded, batch_size * LARGER[task.device.type]):
             with autocast(task.device, prefix.precision):
                 features = backbone.run(state, prefix.boundary, None).h

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone
-from unfreeze.engine.ranks import Ranks
+from unfreeze.engine.ranks import Ranks, carried
 from unfreeze.engine.trainable import Group, stage_of_parameters
 from unfreeze.plan import Phase
 
@@ -114,7 +114,8 @@ class Cut:
         joined = DTensor.from_local(
             own, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
         )
-        found: Tensor = joined.full_tensor()
+        with carried():
+            found: Tensor = joined.full_tensor()
         return found
 
 
