@@ -155,17 +155,17 @@ def _train_into(
         )
     probed = probe_data(dataset, decisions, clock, progress, ranks=ranks)
     material, probe = probed.material, probed.probe
-    backbone, features, executor = material.backbone, material.features, material.executor
+    backbone, features = material.backbone, material.features
     with clock.part("probe and thaw curve"):
         floor = calibrate_probe(dataset, features, probe.probe, backbone, decisions)
     learned = learn(folder, material, probe.probe, floor, probed.plan, clock)
     fitted, fit = learned.fitted, learned.fit
     with clock.part("test rows, from the raw inputs"):
-        tested = test_classifier(floor, dataset, executor, decisions, progress, same_weights=True)
+        tested = test_classifier(floor.classifier, dataset, probed.executor.exact, decisions, progress)
         floor_tested, oof = None, (floor.rows, floor.probabilities)
-        if fit is not None:
+        if fitted.exact is not None:
             floor_tested = tested
-            tested = test_classifier(fitted, dataset, executor, decisions, progress, same_weights=False)
+            tested = test_classifier(fitted.classifier, dataset, fitted.exact, decisions, progress)
     with clock.part("scoring"):
         validation = score(fitted.probabilities, fitted.y, dataset.labels.names)
         test = score(tested.probabilities, dataset.label[tested.rows], dataset.labels.names)

@@ -41,11 +41,15 @@ FEWEST_PRECISION_ROWS = 128
 
 @dataclass(frozen=True, eq=False)
 class ExecutorChoice:
-    """The executor that was chosen and why; ``error`` is against float32 PyTorch, None where it is that itself."""
+    """The executor that was chosen and why; ``error`` is against float32 PyTorch, None where it is that itself.
+
+    ``exact``: one in fp32 for what is measured; the same where that was chosen.
+    """
 
     name: str
     reason: str
     executor: Executor
+    exact: Executor
     error: ExecutorError | None = None
     verdict: PrecisionVerdict | None = None
 
@@ -143,10 +147,9 @@ class _Chooser:
             error = self.error("torch-fp32")
             measured = "" if error is None else f"; its features are {_distance(error)}"
             reason = f"{self.device} runs it{measured}"
-            return ExecutorChoice("torch-fp32", reason, self.executor("torch-fp32"), error)
+            return self.chosen("torch-fp32", reason, error)
         if "openvino-fp32" not in names:
-            reason = "OpenVINO is not installed; PyTorch in fp32"
-            return ExecutorChoice("torch-fp32", reason, self.executor("torch-fp32"))
+            return self.chosen("torch-fp32", "OpenVINO is not installed; PyTorch in fp32")
         try:
             error = self.error("openvino-fp32")
         except RuntimeError as problem:
@@ -154,20 +157,13 @@ class _Chooser:
             reason = (
                 f"OpenVINO cannot run {self.backbone.name} ({str(problem).strip().splitlines()[0][:120]})"
             )
-            return ExecutorChoice("torch-fp32", f"{reason}; PyTorch in fp32", self.executor("torch-fp32"))
+            return self.chosen("torch-fp32", f"{reason}; PyTorch in fp32")
         if error is None:
-            return ExecutorChoice(
-                "torch-fp32", "no row could be read to measure another one", self.executor("torch-fp32")
-            )
+            return self.chosen("torch-fp32", "no row could be read to measure another one")
         if error.relative_max > FP32_TOLERANCE:
-            return ExecutorChoice(
-                "torch-fp32",
-                f"OpenVINO's features are {_distance(error)}: too far",
-                self.executor("torch-fp32"),
-                error,
-            )
+            return self.chosen("torch-fp32", f"OpenVINO's features are {_distance(error)}: too far", error)
         reason = f"the fastest in fp32 on this processor; its features are {_distance(error)}"
-        return ExecutorChoice("openvino-fp32", reason, self.executor("openvino-fp32"), error)
+        return self.chosen("openvino-fp32", reason, error)
 
     def low_precision_asked(self, name: str) -> ExecutorChoice:
         """The bf16 executor that was asked for, with its measured error."""
@@ -175,7 +171,7 @@ class _Chooser:
         measured = (
             "" if error is None else f"; its features are {error.relative_median:.1%} from fp32 (median)"
         )
-        return ExecutorChoice(name, f"bf16 was asked for{measured}", self.executor(name), error)
+        return self.chosen(name, f"bf16 was asked for{measured}", error)
 
     def low_precision_tried(self, choice: ExecutorChoice) -> ExecutorChoice:
         """The bf16 sibling of ``choice`` when it saves time and makes no difference, else ``choice``."""
@@ -195,9 +191,8 @@ class _Chooser:
             _remember(path, asdict(outcome))
         if outcome.taken:
             reason = f"bf16 {outcome.why}"
-            return ExecutorChoice(name, reason, self.executor(name), self.error(name), outcome.verdict)
-        reason = f"{choice.reason}; bf16 {outcome.why}"
-        return ExecutorChoice(choice.name, reason, choice.executor, choice.error, outcome.verdict)
+            return self.chosen(name, reason, self.error(name), outcome.verdict)
+        return self.chosen(choice.name, f"{choice.reason}; bf16 {outcome.why}", choice.error, outcome.verdict)
 
     def _try_low_precision(
         self, name: str, high: Executor, rows: NDArray[np.intp]
@@ -268,6 +263,17 @@ class _Chooser:
         )
         positions = [batch.positions for batch in batches] or [np.zeros(0, dtype=np.intp)]
         return [batch.state for batch in batches], np.concatenate(positions)
+
+    def chosen(
+        self,
+        name: str,
+        reason: str,
+        error: ExecutorError | None = None,
+        verdict: PrecisionVerdict | None = None,
+    ) -> ExecutorChoice:
+        """The choice of this executor, with its engine's in fp32 beside."""
+        exact = f"{name.partition('-')[0]}-fp32"
+        return ExecutorChoice(name, reason, self.executor(name), self.executor(exact), error, verdict)
 
     def executor(self, name: str) -> Executor:
         """The executor, built already or at its first batch."""

@@ -189,7 +189,7 @@ class CostModel:
         network.module.to("cpu")
         last = len(network.stages)
         began = time.perf_counter()
-        executor = exact_executor(network, (last,), like=self._material.executor, same_weights=False)
+        executor = exact_executor(network, (last,), like=self._material.executor)
         building = time.perf_counter() - began
         small, large = two_batches(some_batches(sample.material.inputs(), plan.batch_size))
         run = time_line(lambda batch: executor(batch.raw), small, large)

@@ -30,8 +30,8 @@ class Fitted:
     """A classifier, and the predictions it was calibrated with.
 
     ``logits`` and ``y`` belong to ``rows`` of the data set, none of which the logits' head was fitted on; ``how`` says
-    why that is so. ``spare``: the same of weights that a training did not take, with
-    their name.
+    why that is so. ``exact``: an fp32 executor of a trained network. ``spare``: the same of weights that a training did
+    not take, with their name.
     """
 
     classifier: Classifier
@@ -39,6 +39,7 @@ class Fitted:
     y: NDArray[np.int32]
     rows: NDArray[np.intp]
     how: str
+    exact: Executor | None = None
     spare: tuple[str, Fitted] | None = None
 
     @property
@@ -166,29 +167,16 @@ def score_rows(
 
 
 def test_classifier(
-    fitted: Fitted,
-    dataset: Dataset,
-    executor: Executor,
-    decisions: Decisions,
-    progress: Progress,
-    *,
-    same_weights: bool,
+    classifier: Classifier, dataset: Dataset, exact: Executor, decisions: Decisions, progress: Progress
 ) -> Tested:
-    """The test rows through the classifier; ``same_weights``: the executor at hand runs its very weights."""
-    classifier = fitted.classifier
-    boundaries = tuple(sorted(classifier.head.boundaries))
-    exact = exact_executor(classifier.backbone, boundaries, like=executor, same_weights=same_weights)
+    """The test rows through the classifier; ``exact``: an fp32 executor of its weights."""
     logits, rows = score_rows(
         classifier, dataset, dataset.rows("test"), executor=exact, decisions=decisions, progress=progress
     )
     return Tested(rows, logits, softmax(logits, classifier.temperature), exact)
 
 
-def exact_executor(
-    backbone: Backbone, boundaries: tuple[int, ...], *, like: Executor, same_weights: bool
-) -> Executor:
-    """An fp32 executor for measuring: the one at hand where it is one for these weights, else a new one."""
-    if same_weights and like.precision == "fp32":
-        return like
+def exact_executor(backbone: Backbone, boundaries: tuple[int, ...], *, like: Executor) -> Executor:
+    """An fp32 executor for measuring a network whose weights are new, by the engine of the one at hand."""
     engine = like.name.partition("-")[0]
     return build_executor(f"{engine}-fp32", backbone, boundaries=boundaries, device=like.device)

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.contracts import Backbone
+from unfreeze.contracts import Executor
 from unfreeze.heads.head import Head
 from unfreeze.heads.probe import fit_probe
 from unfreeze.plan import Plan
 from unfreeze.training.material import Material
-from unfreeze.training.probing import exact_executor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,19 +36,17 @@ def starting_head(material: Material, plan: Plan, rows: NDArray[np.intp]) -> nn.
     return _fit(material, features.arrays[last][material.places(rows)], rows).module(dropout=plan.dropout)
 
 
-def fitted_anew(material: Material, network: Backbone, rows: NDArray[np.intp]) -> Head:
-    """A head fitted on what the trained network makes of these rows, which must be those that it was trained on."""
-    return _fit(material, pooled_features(material, network, rows), rows)
+def fitted_anew(material: Material, exact: Executor, rows: NDArray[np.intp]) -> Head:
+    """A head fitted on what a trained network's executor makes of these rows, those that it was trained on."""
+    return _fit(material, pooled_features(material, exact, rows), rows)
 
 
-def pooled_features(material: Material, network: Backbone, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-    """The pooled features (rows, dim) of a trained network, in fp32."""
-    last = len(network.stages)
-    executor = exact_executor(network, (last,), like=material.executor, same_weights=False)
+def pooled_features(material: Material, exact: Executor, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """The pooled features (rows, dim) that an executor gives, in its last summary."""
     inputs = material.inputs().select(material.places(rows))
     order = np.arange(len(rows))
     features = [
-        executor(inputs.batch(order[first : first + BATCH_ROWS], None)).summaries[-1].numpy()
+        exact(inputs.batch(order[first : first + BATCH_ROWS], None)).summaries[-1].numpy()
         for first in range(0, len(rows), BATCH_ROWS)
     ]
     return np.concatenate(features)

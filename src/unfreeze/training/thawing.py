@@ -18,7 +18,7 @@ from unfreeze.bundle.classifier import Adapter, Base, Classifier
 from unfreeze.bundle.folder import CHECKPOINTS
 from unfreeze.bundle.loading import lasting_source
 from unfreeze.choose.settings import Decisions
-from unfreeze.contracts import Backbone
+from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset
 from unfreeze.engine.checkpoints import RATE, Checkpoints
 from unfreeze.errors import DivergedError, RequestError
@@ -106,13 +106,14 @@ def _finish(
         base = _base(material.backbone, material.decisions)
         adapter = Adapter(base=base, files=pack(trained, plan.graft, base=base.source))
         trained = settle(trained, plan.graft)
+    exact = exact_executor(trained, (len(trained.stages),), like=material.executor)
     if plan.ends_in_pairs:
         material.progress.say("The head is fitted anew on what the network makes of the training rows now.")
-        shipped = fitted_anew(material, trained, train_rows)
+        shipped = fitted_anew(material, exact, train_rows)
     else:
         shipped = from_module(head.cpu(), boundaries=(len(trained.stages),))
-    fitted = _measure(rehash(trained), shipped, material, plan, val_rows)
-    return replace(fitted, classifier=replace(fitted.classifier, adapter=adapter))
+    fitted = _measure(rehash(trained), shipped, exact, material, plan, val_rows)
+    return replace(fitted, classifier=replace(fitted.classifier, adapter=adapter), exact=exact)
 
 
 def write_fit(result: Fit, folder: Path) -> None:
@@ -153,11 +154,15 @@ def write_history(result: Fit, path: Path) -> None:
 
 
 def _measure(
-    backbone: Backbone, head: Head, material: Material, plan: Plan, val_rows: NDArray[np.intp]
+    backbone: Backbone,
+    head: Head,
+    exact: Executor,
+    material: Material,
+    plan: Plan,
+    val_rows: NDArray[np.intp],
 ) -> Fitted:
     """The trained network's calibration, on validation rows run from their raw inputs in fp32."""
     dataset, decisions = material.dataset, material.decisions
-    exact = exact_executor(backbone, head.boundaries, like=material.executor, same_weights=False)
     classifier = Classifier(backbone=backbone, head=head, labels=dataset.labels)
     logits, rows = score_rows(
         classifier, dataset, val_rows, executor=exact, decisions=decisions, progress=material.progress

@@ -23,7 +23,7 @@ from unfreeze.plan import Plan
 from unfreeze.progress import Inside
 from unfreeze.training.material import Material
 from unfreeze.training.planning import shorten
-from unfreeze.training.probing import fit_rows
+from unfreeze.training.probing import exact_executor, fit_rows
 from unfreeze.training.starting import fitted_anew, pooled_features, starting_head
 from unfreeze.training.together import Training, run_plan
 
@@ -94,12 +94,13 @@ class Trier:
             )
             losses = tuple(record.train_loss for record in result.history)
             network = settle(trained, plan.graft) if plan.graft else trained
+            exact = exact_executor(network, (len(network.stages),), like=material.executor)
             shipped = (
-                fitted_anew(material, network, train)
+                fitted_anew(material, exact, train)
                 if plan.ends_in_pairs
                 else from_module(head.cpu(), boundaries=(len(network.stages),))
             )
-            logits = shipped.logits(pooled_features(material, network, scored))
+            logits = shipped.logits(pooled_features(material, exact, scored))
             right = np.asarray(logits.argmax(axis=1) == material.dataset.label[scored])
         except StoppedError:
             raise
