@@ -11,7 +11,7 @@ import unfreeze
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost, PhaseCost
 from unfreeze.choose.trials import Expectation, Search
-from unfreeze.errors import DivergedError
+from unfreeze.errors import DivergedError, RequestError
 
 SETTINGS = {
     "backbone": "efficientnet-lite0",
@@ -76,9 +76,7 @@ def auto(monkeypatch, plain_torch):
 @pytest.fixture
 def taken(wanted):
     """The candidate is taken without a trial."""
-    expected = Expectation(
-        candidate=PARTIAL, gain=0.1, error=0.1, seconds=4.0, measured=False, full_length=False
-    )
+    expected = Expectation(candidate=PARTIAL, gain=0.1, error=0.1, seconds=4.0, price=0.0, full_length=False)
     found = Search(expectations=(expected,), chosen=expected, decisions=["It is taken."])
     wanted.setattr("unfreeze.training.choosing.search", lambda *_, **__: found)
     return wanted
@@ -218,3 +216,75 @@ def test_a_run_that_is_stopped_goes_on_with_what_was_chosen(wanted, cells, tmp_p
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", resume=True, **SETTINGS)
     assert run.strategy == "partial"
     assert choice_of(run.folder)["trials"] == before["trials"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [({"lr": 1e-4}, "another rate .none, now 0.0001."), ({"epochs": 5}, "another epochs .4, now 5.")],
+    ids=str,
+)
+def test_a_stopped_run_is_not_taken_up_with_other_settings(
+    wanted, cells, tmp_path, stopping, change, sentence
+):
+    with stopping(3):
+        unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
+    with pytest.raises(RequestError, match=f"this was chosen with {sentence}"):
+        unfreeze.train(str(cells), output_dir=tmp_path / "run", resume=True, **SETTINGS | change)
+
+
+@pytest.mark.parametrize("record", ["{}", "[1]", '{"settings": 3}', '{"settings": {"data": [2]}}'])
+def test_a_damaged_choice_is_refused(wanted, cells, tmp_path, stopping, record):
+    with stopping(3):
+        unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
+    (tmp_path / "run" / "choice.json").write_text(record)
+    with pytest.raises(RequestError, match="--resume: "):
+        unfreeze.train(str(cells), output_dir=tmp_path / "run", resume=True, **SETTINGS)
+
+
+def test_without_validation_rows_the_probe_is_taken_before_anything_is_tried(wanted, cells, tmp_path):
+    pictures = sorted(cells.glob("*/*.png"))
+    few = [str(path) for path in (*pictures[:3], *pictures[-3:])]
+    labels = ["dark"] * 3 + ["light"] * 3
+    run = unfreeze.train((few, labels), output_dir=tmp_path / "run", **SETTINGS)
+    choice = choice_of(run.folder)
+    assert run.strategy == "feature-extraction"
+    assert choice["candidates"] == choice["trials"] == []
+    assert choice["decisions"][0].startswith("There are no validation rows")
+
+
+def test_candidates_are_not_measured_when_the_time_is_over(auto, cells, tmp_path):
+    from unfreeze.training.choosing import candidate_plans
+
+    seen = []
+
+    def slow(*arguments):
+        plans = candidate_plans(*arguments)
+        seen.extend(candidate.name for candidate in plans)
+        return plans
+
+    auto.setattr("unfreeze.training.choosing.candidate_plans", slow)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", time_limit="0.01s", **SETTINGS)
+    late = [one for one in choice_of(run.folder)["decisions"] if "is over before its cost is measured" in one]
+    assert [sentence.partition(":")[0] for sentence in late] == seen[1:]
+
+
+def test_candidates_that_come_to_the_same_training_are_tried_once(auto, cells, tmp_path):
+    from dataclasses import replace
+
+    from unfreeze.training.planning import plan_candidate
+
+    same = [Candidate(strategy=name, hope=9.0, reason="as the test wants it") for name in ("full", "partial")]
+    auto.setattr("unfreeze.training.choosing.list_candidates", lambda *_, **__: same)
+    plans = []
+
+    def alike(candidate, *arguments):
+        plan = plan_candidate(same[0], *arguments)
+        phases = tuple(replace(phase, name=candidate.strategy) for phase in plan.phases)
+        plans.append(replace(plan, strategy=candidate.strategy, phases=phases))
+        return plans[-1]
+
+    auto.setattr("unfreeze.training.choosing.plan_candidate", alike)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", time_limit="1s", **SETTINGS)
+    assert len(plans) == 2
+    assert len(choice_of(run.folder)["decisions"]) == 2
+    assert choice_of(run.folder)["decisions"][0].startswith("full:")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unfreeze.choose.trials import TWO_SIDED
+from unfreeze.report import words
 from unfreeze.report.charts import LineChart, Series
 from unfreeze.report.content import Section, Table
 
@@ -14,7 +16,8 @@ def choice_section(choice: Mapping[str, Any]) -> Section:
     floor = choice["floor"]
     paragraphs = (
         f"Every candidate stands beside the floor, the probe on frozen features: {floor['accuracy_out_of_fold']:.1%} "
-        f"right out of fold on {floor['rows']:,} rows that are not test. Trials train on one half of them and are "
+        f"right out of fold (95 % interval {100 * floor['interval'][0]:.1f}–{100 * floor['interval'][1]:.1f}) on "
+        f"{floor['rows']:,} rows that are not test. Trials train on one half of them and are "
         "scored on the other; the probe beside is fitted on the same half. The test rows took no part.",
         *choice["decisions"],
     )
@@ -52,7 +55,7 @@ def _row(
     mine = [trial for trial in trials if trial["candidate"] == candidate["name"]]
     told = "not tried"
     if expected is not None:
-        told = f"{expected['gain']:+.1%} ± {1.96 * expected['error']:.1%}"
+        told = f"{words.points(expected['gain'])} ± {TWO_SIDED * 100 * expected['error']:.1f}"
     elif any(trial["failed"] for trial in mine):
         told = "failed"
     return (
@@ -72,4 +75,4 @@ def _gain(trials: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "–"
     gain = sum((trial["accuracy"] - trial["floor_accuracy"]) * trial["rows"] for trial in done) / rows
-    return f"{gain:+.1%} ({rows:,} rows)"
+    return f"{words.points(gain)} ({rows:,} rows)"

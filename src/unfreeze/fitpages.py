@@ -21,8 +21,11 @@ def fit_sections(fit: Fit) -> tuple[Section, ...]:
     return _history(fit), _ledger(fit)
 
 
-def cost_section(cost: Cost, fit: Fit, seconds: float) -> Section:
-    """What was predicted before the training, for the epochs that were run, beside the ``seconds`` it took."""
+def cost_section(cost: Cost, fit: Fit, seconds: float | None) -> Section:
+    """What was predicted before the training, for the epochs that were run, beside the ``seconds`` it took.
+
+    None where it was stopped and resumed: nobody has counted then.
+    """
     run = Counter(record.phase for record in fit.history)
     predicted, planned = cost.for_epochs(run), {phase.name: phase.epochs for phase in cost.phases}
     rows = [
@@ -33,14 +36,23 @@ def cost_section(cost: Cost, fit: Fit, seconds: float) -> Section:
     peak = max((record.peak_bytes for record in fit.history), default=0)
     rows += [
         ("before, between and after", "", around, ""),
-        ("together", "", words.duration(predicted.seconds), words.duration(seconds)),
+        (
+            "together",
+            "",
+            words.duration(predicted.seconds),
+            "" if seconds is None else words.duration(seconds),
+        ),
         ("peak memory", "", f"{predicted.memory_bytes / 1e9:.2f} GB", f"{peak / 1e9:.2f} GB"),
     ]
-    factor = seconds / max(predicted.seconds, 1e-9)
     told = (
         f"Before it began the training was predicted from a few batches: {words.duration(predicted.seconds)} for the "
-        f"epochs that were run, and it took {words.duration(seconds)}, {factor:.2f} times as long."
+        "epochs that were run"
     )
+    if seconds is None:
+        told += ". It was resumed, so that what it took in all was not counted."
+    else:
+        factor = seconds / max(predicted.seconds, 1e-9)
+        told += f", and it took {words.duration(seconds)}, {factor:.2f} times as long."
     table = Table(("", "epochs", "predicted", "measured"), tuple(rows), numeric=frozenset({1, 2, 3}))
     return Section("What it took", (told,), (table,))
 

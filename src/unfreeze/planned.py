@@ -17,6 +17,7 @@ from unfreeze.errors import DataError, RequestError
 from unfreeze.plan import Plan
 from unfreeze.progress import Clock, Progress, Silent
 from unfreeze.proportions import wilson_interval
+from unfreeze.report.words import points
 from unfreeze.training.choosing import FINAL_SHARE, LEAST_EPOCHS, TIME_LIMIT, candidate_plans, fit_into
 from unfreeze.training.facing import gather_facts
 from unfreeze.training.material import Material
@@ -200,7 +201,7 @@ def choose_by_rules(options: Sequence[Option], strategy: str, *, floor_error: fl
             gain=option.candidate.hope * floor_error,
             error=option.candidate.hope * floor_error,
             seconds=option.cost.seconds,
-            measured=False,
+            price=PRICE * option.cost.seconds / max(dearest, 1e-9),
             full_length=False,
         )
         for option in hopeful
@@ -208,18 +209,18 @@ def choose_by_rules(options: Sequence[Option], strategy: str, *, floor_error: fl
     }
     if not expected:
         return RuleChoice(FLOOR, "No other strategy fits this backbone within the time limit.")
-    best = max(expected, key=lambda name: expected[name].worth(dearest))
+    best = max(expected, key=lambda name: expected[name].worth)
     gain = expected[best].gain
-    if gain <= PRICE / 2 or expected[best].worth(dearest) <= 0:
+    if gain <= PRICE / 2 or expected[best].worth <= 0:
         return RuleChoice(
             FLOOR,
-            f"The probe is wrong on {floor_error:.1%} of the rows: nothing is expected to gain more than {gain:.1%}, "
-            "which is not worth its time.",
+            f"The probe is wrong on {floor_error:.1%} of the rows: nothing is expected to gain more than "
+            f"{100 * gain:.1f} points, which is not worth its time.",
         )
     return RuleChoice(
         best,
         f"The probe is wrong on {floor_error:.1%} of the rows, and of the plans that --strategy auto would try this "
-        f"one is expected to gain most for its time: {gain:.1%}. Trials may find otherwise.",
+        f"one is expected to gain most for its time: {points(gain)}. Trials may find otherwise.",
     )
 
 

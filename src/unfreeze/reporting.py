@@ -60,7 +60,8 @@ class Evidence:
 
     ``oof``: rows and calibrated probabilities that no fit saw; ``test_logits`` belong to ``test_rows``, as do
     ``floor``, the probe's probabilities beside a thawed result. ``fit``: the history and ledger of thawing.
-    ``choice``: what ``choice.json`` holds. ``cost``: what was predicted of the thawing, which took ``thawing_seconds``.
+    ``choice``: what ``choice.json`` holds. ``cost``: what was predicted of the training, which took
+    ``training_seconds``; None where it was resumed.
     ``examples``: how many training rows the run carries.
     """
 
@@ -85,7 +86,7 @@ class Evidence:
     fit: Fit | None
     choice: Mapping[str, Any] | None
     cost: Cost | None
-    thawing_seconds: float
+    training_seconds: float | None
     examples: int
 
 
@@ -322,7 +323,7 @@ def _sections(evidence: Evidence) -> tuple[content.Section, ...]:
     took = (
         ()
         if evidence.cost is None
-        else (cost_section(evidence.cost, evidence.fit, evidence.thawing_seconds),)
+        else (cost_section(evidence.cost, evidence.fit, evidence.training_seconds),)
     )
     return (*choice, *fit_sections(evidence.fit), *took)
 

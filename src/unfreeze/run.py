@@ -207,7 +207,7 @@ def _train_into(
         fit=fit,
         choice=None if learned.choice is None else learned.choice.to_dict(),
         cost=learned.cost,
-        thawing_seconds=clock.seconds.get("thawing", 0.0),
+        training_seconds=None if learned.choice is None else learned.choice.seconds,
         examples=0 if examples is None else len(examples.labels),
         settings=decisions.resolved(),
         fingerprint=dataset.fingerprint,

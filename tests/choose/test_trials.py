@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -42,6 +40,7 @@ class Bench:
             right=right,
             floor_right=np.arange(half) < round(half * self.floor),
             y=np.arange(half) % 2,
+            train=np.arange(half) % 5 > 0,
             losses=self.losses.get(one.name, (0.7, 0.6, 0.5)),
             seconds=self.seconds[one.name] * share / 2,
             failed="the loss is not finite" if one.name in self.failing else "",
@@ -118,6 +117,35 @@ def test_a_task_on_a_plateau_is_found_by_its_training_loss():
     assert any("training loss falls fastest" in sentence for sentence in found.decisions)
 
 
+@pytest.mark.parametrize(("floor", "takes"), [(0.95, False), (0.85, True)], ids=str)
+def test_it_is_said_whose_place_a_trend_takes_and_only_where_it_takes_one(floor, takes):
+    bench = Bench(dict.fromkeys(("a", "b", "slow"), (floor, floor)), floor=floor)
+    bench.losses = dict.fromkeys("ab", (0.70, 0.68, 0.66)) | {"slow": (0.70, 0.60, 0.40)}
+    found = bench.search(candidate("a"), candidate("b"), candidate("slow", hope=0.02))
+    told = [sentence for sentence in found.decisions if "falls fastest" in sentence]
+    assert [sentence.partition("it is")[2] for sentence in told] == (
+        [" tried at full length in place of b."] if takes else []
+    )
+
+
+def test_what_trials_found_is_kept_without_hope_and_without_validation_rows():
+    bench = Bench({"full": (0.70, 0.80)})
+    (expectation,) = bench.search(candidate("full", hope=0.05)).expectations
+    half = np.arange(ROWS // 2)
+    of_train = (half[half % 5 > 0] < 0.8 * len(half)).mean() - (half[half % 5 > 0] < 0.7 * len(half)).mean()
+    assert expectation.found == pytest.approx(of_train)
+    assert expectation.gain != pytest.approx(of_train, abs=1e-3)
+    assert expectation.found_error is not None
+    assert expectation.error < expectation.found_error
+
+
+@pytest.mark.parametrize(("budget", "bound"), [(60.0, "--time-limit leaves"), (1e9, "twice the dearest")])
+def test_it_is_said_what_bounds_the_trials(budget, bound):
+    bench = Bench(dict.fromkeys("abcd", (0.71, 0.71)))
+    told = bench.search(*(candidate(name) for name in "abcd"), budget=budget).decisions
+    assert any("no full-length trial" in sentence and bound in sentence for sentence in told)
+
+
 def test_a_candidate_that_breaks_is_never_taken():
     bench = Bench({"full": (0.9, 0.99), "partial": (0.72, 0.75)})
     bench.failing = {"full"}
@@ -166,7 +194,8 @@ def test_the_error_of_a_difference_counts_the_rows_that_differ():
 
 def test_an_expectation_is_kept_as_json():
     one = candidate("full", rate=1e-4)
-    made = Expectation(candidate=one, gain=0.1, error=0.02, seconds=3.0, measured=True, full_length=True)
+    made = Expectation(candidate=one, gain=0.1, error=0.02, seconds=3.0, price=0.003, full_length=True)
     assert Expectation.from_dict(made.to_dict(), one) == made
     assert made.to_dict()["candidate"] == "full, rate 0.0001"
-    assert replace(made, seconds=0.0).worth(10.0) == pytest.approx(0.1)
+    assert not made.measured
+    assert made.worth == pytest.approx(0.097)

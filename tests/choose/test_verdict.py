@@ -10,9 +10,18 @@ from unfreeze.choose.verdict import COLLAPSE_EPOCHS, CollapseWatch, judge
 CANDIDATE = Candidate(strategy="full", hope=0.2, reason="")
 
 
-def expected(gain: float, error: float) -> Expectation:
+def expected(
+    found: float | None, error: float | None, *, gain: float = 0.05, price: float = 0.005
+) -> Expectation:
     return Expectation(
-        candidate=CANDIDATE, gain=gain, error=error, seconds=1.0, measured=True, full_length=True
+        candidate=CANDIDATE,
+        gain=gain,
+        error=0.01,
+        seconds=1.0,
+        price=price,
+        full_length=True,
+        found=found,
+        found_error=error,
     )
 
 
@@ -23,7 +32,7 @@ def rows(right: int, of: int = 100) -> np.ndarray:
 def test_what_is_right_more_often_than_the_probe_is_shipped():
     verdict = judge(expected(0.05, 0.02), rows(90), rows(80))
     assert verdict.ship
-    assert "it is shipped" in verdict.reason
+    assert verdict.reason.endswith("which is more than its price of 0.5 points. It is shipped.")
 
 
 def test_what_falls_below_the_probe_is_not_shipped():
@@ -37,8 +46,20 @@ def test_few_validation_rows_do_not_undo_certain_trials():
 
 
 def test_without_trials_validation_alone_decides():
-    assert judge(None, rows(81), rows(80)).ship
-    assert not judge(None, rows(80), rows(80)).ship
+    assert judge(expected(None, None), rows(81), rows(80)).ship
+    assert not judge(expected(None, None), rows(80), rows(80)).ship
+
+
+@pytest.mark.parametrize("error", [0.005, 0.05], ids=["certain", "uncertain"])
+def test_a_tie_ships_the_probe_whatever_was_hoped(error):
+    verdict = judge(expected(0.0, error, gain=0.2), rows(80), rows(80))
+    assert not verdict.ship
+    assert "which is not more than its price" in verdict.reason
+
+
+def test_a_gain_below_the_price_is_not_shipped():
+    assert judge(expected(0.02, 0.01, price=0.005), rows(81), rows(80)).ship
+    assert not judge(expected(0.02, 0.01, price=0.05), rows(81), rows(80)).ship
 
 
 def test_a_collapse_is_called_after_epochs_in_a_row_that_are_clearly_below():

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from unfreeze.adapting.scene import Proposal, Scene
 from unfreeze.adapting.shift import ALIKE, FLAT, UNEVEN, Shift
 from unfreeze.adapting.signs import Signs
+from unfreeze.report.words import points
 
 Kind = Literal["adapted", "kept source", "needs labels"]
 
@@ -249,16 +250,6 @@ def _by_answers(candidates: Sequence[Candidate], count: int) -> Verdict:
     if gain > error:
         return Verdict("adapted", best.method, (told,), labels=count)
     return Verdict("kept source", None, (f"{told}, which is no gain beyond chance",), labels=count)
-
-
-def signed(share: float) -> str:
-    """A difference of shares in points, with its sign."""
-    return f"{100 * share:+.1f}".replace("-", "−")
-
-
-def points(share: float) -> str:
-    """The same with its unit."""
-    return f"{signed(share)} points"
 
 
 def _praise(scene: Scene, before: Signs, best: Candidate) -> tuple[str, ...]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from unfreeze.adapting.adaptation import Adaptation
-from unfreeze.adapting.gate import Verdict, signed
+from unfreeze.adapting.gate import Verdict
 from unfreeze.adapting.request import METHOD_NAMES
 from unfreeze.adapting.signs import Signs
 from unfreeze.report import words
 from unfreeze.report.card import plain
 from unfreeze.report.charts import Bar, BarChart, LineChart, Series
 from unfreeze.report.content import Table
+from unfreeze.report.words import signed
 
 NO_NUMBER = "–"
 ON_LABELS = "on the labels"

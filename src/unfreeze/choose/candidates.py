@@ -91,7 +91,9 @@ def list_candidates(
             # Statistics that moved are no part of a graft.
             continue
         changes = {name: value for name, value in candidate.changes.items() if name not in said}
-        made = replace(candidate, changes=changes)
+        asked = [name for name in dict.fromkeys(("rate", *candidate.changes)) if name in said]
+        reason = f"with the {' and '.join(asked)} that you gave" if asked else candidate.reason
+        made = replace(candidate, changes=changes, reason=reason)
         kept.setdefault((made.strategy, *sorted(changes.items(), key=str)), made)
     return tuple(sorted(kept.values(), key=lambda candidate: -candidate.hope))
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.choose.candidates import Candidate
+from unfreeze.report.words import duration, points
 
 # A short trial has this share of the epochs of a full-length one.
 SHORT = 0.25
@@ -23,6 +24,8 @@ WORTH_ONE_MORE = 0.1
 # How far what may be hoped for can be wrong, as a share of the floor's errors.
 LEAST_DOUBT = 0.1
 FOLDS = 2
+# Standard errors on each side of a 95 % interval.
+TWO_SIDED = 1.96
 # Trials together take at most this many times what training the dearest candidate takes.
 TRIALS_PER_TRAINING = 2.0
 
@@ -32,8 +35,9 @@ class Trial:
     """What one training on a part of the rows was worth on the rest.
 
     ``right`` and ``floor_right`` (rows,): whether the candidate and the probe, fitted on the same rows, are right on
-    each held-out row; ``y`` its class. ``losses``: mean training loss of each epoch. ``share``: of the full number of
-    epochs. ``failed``: why it ended without a result.
+    each held-out row; ``y`` its class, and ``train`` (rows,) whether it is of the training part: validation rows are
+    asked once more in the end. ``losses``: mean training loss of each epoch. ``share``: of the full number of epochs.
+    ``failed``: why it ended without a result.
     """
 
     candidate: Candidate
@@ -42,6 +46,7 @@ class Trial:
     right: NDArray[np.bool_]
     floor_right: NDArray[np.bool_]
     y: NDArray[np.intp]
+    train: NDArray[np.bool_]
     losses: tuple[float, ...]
     seconds: float
     failed: str = ""
@@ -49,7 +54,7 @@ class Trial:
     @property
     def gain(self) -> float:
         """Accuracy above that of the floor on the same rows."""
-        return float(self.right.mean() - self.floor_right.mean())
+        return paired_gain(self.right, self.floor_right)
 
     @property
     def fall(self) -> float:
@@ -68,6 +73,7 @@ class Trial:
 
     def to_dict(self) -> dict[str, object]:
         """JSON-serialisable form."""
+        risen, fallen = _discordant(self.right, self.floor_right)
         return {
             "candidate": self.candidate.name,
             "fold": self.fold,
@@ -75,6 +81,8 @@ class Trial:
             "rows": len(self.y),
             "accuracy": None if self.failed else float(self.right.mean()),
             "floor_accuracy": None if self.failed else float(self.floor_right.mean()),
+            "right_where_the_floor_is_wrong": None if self.failed else risen,
+            "wrong_where_the_floor_is_right": None if self.failed else fallen,
             "training_loss": list(self.losses),
             "most_improved_class_standard_errors": None if self.failed else self.best_class_gain,
             "seconds": self.seconds,
@@ -84,18 +92,30 @@ class Trial:
 
 @dataclass(frozen=True)
 class Expectation:
-    """The expected gain in accuracy over the floor and its standard error, after all trials of a candidate."""
+    """The expected gain in accuracy over the floor and its standard error, after all trials of a candidate.
+
+    ``price``: the gain that its ``seconds`` cost, ``PRICE`` for the dearest candidate. ``found`` and ``found_error``:
+    the gain by its trials alone, without what was hoped, on rows of the training part; None where nothing was tried.
+    """
 
     candidate: Candidate
     gain: float
     error: float
     seconds: float
-    measured: bool
+    price: float
     full_length: bool
+    found: float | None = None
+    found_error: float | None = None
 
-    def worth(self, dearest: float) -> float:
-        """The gain less its price: ``PRICE`` for the dearest candidate."""
-        return self.gain - PRICE * self.seconds / max(dearest, 1e-9)
+    @property
+    def measured(self) -> bool:
+        """Whether there was a trial."""
+        return self.found is not None
+
+    @property
+    def worth(self) -> float:
+        """The gain less its price."""
+        return self.gain - self.price
 
     def to_dict(self) -> dict[str, object]:
         """JSON-serialisable form."""
@@ -153,7 +173,10 @@ class _Searcher:
         self.candidates, self.run, self.floor_error, self.tell = candidates, run, floor_error, tell
         self.seconds = {candidate.name: seconds(candidate) for candidate in candidates}
         self.dearest = max(self.seconds.values(), default=0.0)
-        self.left = min(budget, TRIALS_PER_TRAINING * self.dearest)
+        most = TRIALS_PER_TRAINING * self.dearest
+        self.left = min(budget, most)
+        bound = "--time-limit leaves" if budget <= most else "twice the dearest training makes"
+        self.bound = f"trials have {duration(self.left)}, what {bound}"
         self.result = Search()
 
     def search(self) -> Search:
@@ -164,7 +187,7 @@ class _Searcher:
         if most <= PRICE / 2:
             self.say(
                 f"The probe is wrong on {self.floor_error:.1%} of the rows: no candidate is expected to gain more than "
-                f"{most:.2%}, which is not worth a trial. The probe is taken."
+                f"{100 * most:.2f} points, which is not worth a trial. The probe is taken."
             )
             self.result.expectations = tuple(self.expect(candidate) for candidate in self.candidates)
             return self.result
@@ -183,10 +206,12 @@ class _Searcher:
                 tried.append(candidate)
                 room -= price
             else:
-                self.say(f"{candidate.name}: no time for a trial.")
+                self.say(f"{candidate.name}: no trial, {self.bound}.")
         for candidate in sorted(tried, key=lambda one: self.seconds[one.name]):
             if self.affordable(candidate, SHORT):
                 self.add(self.run(candidate, 0, SHORT))
+            else:
+                self.say(f"{candidate.name}: no trial, {self.bound}.")
 
     def survivors(self) -> list[Candidate]:
         """Those whose full-length trials are worth making, the most promising first."""
@@ -196,17 +221,20 @@ class _Searcher:
             key=lambda candidate: -self.worth(candidate),
         )
         kept = ranked[: 1 + extra]
-        trending = self.trending([candidate for candidate in ranked if candidate not in kept])
-        if extra and trending is not None:
+        if extra and len(ranked) > len(kept):
             # Some tasks stand on a plateau and then jump: accuracy alone would drop what is about to.
-            kept[-1] = trending
+            kept[-1] = self.trending(ranked[len(kept) :], kept[-1])
         if kept:
             names = "; ".join(candidate.name for candidate in kept)
             self.say(f"The probe leaves {self.floor_error:.1%} errors: tried at full length: {names}.")
         return kept
 
-    def trending(self, others: Sequence[Candidate]) -> Candidate | None:
-        """One that accuracy would drop, though a single class rises or its training loss falls much faster."""
+    def trending(self, others: Sequence[Candidate], last: Candidate) -> Candidate:
+        """One that accuracy would drop, though a single class rises or its training loss falls much faster.
+
+        ``last``: the one whose place it takes, and keeps where there is none.
+        """
+        instead = f"it is tried at full length in place of {last.name}"
         tried = {trial.candidate.name: trial for trial in self.result.trials if not trial.failed}
         falls = sorted(trial.fall for trial in tried.values())
         for candidate in others:
@@ -215,13 +243,13 @@ class _Searcher:
                 continue
             if trial.best_class_gain >= 2:
                 self.say(
-                    f"{candidate.name}: one class rose by {trial.best_class_gain:.1f} standard errors, it goes on."
+                    f"{candidate.name}: one class rose by {trial.best_class_gain:.1f} standard errors, {instead}."
                 )
                 return candidate
             if len(falls) > 2 and trial.fall == falls[-1] and trial.fall > 1.5 * max(falls[-2], 0.0):
-                self.say(f"{candidate.name}: its training loss falls fastest ({trial.fall:.0%}), it goes on.")
+                self.say(f"{candidate.name}: its training loss falls fastest ({trial.fall:.0%}), {instead}.")
                 return candidate
-        return None
+        return last
 
     def try_fully(self, kept: Sequence[Candidate]) -> None:
         """One half for each, then the other half for those between which it is still open."""
@@ -242,11 +270,11 @@ class _Searcher:
         if self.affordable(candidate, 1.0):
             self.add(self.run(candidate, fold, 1.0))
         else:
-            self.say(f"{candidate.name}: no time for a full-length trial on half {fold + 1}.")
+            self.say(f"{candidate.name}: no full-length trial on half {fold + 1}, {self.bound}.")
 
     def worth(self, candidate: Candidate) -> float:
         """What it is expected to gain, less its price; a broken one is worth nothing."""
-        return -math.inf if self.failed(candidate) else self.expect(candidate).worth(self.dearest)
+        return -math.inf if self.failed(candidate) else self.expect(candidate).worth
 
     def affordable(self, candidate: Candidate, share: float) -> bool:
         # A half of the rows takes half of the time.
@@ -274,32 +302,42 @@ class _Searcher:
         mean, total = hoped * weight, weight
         trials = [trial for trial in self.result.trials if trial.candidate == candidate and not trial.failed]
         longest = max((trial.share for trial in trials), default=0.0)
+        found, found_total = 0.0, 0.0
         for trial in trials:
             # A short trial says nothing that a full-length one does not say better.
             if trial.share < longest:
                 continue
-            error = paired_error(trial.right, trial.floor_right) * (SHORT_DOUBT if trial.share < 1 else 1.0)
+            doubt = SHORT_DOUBT if trial.share < 1 else 1.0
+            error = doubt * paired_error(trial.right, trial.floor_right)
             mean += trial.gain / error**2
             total += 1 / error**2
+            right, floor_right = trial.right[trial.train], trial.floor_right[trial.train]
+            if len(right):
+                error = doubt * paired_error(right, floor_right)
+                found += paired_gain(right, floor_right) / error**2
+                found_total += 1 / error**2
+        seconds = self.seconds[candidate.name]
         return Expectation(
             candidate=candidate,
             gain=mean / total,
             error=total**-0.5,
-            seconds=self.seconds[candidate.name],
-            measured=bool(trials),
+            seconds=seconds,
+            price=PRICE * seconds / max(self.dearest, 1e-9),
             full_length=longest == 1.0,
+            found=found / found_total if found_total else None,
+            found_error=found_total**-0.5 if found_total else None,
         )
 
     def decide(self) -> None:
         found = sorted(
             (self.expect(candidate) for candidate in self.candidates if not self.failed(candidate)),
-            key=lambda expectation: -expectation.worth(self.dearest),
+            key=lambda expectation: -expectation.worth,
         )
         self.result.expectations = tuple(found)
         # What was never tried is not preferred to what was: it has only its hope.
         tried = [expectation for expectation in found if expectation.measured] or found
         full = [expectation for expectation in tried if expectation.full_length] or tried
-        if not full or full[0].worth(self.dearest) <= 0:
+        if not full or full[0].worth <= 0:
             self.say(
                 "No candidate is expected to gain more over the probe than it costs: the probe is taken."
             )
@@ -307,13 +345,19 @@ class _Searcher:
         best = full[0]
         self.result.chosen = best
         self.say(
-            f"{best.candidate.name} is taken: {best.gain:+.1%} ± {2 * best.error:.1%} expected over the probe, "
-            f"less {PRICE * best.seconds / max(self.dearest, 1e-9):.1%} for its {best.seconds:.0f} s."
+            f"{best.candidate.name} is taken: {points(best.gain)} ± {TWO_SIDED * 100 * best.error:.1f} over the probe "
+            f"are expected, of what was hoped and what was tried, less {100 * best.price:.1f} for its "
+            f"{duration(best.seconds)}."
         )
 
     def say(self, sentence: str) -> None:
         self.result.decisions.append(sentence)
         self.tell(sentence)
+
+
+def paired_gain(right: NDArray[np.bool_], floor_right: NDArray[np.bool_]) -> float:
+    """The difference of two accuracies on the same rows."""
+    return float(right.mean() - floor_right.mean())
 
 
 def paired_error(right: NDArray[np.bool_], floor_right: NDArray[np.bool_]) -> float:

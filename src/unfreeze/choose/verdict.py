@@ -1,4 +1,4 @@
-"""Whether what was trained fully is shipped: what trials expected, corrected by its own validation rows."""
+"""Whether what was trained fully is shipped: what its trials found, and its own validation rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.choose.trials import Expectation, paired_error
+from unfreeze.choose.trials import TWO_SIDED, Expectation, paired_error, paired_gain
+from unfreeze.report.words import points
 
 # Standard errors by which validation accuracy must lie below the floor to be called a collapse, in two epochs running.
 COLLAPSE_ERRORS = 2.0
@@ -27,21 +28,27 @@ class Verdict:
     reason: str
 
 
-def judge(expected: Expectation | None, right: NDArray[np.bool_], floor_right: NDArray[np.bool_]) -> Verdict:
-    """Ship when the expected gain over the probe is above 0, after what the validation rows (rows,) add to it."""
+def judge(expected: Expectation, right: NDArray[np.bool_], floor_right: NDArray[np.bool_]) -> Verdict:
+    """Ship when what was measured puts it above the probe by more than its price.
+
+    ``right`` and ``floor_right`` (rows,): on validation rows. Its trials count on the rows of the training part, each
+    weighted by its certainty; what was hoped before does not. So a tie ships the probe.
+    """
     error = paired_error(right, floor_right)
-    gain = float(right.mean() - floor_right.mean())
-    mean, total = gain / error**2, error**-2
-    if expected is not None:
-        mean, total = mean + expected.gain / expected.error**2, total + expected.error**-2
-    combined = mean / total
-    told = (
-        f"On {len(right)} validation rows it is right on {right.mean():.1%}, the probe on {floor_right.mean():.1%}; "
-        f"with the trials {combined:+.1%} ± {2 * total**-0.5:.1%} is expected"
+    mean, total = paired_gain(right, floor_right) / error**2, error**-2
+    told = f"On {len(right)} validation rows it is right on {right.mean():.1%}, the probe on {floor_right.mean():.1%}"
+    if expected.found is not None and expected.found_error is not None:
+        mean += expected.found / expected.found_error**2
+        total += expected.found_error**-2
+        told += f", and its trials on the other rows found {points(expected.found)}"
+    gain = mean / total
+    told += f": {points(gain)} ± {TWO_SIDED * 100 * total**-0.5:.1f} together"
+    price = f"its price of {100 * expected.price:.1f} points"
+    if gain > expected.price:
+        return Verdict(True, gain, f"{told}, which is more than {price}. It is shipped.")
+    return Verdict(
+        False, gain, f"{told}, which is not more than {price}. It does not beat the probe, which is shipped."
     )
-    if combined > 0:
-        return Verdict(True, combined, f"{told}: it is shipped.")
-    return Verdict(False, combined, f"{told}: it does not beat the probe, which is shipped.")
 
 
 @dataclass

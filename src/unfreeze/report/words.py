@@ -38,6 +38,16 @@ def with_interval(estimate: Estimate) -> str:
     return f"{percent(estimate.value)} ({bounds})" if bounds else percent(estimate.value)
 
 
+def signed(share: float) -> str:
+    """A difference of shares in points, with its sign."""
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def points(share: float) -> str:
+    """The same with its unit."""
+    return f"{signed(share)} points"
+
+
 def number(value: float) -> str:
     """A count or amount with thousands separated."""
     return f"{value:,.0f}"

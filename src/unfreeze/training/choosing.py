@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from unfreeze.choose.candidates import Candidate, list_candidates
 from unfreeze.choose.trials import Expectation, search
 from unfreeze.choose.verdict import LOWER, RESTARTS, CollapseWatch, Verdict, judge
 from unfreeze.config import FLOOR, seconds_of
-from unfreeze.errors import DivergedError, UnfreezeError
+from unfreeze.errors import DivergedError, RequestError, UnfreezeError
 from unfreeze.heads.probe import Probe
 from unfreeze.plan import Plan
+from unfreeze.proportions import wilson_interval
 from unfreeze.regular import read_record
 from unfreeze.runtime.files import parse_json, write_atomically
 from unfreeze.training.material import Material
@@ -56,7 +58,7 @@ class Choice:
 
     ``record``: floor, candidates, trials, expectations and decisions, as ``choice.json`` has them. ``plan``: of the
     candidate that was taken, whose gain is ``expected``; both None where it was the probe. ``verdict``: after the full
-    training, beside its ``restarts`` at lower rates.
+    training, which took ``seconds`` (None where it was resumed), beside its ``restarts`` at lower rates.
     """
 
     record: Mapping[str, Any]
@@ -64,6 +66,7 @@ class Choice:
     expected: Expectation | None
     verdict: Verdict | None = None
     restarts: int = 0
+    seconds: float | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -84,6 +87,7 @@ class Choice:
             **self.record,
             "decisions": [*self.record["decisions"], *self.notes],
             "restarts_at_lower_rates": self.restarts,
+            "training_seconds": self.seconds,
             "verdict": None if self.verdict is None else vars(self.verdict),
             "shipped": self.shipped,
         }
@@ -109,15 +113,37 @@ def choose(
     )
     path = folder / CHOICE
     if decisions.request.resume and path.exists():
-        return _choice_from(parse_json(read_record(path)), material, 1 - probe.accuracy)
-    wanted = candidate_plans(material, 1 - probe.accuracy)
-    for one in wanted.values():
-        # What costs are made of is measured when the first of its kind is asked for.
-        cost(one)
+        return _choice_from(path, material, 1 - probe.accuracy)
+    rows = len(material.features.rows[fit_rows(material.dataset, material.features)])
+    floor = {
+        "strategy": FLOOR,
+        "accuracy_out_of_fold": probe.accuracy,
+        "interval": list(wilson_interval(probe.accuracy, rows)),
+        "rows": rows,
+    }
+    record: dict[str, Any] = {
+        "floor": floor,
+        "time_limit_seconds": seconds_of(limit),
+        "settings": _settings(material),
+        "candidates": [],
+        "trials": [],
+        "expectations": [],
+        "decisions": [],
+        "chosen": None,
+        "epochs_by_phase": None,
+    }
+    if not len(material.part("val")):
+        sentence = (
+            "There are no validation rows, by which a training would be judged: the probe is taken. Give --val a share "
+            "or data, or name a --strategy."
+        )
+        material.progress.say(sentence)
+        return _written(Choice(record | {"decisions": [sentence]}, None, None), folder)
+    wanted, late = _measured(candidate_plans(material, 1 - probe.accuracy), material, cost, elapsed, limit)
     left = max(0.0, seconds_of(limit) - elapsed())
     plans, dropped = _cut(wanted, material, cost, left)
     seconds = {candidate.name: cost(plan) for candidate, plan in plans.items()}
-    with stop_on_signal(material.progress) as should_stop:
+    with stop_on_signal(material.progress, then="trials are not saved") as should_stop:
         trier = Trier(
             material, probe, {candidate.name: plan for candidate, plan in plans.items()}, should_stop
         )
@@ -130,22 +156,50 @@ def choose(
             say=material.progress.say,
         )
     plan = None if found.chosen is None else plans[found.chosen.candidate]
-    record = {
-        "floor": {"strategy": FLOOR, "accuracy_out_of_fold": probe.accuracy, "rows": len(trier.rows)},
-        "time_limit_seconds": seconds_of(limit),
+    record |= {
         "candidates": [
             candidate.to_dict() | {"predicted_seconds": seconds[candidate.name], "epochs": plan.epochs}
             for candidate, plan in plans.items()
         ],
         "trials": [trial.to_dict() for trial in found.trials],
         "expectations": [expectation.to_dict() for expectation in found.expectations],
-        "decisions": [*dropped, *found.decisions],
+        "decisions": [*late, *dropped, *found.decisions],
         "chosen": None if found.chosen is None else found.chosen.candidate.name,
         "epochs_by_phase": None if plan is None else [phase.epochs for phase in plan.phases],
     }
-    choice = Choice(record, plan, found.chosen)
+    return _written(Choice(record, plan, found.chosen), folder)
+
+
+def _written(choice: Choice, folder: Path) -> Choice:
     write_choice(choice, folder)
     return choice
+
+
+def _settings(material: Material) -> dict[str, str]:
+    """What a choice hangs on that another command could say otherwise."""
+    said = said_settings(material.decisions.request)
+    return {"data": material.dataset.fingerprint[:16]} | {name: str(value) for name, value in said.items()}
+
+
+def _measured(
+    wanted: Mapping[Candidate, Plan],
+    material: Material,
+    cost: Callable[[Plan], float],
+    elapsed: Callable[[], float],
+    limit: str,
+) -> tuple[dict[Candidate, Plan], list[str]]:
+    """The candidates whose cost could be measured within the time limit, and a sentence for each other one."""
+    plans: dict[Candidate, Plan] = {}
+    late: list[str] = []
+    for candidate, plan in wanted.items():
+        if plans and elapsed() >= seconds_of(limit):
+            late.append(f"{candidate.name}: --time-limit {limit} is over before its cost is measured.")
+            material.progress.say(late[-1])
+            continue
+        # What costs are made of is measured when the first of its kind is asked for.
+        cost(plan)
+        plans[candidate] = plan
+    return plans, late
 
 
 def _cut(
@@ -168,28 +222,55 @@ def _cut(
 
 
 def candidate_plans(material: Material, error: float) -> dict[Candidate, Plan]:
-    """The candidates, the most hopeful first, with their full plans; ``error``: the share that the probe gets wrong."""
+    """The candidates, the most hopeful first, with their full plans; ``error``: the share that the probe gets wrong.
+
+    Of those that come to the same training, as on a network of one stage, the first stays.
+    """
     request, backbone = material.decisions.request, material.backbone
     rows, classes = len(material.part("train")), len(material.dataset.labels)
     found = list_candidates(
         backbone, rows=rows, classes=classes, floor_error=error, said=said_settings(request)
     )
-    return {one: plan_candidate(one, backbone, rows, classes, request) for one in found}
+    plans: dict[Plan, tuple[Candidate, Plan]] = {}
+    for one in found:
+        plan = plan_candidate(one, backbone, rows, classes, request)
+        nameless = replace(plan, strategy="", phases=tuple(replace(phase, name="") for phase in plan.phases))
+        plans.setdefault(nameless, (one, plan))
+    return dict(plans.values())
 
 
-def _choice_from(record: dict[str, Any], material: Material, error: float) -> Choice:
-    """What was chosen before the run was stopped, to go on with."""
+def _choice_from(path: Path, material: Material, error: float) -> Choice:
+    """What was chosen before the run was stopped, to go on with.
+
+    Raises RequestError where it was chosen with other settings or data, and where the file is damaged.
+    """
+    try:
+        record: dict[str, Any] = parse_json(read_record(path))
+        before, now = dict(record["settings"]), _settings(material)
+        for name in [*now, *before]:
+            if before.get(name) != now.get(name):
+                raise RequestError(
+                    f"--resume: this was chosen with another {name} ({before.get(name, 'none')}, now "
+                    f"{now.get(name, 'none')}). Repeat the first command, or choose another --output-dir."
+                )
+        return _taken_up(record, candidate_plans(material, error))
+    except (LookupError, TypeError, ValueError) as problem:
+        raise RequestError(
+            f"--resume: {path} is damaged or from another version ({problem}). Begin anew with another --output-dir."
+        ) from None
+
+
+def _taken_up(record: dict[str, Any], plans: Mapping[Candidate, Plan]) -> Choice:
     restarts = int(record.get("restarts_at_lower_rates", 0))
     if record["chosen"] is None:
         return Choice(record, None, None)
-    plans = candidate_plans(material, error)
-    candidate = next(one for one in plans if one.name == record["chosen"])
+    candidate = {one.name: one for one in plans}[record["chosen"]]
     plan = plans[candidate]
     phases = tuple(
         replace(phase, epochs=epochs)
         for phase, epochs in zip(plan.phases, record["epochs_by_phase"], strict=True)
     )
-    known = next(one for one in record["expectations"] if one["candidate"] == candidate.name)
+    known = {one["candidate"]: one for one in record["expectations"]}[candidate.name]
     expected = Expectation.from_dict(known, candidate)
     return Choice(record, replace(plan, phases=phases), expected, restarts=restarts)
 
@@ -217,6 +298,8 @@ def train_chosen(
     """
     if choice.plan is None:
         return choice, fitted, None
+    expected = choice.expected
+    assert expected is not None
     decisions, backbone, progress = material.decisions, material.backbone, material.progress
     val = material.part("val")
     floor_right = _floor_right(material, probe, val)
@@ -231,6 +314,7 @@ def train_chosen(
         watch = _Watch(CollapseWatch(float(floor_right.mean()), len(val)))
         # Checkpoints that lie there are of the rates with which the run was stopped.
         resume = bool(decisions.request.resume) and restarts == stopped_at
+        began = time.perf_counter()
         try:
             trained, fit = thaw(folder, material, plan, resume=resume, watch=watch)
         except (CollapsedError, DivergedError) as problem:
@@ -240,11 +324,12 @@ def train_chosen(
             continue
         right = np.zeros(len(val), dtype=bool)
         right[np.searchsorted(val, trained.rows)] = trained.logits.argmax(axis=1) == trained.y
-        verdict = judge(choice.expected, right, floor_right)
+        verdict = judge(expected, right, floor_right)
         progress.say(verdict.reason)
         if verdict.ship:
             record_plan(plan, backbone, decisions)
-        choice = replace(choice, plan=plan, verdict=verdict)
+        seconds = None if resume else time.perf_counter() - began
+        choice = replace(choice, plan=plan, verdict=verdict, seconds=seconds)
         write_choice(choice, folder)
         return (choice, trained, fit) if verdict.ship else (choice, fitted, None)
     verdict = Verdict(

@@ -11,8 +11,13 @@ from unfreeze.progress import Progress
 
 
 @contextmanager
-def stop_on_signal(progress: Progress) -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM and the first SIGINT into a wish to stop; a second SIGINT leaves at once."""
+def stop_on_signal(
+    progress: Progress, *, then: str = "the state will be saved"
+) -> Iterator[Callable[[], bool]]:
+    """Turns SIGTERM and the first SIGINT into a wish to stop; a second SIGINT leaves at once.
+
+    ``then``: what becomes of the work so far, as it is told.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
@@ -22,7 +27,7 @@ def stop_on_signal(progress: Progress) -> Iterator[Callable[[], bool]]:
         if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.append(number)
-        progress.say("Stopping after this step; the state will be saved.")
+        progress.say(f"Stopping after this step; {then}.")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -114,6 +114,7 @@ class Trier:
             right=right,
             floor_right=self.floor_right[held],
             y=material.dataset.label[scored].astype(np.intp),
+            train=np.isin(scored, material.part("train")),
             losses=losses,
             seconds=time.perf_counter() - began,
             failed=failed,
