@@ -33,6 +33,8 @@ from unfreeze.demo import solar_cells
 from unfreeze.strategies.classic import by_rows
 
 STRATEGIES = (FLOOR, "partial", "gradual", "discriminative", "full", "lora")
+# Up to so many texts a class; there are two of mails.
+FOR_FEW_TEXTS, MOST_FEW_TEXTS, MAIL_CLASSES = "contrastive", 64, 2
 SIZES = {"solar": (100, 250, 500), "mails": (32, 100, 500, 4000), "digits": (200, 1000)}
 TEST_ROWS = 600
 SETTINGS = ("image_size", "max_length", "time_limit")
@@ -123,6 +125,13 @@ def measure(task: str, strategy: str, seed: int, arguments: argparse.Namespace) 
     }
 
 
+def strategies_of(task: str) -> tuple[str, ...]:
+    """All that are compared on a task: what ``auto`` may take belongs to what it is measured by."""
+    source, _, size = task.partition("-")
+    few = source == "mails" and int(size) <= MAIL_CLASSES * MOST_FEW_TEXTS
+    return (*STRATEGIES, *((FOR_FEW_TEXTS,) if few else ()), AUTO)
+
+
 def key_of(task: str, strategy: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """What tells one run from another."""
     shared = {name: getattr(arguments, name) for name in SETTINGS}
@@ -189,19 +198,21 @@ def main() -> None:
     )
     everything = [f"{source}-{rows}" for source, sizes in SIZES.items() for rows in sizes]
     parser.add_argument("--tasks", default=",".join(everything))
-    parser.add_argument("--strategies", default=",".join((*STRATEGIES, AUTO)))
+    parser.add_argument(
+        "--strategies", help="with commas between (default: all, those for few texts where they are few)"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--time-limit", default="10m")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--max-length", type=int)
     parser.add_argument("--results", type=Path, help="file that every result is kept in; see kept.py")
     arguments = parser.parse_args()
-    kept = Kept(arguments.results, KEY)
+    kept, asked = Kept(arguments.results, KEY), arguments.strategies
     with tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("UNFREEZE_CACHE", cache)
         for seed in range(arguments.seeds):
             for task in arguments.tasks.split(","):
-                for strategy in arguments.strategies.split(","):
+                for strategy in strategies_of(task) if asked is None else asked.split(","):
                     if not kept.has(**key_of(task, strategy, seed, arguments)):
                         kept.add(measure(task, strategy, seed, arguments))
     shared = {name: getattr(arguments, name) for name in SETTINGS}

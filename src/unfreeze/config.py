@@ -19,8 +19,9 @@ Origin = Literal["default", "data", "probe", "trial", "user"]
 FLOOR = "feature-extraction"
 THAWING = ("partial", "gradual", "discriminative", "full", "lora", "adapters", "contrastive", "scratch")
 GRAFTING = ("lora", "adapters")
-# Those that train the head on classes all along; the other one trains on pairs and fits the head in the end.
-ON_CLASSES = tuple(name for name in THAWING if name != "contrastive")
+# What trains on pairs and fits the head in the end, and those that train the head on classes all along.
+ON_PAIRS = ("contrastive",)
+ON_CLASSES = tuple(name for name in THAWING if name not in ON_PAIRS)
 STRATEGIES = (FLOOR, *THAWING)
 # Tries before it chooses.
 AUTO = "auto"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -126,6 +128,37 @@ def test_it_is_said_whose_place_a_trend_takes_and_only_where_it_takes_one(floor,
     assert [sentence.partition("it is")[2] for sentence in told] == (
         [" tried at full length in place of b."] if takes else []
     )
+
+
+@pytest.mark.parametrize(("classes", "takes"), [(2, True), (40, False)], ids=str)
+def test_a_class_must_rise_by_more_where_there_are_many_to_rise(classes, takes):
+    class Rising(Bench):
+        """One class of the last candidate rises by 2.8 standard errors, and others fall as far."""
+
+        def __call__(self, one, fold, share):
+            trial = super().__call__(one, fold, share)
+            y = np.arange(len(trial.y)) % classes
+            floor_right = np.arange(len(y)) % 20 > 2
+            right = floor_right.copy()
+            if one.name == "slow":
+                wrong = np.flatnonzero(~floor_right)
+                y[wrong[:9]] = 0
+                right[wrong[:9]] = True
+                kept = np.flatnonzero(floor_right & (y != 0))
+                right[kept[:9]] = False
+                y[kept[:9]] = 1
+            return dataclasses.replace(trial, right=right, floor_right=floor_right, y=y)
+
+    bench = Rising(dict.fromkeys(("a", "b", "slow"), (0.85, 0.85)), floor=0.85)
+    found = bench.search(candidate("a"), candidate("b"), candidate("slow", hope=0.0))
+    assert any("one class rose" in sentence for sentence in found.decisions) == takes
+
+
+def test_the_loss_of_pairs_is_no_trend():
+    bench = Bench(dict.fromkeys(("a", "b", "c", "contrastive"), (0.85, 0.85)), floor=0.85)
+    bench.losses = dict.fromkeys("abc", (0.70, 0.68, 0.66)) | {"contrastive": (0.70, 0.60, 0.40)}
+    ones = [candidate(name) for name in "abc"] + [candidate("contrastive", hope=0.02)]
+    assert not any("falls fastest" in sentence for sentence in bench.search(*ones).decisions)
 
 
 def test_what_trials_found_is_kept_without_hope_and_without_validation_rows():

@@ -10,6 +10,8 @@ from unfreeze.choose.likeness import ALIKE, NEIGHBOURS, Pairs
 # From this ratio of the largest to the smallest class on, accuracy hides the smallest one.
 LOPSIDED = 10.0
 FEW_ROWS_OF_A_CLASS = 10
+# More counts than these are no sentence.
+MOST_CLASSES_LISTED = 12
 # Differences of accuracies that are worth a word: a share of a hundred rows is known to about four points.
 WORTH_A_WORD = 0.05
 # Standard deviations by which activations may lie from what a network is used to without being far.
@@ -55,6 +57,9 @@ class Counts:
         yield Fact(
             "classes", len(self.per_class), f"They are to be told apart into {len(self.per_class):,} classes."
         )
+        if 2 < len(self.per_class) <= MOST_CLASSES_LISTED:
+            listed = ", ".join(f"{name} {count:,}" for name, count in self.per_class.items())
+            yield Fact("rows_of_each_class", listed, f"Rows of each class: {listed}.")
         ordered = sorted(self.per_class, key=lambda name: self.per_class[name])
         least, most = ordered[0], ordered[-1]
         few = (
@@ -178,13 +183,13 @@ class Distance:
         yield Fact(
             "probe_accuracy",
             self.probe,
-            f"A simple head on the untouched network's output, the probe, is right for {self.probe:.1%} of "
-            f"{self.rows:,} rows that it had not seen: whatever is trained further has to beat that.",
+            f"A simple head on the untouched network's last output is right for {self.probe:.1%} of {self.rows:,} rows "
+            "that it had not seen; the probe, which may read other depths too, is what a training has to beat.",
         )
         gap = self.probe - self.neighbours
         yield Fact("neighbours_accuracy", self.neighbours, f"{self._looking_up()}: {_of_likeness(gap)}.")
         yield Fact(
-            "probe_over_neighbours", gap, f"The probe is {_points(gap)} asking the rows that are most alike."
+            "probe_over_neighbours", gap, f"That head is {_points(gap)} asking the rows that are most alike."
         )
         heart = self.learnt - self.probe
         said = (
@@ -195,7 +200,7 @@ class Distance:
         yield Fact(
             "probe_accuracy_on_its_own_rows",
             self.learnt,
-            f"On the rows that it was fitted on the probe is right for {self.learnt:.1%}, {_points(heart)} what it "
+            f"On the rows that it was fitted on it is right for {self.learnt:.1%}, {_points(heart)} what it "
             f"reaches on unseen ones: {said}.",
         )
         yield from self._shift()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.choose.candidates import Candidate
+from unfreeze.config import ON_PAIRS
 from unfreeze.report.words import duration, points
 
 # A short trial has this share of the epochs of a full-length one.
@@ -23,6 +25,8 @@ PRICE = 0.005
 WORTH_ONE_MORE = 0.1
 # How far what may be hoped for can be wrong, as a share of the floor's errors.
 LEAST_DOUBT = 0.1
+# How often one class may rise as far by chance, among all classes of a trial: two standard errors for a single one.
+RISEN_BY_CHANCE = 0.023
 FOLDS = 2
 # Standard errors on each side of a 95 % interval.
 TWO_SIDED = 1.96
@@ -236,17 +240,20 @@ class _Searcher:
         """
         instead = f"it is tried at full length in place of {last.name}"
         tried = {trial.candidate.name: trial for trial in self.result.trials if not trial.failed}
-        falls = sorted(trial.fall for trial in tried.values())
+        # The loss of pairs falls otherwise than that of classes.
+        falls = sorted(trial.fall for trial in tried.values() if trial.candidate.strategy not in ON_PAIRS)
         for candidate in others:
             trial = tried.get(candidate.name)
             if trial is None:
                 continue
-            if trial.best_class_gain >= 2:
+            if trial.best_class_gain >= NormalDist().inv_cdf(1 - RISEN_BY_CHANCE / len(np.unique(trial.y))):
                 self.say(
                     f"{candidate.name}: one class rose by {trial.best_class_gain:.1f} standard errors, {instead}."
                 )
                 return candidate
-            if len(falls) > 2 and trial.fall == falls[-1] and trial.fall > 1.5 * max(falls[-2], 0.0):
+            if candidate.strategy in ON_PAIRS or len(falls) < 3:
+                continue
+            if trial.fall == falls[-1] and trial.fall > 1.5 * max(falls[-2], 0.0):
                 self.say(f"{candidate.name}: its training loss falls fastest ({trial.fall:.0%}), {instead}.")
                 return candidate
         return last
