@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.choose.candidates import Candidate, list_candidates
+from unfreeze.choose.cost import Cost
 from unfreeze.choose.trials import Expectation, search
 from unfreeze.choose.verdict import LOWER, RESTARTS, CollapseWatch, Verdict, judge
 from unfreeze.config import FLOOR, seconds_of
@@ -21,8 +22,11 @@ from unfreeze.heads.probe import Probe
 from unfreeze.plan import Plan
 from unfreeze.proportions import wilson_interval
 from unfreeze.regular import read_record
+from unfreeze.report.words import size
 from unfreeze.runtime.files import parse_json, write_atomically
+from unfreeze.training.facing import free_memory
 from unfreeze.training.material import Material
+from unfreeze.training.pacing import resident_bytes
 from unfreeze.training.planning import (
     describe_plan,
     lower_rates,
@@ -98,13 +102,17 @@ def choose(
     material: Material,
     probe: Probe,
     *,
-    cost: Callable[[Plan], float],
+    predict: Callable[[Plan], Cost],
     elapsed: Callable[[], float],
 ) -> Choice:
     """Try candidates and pick one, or the probe; written to ``choice.json``.
 
-    ``cost``: predicted seconds of a whole training. ``elapsed``: seconds of the time limit that are gone.
+    ``predict``: the cost of a whole training. ``elapsed``: seconds of the time limit that are gone.
     """
+
+    def cost(plan: Plan) -> float:
+        return predict(plan).seconds
+
     decisions = material.decisions
     asked = decisions.request.time_limit
     limit = asked or TIME_LIMIT
@@ -139,7 +147,7 @@ def choose(
         )
         material.progress.say(sentence)
         return _written(Choice(record | {"decisions": [sentence]}, None, None), folder)
-    wanted, late = _measured(candidate_plans(material, 1 - probe.accuracy), material, cost, elapsed, limit)
+    wanted, late = _measured(candidate_plans(material, 1 - probe.accuracy), material, predict, elapsed, limit)
     left = max(0.0, seconds_of(limit) - elapsed())
     plans, dropped = _cut(wanted, material, cost, left)
     seconds = {candidate.name: cost(plan) for candidate, plan in plans.items()}
@@ -184,22 +192,28 @@ def _settings(material: Material) -> dict[str, str]:
 def _measured(
     wanted: Mapping[Candidate, Plan],
     material: Material,
-    cost: Callable[[Plan], float],
+    predict: Callable[[Plan], Cost],
     elapsed: Callable[[], float],
     limit: str,
 ) -> tuple[dict[Candidate, Plan], list[str]]:
-    """The candidates whose cost could be measured within the time limit, and a sentence for each other one."""
+    """The candidates whose cost is measured within the time limit and fits into memory; a sentence for each other."""
+    # A prediction counts what the program holds already.
+    room = free_memory(material.device) + resident_bytes(material.device)
     plans: dict[Candidate, Plan] = {}
-    late: list[str] = []
-    for candidate, plan in wanted.items():
-        if plans and elapsed() >= seconds_of(limit):
-            late.append(f"{candidate.name}: --time-limit {limit} is over before its cost is measured.")
-            material.progress.say(late[-1])
-            continue
+    dropped: list[str] = []
+    for number, (candidate, plan) in enumerate(wanted.items()):
+        if number and elapsed() >= seconds_of(limit):
+            dropped.append(f"{candidate.name}: --time-limit {limit} is over before its cost is measured.")
         # What costs are made of is measured when the first of its kind is asked for.
-        cost(plan)
-        plans[candidate] = plan
-    return plans, late
+        elif (needed := predict(plan).memory_bytes) > room:
+            dropped.append(
+                f"{candidate.name}: it would take {size(needed)} of memory, and there are {size(room)}."
+            )
+        else:
+            plans[candidate] = plan
+            continue
+        material.progress.say(dropped[-1])
+    return plans, dropped
 
 
 def _cut(

@@ -21,6 +21,7 @@ from unfreeze.training.material import Material
 from unfreeze.training.probing import fit_rows
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from unfreeze.contracts import State
@@ -174,14 +175,26 @@ def _distance(material: Material, probe: ProbeResult, shift: Shift | None) -> Di
 
 def _machine(material: Material) -> Machine:
     device = material.device
-    name, memory = processor_name(), _free_memory()
+    name = processor_name()
     if device.type == "cuda":
         import torch
 
-        name, memory = torch.cuda.get_device_name(device), int(torch.cuda.mem_get_info(device)[0])
+        name = torch.cuda.get_device_name(device)
     return Machine(
-        device=str(device), processor=name or "unknown", cores=available_cores(), memory_bytes=memory
+        device=str(device),
+        processor=name or "unknown",
+        cores=available_cores(),
+        memory_bytes=free_memory(device),
     )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still take on a device."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    return _free_memory()
 
 
 def _free_memory(meminfo: Path = Path("/proc/meminfo"), control_group: Path = Path("/sys/fs/cgroup")) -> int:

@@ -52,7 +52,7 @@ def learn(
             folder,
             material,
             probe,
-            cost=lambda plan: costs.predict(plan).seconds,
+            predict=costs.predict,
             elapsed=lambda: clock.total,
         )
     decisions.record("strategy", choice.shipped, "trial", choice.reason)
