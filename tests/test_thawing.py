@@ -160,3 +160,21 @@ def test_weights_that_are_not_taken_can_be_left_out(photos, tmp_path, plain_torc
     assert not (run.folder / "last").exists()
     section = next(one for one in run.report.sections if one.title == "How it was thawed")
     assert "last/" not in " ".join(section.paragraphs)
+
+
+def test_pictures_that_memory_has_no_room_for_train_the_same_from_a_file(
+    thawed, photos, tmp_path, monkeypatch, plain_torch
+):
+    mapped = []
+
+    def noted(*arguments, **settings):
+        mapped.append(settings["shape"])
+        return memmap(*arguments, **settings)
+
+    memmap = np.memmap
+    monkeypatch.setattr("unfreeze.engine.arrays.MEMORY_BYTES", 0)
+    monkeypatch.setattr("unfreeze.engine.arrays.np.memmap", noted)
+    run = unfreeze.train(str(photos), output_dir=tmp_path / "run", **SETTINGS)
+    assert any(shape[1:] == (64, 64, 3) for shape in mapped)
+    losses = [[row["train_loss"], row["val_log_loss"]] for row in history_of(run.folder)]
+    assert losses == [[row["train_loss"], row["val_log_loss"]] for row in history_of(thawed.folder)]

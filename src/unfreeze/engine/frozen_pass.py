@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import content_hashes
+from unfreeze.engine.arrays import allocate
 from unfreeze.engine.batches import BadRow, Batch, ahead, golden_batch, pad_texts, read_batches
 from unfreeze.engine.store import FeatureStore, open_store
 from unfreeze.engine.threads import reading_threads
@@ -29,8 +29,6 @@ __all__ = [
     "open_store",
 ]
 
-# Features of one boundary beyond this stay in a file of the system's temporary folder.
-MEMORY_BYTES = 2**30
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.intp]
@@ -166,12 +164,12 @@ def _into_memory(job: _Pass, rows: Rows, boundaries: tuple[int, ...]) -> tuple[d
     filled = np.zeros(len(rows), dtype=bool)
     for positions, features in job.run(rows, boundaries):
         if not arrays:
-            arrays = [_allocate(len(rows), array.shape[1]) for array in features]
+            arrays = [allocate((len(rows), array.shape[1]), np.float32) for array in features]
         for target, values in zip(arrays, features, strict=True):
             target[positions] = values
         filled[positions] = True
     if not arrays:
-        arrays = [_allocate(0, width) for width in _widths(job.backbone, boundaries)]
+        arrays = [allocate((0, width), np.float32) for width in _widths(job.backbone, boundaries)]
     elif not filled.all():
         arrays = [array[filled] for array in arrays]
     return dict(zip(boundaries, arrays, strict=True)), int(filled.sum())
@@ -201,7 +199,7 @@ def _through_store(
         widths = list(_widths(job.backbone, boundaries))
     chosen = digests[kept]
     return {
-        boundary: store.read(chosen, boundary, out=_allocate(len(chosen), width or 0))
+        boundary: store.read(chosen, boundary, out=allocate((len(chosen), width or 0), np.float32))
         for boundary, width in zip(boundaries, widths, strict=True)
     }, computed
 
@@ -221,15 +219,6 @@ def _spread_refusals(
                 row = int(rows[other])
                 job.bad.append(BadRow(row, job.dataset.samples.name(row), entry.reason))
     return usable
-
-
-def _allocate(rows: int, width: int) -> Floats:
-    """Zeros (rows, width): in memory, or mapped from a nameless file where they would fill it."""
-    if rows * width * np.dtype(np.float32).itemsize <= MEMORY_BYTES:
-        return np.zeros((rows, width), dtype=np.float32)
-    with tempfile.TemporaryFile() as file:
-        mapped: Floats = np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, width))
-    return mapped
 
 
 def _widths(backbone: Backbone, boundaries: tuple[int, ...]) -> list[int]:

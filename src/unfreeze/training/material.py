@@ -16,6 +16,7 @@ from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.chance import keys_of
 from unfreeze.data.dataset import Dataset, Part
 from unfreeze.data.reading import content_hashes, read_images, read_texts
+from unfreeze.engine.arrays import allocate
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.engine.ranks import ALONE, Ranks
 from unfreeze.engine.threads import reading_threads
@@ -138,7 +139,7 @@ class Material:
         """Keys and squares, uint8 (rows, height, width, 3). RequestError when a file has vanished since."""
         preprocess, count = self.backbone.preprocess, len(self._readable)
         assert isinstance(preprocess, ImagePreprocess)
-        squares = np.empty((count, preprocess.height, preprocess.width, 3), dtype=np.uint8)
+        squares = allocate((count, preprocess.height, preprocess.width, 3), np.uint8)
         digests = np.zeros((count, 16), dtype=np.uint8)
         threads = reading_threads(str(self.device))
         read = read_images(self._readable.samples, np.arange(count), preprocess, threads=threads)
