@@ -56,6 +56,19 @@ def test_a_falling_error_says_yes_with_what_is_expected_of_twice_the_rows(make_c
     )
 
 
+def test_what_is_expected_knows_that_seeds_share_their_test_rows(make_cell):
+    def width(rows_hash):
+        cells = [
+            make_cell("full", np.arange(300) >= count, seed=seed, size=size, rows_hash=rows_hash.format(seed))
+            for size, count in ((50, 120), (100, 75), (200, 48))
+            for seed in range(5)
+        ]
+        expected = draw_curve(cells).doubled
+        return expected.high - expected.low
+
+    assert width("own test part") > 1.4 * width("split {}")
+
+
 def test_a_curve_that_has_settled_says_hardly(make_cell):
     said = answer(draw_curve(cells_of(make_cell, {50: 0.101, 100: 0.1, 200: 0.1, 400: 0.1})))
     assert said[0].startswith("Would more labels help? Hardly")

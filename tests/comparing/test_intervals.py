@@ -1,10 +1,19 @@
-"""Means over seeds and paired differences, against numbers worked out by hand."""
+"""Means over seeds and paired differences, against numbers worked out by hand and against draws of equal strategies."""
 
 import numpy as np
 import pytest
 
-from unfreeze.comparing.intervals import over_seeds, paired_over_seeds
+from unfreeze.comparing.intervals import Gain, Moves, over_seeds, paired_at_once, paired_over_seeds
+from unfreeze.comparing.rows import key_rows, read_keys
 from unfreeze.evaluate.compare import paired_difference
+
+
+def gains_of(*lists, shared=True):
+    """Gains of seeds on rows 0, 1, 2, ... of which all have the same ones, or each its own."""
+    return [
+        Gain(np.arange(len(gained), dtype=np.uint64) + (0 if shared else 1_000 * seed), np.asarray(gained))
+        for seed, gained in enumerate(lists)
+    ]
 
 
 def test_students_interval_over_three_seeds():
@@ -20,10 +29,18 @@ def test_bounds_stay_within_zero_and_one_and_one_seed_has_none():
     assert over_seeds([0.7]).low is None
 
 
+def test_a_mean_over_seeds_knows_the_draw_of_the_rows_that_they_share():
+    # 80 of 100 rows are right in each of four seeds: the same ones, so that the seeds agree and tell nothing of the
+    # rows' draw. t(99) at 97.5 % is 1.984217, times sqrt(0.8 x 0.2 / 100) = 0.04.
+    right = np.arange(100) < 80
+    moves = [Moves(np.arange(100, dtype=np.uint64), (right - 0.8) / 100)] * 4
+    found = over_seeds([0.8] * 4, moves)
+    assert (found.low, found.high) == pytest.approx((0.8 - 0.079369, 0.8 + 0.079369), abs=1e-6)
+
+
 def test_a_paired_difference_is_the_mean_of_the_seeds_means():
     # Seed 0: 3 gained, 1 lost of 8; seed 1: 1 gained, 2 lost of 4. Mean of 2/8 and -1/4.
-    gains = [np.array([1, 1, 1, -1, 0, 0, 0, 0]), np.array([1, -1, -1, 0])]
-    found = paired_over_seeds(gains)
+    found = paired_over_seeds(gains_of([1, 1, 1, -1, 0, 0, 0, 0], [1, -1, -1, 0]))
     assert found.value == pytest.approx(0.0)
     assert found.low < -0.2 < 0.2 < found.high
 
@@ -34,25 +51,130 @@ def test_one_seed_is_the_bootstrap_over_its_rows():
     p_a, p_b = (np.stack([share, 1 - share], axis=1) for share in rng.uniform(0.2, 1, (2, 400)))
     gain = (p_a.argmax(1) == y).astype(int) - (p_b.argmax(1) == y)
     value, low, high = paired_difference(p_a, p_b, y, resamples=4000)
-    found = paired_over_seeds([gain])
+    found = paired_over_seeds(gains_of(gain))
     assert found.value == pytest.approx(value)
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.006)
 
 
-def test_the_interval_has_the_width_of_two_stage_sampling():
-    # Ten seeds whose mean gains are 0 or 0.2 in turn, 100 rows each. The bootstrap's variance of the mean: that between
-    # seeds, 0.01, and within them, (0 and 0.2 - 0.04 = 0.16, mean 0.08) / 100, over ten.
+def test_seeds_with_rows_of_their_own_have_students_interval():
+    # Ten seeds whose mean gains are 0 or 0.2 in turn: standard deviation 0.105409, t(9) at 97.5 % is 2.262157, so that
+    # the half-width is 2.262157 x 0.105409 / sqrt(10) = 0.075405.
     some = np.repeat([1, 0], [20, 80])
-    gains = [np.zeros(100, dtype=int) if seed % 2 else some for seed in range(10)]
-    found = paired_over_seeds(gains, resamples=20_000)
-    deviation = np.sqrt((0.01 + 0.08 / 100) / 10)
-    assert found.value == pytest.approx(0.1)
-    assert found.high - found.low == pytest.approx(2 * 1.96 * deviation, rel=0.06)
+    seeds = [some if seed % 2 else np.zeros(100, dtype=int) for seed in range(10)]
+    found = paired_over_seeds(gains_of(*seeds, shared=False))
+    assert (found.value, found.high - found.value) == pytest.approx((0.1, 0.075405), abs=1e-6)
+    # On the same rows their gains go together, which adds to the variance: a row moves the mean by 0.8 / 200 or
+    # -0.2 / 200, (20 x 0.8^2 + 80 x 0.2^2) / 200^2 = 0.0004 in all, of which 0.00008 is there if every seed has rows of
+    # its own. t(99) is 1.984217, and 1.984217^2 x 0.00032 + 0.075405^2 = 0.083342^2.
+    found = paired_over_seeds(gains_of(*seeds))
+    assert (found.value, found.high - found.value) == pytest.approx((0.1, 0.083342), abs=1e-6)
+
+
+def test_seeds_that_agree_by_chance_do_not_make_the_rows_certain():
+    gained = np.repeat([1, -1, 0], [12, 2, 86])
+    one = paired_over_seeds(gains_of(gained))
+    assert one.low > 0
+    three = paired_over_seeds(gains_of(gained, gained, gained))
+    assert (three.low, three.high) == pytest.approx((one.low, one.high))
+
+
+def test_several_at_once_are_wider_and_lend_each_other_the_seeds_deviation():
+    rng = np.random.default_rng(0)
+    several = [gains_of(*(rng.integers(-1, 2, (3, 200)))) for _ in range(4)]
+    alone = [paired_over_seeds(gains) for gains in several]
+    together = paired_at_once(several)
+    for one, other in zip(alone, together, strict=True):
+        assert other.value == one.value
+        assert other.low <= one.low
+        assert other.high >= one.high
+    # A single seed beside others with three: their deviation counts for it as well.
+    wide = gains_of(np.repeat([1, 0], [60, 140]), np.zeros(200, dtype=int), np.repeat([1, 0], [60, 140]))
+    single = gains_of(np.repeat([1, -1, 0], [40, 5, 155]))
+    assert paired_over_seeds(single).low > 0
+    assert paired_at_once([single, wide])[0].low < 0
+    assert paired_at_once([]) == ()
 
 
 def test_equal_answers_differ_by_nothing_and_rows_are_needed():
-    found = paired_over_seeds([np.zeros(50, dtype=int)] * 3)
+    found = paired_over_seeds(gains_of(*np.zeros((3, 50), dtype=int)))
     assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
-    for gains in ([], [np.array([], dtype=int)]):
+    for gains in ([], gains_of([])):
         with pytest.raises(ValueError, match="needs a seed"):
             paired_over_seeds(gains)
+
+
+def draw(rng, strategies, seeds, rows, *, pool=None, seed_deviation=0.0):
+    """Keys (rows,) and right answers (strategies, rows) for each seed, of strategies that are equally good in truth.
+
+    What a strategy finds hard about a row is the same in every seed. ``pool``: each seed has other rows of so many.
+    """
+    every = pool or rows
+    ease = rng.normal(size=every) + rng.normal(size=(strategies, every))
+    found = []
+    for _ in range(seeds):
+        keys = rng.permutation(every)[:rows]
+        luck = rng.normal(size=(strategies, 1)) * seed_deviation
+        chance = rng.normal(size=(strategies, rows)) * 0.5
+        found.append((keys.astype(np.uint64), (ease[:, keys] + luck + chance > -1.5).astype(int)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("seeds", "rows", "more"),
+    [
+        (3, 75, {}),
+        (10, 75, {}),
+        (5, 600, {}),
+        (2, 300, {"seed_deviation": 0.1}),
+        (5, 600, {"seed_deviation": 0.1}),
+        (5, 100, {"pool": 250}),
+        (10, 100, {"pool": 500}),
+    ],
+)
+def test_equal_strategies_are_seldom_called_different(seeds, rows, more):
+    rng = np.random.default_rng(0)
+    called = 0
+    for _ in range(300):
+        drawn = draw(rng, 2, seeds, rows, **more)
+        found = paired_over_seeds([Gain(keys, right[0] - right[1]) for keys, right in drawn])
+        called += found.low > 0 or found.high < 0
+    # 5 % are 15; of so many draws 22 or more come up in one of 25 cases, and the draws are always these.
+    assert called <= 21
+
+
+def test_rows_that_are_taken_for_others_in_every_seed_make_false_differences():
+    rng = np.random.default_rng(0)
+    called = 0
+    for _ in range(100):
+        drawn = draw(rng, 2, 10, 75)
+        apart = [
+            Gain(keys + np.uint64(1_000 * seed), right[0] - right[1])
+            for seed, (keys, right) in enumerate(drawn)
+        ]
+        found = paired_over_seeds(apart)
+        called += found.low > 0 or found.high < 0
+    assert called > 20
+
+
+@pytest.mark.parametrize(("seeds", "seed_deviation"), [(1, 0.0), (3, 0.0), (3, 0.1), (5, 0.1)])
+def test_the_best_of_eight_that_are_as_good_as_the_floor_is_seldom_above_it(seeds, seed_deviation):
+    rng = np.random.default_rng(0)
+    called = 0
+    for _ in range(200):
+        drawn = draw(rng, 9, seeds, 400, seed_deviation=seed_deviation)
+        gains = [[Gain(keys, right[place] - right[0]) for keys, right in drawn] for place in range(1, 9)]
+        called += max(paired_at_once(gains), key=lambda found: found.value).low > 0
+    assert called <= 10
+
+
+def test_keys_tell_rows_apart_and_find_them_again():
+    first, again = (read_keys(key_rows(names), rows_hash="", count=3) for names in ("abc", "cad"))
+    assert len(set(first)) == 3
+    assert set(first) & set(again) == {first[0], first[2]}
+    assert len(set(read_keys(key_rows("aaa"), rows_hash="", count=3))) == 3
+
+
+def test_without_keys_only_lists_with_the_same_hash_share_rows():
+    one, same, other = (read_keys("", rows_hash=text, count=4) for text in ("x", "x", "y"))
+    assert list(one) == list(same)
+    assert not set(one) & set(other)

@@ -6,6 +6,7 @@ import pytest
 
 from unfreeze.comparing.ranking import Ranked, finished_ranking, rank
 from unfreeze.comparing.request import make_request
+from unfreeze.comparing.rows import key_rows, read_keys
 from unfreeze.comparing.run import compare
 from unfreeze.config import TrainRequest
 from unfreeze.report.content import Estimate
@@ -39,6 +40,9 @@ def test_two_names_of_one_network_are_tied_and_nothing_is_thawed(call, tmp_path,
     assert first.rows_per_second > 0
     assert first.executor == "torch-fp32"
     assert [len(text) for text in first.right] == [24]
+    assert len(set(read_keys(*first.rows, rows_hash="", count=24))) == 24
+    assert first.rows == second.rows
+    assert "rows" not in first.to_dict()
     assert comparison.sentences[0].startswith(
         "The probes on efficientnet-lite0 and tf_efficientnet_lite0 are tied"
     )
@@ -66,6 +70,27 @@ def test_the_most_accurate_comes_first_with_paired_differences():
     assert found[1].to_best.value == pytest.approx(-0.25)
     assert found[1].to_best.high < 0
     assert found[2].to_best is None
+
+
+def test_seeds_that_hold_out_the_same_rows_are_not_taken_for_as_many_draws():
+    def differ(rows):
+        entries = [
+            Ranked(
+                backbone=name,
+                state="finished",
+                right=(text,) * 4,
+                rows_hash=tuple("abcd"),
+                rows=rows,
+                accuracy=Estimate(text.count("1") / 100),
+            )
+            for name, text in (("best", "1" * 90 + "0" * 10), ("second", "0" * 10 + "1" * 74 + "0" * 16))
+        ]
+        found = rank(entries)[1].to_best
+        return found.high - found.low
+
+    same = (key_rows([f"row {row}" for row in range(100)]),) * 4
+    # Without keys rows of another hash are other rows.
+    assert differ(same) == pytest.approx(2 * differ(()), rel=0.02)
 
 
 def test_a_kept_entry_that_failed_or_is_torn_is_measured_again(tmp_path):

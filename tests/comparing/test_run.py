@@ -61,6 +61,8 @@ def test_what_a_cell_says_of_itself_is_what_its_run_says(call, trainer, image_ru
     cell = comparison.cells[0]
     assert cell.accuracy == image_run.run.test.accuracy == pytest.approx(cell.right.mean())
     assert len(cell.truth) == image_run.run.test.n
+    assert len(set(cell.row_keys)) == image_run.run.test.n
+    assert "rows" not in comparison.to_dict()["cells"][0]
     assert cell.learned_from == 28 - image_run.run.test.n
     # The head alone: classes x (width + 1), over several depths or the last.
     assert cell.trained % 2 == 0
@@ -76,6 +78,18 @@ def test_resuming_trains_nothing_again(call, trainer, recorder):
     assert trainer.asked == []
     assert second.results == first.results
     assert any("Finished already: 6." in sentence for sentence in recorder.said)
+
+
+def test_a_record_from_before_rows_had_keys_is_read(call, trainer, tmp_path):
+    first = call(seeds=1)
+    for path in (tmp_path / "out" / "cells").glob(f"*/{RECORD}"):
+        record = json.loads(path.read_text())
+        del record["result"]["rows"]
+        path.write_text(json.dumps(record))
+    trainer.asked.clear()
+    second = call(resume=True, seeds=1)
+    assert trainer.asked == []
+    assert second.results == first.results
 
 
 def test_killed_in_the_middle_and_resumed_it_trains_the_rest_alone(call, trainer, recorder):

@@ -1,5 +1,8 @@
 """Results and verdicts on made-up cells: a winner, a tie, nothing above the floor."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from unfreeze.comparing.results import summarise
@@ -101,6 +104,33 @@ def test_differences_count_the_seeds_that_both_finished_on_the_same_rows(make_ce
     assert full.seeds == (0, 1)
     assert full.failures == ((2, "It broke."),)
     assert full.to_floor.value == pytest.approx(0.1)
+
+
+def test_seeds_that_share_their_test_rows_are_not_taken_for_as_many_draws(make_cell):
+    right = {"feature-extraction": np.arange(75) >= 15, "full": np.arange(75) >= 8}
+    cells = [
+        make_cell(name, np.roll(hits, seed), seed=seed, rows_hash="own test part")
+        for seed in range(5)
+        for name, hits in right.items()
+    ]
+    apart = [replace(cell, rows_hash=f"split {cell.seed}") for cell in cells]
+    (floor, shared), (_, split) = summarise(cells), summarise(apart)
+    for name in ("accuracy", "balanced_accuracy", "to_floor"):
+        one, other = getattr(shared, name), getattr(split, name)
+        assert one.value == other.value
+        assert one.high - one.low > 1.5 * (other.high - other.low)
+    assert (floor.to_best.low, floor.to_best.high) == (-shared.to_floor.high, -shared.to_floor.low)
+
+
+def test_differences_hold_for_all_strategies_at_once(make_cell, share_right):
+    def above(*names):
+        cells = [make_cell("feature-extraction", share_right(140))]
+        cells += [make_cell(name, share_right(150, 3)) for name in names]
+        return summarise(cells)[1].to_floor
+
+    one, many = above("full"), above("full", "partial", "lora", "gradual", "adapters")
+    assert one.value == many.value
+    assert one.low > 0 > many.low
 
 
 def test_a_mean_of_fewer_seeds_is_not_the_best(make_cell, share_right):

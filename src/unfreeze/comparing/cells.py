@@ -21,6 +21,7 @@ from unfreeze.bundle.folder import CHECKPOINTS, HEAD, WEIGHTS
 from unfreeze.bundle.loading import read_bundle
 from unfreeze.comparing.meter import Meter
 from unfreeze.comparing.request import Cell
+from unfreeze.comparing.rows import key_rows, read_keys
 from unfreeze.config import TrainRequest
 from unfreeze.errors import RequestError, StoppedError, UnfreezeError
 from unfreeze.progress import Progress
@@ -39,7 +40,8 @@ LONGEST_SENTENCE = 300
 class CellResult:
     """What a cell came to; everything below ``sentence`` is there when it is finished.
 
-    ``truth`` and ``answers`` index ``labels``, one number a test row, in an order that ``rows_hash`` stands for.
+    ``truth`` and ``answers`` index ``labels``, one number a test row, in an order that ``rows_hash`` stands for;
+    ``rows`` holds a key for each, empty in records from before there were any.
     ``learned_from``: rows of train and val. ``trained``: parameters that the optimizer held, of all ``parameters`` of
     network and head. ``seconds``: without the ``shared_seconds`` of the frozen pass; None when some were lost.
     """
@@ -60,6 +62,7 @@ class CellResult:
     truth: tuple[int, ...] = ()
     answers: tuple[int, ...] = ()
     rows_hash: str = ""
+    rows: str = ""
     learned_from: int = 0
     trained: int = 0
     parameters: int = 0
@@ -77,6 +80,11 @@ class CellResult:
     def right(self) -> NDArray[np.bool_]:
         """Which test rows are answered rightly, bool (rows,)."""
         return np.asarray(np.array(self.truth) == np.array(self.answers))
+
+    @property
+    def row_keys(self) -> NDArray[np.uint64]:
+        """Which rows the test rows are (rows,): equal keys of two cells stand for the same row."""
+        return read_keys(self.rows, rows_hash=self.rows_hash, count=len(self.truth))
 
     @property
     def true_class(self) -> NDArray[np.str_]:
@@ -196,6 +204,7 @@ def _measured(named: _Named, run: Run, meter: Meter, *, resumed: bool) -> CellRe
         truth=truth,
         answers=answers,
         rows_hash=hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
+        rows=key_rows(names),
         learned_from=rows["train"] + rows["val"],
         trained=_trained(run.folder) or head,
         parameters=run.report.backbone.parameters + head,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unfreeze.comparing.cells import CellResult
 from unfreeze.comparing.curve import Curve, answer, draw_curve
 from unfreeze.comparing.picture import Chart, Picture, cost_chart, curve_chart
-from unfreeze.comparing.ranking import Ranked
+from unfreeze.comparing.ranking import BY_ROW, Ranked
 from unfreeze.comparing.results import Result, summarise
 from unfreeze.comparing.tables import accuracy_table, ranking_table
 from unfreeze.comparing.verdict import Verdict, judge, judge_backbones, name_of
@@ -143,7 +143,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, object]:
         """JSON-serialisable form: what ``results.json`` and ``compare --json`` hold."""
-        dropped = ("labels", "truth", "answers", "rows_hash")
+        dropped = ("labels", "truth", "answers", "rows_hash", "rows")
         cells = ({k: v for k, v in asdict(cell).items() if k not in dropped} for cell in self.cells)
         return {
             "folder": str(self.folder),
@@ -217,7 +217,7 @@ def _flat(entry: Result | Ranked) -> dict[str, object]:
     """The fields of an entry, each estimate as three."""
     row: dict[str, object] = {}
     for name, value in vars(entry).items():
-        if name in ("right", "rows_hash"):
+        if isinstance(entry, Ranked) and name in BY_ROW:
             continue
         if isinstance(value, Estimate) or (value is None and name in ESTIMATES):
             found = value or Estimate(float("nan"))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.comparing.cells import CellResult
-from unfreeze.comparing.intervals import paired_over_seeds
+from unfreeze.comparing.intervals import Gain, paired_at_once, paired_over_seeds
 from unfreeze.comparing.results import differences, estimate
 from unfreeze.comparing.verdict import points
 from unfreeze.report import words
@@ -97,8 +97,8 @@ def draw_curve(cells: Sequence[CellResult], *, seed: int = 0) -> Curve | None:
         strategy=cells[0].strategy,
         backbone=cells[0].backbone,
         points=drawn,
-        rise=paired_over_seeds(gains, seed=seed),
-        classes=_class_gains(before, after, seed),
+        rise=paired_over_seeds(gains),
+        classes=_class_gains(before, after),
     )
     if len(kept) < FEWEST_SIZES:
         return curve
@@ -157,9 +157,7 @@ def _which_class(classes: Sequence[ClassGain]) -> str:
     return f"Labels helped most in {named}."
 
 
-def _class_gains(
-    before: Sequence[CellResult], after: Sequence[CellResult], seed: int
-) -> tuple[ClassGain, ...]:
+def _class_gains(before: Sequence[CellResult], after: Sequence[CellResult]) -> tuple[ClassGain, ...]:
     """Every class with test rows, the one whose recall rose most first."""
     pairs = [
         (earlier, later)
@@ -168,48 +166,78 @@ def _class_gains(
         if earlier.seed == later.seed and earlier.rows_hash == later.rows_hash
     ]
     names = sorted({str(name) for earlier, _ in pairs for name in earlier.true_class})
-    found = []
+    gains: list[list[Gain]] = []
+    recalls: list[tuple[float, float, int]] = []
     for name in names:
         masks = [earlier.true_class == name for earlier, _ in pairs]
         there = [(pair, mask) for pair, mask in zip(pairs, masks, strict=True) if mask.any()]
-        gains = [later.right[mask].astype(np.int8) - earlier.right[mask] for (earlier, later), mask in there]
+        gains.append(
+            [
+                Gain(earlier.row_keys[mask], later.right[mask].astype(np.int8) - earlier.right[mask])
+                for (earlier, later), mask in there
+            ]
+        )
         recall_before, recall_after = (
             statistics.mean(float(pair[side].right[mask].mean()) for pair, mask in there) for side in (0, 1)
         )
-        support = sum(int(mask.sum()) for _, mask in there)
-        gain = paired_over_seeds(gains, seed=seed)
-        found.append(ClassGain(name, recall_before, recall_after, gain, support))
+        recalls.append((recall_before, recall_after, sum(int(mask.sum()) for _, mask in there)))
+    found = (
+        ClassGain(name, recall_before, recall_after, gain, support)
+        for name, (recall_before, recall_after, support), gain in zip(
+            names, recalls, paired_at_once(gains), strict=True
+        )
+    )
     return tuple(sorted(found, key=lambda one: -one.gain.value))
 
 
 def _resampled_errors(
     groups: Sequence[Sequence[CellResult]], random: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Errors (resamples, sizes) with seeds, and the test rows within them, drawn again, the same for every size.
+    """Errors (resamples, sizes) with seeds and test rows drawn again, the same for every size.
 
-    Rows are drawn as counts of the patterns in which the sizes are right and wrong. Only seeds that finished every size
-    on the same rows count; without one, sizes are drawn one by one as if their rows were others.
+    A row is drawn once for all seeds that have it. Only seeds that finished every size on the same rows count; without
+    one, sizes are drawn one by one as if their rows were others.
     """
     seeds = sorted(set.intersection(*({cell.seed for cell in group} for group in groups)))
-    tables = []
+    rows, wrong = [], []
     for seed in seeds:
         cells = [next(cell for cell in group if cell.seed == seed) for group in groups]
         if len({cell.rows_hash for cell in cells}) == 1:
-            wrong = np.stack([~cell.right for cell in cells], axis=1)
-            tables.append((*np.unique(wrong, axis=0, return_counts=True), len(wrong)))
-    if not tables:
+            rows.append(cells[0].row_keys)
+            wrong.append(np.stack([~cell.right for cell in cells], axis=1))
+    if not rows:
         columns = [
             random.binomial(len(group[0].truth), 1 - group[0].accuracy, RESAMPLES) / len(group[0].truth)
             for group in groups
         ]
         return np.stack(columns, axis=1)
-    drawn = np.empty((RESAMPLES, len(tables), len(groups)))
-    chosen = random.integers(len(tables), size=(RESAMPLES, len(tables)))
-    for number, (patterns, counts, rows) in enumerate(tables):
-        here = chosen == number
-        again = random.multinomial(rows, counts / rows, size=int(here.sum()))
-        drawn[here] = again @ patterns / rows
-    return np.asarray(drawn.mean(axis=1))
+    errors, weights = _drawn_rows(rows, wrong, random)
+    chosen = random.multinomial(len(rows), [1 / len(rows)] * len(rows), size=RESAMPLES)
+    # Where none of the chosen seeds had a row drawn, which takes very few rows, all count.
+    weights = np.where((chosen * weights).any(axis=1, keepdims=True), chosen * weights, weights)
+    return np.asarray((weights[:, :, None] * errors).sum(axis=1) / weights.sum(axis=1)[:, None])
+
+
+def _drawn_rows(
+    rows: Sequence[NDArray[np.uint64]], wrong: Sequence[NDArray[np.bool_]], random: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Errors (resamples, seeds, sizes) with all rows drawn again, and which seeds have any (resamples, seeds).
+
+    Rows are drawn as counts of the patterns in which seeds have them, and are right and wrong at each size.
+    """
+    keys, places = np.unique(np.concatenate(rows), return_inverse=True)
+    sizes = wrong[0].shape[1]
+    # For each row and seed whether the seed has it, and which sizes are wrong about it.
+    table = np.zeros((len(keys), len(rows), 1 + sizes), dtype=np.int64)
+    ends = np.cumsum([len(one) for one in rows])
+    for seed, (here, missed) in enumerate(zip(np.split(places, ends[:-1]), wrong, strict=True)):
+        table[here, seed, 0] = 1
+        table[here, seed, 1:] = missed
+    patterns, counts = np.unique(table.reshape(len(keys), -1), axis=0, return_counts=True)
+    drawn = random.multinomial(len(keys), counts / len(keys), size=RESAMPLES) @ patterns
+    drawn = drawn.reshape(RESAMPLES, len(rows), 1 + sizes)
+    there = drawn[:, :, 0]
+    return drawn[:, :, 1:] / np.maximum(there, 1)[:, :, None], there > 0
 
 
 def _fit(

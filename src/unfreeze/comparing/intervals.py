@@ -1,54 +1,140 @@
-"""Means over seeds and differences on the same rows, with 95 % intervals."""
+"""Means over seeds and differences on the same rows, with 95 % intervals that know which rows the seeds share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.report.content import Estimate
 
-RESAMPLES = 4000
+OUTSIDE = 0.05
 
 
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean of shares in 0..1 and Student's interval over the seeds; without bounds for one value.
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """By how much each test row moves the value of one seed.
 
-    It covers the draw of the training rows, of the test rows and of the order. The seeds share rows, so that it is a
-    little narrow.
+    ``rows``: keys, each once, uint64 (rows,). ``by``: a row's part of the value less what is expected of it (rows,);
+    they sum to 0.
     """
-    array = np.asarray(values, dtype=np.float64)
-    mean = float(array.mean())
-    if len(array) < 2:
-        return Estimate(mean)
-    from scipy.special import stdtrit
 
-    half = float(stdtrit(len(array) - 1, 0.975) * array.std(ddof=1) / math.sqrt(len(array)))
+    rows: NDArray[np.uint64]
+    by: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Gain:
+    """What one answer gains over another on the test rows of a seed.
+
+    ``rows``: keys, each once, uint64 (rows,). ``gained``: +1, 0 or -1 a row, as one is right and the other is not
+    (rows,).
+    """
+
+    rows: NDArray[np.uint64]
+    gained: NDArray[np.integer]
+
+    @property
+    def mean(self) -> float:
+        """The difference of the two accuracies, in -1..1."""
+        return float(self.gained.mean())
+
+    @property
+    def moves(self) -> Moves:
+        """By how much each row moves it."""
+        return Moves(self.rows, (self.gained - self.mean) / len(self.gained))
+
+
+def over_seeds(values: Sequence[float], moves: Sequence[Moves] = ()) -> Estimate:
+    """The mean of shares in 0..1 with a 95 % interval over the seeds; for one value without ``moves`` no bounds.
+
+    It covers the draw of the training rows and of the order, and with ``moves``, one a seed, also the draw of the test
+    rows. Without them it is too narrow where the seeds share test rows.
+    """
+    mean = float(np.mean(values))
+    parts = _Parts.of(values, moves)
+    if parts.seeds < 2 and not parts.rows:
+        return Estimate(mean)
+    half = parts.half_width()
     return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half))
 
 
-def paired_over_seeds(
-    gains: Sequence[NDArray[np.integer]], *, seed: int = 0, resamples: int = RESAMPLES
-) -> Estimate:
-    """The mean over seeds of the mean gain, with a bootstrap interval that draws seeds, and rows within them, again.
+def paired_over_seeds(gains: Sequence[Gain]) -> Estimate:
+    """The mean over seeds of the mean gain, a share in -1..1, with its 95 % interval; see ``paired_at_once``."""
+    return paired_at_once([gains])[0]
 
-    ``gains``: for each seed +1, 0 or -1 a test row (rows,), as one answer is right and the other is not. Where 0 lies
-    outside the interval one is better. To draw rows is to draw three counts from a multinomial distribution. With a
-    single seed, rows alone are drawn, and the interval knows nothing of how results wander between seeds.
+
+def paired_at_once(differences: Sequence[Sequence[Gain]]) -> tuple[Estimate, ...]:
+    """For each difference the mean over its seeds of the mean gain, a share in -1..1, with an interval.
+
+    A difference has a gain a seed. Where 0 lies outside its interval one is better: in 95 % of draws that is so for
+    none of those that are equal in truth (Bonferroni). How much further apart the seeds lie than their rows explain is
+    taken from all differences together, since a few seeds tell little of it. With a single seed, an interval knows
+    nothing of how results wander between seeds. Raises ValueError without a seed, or for a seed without rows.
     """
-    if not gains or not all(map(len, gains)):
+    if not all(gains and all(len(gain.rows) for gain in gains) for gains in differences):
         raise ValueError("a difference needs a seed, and rows in each")
-    counts = np.array([[(gain > 0).sum(), (gain == 0).sum(), (gain < 0).sum()] for gain in gains])
-    sizes = counts.sum(axis=1)
-    random = np.random.default_rng(seed)
-    seeds = random.integers(len(gains), size=(resamples, len(gains)))
-    drawn = np.empty(seeds.shape)
-    for number, (size, row) in enumerate(zip(sizes, counts, strict=True)):
-        there = seeds == number
-        rows = random.multinomial(size, row / size, size=int(there.sum()))
-        drawn[there] = (rows[:, 0] - rows[:, 2]) / size
-    low, high = np.percentile(drawn.mean(axis=1), [2.5, 97.5])
-    value = float(np.mean((counts[:, 0] - counts[:, 2]) / sizes))
-    return Estimate(value, float(low), float(high))
+    parts = [
+        _Parts.of([gain.mean for gain in gains], [gain.moves for gain in gains]) for gains in differences
+    ]
+    told = [(part.among / part.apart, part.seeds - 1) for part in parts if part.seeds > 1 and part.apart]
+    freedom = sum(free for _, free in told)
+    further = sum(ratio * free for ratio, free in told) / freedom if told else 0.0
+    outside = OUTSIDE / max(1, len(parts))
+    found = []
+    for gains, part in zip(differences, parts, strict=True):
+        value = float(np.mean([gain.mean for gain in gains]))
+        half = max(part.half_width(), part.half_width(outside, among=further * part.apart, freedom=freedom))
+        found.append(Estimate(value, max(-1.0, value - half), min(1.0, value + half)))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the variance of a mean over seeds consists of.
+
+    ``among``: from the deviation between the seeds' values. ``together`` and ``apart``: from the draw of ``rows`` rows,
+    with each drawn once for all seeds that have it, and as if every seed drew rows of its own.
+    """
+
+    seeds: int
+    among: float
+    rows: int
+    together: float
+    apart: float
+
+    @classmethod
+    def of(cls, values: Sequence[float], moves: Sequence[Moves]) -> _Parts:
+        seeds = len(values)
+        among = float(np.var(values, ddof=1)) / seeds if seeds > 1 else 0.0
+        if not moves:
+            return cls(seeds, among, 0, 0.0, 0.0)
+        by = np.concatenate([one.by for one in moves])
+        keys, places = np.unique(np.concatenate([one.rows for one in moves]), return_inverse=True)
+        sums = np.bincount(places, weights=by)
+        return cls(seeds, among, len(keys), float(sums @ sums) / seeds**2, float(by @ by) / seeds**2)
+
+    def half_width(
+        self, outside: float = OUTSIDE, *, among: float | None = None, freedom: int | None = None
+    ) -> float:
+        """Half of the interval that leaves out the share ``outside``.
+
+        What differs from seed to seed shows between their values, with Student's factor for so few. What rows that they
+        share do to all of them alike does not show there, and is added. The rows alone are a lower bound, since a few
+        seeds may agree by chance.
+        """
+        among = self.among if among is None else among
+        between = _student(self.seeds - 1 if freedom is None else freedom, outside) * math.sqrt(among)
+        factor = _student(self.rows - 1, outside)
+        shared = factor * math.sqrt(max(0.0, self.together - self.apart))
+        return max(math.hypot(between, shared), factor * math.sqrt(self.together))
+
+
+def _student(freedom: int, outside: float) -> float:
+    """How many standard errors hold all but the share ``outside``, with so many degrees of freedom."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(max(freedom, 1), 1 - outside / 2))

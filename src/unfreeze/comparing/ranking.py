@@ -15,10 +15,10 @@ import numpy as np
 
 from unfreeze.choose.settings import Decisions
 from unfreeze.comparing.cells import FAILED, FINISHED
-from unfreeze.comparing.intervals import over_seeds, paired_over_seeds
+from unfreeze.comparing.intervals import Gain, Moves, over_seeds, paired_at_once
+from unfreeze.comparing.rows import key_rows, read_keys
 from unfreeze.config import FLOOR, TrainRequest
 from unfreeze.contracts import Backbone, Executor, State
-from unfreeze.data.dataset import Dataset
 from unfreeze.engine.frozen_pass import golden_batch
 from unfreeze.errors import UnfreezeError
 from unfreeze.progress import Progress
@@ -33,15 +33,18 @@ from unfreeze.training.probing import fit_rows, probe_features
 SPEED_ROWS = 32
 # Repetitions within a second or two are enough for a median.
 REPETITIONS, SPEED_SECONDS = 9, 2.0
+# The fields that say something of every row.
+BY_ROW = ("right", "rows_hash", "rows")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
     """A backbone: the accuracy of its probe out of fold over the rows that are not test, and what it costs.
 
-    ``right``: for each seed, "1" or "0" a held-out row, in an order that ``rows_hash`` stands for. ``bytes``: of its
-    weights as they are saved. ``latency_seconds`` and ``rows_per_second``: of the network alone, for one row and for
-    32, on ``executor``; decoding comes on top.
+    ``right``: for each seed, "1" or "0" a held-out row, in an order that ``rows_hash`` stands for; ``rows``: their
+    keys. ``to_best``: accuracy less that of the first on the same rows, as a share in -1..1; its interval holds for all
+    backbones at once. ``bytes``: of its weights as they are saved. ``latency_seconds`` and ``rows_per_second``: of the
+    network alone, for one row and for 32, on ``executor``; decoding comes on top.
     """
 
     backbone: str
@@ -49,6 +52,7 @@ class Ranked:
     sentence: str = ""
     right: tuple[str, ...] = ()
     rows_hash: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
     accuracy: Estimate | None = None
     to_best: Estimate | None = None
     log_loss: float | None = None
@@ -66,7 +70,7 @@ class Ranked:
 
     def to_dict(self) -> dict[str, object]:
         """JSON-serialisable form, without the single rows."""
-        return {name: value for name, value in asdict(self).items() if name not in ("right", "rows_hash")}
+        return {name: value for name, value in asdict(self).items() if name not in BY_ROW}
 
 
 def probe_backbone(name: str, base: TrainRequest, seeds: Sequence[int], *, progress: Progress) -> Ranked:
@@ -87,11 +91,10 @@ def probe_backbone(name: str, base: TrainRequest, seeds: Sequence[int], *, progr
 def rank(entries: Sequence[Ranked]) -> tuple[Ranked, ...]:
     """The entries, the most accurate first, each with its difference to the first on the same rows."""
     order = sorted(entries, key=lambda entry: -entry.mean)
-    best = order[0]
-    return tuple(
-        entry if entry is best or entry.accuracy is None else replace(entry, to_best=_difference(entry, best))
-        for entry in order
-    )
+    gains = [_gains(entry, order[0]) for entry in order[1:]]
+    found = iter(paired_at_once([some for some in gains if some]))
+    others = zip(order[1:], gains, strict=True)
+    return (order[0], *(replace(entry, to_best=next(found)) if some else entry for entry, some in others))
 
 
 def write_ranked(entry: Ranked, path: Path) -> None:
@@ -108,13 +111,13 @@ def finished_ranking(path: Path) -> Ranked | None:
         return None
     if values["state"] != FINISHED:
         return None
-    values |= {name: tuple(values[name]) for name in ("right", "rows_hash")}
+    values |= {name: tuple(values[name]) for name in BY_ROW if name in values}
     return Ranked(**(values | {"accuracy": Estimate(**values["accuracy"])}))
 
 
 def _probed(name: str, base: TrainRequest, seeds: Sequence[int], progress: Progress) -> Ranked:
     backbone: Backbone | None = None
-    right, hashes, accuracies, losses = [], [], [], []
+    right, hashes, keys, accuracies, losses, moves = [], [], [], [], [], []
     for seed in seeds:
         request = replace(base, backbone=name, strategy=FLOOR, seed=seed)
         dataset, decisions = read_data(request), Decisions(request)
@@ -126,7 +129,11 @@ def _probed(name: str, base: TrainRequest, seeds: Sequence[int], progress: Progr
         rows = features.rows[fit_rows(dataset, features)][probe.held_out]
         hits = probe.oof_logits[probe.held_out].argmax(axis=1) == dataset.label[rows]
         right.append("".join("1" if hit else "0" for hit in hits))
-        hashes.append(_hash_rows(dataset, rows))
+        names = [f"{dataset.samples.name(int(row))}\0{dataset.label[row]}" for row in rows]
+        hashes.append(_hash_rows(names))
+        keys.append(key_rows(names))
+        by = (hits - hits.mean()) / len(hits)
+        moves.append(Moves(read_keys(keys[-1], rows_hash="", count=len(hits)), by))
         accuracies.append(probe.accuracy)
         losses.append(probe.log_loss)
     assert backbone is not None
@@ -137,7 +144,8 @@ def _probed(name: str, base: TrainRequest, seeds: Sequence[int], progress: Progr
         state=FINISHED,
         right=tuple(right),
         rows_hash=tuple(hashes),
-        accuracy=over_seeds(accuracies) if len(seeds) > 1 else single,
+        rows=tuple(keys),
+        accuracy=over_seeds(accuracies, moves) if len(seeds) > 1 else single,
         log_loss=statistics.mean(losses),
         parameters=sum(parameter.numel() for parameter in backbone.module.parameters()),
         width=backbone.dim,
@@ -148,22 +156,26 @@ def _probed(name: str, base: TrainRequest, seeds: Sequence[int], progress: Progr
     )
 
 
-def _difference(entry: Ranked, best: Ranked) -> Estimate | None:
-    pairs = zip(entry.right, entry.rows_hash, best.right, best.rows_hash, strict=False)
-    gains = [_digits(mine) - _digits(its) for mine, my_rows, its, its_rows in pairs if my_rows == its_rows]
-    return paired_over_seeds(gains) if gains else None
+def _gains(entry: Ranked, best: Ranked) -> list[Gain]:
+    """What an entry gains over the best, for each seed that both finished on the same rows."""
+    found = []
+    for place, (mine, its) in enumerate(zip(entry.right, best.right, strict=False)):
+        rows_hash = entry.rows_hash[place]
+        if rows_hash == best.rows_hash[place]:
+            kept = entry.rows[place] if entry.rows else ""
+            keys = read_keys(kept, rows_hash=rows_hash, count=len(mine))
+            found.append(Gain(keys, _digits(mine) - _digits(its)))
+    return found
 
 
 def _digits(text: str) -> Any:
     return np.frombuffer(text.encode("ascii"), dtype=np.int8)
 
 
-def _hash_rows(dataset: Dataset, rows: Any) -> str:
+def _hash_rows(names: Sequence[str]) -> str:
     digest = hashlib.sha256()
-    for row in rows:
-        digest.update(
-            f"{dataset.samples.name(int(row))}\0{dataset.label[row]}\n".encode("utf-8", "surrogateescape")
-        )
+    for name in names:
+        digest.update(f"{name}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unfreeze.comparing.cells import CellResult
-from unfreeze.comparing.intervals import over_seeds, paired_over_seeds
+from unfreeze.comparing.intervals import Gain, Moves, over_seeds, paired_at_once
 from unfreeze.config import FLOOR
 from unfreeze.report.content import Estimate
 
@@ -21,9 +20,10 @@ class Result:
 
     ``seeds`` are those that finished, ``failures`` (seed, sentence) those that did not; without one finished, the
     numbers are None. ``is_best``: no other of this size has a higher mean accuracy. ``to_floor`` and ``to_best``:
-    accuracy less that of the same backbone's floor, and of the best, on the same test rows. ``trained`` of
-    ``parameters`` were in the optimizer. ``seconds`` (without the frozen pass, which all share) and ``joules`` are
-    medians over the seeds, ``peak_bytes`` the largest of them.
+    accuracy less that of the same backbone's floor, and of the best, on the same test rows, as shares in -1..1; their
+    intervals hold for all strategies compared at once. ``trained`` of ``parameters`` were in the optimizer. ``seconds``
+    (without the frozen pass, which all share) and ``joules`` are medians over the seeds, ``peak_bytes`` the largest of
+    them.
     """
 
     strategy: str
@@ -69,34 +69,74 @@ def summarise(cells: Iterable[CellResult]) -> tuple[Result, ...]:
     for cell in cells:
         groups.setdefault((cell.strategy, cell.backbone, cell.size), []).append(cell)
     finished = {key: [cell for cell in group if cell.finished] for key, group in groups.items()}
+    to_floor: dict[Key, Estimate] = {}
+    for backbone, size in dict.fromkeys(key[1:] for key in groups):
+        floor = (FLOOR, backbone, size)
+        alike = [key for key in finished if key[1:] == floor[1:] and key != floor]
+        to_floor |= _to_one(alike, floor, finished)
     best = {size: _best(finished, size) for size in {key[2] for key in groups}}
-    return tuple(_result(key, group, finished, best[key[2]]) for key, group in groups.items())
+    to_best: dict[Key, Estimate] = {}
+    for size, key in best.items():
+        if key is None:
+            continue
+        to_best |= _to_one([other for other in finished if other[2] == size and other != key], key, finished)
+        if key in to_floor:
+            # The same difference, seen from the other side.
+            to_best[FLOOR, key[1], size] = _turned(to_floor[key])
+    return tuple(
+        _result(
+            key,
+            group,
+            finished[key],
+            is_best=key == best[key[2]],
+            to_floor=to_floor.get(key),
+            to_best=to_best.get(key),
+        )
+        for key, group in groups.items()
+    )
 
 
-def differences(first: Sequence[CellResult], second: Sequence[CellResult]) -> list[NDArray[np.int8]]:
-    """For each seed that both finished on the same test rows, +1, 0 or -1 a row: whether the first is right instead."""
+def differences(first: Sequence[CellResult], second: Sequence[CellResult]) -> list[Gain]:
+    """For each seed that both finished on the same test rows, what the first gains over the second."""
     others = {cell.seed: cell for cell in second}
     gains = []
     for cell in first:
         other = others.get(cell.seed)
         if other is not None and other.rows_hash == cell.rows_hash:
-            gains.append(cell.right.astype(np.int8) - other.right.astype(np.int8))
+            gains.append(Gain(cell.row_keys, cell.right.astype(np.int8) - other.right.astype(np.int8)))
     return gains
 
 
-def _best(finished: dict[Key, list[CellResult]], size: int | None) -> list[CellResult]:
-    """The cells with the highest mean accuracy, among those of the most seeds: means of few seeds lie further out."""
-    groups = [cells for key, cells in finished.items() if key[2] == size and cells]
-    most = max(map(len, groups), default=0)
-    full = (cells for cells in groups if len(cells) == most)
-    return max(full, key=lambda cells: statistics.mean(cell.accuracy for cell in cells), default=[])
+def _to_one(keys: Sequence[Key], one: Key, finished: dict[Key, list[CellResult]]) -> dict[Key, Estimate]:
+    """The differences of these to one, of those that share a seed with it."""
+    gains = {key: differences(finished[key], finished.get(one, [])) for key in keys}
+    known = [key for key in keys if gains[key]]
+    return dict(zip(known, paired_at_once([gains[key] for key in known]), strict=True))
+
+
+def _turned(estimate: Estimate) -> Estimate:
+    low, high = (None if end is None else -end for end in (estimate.high, estimate.low))
+    return Estimate(-estimate.value, low, high)
+
+
+def _best(finished: dict[Key, list[CellResult]], size: int | None) -> Key | None:
+    """The key with the highest mean accuracy, among those of the most seeds: means of few seeds lie further out."""
+    groups = {key: cells for key, cells in finished.items() if key[2] == size and cells}
+    most = max(map(len, groups.values()), default=0)
+    full = (key for key, cells in groups.items() if len(cells) == most)
+    return max(full, key=lambda key: statistics.mean(cell.accuracy for cell in groups[key]), default=None)
 
 
 def _result(
-    key: Key, group: list[CellResult], finished: dict[Key, list[CellResult]], best: list[CellResult]
+    key: Key,
+    group: list[CellResult],
+    cells: list[CellResult],
+    *,
+    is_best: bool,
+    to_floor: Estimate | None,
+    to_best: Estimate | None,
 ) -> Result:
     strategy, backbone, size = key
-    cells = finished[key]
     failures = tuple((cell.seed, cell.sentence) for cell in group if not cell.finished)
     if not cells:
         return Result(
@@ -108,7 +148,6 @@ def _result(
             seeds=(),
             failures=failures,
         )
-    floor = finished.get((FLOOR, backbone, size), [])
     return Result(
         strategy=strategy,
         backbone=backbone,
@@ -117,11 +156,11 @@ def _result(
         test_rows=round(statistics.median(len(cell.truth) for cell in cells)),
         seeds=tuple(cell.seed for cell in cells),
         failures=failures,
-        is_best=cells is best,
+        is_best=is_best,
         accuracy=estimate(cells, "accuracy"),
         balanced_accuracy=estimate(cells, "balanced_accuracy"),
-        to_floor=None if strategy == FLOOR else _paired(cells, floor),
-        to_best=None if cells is best else _paired(cells, best),
+        to_floor=to_floor,
+        to_best=to_best,
         trained=max(cell.trained for cell in cells),
         parameters=max(cell.parameters for cell in cells),
         seconds=_median(cell.seconds for cell in cells),
@@ -132,16 +171,21 @@ def _result(
 
 
 def estimate(cells: Sequence[CellResult], name: str) -> Estimate:
-    """Over seeds, or for a single one the interval over its test rows."""
+    """Over seeds and test rows, or for a single seed the interval over its test rows."""
     if len(cells) > 1:
-        return over_seeds([getattr(cell, name) for cell in cells])
+        moves = [_moves(cell, by_class=name == "balanced_accuracy") for cell in cells]
+        return over_seeds([getattr(cell, name) for cell in cells], moves)
     (cell,) = cells
     return Estimate(getattr(cell, name), getattr(cell, f"{name}_low"), getattr(cell, f"{name}_high"))
 
 
-def _paired(cells: list[CellResult], others: list[CellResult]) -> Estimate | None:
-    gains = differences(cells, others)
-    return paired_over_seeds(gains) if gains else None
+def _moves(cell: CellResult, *, by_class: bool) -> Moves:
+    """By how much each test row moves the accuracy, or with ``by_class`` the mean of the recalls by class."""
+    right = cell.right.astype(np.float64)
+    groups = cell.true_class if by_class else np.zeros(len(right), dtype=np.intp)
+    _, places, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    expected = np.bincount(places, weights=right) / counts
+    return Moves(cell.row_keys, (right - expected[places]) / (counts[places] * len(counts)))
 
 
 def _median(values: Iterable[float | None]) -> float | None:
