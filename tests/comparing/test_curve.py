@@ -49,7 +49,7 @@ def test_a_falling_error_says_yes_with_what_is_expected_of_twice_the_rows(make_c
     assert curve.rise.value == pytest.approx(rise, abs=1e-3)
     said = answer(curve)
     assert said[0].startswith(
-        "Would more labels help? Yes: twice as many rows (800) are expected to bring full from"
+        "Would more labels help? Yes: twice as many rows (800) are expected to raise full by 1.9 points, to 94.3 % ("
     )
     assert said[1].startswith(
         f"From 200 to 400 rows accuracy rose by {curve.rise.value * 100:.1f} points (95 % interval "
@@ -72,7 +72,29 @@ def test_what_is_expected_knows_that_seeds_share_their_test_rows(make_cell):
 def test_a_curve_that_has_settled_says_hardly(make_cell):
     said = answer(draw_curve(cells_of(make_cell, {50: 0.101, 100: 0.1, 200: 0.1, 400: 0.1})))
     assert said[0].startswith("Would more labels help? Hardly")
-    assert said[2].startswith("In no class did recall rise by more than chance explains")
+    assert said[2] == "In no class did recall rise by more than chance explains."
+    assert said[3].startswith("Of the errors at 400 rows most are left here: 50 % in ")
+
+
+def test_where_accuracy_fell_no_law_is_fitted_and_nothing_is_promised(make_cell):
+    curve = draw_curve(cells_of(make_cell, {50: 0.10, 100: 0.12, 200: 0.13, 400: 0.15}))
+    assert (curve.law, curve.doubled, curve.gain) == (None, None, None)
+    assert answer(curve)[0] == (
+        "Would more labels help? It cannot be told: accuracy fell from 90.0 % at 50 rows to 85.0 % at 400, which the "
+        "law of a learning curve does not fit."
+    )
+    # A little up and down is no fall.
+    assert draw_curve(cells_of(make_cell, {50: 0.100, 100: 0.102, 200: 0.102, 400: 0.102})).law is not None
+
+
+def test_what_is_said_to_be_gained_goes_from_law_to_law(make_cell):
+    curve = draw_curve(cells_of(make_cell, {50: 0.3, 100: 0.2, 200: 0.19, 400: 0.1}))
+    last, twice = 1 - curve.law(400), 1 - curve.law(800)
+    assert curve.gain.value == pytest.approx(twice - last)
+    assert abs(last - curve.points[-1][1].value) > 0.005
+    assert f"by {(twice - last) * 100:.1f} points, to {twice * 100:.1f} % (" in answer(curve)[0].replace(
+        "\u202f", " "
+    )
 
 
 def test_two_sizes_promise_nothing(make_cell):
@@ -102,3 +124,44 @@ def test_the_class_that_gained_is_named_with_its_support(make_cell):
     assert (cat.gain.low, cat.gain.high) == (0.0, 0.0)
     assert answer(curve)[2].startswith("Labels helped most in 'dog' (recall 50.0 % to 90.0 %, +40.0 points")
     assert "200 test rows" in answer(curve)[2]
+    # 20 of the 200 rows are wrong, all of them dogs.
+    assert (dog.left, cat.left) == (1.0, 0.0)
+    assert answer(curve)[3] == "Of the errors at 200 rows most are left here: 100 % in 'dog' (recall 90.0 %)."
+
+
+def test_a_class_that_has_no_errors_left_does_not_hide_where_they_are(make_cell):
+    truth = np.repeat([0, 1], [100, 100])
+    before = np.arange(200) % 100 >= 30
+    after = np.where(truth == 0, True, before)
+    cells = [
+        make_cell("full", right, size=size, truth=truth) for size, right in ((100, before), (200, after))
+    ]
+    said = answer(draw_curve(cells))
+    assert said[2].startswith("Labels helped most in 'cat' (recall 70.0 % to 100.0 %")
+    assert said[3] == "Of the errors at 200 rows most are left here: 100 % in 'dog' (recall 70.0 %)."
+    right = [make_cell("full", np.ones(200), size=size, truth=truth) for size in (100, 200)]
+    assert answer(draw_curve(right))[3] == "At 200 rows no test row is wrong any more."
+
+
+def test_gains_of_many_classes_are_held_to_more_than_those_of_two(make_cell):
+    def named(classes):
+        labels = tuple(f"class {number}" for number in range(classes))
+        truth = np.repeat(np.arange(classes), 40)
+        # In the first class eight rows rise and one falls; nothing happens in the others.
+        before, after = np.ones(len(truth), dtype=bool), np.ones(len(truth), dtype=bool)
+        before[:8], after[8] = False, False
+        cells = [
+            make_cell(
+                "full",
+                right,
+                size=size,
+                truth=truth,
+                answers=tuple(np.where(right, truth, (truth + 1) % classes).tolist()),
+                labels=labels,
+            )
+            for size, right in ((100, before), (200, after))
+        ]
+        return answer(draw_curve(cells))[2]
+
+    assert named(2).startswith("Labels helped most in 'class 0'")
+    assert named(40) == "In no class did recall rise by more than chance explains."

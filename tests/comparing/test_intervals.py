@@ -65,9 +65,10 @@ def test_seeds_with_rows_of_their_own_have_students_interval():
     assert (found.value, found.high - found.value) == pytest.approx((0.1, 0.075405), abs=1e-6)
     # On the same rows their gains go together, which adds to the variance: a row moves the mean by 0.8 / 200 or
     # -0.2 / 200, (20 x 0.8^2 + 80 x 0.2^2) / 200^2 = 0.0004 in all, of which 0.00008 is there if every seed has rows of
-    # its own. t(99) is 1.984217, and 1.984217^2 x 0.00032 + 0.075405^2 = 0.083342^2.
+    # its own. One more row that gains nothing adds (0.1 / 100)^2. t(99) is 1.984217, and 1.984217^2 x 0.000321 +
+    # 0.075405^2 = 0.083365^2.
     found = paired_over_seeds(gains_of(*seeds))
-    assert (found.value, found.high - found.value) == pytest.approx((0.1, 0.083342), abs=1e-6)
+    assert (found.value, found.high - found.value) == pytest.approx((0.1, 0.083365), abs=1e-6)
 
 
 def test_seeds_that_agree_by_chance_do_not_make_the_rows_certain():
@@ -76,6 +77,11 @@ def test_seeds_that_agree_by_chance_do_not_make_the_rows_certain():
     assert one.low > 0
     three = paired_over_seeds(gains_of(gained, gained, gained))
     assert (three.low, three.high) == pytest.approx((one.low, one.high))
+
+
+def test_a_few_rows_that_all_gain_are_no_certainty():
+    assert paired_over_seeds(gains_of([1, 1, 1])).low < 0
+    assert paired_over_seeds(gains_of([1] * 20)).low > 0.8
 
 
 def test_several_at_once_are_wider_and_lend_each_other_the_seeds_deviation():

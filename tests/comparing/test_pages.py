@@ -204,6 +204,7 @@ def test_the_page_of_sizes_has_curve_law_classes_and_answer(sizes):
         "recall at 400",
         "+ 3",
         "By class, full",
+        "of the errors left",
     ):
         assert words in text, words
     chart = next(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unfreeze.comparing.cells import CellResult
 from unfreeze.comparing.intervals import Gain, paired_at_once, paired_over_seeds
 from unfreeze.comparing.results import differences, estimate
-from unfreeze.comparing.verdict import points
+from unfreeze.comparing.verdict import points, signed
 from unfreeze.report import words
 from unfreeze.report.content import Estimate
 
@@ -42,13 +42,18 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class ClassGain:
-    """A class at the two largest sizes: its recalls, the gain with its interval, and its test rows over all seeds."""
+    """A class at the two largest sizes: its recalls, the gain with its interval, and its test rows over all seeds.
+
+    The intervals hold for all classes at once. ``left``: the share in 0..1 of the errors at the largest size that are
+    made on its rows; 0 where there are none.
+    """
 
     name: str
     before: float
     after: float
     gain: Estimate
     support: int
+    left: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,8 @@ class Curve:
     """A strategy's learning curve.
 
     ``points``: (rows, accuracy) ascending. ``rise``: from the last size but one to the last, on the same test rows.
-    ``law``, ``doubled`` (the accuracy expected of twice the rows) and ``gain`` are None below three sizes.
+    ``law``, ``doubled`` (the accuracy that it expects of twice the rows) and ``gain`` (from its value at the last size
+    to that) are None below three sizes, and where accuracy fell, which no such law fits.
     """
 
     strategy: str
@@ -100,7 +106,7 @@ def draw_curve(cells: Sequence[CellResult], *, seed: int = 0) -> Curve | None:
         rise=paired_over_seeds(gains),
         classes=_class_gains(before, after),
     )
-    if len(kept) < FEWEST_SIZES:
+    if len(kept) < FEWEST_SIZES or _fell(drawn):
         return curve
     law = fit_power_law(kept, [1 - reached.value for _, reached in drawn])
     last = float(kept[-1])
@@ -117,18 +123,30 @@ def draw_curve(cells: Sequence[CellResult], *, seed: int = 0) -> Curve | None:
 
 def answer(curve: Curve) -> tuple[str, ...]:
     """Whether more labels would help, and in which class, in sentences."""
-    (before, _), (rows, there) = curve.points[-2:]
-    said = [_promise(curve, rows, there)]
+    (before, _), (rows, _) = curve.points[-2:]
+    said = [_promise(curve)]
     verb = "rose" if curve.rise.value >= 0 else "fell"
     said.append(
         f"From {before:,} to {rows:,} rows accuracy {verb} by {points(curve.rise)}, on the same test rows."
     )
-    said.append(_which_class(curve.classes))
+    said += [_which_class(curve.classes), _what_is_left(curve.classes, rows)]
     return tuple(said)
 
 
-def _promise(curve: Curve, rows: int, there: Estimate) -> str:
+def _fell(points: Sequence[tuple[int, Estimate]]) -> bool:
+    """Whether accuracy is lower at the last size than at the first by something that counts."""
+    return points[0][1].value - points[-1][1].value >= WORTH
+
+
+def _promise(curve: Curve) -> str:
+    (first, start), (rows, there) = curve.points[0], curve.points[-1]
     if curve.doubled is None or curve.gain is None:
+        if len(curve.points) >= FEWEST_SIZES:
+            return (
+                f"Would more labels help? It cannot be told: accuracy fell from {words.percent(start.value)} at "
+                f"{first:,} rows to {words.percent(there.value)} at {rows:,}, which the law of a learning curve does "
+                "not fit."
+            )
         few = "two sizes cannot say how the curve goes on; give three or more."
         rising = curve.rise.low is not None and curve.rise.low > 0
         return f"Would more labels help? {'Probably' if rising else 'It cannot be told'}: {few}"
@@ -140,21 +158,33 @@ def _promise(curve: Curve, rows: int, there: Estimate) -> str:
     else:
         verdict = "Perhaps" if curve.gain.value >= WORTH else "Probably not much"
     return (
-        f"Would more labels help? {verdict}: twice as many rows ({2 * rows:,}) are expected to bring {curve.strategy} "
-        f"from {words.percent(there.value)} to {words.with_interval(curve.doubled)}."
+        f"Would more labels help? {verdict}: twice as many rows ({2 * rows:,}) are expected to raise {curve.strategy} "
+        f"by {signed(curve.gain.value)} points, to {words.with_interval(curve.doubled)}."
     )
 
 
 def _which_class(classes: Sequence[ClassGain]) -> str:
     clear = [one for one in classes if one.gain.low is not None and one.gain.low > 0]
     if not clear:
-        return "In no class did recall rise by more than chance explains, so none asks for labels before the others."
+        return "In no class did recall rise by more than chance explains."
     named = ", ".join(
         f"{one.name!r} (recall {words.percent(one.before)} to {words.percent(one.after)}, +{points(one.gain)}; "
         f"{one.support:,} test rows)"
         for one in clear[:MOST_CLASSES_NAMED]
     )
     return f"Labels helped most in {named}."
+
+
+def _what_is_left(classes: Sequence[ClassGain], rows: int) -> str:
+    """In which classes the errors are that more labels could still take away."""
+    wrong = sorted((one for one in classes if one.left > 0), key=lambda one: -one.left)
+    if not wrong:
+        return f"At {rows:,} rows no test row is wrong any more."
+    named = ", ".join(
+        f"{words.percent(one.left, decimals=0)} in {one.name!r} (recall {words.percent(one.after)})"
+        for one in wrong[:MOST_CLASSES_NAMED]
+    )
+    return f"Of the errors at {rows:,} rows most are left here: {named}."
 
 
 def _class_gains(before: Sequence[CellResult], after: Sequence[CellResult]) -> tuple[ClassGain, ...]:
@@ -168,6 +198,7 @@ def _class_gains(before: Sequence[CellResult], after: Sequence[CellResult]) -> t
     names = sorted({str(name) for earlier, _ in pairs for name in earlier.true_class})
     gains: list[list[Gain]] = []
     recalls: list[tuple[float, float, int]] = []
+    errors: list[int] = []
     for name in names:
         masks = [earlier.true_class == name for earlier, _ in pairs]
         there = [(pair, mask) for pair, mask in zip(pairs, masks, strict=True) if mask.any()]
@@ -180,11 +211,12 @@ def _class_gains(before: Sequence[CellResult], after: Sequence[CellResult]) -> t
         recall_before, recall_after = (
             statistics.mean(float(pair[side].right[mask].mean()) for pair, mask in there) for side in (0, 1)
         )
+        errors.append(sum(int((~later.right[mask]).sum()) for (_, later), mask in there))
         recalls.append((recall_before, recall_after, sum(int(mask.sum()) for _, mask in there)))
     found = (
-        ClassGain(name, recall_before, recall_after, gain, support)
-        for name, (recall_before, recall_after, support), gain in zip(
-            names, recalls, paired_at_once(gains), strict=True
+        ClassGain(name, recall_before, recall_after, gain, support, wrong / max(1, sum(errors)))
+        for name, (recall_before, recall_after, support), wrong, gain in zip(
+            names, recalls, errors, paired_at_once(gains), strict=True
         )
     )
     return tuple(sorted(found, key=lambda one: -one.gain.value))

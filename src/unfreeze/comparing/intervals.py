@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,9 +77,7 @@ def paired_at_once(differences: Sequence[Sequence[Gain]]) -> tuple[Estimate, ...
     """
     if not all(gains and all(len(gain.rows) for gain in gains) for gains in differences):
         raise ValueError("a difference needs a seed, and rows in each")
-    parts = [
-        _Parts.of([gain.mean for gain in gains], [gain.moves for gain in gains]) for gains in differences
-    ]
+    parts = [_Parts.of_gains(gains) for gains in differences]
     told = [(part.among / part.apart, part.seeds - 1) for part in parts if part.seeds > 1 and part.apart]
     freedom = sum(free for _, free in told)
     further = sum(ratio * free for ratio, free in told) / freedom if told else 0.0
@@ -116,6 +114,13 @@ class _Parts:
         keys, places = np.unique(np.concatenate([one.rows for one in moves]), return_inverse=True)
         sums = np.bincount(places, weights=by)
         return cls(seeds, among, len(keys), float(sums @ sums) / seeds**2, float(by @ by) / seeds**2)
+
+    @classmethod
+    def of_gains(cls, gains: Sequence[Gain]) -> _Parts:
+        """Those of a mean gain, as if one more row had gained nothing: a few that all gain alike are no certainty."""
+        means = [gain.mean for gain in gains]
+        parts = cls.of(means, [gain.moves for gain in gains])
+        return replace(parts, together=parts.together + (float(np.mean(means)) / parts.rows) ** 2)
 
     def half_width(
         self, outside: float = OUTSIDE, *, among: float | None = None, freedom: int | None = None

@@ -129,10 +129,18 @@ def _class_table(comparison: Comparison) -> Table | None:
             words.percent(one.before),
             words.percent(one.after),
             tables.gap_text(one.gain),
+            words.percent(one.left),
             words.number(one.support),
         )
         for one in curve.classes
     )
-    columns = ("class", f"recall at {before}", f"recall at {after}", "gain in points", "test rows")
-    caption = f"By class, {curve.strategy}: where more labels helped"
-    return Table(columns, rows, numeric=frozenset({1, 2, 3, 4}), caption=caption)
+    columns = (
+        "class",
+        f"recall at {before}",
+        f"recall at {after}",
+        "gain in points",
+        "of the errors left",
+        "test rows",
+    )
+    caption = f"By class, {curve.strategy}: where more labels helped, and what is left"
+    return Table(columns, rows, numeric=frozenset({1, 2, 3, 4, 5}), caption=caption)
