@@ -157,6 +157,36 @@ def test_the_ranking_is_two_tables_that_fit(ranking):
     assert "resnet18.a1_in1k failed: It cannot be downloaded." in text
 
 
+def test_a_row_says_what_auto_chose_and_how_many_seeds_it_is_of(make_cell, share_right):
+    def cell(name, seed, **changes):
+        return make_cell(name, share_right(150), seed=seed, **changes)
+
+    failed = {"state": "failed", "sentence": "It broke."}
+    cells = [cell("feature-extraction", seed) for seed in range(3)]
+    cells += [cell("auto", seed, chosen=name) for seed, name in enumerate(["partial", "lora", "lora"])]
+    cells += [cell("auto:head=mlp", seed, chosen="full") for seed in range(3)]
+    cells += [cell("full", seed, **(failed if seed else {})) for seed in range(3)]
+    comparison = concluded(cells)
+    text = " ".join(printed(comparison, width=120).split())
+    assert "200 test rows, 3 seeds, n=500" in text
+    page = re.sub(r"<[^>]+>", " ", render(comparison))
+    for name in ("auto (lora 2x, partial 1x)", "auto:head=mlp (full)", "full (1 of 3 seeds)"):
+        # In the table of accuracies and in that of costs.
+        assert page.count(f" {name} ") == 2, name
+    assert comparison.results[1].chosen == ("partial", "lora", "lora")
+
+
+def test_a_first_result_of_fewer_seeds_does_not_stand_for_all(make_cell, share_right):
+    cells = [
+        make_cell("feature-extraction", share_right(150), seed=0),
+        make_cell("feature-extraction", [True], seed=1, state="failed", sentence="It broke."),
+        *(make_cell("full", share_right(150), seed=seed) for seed in range(2)),
+    ]
+    text = printed(concluded(cells))
+    assert "200 test rows, 2 seeds, n=500" in text
+    assert "feature-extraction (1 of 2 seeds)" in " ".join(text.split())
+
+
 # -- the page
 
 
@@ -176,6 +206,7 @@ def test_the_page_has_the_table_the_picture_and_the_verdict(strategies):
     text = re.sub(r"<[^>]+>", " ", page)
     for words in ("85.0", "82.1–87.9", "10 min 12 s", "51.2 kJ", "are tied at n=500", "to the floor"):
         assert words in text.replace("\u202f", " "), words
+    assert "The best was chosen by the test rows that its own accuracy is counted on" in text
     assert page.count("<svg") == 2
     assert "Accuracy against training time. feature-extraction: 65.5 % (61.7–69.3) at 10 s." in page
     assert "The loss is not finite &lt;here&gt;." in page

@@ -71,6 +71,22 @@ def test_what_a_cell_says_of_itself_is_what_its_run_says(call, trainer, image_ru
     assert cell.seconds + cell.shared_seconds == pytest.approx(image_run.run.seconds)
 
 
+def test_what_auto_chose_is_kept_and_older_records_go_without(call, trainer, tmp_path, monkeypatch):
+    def train(request, **rest):
+        run = trainer(request, **rest)
+        return dataclasses.replace(run, strategy="lora") if request.strategy == "auto" else run
+
+    monkeypatch.setattr("unfreeze.comparing.cells.train", train)
+    comparison = call(seeds=1, strategies="auto,partial")
+    assert [cell.chosen for cell in comparison.cells] == ["", "lora", ""]
+    for path in (tmp_path / "out" / "cells").glob(f"*/{RECORD}"):
+        record = json.loads(path.read_text())
+        del record["result"]["chosen"]
+        path.write_text(json.dumps(record))
+    again = call(seeds=1, strategies="auto,partial", resume=True)
+    assert [cell.chosen for cell in again.cells] == ["", "", ""]
+
+
 def test_resuming_trains_nothing_again(call, trainer, recorder):
     first = call()
     trainer.asked.clear()

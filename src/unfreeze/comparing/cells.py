@@ -22,7 +22,7 @@ from unfreeze.bundle.loading import read_bundle
 from unfreeze.comparing.meter import Meter
 from unfreeze.comparing.request import Cell
 from unfreeze.comparing.rows import key_rows, read_keys
-from unfreeze.config import TrainRequest
+from unfreeze.config import AUTO, TrainRequest
 from unfreeze.errors import RequestError, StoppedError, UnfreezeError
 from unfreeze.progress import Progress
 from unfreeze.regular import read_record
@@ -41,9 +41,10 @@ class CellResult:
     """What a cell came to; everything below ``sentence`` is there when it is finished.
 
     ``truth`` and ``answers`` index ``labels``, one number a test row, in an order that ``rows_hash`` stands for;
-    ``rows`` holds a key for each, empty in records from before there were any.
-    ``learned_from``: rows of train and val. ``trained``: parameters that the optimizer held, of all ``parameters`` of
-    network and head. ``seconds``: without the ``shared_seconds`` of the frozen pass; None when some were lost.
+    ``rows`` holds a key for each, empty in records from before there were any. ``chosen``: the strategy that ``auto``
+    took, else empty. ``learned_from``: rows of train and val. ``trained``: parameters that the optimizer held, of all
+    ``parameters`` of network and head. ``seconds``: without the ``shared_seconds`` of the frozen pass; None when some
+    were lost.
     """
 
     strategy: str
@@ -63,6 +64,7 @@ class CellResult:
     answers: tuple[int, ...] = ()
     rows_hash: str = ""
     rows: str = ""
+    chosen: str = ""
     learned_from: int = 0
     trained: int = 0
     parameters: int = 0
@@ -205,6 +207,7 @@ def _measured(named: _Named, run: Run, meter: Meter, *, resumed: bool) -> CellRe
         answers=answers,
         rows_hash=hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
         rows=key_rows(names),
+        chosen=run.strategy if named.strategy.partition(":")[0] == AUTO else "",
         learned_from=rows["train"] + rows["val"],
         trained=_trained(run.folder) or head,
         parameters=run.report.backbone.parameters + head,

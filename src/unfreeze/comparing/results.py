@@ -19,11 +19,12 @@ class Result:
     """A strategy on a backbone, learned from ``rows`` rows (``size``: as asked for; None: all).
 
     ``seeds`` are those that finished, ``failures`` (seed, sentence) those that did not; without one finished, the
-    numbers are None. ``is_best``: no other of this size has a higher mean accuracy. ``to_floor`` and ``to_best``:
-    accuracy less that of the same backbone's floor, and of the best, on the same test rows, as shares in -1..1; their
-    intervals hold for all strategies compared at once. ``trained`` of ``parameters`` were in the optimizer. ``seconds``
-    (without the frozen pass, which all share) and ``joules`` are medians over the seeds, ``peak_bytes`` the largest of
-    them.
+    numbers are None. ``chosen``: what ``auto`` took under each of the seeds, else empty. ``is_best``: no other of this
+    size has a higher mean accuracy; it was chosen by the rows that this accuracy is counted on. ``to_floor`` and
+    ``to_best``: accuracy less that of the same backbone's floor, and of the best, on the same test rows, as shares in
+    -1..1; their intervals hold for all strategies compared at once. ``trained`` of ``parameters`` were in the
+    optimizer. ``seconds`` (without the frozen pass, which all share) and ``joules`` are medians over the seeds,
+    ``peak_bytes`` the largest of them.
     """
 
     strategy: str
@@ -33,6 +34,7 @@ class Result:
     test_rows: int
     seeds: tuple[int, ...]
     failures: tuple[tuple[int, str], ...] = ()
+    chosen: tuple[str, ...] = ()
     is_best: bool = False
     accuracy: Estimate | None = None
     balanced_accuracy: Estimate | None = None
@@ -49,6 +51,11 @@ class Result:
     def mean(self) -> float:
         """The mean accuracy; below every other where nothing finished."""
         return -1.0 if self.accuracy is None else self.accuracy.value
+
+    @property
+    def asked(self) -> int:
+        """The number of seeds that were tried."""
+        return len(self.seeds) + len(self.failures)
 
     @property
     def share(self) -> float | None:
@@ -156,6 +163,7 @@ def _result(
         test_rows=round(statistics.median(len(cell.truth) for cell in cells)),
         seeds=tuple(cell.seed for cell in cells),
         failures=failures,
+        chosen=tuple(cell.chosen for cell in cells if cell.chosen),
         is_best=is_best,
         accuracy=estimate(cells, "accuracy"),
         balanced_accuracy=estimate(cells, "balanced_accuracy"),

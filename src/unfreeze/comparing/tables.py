@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from unfreeze.comparing.ranking import Ranked
@@ -17,7 +18,7 @@ def accuracy_table(results: Sequence[Result]) -> Table:
     """A row a strategy: accuracies with intervals, and differences to the floor and to the best in points."""
     rows = tuple(
         (
-            result.strategy,
+            row_name(result),
             _share(result.accuracy),
             _share(result.balanced_accuracy),
             gap_text(result.to_floor),
@@ -37,7 +38,7 @@ def cost_table(results: Sequence[Result]) -> Table:
     energy = any(result.joules is not None for result in finished)
     rows = tuple(
         (
-            result.strategy,
+            row_name(result),
             count_text(result.trained),
             NOTHING if result.share is None else share_text(result.share),
             NOTHING if result.seconds is None else words.duration(result.seconds),
@@ -54,7 +55,7 @@ def size_table(results: Sequence[Result]) -> Table:
     """A row a strategy and size: accuracy with its interval, and the difference to the floor."""
     rows = tuple(
         (
-            result.strategy,
+            row_name(result),
             words.number(result.rows),
             _share(result.accuracy) if result.accuracy is not None else "failed",
             gap_text(result.to_floor),
@@ -85,12 +86,24 @@ def ranking_table(ranking: Sequence[Ranked]) -> Table:
     return Table(columns, rows, numeric=frozenset(range(1, len(columns))))
 
 
+def row_name(result: Result) -> str:
+    """A strategy, with what ``auto`` chose, and with how many of its seeds finished where some did not."""
+    notes = []
+    counts = Counter(result.chosen)
+    if counts:
+        every = len(counts) == 1
+        notes.append(", ".join(name if every else f"{name} {count}x" for name, count in counts.most_common()))
+    if result.seeds and result.failures:
+        notes.append(f"{len(result.seeds)} of {result.asked} seeds")
+    return f"{result.strategy} ({'; '.join(notes)})" if notes else result.strategy
+
+
 def by_backbone(results: Sequence[Result], several: bool) -> list[tuple[str, list[Result]]]:
     """The results in groups with a title each: by backbone where there are several."""
     if not results:
         return []
     first = next((result for result in results if result.accuracy is not None), results[0])
-    seeds = len(first.seeds)
+    seeds = max(result.asked for result in results)
     title = f"{first.test_rows:,} test rows, {seeds} seed{'s' if seeds != 1 else ''}, n={first.rows:,}"
     if not several:
         return [(title, list(results))]

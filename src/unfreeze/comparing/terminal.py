@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unfreeze.comparing.comparison import Comparison
 
 # Names are broken behind these, so that every piece still reads as a word.
-BREAK_AFTER = re.compile(r"(?<=[-:+_/@.,])")
+BREAK_AFTER = re.compile(r"(?<=[-:+_/@.,\s])")
 NARROWEST_NAME = 10
 
 
