@@ -36,6 +36,15 @@ def test_no_energy_is_invented(tmp_path):
     assert meter.joules is None
 
 
+def test_the_processors_energy_does_not_stand_for_an_accelerators(tmp_path, monkeypatch):
+    package(tmp_path / "intel-rapl:0", 0)
+    monkeypatch.setattr("unfreeze.comparing.meter._accelerator_peak", lambda: 2_000_000)
+    with Meter(powercap=tmp_path) as meter:
+        (tmp_path / "intel-rapl:0" / "energy_uj").write_text("900000")
+    assert meter.joules is None
+    assert meter.peak_bytes == 2_000_000
+
+
 def test_memory_that_cannot_be_reset_is_left_out(tmp_path):
     with Meter(powercap=tmp_path, process=tmp_path) as meter:
         pass

@@ -206,6 +206,10 @@ def test_the_page_has_the_table_the_picture_and_the_verdict(strategies):
     text = re.sub(r"<[^>]+>", " ", page)
     for words in ("85.0", "82.1–87.9", "10 min 12 s", "51.2 kJ", "are tied at n=500", "to the floor"):
         assert words in text.replace("\u202f", " "), words
+    assert (
+        "of the accelerator alone where one was used, else of the process with its libraries; energy is"
+        in text
+    )
     assert "The best was chosen by the test rows that its own accuracy is counted on" in text
     assert page.count("<svg") == 2
     assert "Accuracy against training time. feature-extraction: 65.5 % (61.7–69.3) at 10 s." in page

@@ -22,8 +22,8 @@ class Meter:
     """Measures what happens inside ``with``.
 
     ``peak_bytes``: the most memory at a time, of the accelerator where one was used, else of this process (its
-    libraries included). ``joules``: of all processor packages (RAPL), whoever used them. Both None where the system
-    does not tell.
+    libraries included). ``joules``: of all processor packages (RAPL), whoever used them; None where an accelerator was
+    used, whose part they do not count. Both None where the system does not tell.
     """
 
     peak_bytes: int | None = None
@@ -54,7 +54,10 @@ class Meter:
             self._reader.join()
             whole = all(counter.read() for counter in self._energy)
             self.joules = sum(counter.joules for counter in self._energy) if whole else None
-        self.peak_bytes = _accelerator_peak() or (_peak(self.process) if self._fresh else None)
+        accelerator = _accelerator_peak()
+        if accelerator is not None:
+            self.joules = None
+        self.peak_bytes = accelerator or (_peak(self.process) if self._fresh else None)
 
     def _read_along(self) -> None:
         while not self._done.wait(READ_EVERY_SECONDS):
