@@ -192,7 +192,7 @@ class TrainRequest:
                 continue
             kinds, words = wanted
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-                yield f"{flag(field.name)} {_shown(value)} is of the wrong kind: give {words}."
+                yield f"{flag(field.name)} {shown(value)} is of the wrong kind: give {words}."
 
     def _problems(self) -> Iterator[str]:
         for name, known in CHOICES.items():
@@ -202,11 +202,11 @@ class TrainRequest:
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                yield f"{flag(name)} {_shown(value)} is out of range: give a value from {low:g} to {high:g}."
+                yield f"{flag(name)} {shown(value)} is out of range: give a value from {low:g} to {high:g}."
         for name in ("val", "test"):
             value = getattr(self, name)
             if isinstance(value, int | float) and not 0 < value < 1:
-                yield f"{flag(name)} {_shown(value)} is no share: give a number between 0 and 1, or a data set."
+                yield f"{flag(name)} {shown(value)} is no share: give a number between 0 and 1, or a data set."
         if self.targets is not None and not target_patterns(self.targets):
             yield "--targets names no layers: give attention, linear, or patterns such as qkv,mlp.fc1."
         if self.store_budget is not None and _bytes(self.store_budget) is None:
@@ -313,7 +313,7 @@ def _seconds(time: str) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """The value for a sentence. A few lines of YAML can stand for a value whose whole text would fill the memory."""
     if isinstance(value, float):
         return f"{value:g}"

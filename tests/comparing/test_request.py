@@ -1,7 +1,9 @@
 """From what was said to cells, and what is refused before anything is read."""
 
+import numpy as np
 import pytest
 
+from unfreeze.comparing.call import compare
 from unfreeze.comparing.entry import parse_entries
 from unfreeze.comparing.request import Cell, make_request, safe_name
 from unfreeze.config import TrainRequest
@@ -79,7 +81,8 @@ def test_the_same_folder_never_stands_for_two_entries():
     ("said", "words"),
     [
         ({"seeds": 0}, "--seeds 0 trains nothing"),
-        ({"seeds": -3}, "--seeds 0 trains nothing"),
+        ({"seeds": -3}, "--seeds -3 trains nothing"),
+        ({"seeds": []}, "--seeds names none"),
         ({"seeds": 10**9}, "--seeds is out of range"),
         ({"train_size": (1, 50)}, "--train-size 1 is out of range"),
         ({"backbones": "a,b", "base": {"backbone": "c"}}, "--backbone and --backbones were both given"),
@@ -95,6 +98,45 @@ def test_the_same_folder_never_stands_for_two_entries():
 )
 def test_a_request_that_makes_no_sense_is_refused_in_a_sentence(said, words):
     assert words in problems(**said)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    request = request_of(
+        strategies="full",
+        seeds=np.int64(3),
+        train_size=np.array([100, 50]),
+        output_dir=str(tmp_path),
+    )
+    assert (request.seeds, request.sizes, request.output_dir) == ((0, 1, 2), (50, 100), tmp_path)
+    assert request_of(seeds=np.array([4, 2]), train_size=np.int64(50)).sizes == (50,)
+    assert request_of(backbones=np.array(["a", "b"])).backbones == ("a", "b")
+    named = [cell.name for cell in request_of(seeds=[np.int64(4)]).cells((), (None,))]
+    assert named == ["feature-extraction-seed4"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"seeds": 2.0},
+        {"seeds": "3"},
+        {"seeds": True},
+        {"seeds": None},
+        {"seeds": [0, 1.5]},
+        {"train_size": 50.5},
+        {"train_size": [50, "100"]},
+        {"strategies": [1]},
+        {"strategies": 7},
+        {"backbones": ["a", None]},
+        {"output_dir": 3},
+        {"output_dir": []},
+        {"resume": "yes"},
+    ],
+)
+def test_values_of_the_wrong_kind_are_named(said):
+    (name,) = said
+    option = "--" + name.replace("_", "-")
+    with pytest.raises(RequestError, match=rf"^{option} .* is of the wrong kind: give .*\.$"):
+        compare("no/such/data", **said)
 
 
 @pytest.mark.parametrize(

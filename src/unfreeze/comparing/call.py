@@ -60,7 +60,7 @@ def compare(
         seeds=seeds,
         train_size=train_size,
         backbones=backbones,
-        output_dir=None if output_dir is None else Path(output_dir),
+        output_dir=output_dir,
         resume=resume,
     )
     return run_compare(request, progress=progress, engine=engine, workers=workers)

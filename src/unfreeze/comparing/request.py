@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from numbers import Integral
 from pathlib import Path
+from types import NoneType
 
 from unfreeze.comparing.entry import FLOOR_ENTRY, Entry, make_entries, parse_entries
-from unfreeze.config import AUTO, FIXED_BY_CLASSIC, FLOOR, RANGES, READ_BY, THAWING, TrainRequest, flag
+from unfreeze.config import AUTO, FIXED_BY_CLASSIC, FLOOR, RANGES, READ_BY, THAWING, TrainRequest, flag, shown
 from unfreeze.errors import RequestError
 
 # Three tell how far results wander from draw to draw; more cost as much again each.
@@ -18,6 +20,15 @@ SEEDS = 3
 MOST_SEEDS = 1_000
 # Long enough to be told apart, short enough for every file system.
 LONGEST_NAME = 80
+# What may be said of each from Python: the kinds of one value, of the values in a list, and both in words.
+MEANT: dict[str, tuple[tuple[type, ...], tuple[type, ...], str]] = {
+    "strategies": ((str, NoneType), (str,), "a text with commas, or a list of texts"),
+    "seeds": ((Integral,), (Integral,), "a whole number, or a list of them"),
+    "train_size": ((Integral, str, NoneType), (Integral,), "a whole number, or a list of them"),
+    "backbones": ((str, NoneType), (str,), "a text with commas, or a list of texts"),
+    "output_dir": ((str, Path, NoneType), (), "a path"),
+    "resume": ((bool,), (), "true or false"),
+}
 TIME_LIMIT = "time_limit"
 # Decided by the comparison itself, cell by cell.
 DECIDED = {
@@ -84,7 +95,7 @@ class CompareRequest:
             if name in self.base.given():
                 yield f"{flag(name)} is decided for each training by {own} of compare: leave it out of the settings."
         if not self.seeds:
-            yield "--seeds 0 trains nothing: give 1 or more."
+            yield "--seeds names none: give how many, or which."
         if len(self.seeds) > MOST_SEEDS or any(not 0 <= seed <= RANGES["seed"][1] for seed in self.seeds):
             yield f"--seeds is out of range: give a number of seeds from 1 to {MOST_SEEDS:,}."
         least, most = RANGES["train_size"]
@@ -155,35 +166,64 @@ def make_request(
     seeds: int | Sequence[int] = SEEDS,
     train_size: int | Sequence[int] | str | None = None,
     backbones: Sequence[str] | str | None = None,
-    output_dir: Path | None = None,
+    output_dir: str | Path | None = None,
     resume: bool = False,
 ) -> CompareRequest:
     """The request of what was said, lists as such or as texts with commas; RequestError for what cannot be read.
 
     ``seeds``: how many, from 0 on, or which.
     """
+    if train_size is None:
+        train_size = base.train_size
+    given = {
+        "strategies": strategies,
+        "seeds": seeds,
+        "train_size": train_size,
+        "backbones": backbones,
+        "output_dir": output_dir,
+        "resume": resume,
+    }
+    problems = list(_wrong_kinds(given))
+    if problems:
+        raise RequestError("\n".join(problems))
     entries = None
     if strategies is not None:
         entries = parse_entries(strategies) if isinstance(strategies, str) else make_entries(strategies)
-    listed = backbones.split(",") if isinstance(backbones, str) else backbones or ()
+    listed = backbones.split(",") if isinstance(backbones, str) else () if backbones is None else backbones
     names = [name.strip() for name in listed if name.strip()]
     if backbones is not None and not names:
         raise RequestError(
             "--backbones names none: give names with commas between; see `unfreeze backbones`."
         )
-    if isinstance(seeds, int):
-        # A negative number is as wrong as none; more than the most is refused by its number alone.
-        seeds = range(min(max(seeds, 0), MOST_SEEDS + 1))
-    sizes = _sizes(base.train_size if train_size is None else train_size)
+    if isinstance(seeds, int | Integral):
+        if seeds < 1:
+            raise RequestError(f"--seeds {shown(int(seeds))} trains nothing: give 1 or more.")
+        # More than the most is refused by its number alone.
+        seeds = range(min(int(seeds), MOST_SEEDS + 1))
     return CompareRequest(
         base=replace(base, train_size=None),
         entries=entries,
-        seeds=tuple(dict.fromkeys(seeds)),
-        sizes=sizes,
+        seeds=tuple(dict.fromkeys(map(int, seeds))),
+        sizes=_sizes(train_size),
         backbones=tuple(dict.fromkeys(names)),
-        output_dir=output_dir,
+        output_dir=None if output_dir is None else Path(output_dir),
         resume=resume,
     )
+
+
+def _wrong_kinds(given: Mapping[str, object]) -> Iterator[str]:
+    for name, value in given.items():
+        one, several, words = MEANT[name]
+        if several and isinstance(value, Collection) and not isinstance(value, str | bytes):
+            fits = all(_is_one_of(part, several) for part in value)
+        else:
+            fits = _is_one_of(value, one)
+        if not fits:
+            yield f"{flag(name)} {shown(value)} is of the wrong kind: give {words}."
+
+
+def _is_one_of(value: object, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 
 
 def _sizes(given: int | Sequence[int] | str | None) -> tuple[int, ...]:
@@ -200,7 +240,7 @@ def _sizes(given: int | Sequence[int] | str | None) -> tuple[int, ...]:
         if not numbers:
             raise RequestError("--train-size names no size: write it like 50,100,200.")
         return tuple(sorted(set(numbers)))
-    return tuple(sorted({given} if isinstance(given, int) else set(given)))
+    return tuple(sorted({int(given)} if isinstance(given, int | Integral) else set(map(int, given))))
 
 
 def entries_with_floor(entries: Sequence[Entry]) -> tuple[Entry, ...]:
