@@ -68,7 +68,8 @@ def train(
     """The finished run; see ``unfreeze train --help`` for what each setting means.
 
     ``data``: a path, a hub data set id, or a pair of inputs (paths, PIL images, uint8 arrays, strings) and labels.
-    Raises RequestError when the request or its data cannot be used.
+    Raises RequestError when the request or its data cannot be used, DivergedError when a loss is no number, and
+    StoppedError when it is asked to stop: what was saved is kept, and ``resume`` goes on from there.
     """
     request = TrainRequest(
         data=data,

@@ -41,8 +41,8 @@ def compare(
     learning curve. ``backbones`` are ranked by a cross-validated probe, and with ``strategies`` also trained.
     ``engine``: ``local``, ``ray`` or ``ray://HOST:PORT``; ``workers``: how many trainings at a time on Ray.
     ``settings``: whatever else ``unfreeze.train`` takes, the same for all. The other arguments are those of
-    ``unfreeze.train``. Raises RequestError when the request or its data cannot be used, and UnfreezeError when nothing
-    finished.
+    ``unfreeze.train``. Raises RequestError when the request or its data cannot be used, UnfreezeError when nothing
+    finished, and StoppedError when it is asked to stop: what had finished is kept, and ``resume`` goes on from there.
     """
     base = TrainRequest(
         data=data,

@@ -94,7 +94,8 @@ class Comparison:
     def to_pandas(self) -> Any:
         """A DataFrame with a row a strategy, backbone and size; without strategies, a row a backbone.
 
-        Raises RequestError when pandas is not installed.
+        Accuracies are shares in 0..1, differences in -1..1, and so are the ends of their intervals. Raises RequestError
+        when pandas is not installed.
         """
         try:
             import pandas

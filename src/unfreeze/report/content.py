@@ -16,7 +16,7 @@ Tone = Literal["good", "neutral", "warn"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval, where one is known."""
+    """A share in 0..1, or the difference of two in -1..1, with its 95 % interval where one is known."""
 
     value: float
     low: float | None = None
