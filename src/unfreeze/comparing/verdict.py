@@ -14,17 +14,10 @@ from unfreeze.report.content import Estimate
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one size comes to. ``tied``: all that the test rows cannot tell from the ``best``, itself first.
-
-    ``quickest`` and ``smallest`` are those of the tied that take least time and train the fewest parameters.
-    ``beats_floor``: whether the floor is not among the tied; None when it was not measured.
-    """
+    """What one size comes to. ``tied``: all that the test rows cannot tell from the ``best``, itself first."""
 
     best: Result
     tied: tuple[Result, ...]
-    quickest: Result | None
-    smallest: Result | None
-    beats_floor: bool | None
     sentences: tuple[str, ...]
 
 
@@ -42,9 +35,6 @@ def judge(results: Sequence[Result]) -> Verdict | None:
     return Verdict(
         best=best,
         tied=tied,
-        quickest=_least(tied, "seconds"),
-        smallest=_least(tied, "trained"),
-        beats_floor=None if floor is None else floor not in tied,
         sentences=tuple(_sentences(best, tied, floor, finished, several=several)),
     )
 
