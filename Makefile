@@ -56,8 +56,13 @@ fuzz: setup
 	$(BIN)/python -m pip install --quiet -e '.[fuzz]' || true
 	$(BIN)/python tests/fuzz/long.py --seconds $(FUZZ_SECONDS) $(TARGETS)
 
+# TEXTS (a Parquet file with the columns text and label) and WEIGHTS (DINOv2 ViT-S) are files that some benches need;
+# without them these are left out. NAMES="beside-images startup" runs those alone.
+DEVICE ?= cpu
+
 bench: setup
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench --device $(DEVICE) $(if $(TEXTS),--texts '$(TEXTS)') \
+		$(if $(WEIGHTS),--weights '$(WEIGHTS)') $(NAMES)
 
 clean:
 	rm -rf $(VENV) .venv-oldest .venv-audit build dist .mypy_cache .ruff_cache .pytest_cache

@@ -3,16 +3,18 @@
     python bench/beside.py images
     python bench/beside.py texts --texts MAILS.parquet
     python bench/beside.py few --texts MAILS.parquet --per-class 16
+    python bench/beside.py images --device cuda
 
 images: 500 solar cells, EfficientNet-Lite0: fastai's ``fine_tune(5)``, a plain timm and PyTorch loop of as many epochs
 as our ``full``, timm features with scikit-learn. texts: 2,000 texts, MiniLM: transformers' Trainer at its defaults,
 sentence-transformers with scikit-learn. few: so many texts of each class: SetFit. Their scripts are in bench/peers/;
 fastai, SetFit and sentence-transformers need bench/peers/make_env.sh first, and are left out where that has not run.
 
-Every side is a process of its own, with nothing stored before. "Command" is the whole process; "inside" leaves out the
-interpreter and the imports; "to X" is when validation accuracy first reached X, which each side measures on 15 or 20 %
-of its own choice. Sides take turns, in another order for each seed. Seconds and memory are medians over the seeds,
-accuracy is their mean, and its interval Wilson's for one test set: every seed is tested on the same rows.
+Every side is a process of its own, with nothing stored before; it sees a GPU with ``--device cuda`` alone. "Command" is
+the whole process; "inside" leaves out the interpreter and the imports; "to X" is when validation accuracy first
+reached X, which each side measures on 15 or 20 % of its own choice. Sides take turns, in another order for each seed.
+Seconds and memory (of the process, not of a GPU) are medians over the seeds, accuracy is their mean, and its interval
+Wilson's for one test set: every seed is tested on the same rows.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from processes import run_json
@@ -40,6 +43,8 @@ from unfreeze.proportions import wilson_interval
 BENCH = Path(__file__).parent
 PEER_ENVIRONMENTS = BENCH.parent / ".venv-peers"
 LITE0, MINILM = "efficientnet-lite0", "all-minilm-l6-v2"
+# Libraries take a GPU that they see, whatever they are told of devices.
+HIDDEN = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @dataclass(frozen=True)
@@ -50,15 +55,18 @@ class Side:
     command: Callable[[Tables, int], list[str]]
 
 
-def ours(strategy: str, backbone: str, *more: str) -> Side:
+def ours(strategy: str, backbone: str, device: str, *more: str) -> Side:
     def command(tables: Tables, seed: int) -> list[str]:
         script = [sys.executable, "-W", "ignore", str(BENCH / "ours.py"), *map(str, tables)]
-        return [*script, "--strategy", strategy, "--backbone", backbone, "--seed", str(seed), *more]
+        told = ["--strategy", strategy, "--backbone", backbone, "--device", device]
+        return [*script, *told, "--seed", str(seed), *more]
 
     return Side(f"unfreeze, {strategy}", command)
 
 
-def peer(name: str, script: str, *more: str, environment: str | None = None, seeded: bool = True) -> Side:
+def peer(
+    name: str, script: str, device: str, *more: str, environment: str | None = None, seeded: bool = True
+) -> Side:
     """``environment``: the folder of .venv-peers that has what the script imports (default: ours has it)."""
     python = (
         sys.executable if environment is None else str(PEER_ENVIRONMENTS / environment / "bin" / "python")
@@ -66,7 +74,7 @@ def peer(name: str, script: str, *more: str, environment: str | None = None, see
 
     def command(tables: Tables, seed: int) -> list[str]:
         parts = [python, "-W", "ignore", str(BENCH / "peers" / script), *map(str, tables), *more]
-        return [*parts, "--seed", str(seed)] if seeded else parts
+        return [*parts, "--device", device, *(["--seed", str(seed)] if seeded else [])]
 
     return Side(name, command)
 
@@ -74,41 +82,44 @@ def peer(name: str, script: str, *more: str, environment: str | None = None, see
 def image_sides(arguments: argparse.Namespace, folder: Path) -> list[Side]:
     weights = folder / "backbone.safetensors"
     save_file(load_backbone(LITE0, modality="image").module.state_dict(), weights)
-    epochs = ("--epochs", str(arguments.epochs or 5))
+    epochs, device = ("--epochs", str(arguments.epochs or 5)), arguments.device
     return [
-        peer("fastai, fine_tune(5)", "fastai_finetune.py", str(weights), environment="fastai"),
-        peer(f"timm + PyTorch loop, {epochs[1]} epochs", "timm_loop.py", str(weights), *epochs),
-        peer("timm + scikit-learn", "timm_sklearn.py", seeded=False),
-        ours("feature-extraction", LITE0),
-        ours("gradual", LITE0),
-        ours("full", LITE0, *epochs),
+        peer("fastai, fine_tune(5)", "fastai_finetune.py", device, str(weights), environment="fastai"),
+        peer(f"timm + PyTorch loop, {epochs[1]} epochs", "timm_loop.py", device, str(weights), *epochs),
+        peer("timm + scikit-learn", "timm_sklearn.py", device, seeded=False),
+        ours("feature-extraction", LITE0, device),
+        ours("gradual", LITE0, device),
+        ours("full", LITE0, device, *epochs),
     ]
 
 
 def text_sides(arguments: argparse.Namespace, folder: Path) -> list[Side]:
-    epochs = ("--epochs", str(arguments.epochs or 3))
+    epochs, device = ("--epochs", str(arguments.epochs or 3)), arguments.device
     model = str(minilm_folder())
     longest = ("--max-length", str(arguments.max_length))
     return [
-        peer(f"transformers Trainer, {epochs[1]} epochs", "hf_trainer.py", model, *epochs, *longest),
+        peer(f"transformers Trainer, {epochs[1]} epochs", "hf_trainer.py", device, model, *epochs, *longest),
         peer(
-            "sentence-transformers + scikit-learn", "st_sklearn.py", model, *longest,
+            "sentence-transformers + scikit-learn", "st_sklearn.py", device, model, *longest,
             environment="setfit", seeded=False,
         ),
-        ours("feature-extraction", MINILM, *longest),
-        ours("full", MINILM, *epochs, *longest),
+        ours("feature-extraction", MINILM, device, *longest),
+        ours("full", MINILM, device, *epochs, *longest),
     ]  # fmt: skip
 
 
 def few_sides(arguments: argparse.Namespace, folder: Path) -> list[Side]:
     model, longest = str(minilm_folder()), ("--max-length", str(arguments.max_length))
-    steps = ("--steps", str(arguments.setfit_steps))
+    steps, device = ("--steps", str(arguments.setfit_steps)), arguments.device
     return [
-        peer("SetFit", "setfit_few.py", model, *longest, *steps, environment="setfit"),
-        ours("feature-extraction", MINILM, *longest),
-        ours("full", MINILM, *longest),
-        ours("contrastive", MINILM, *longest),
+        peer("SetFit", "setfit_few.py", device, model, *longest, *steps, environment="setfit"),
+        ours("feature-extraction", MINILM, device, *longest),
+        ours("full", MINILM, device, *longest),
+        ours("contrastive", MINILM, device, *longest),
     ]
+
+
+SIDES = {"images": image_sides, "texts": text_sides, "few": few_sides}
 
 
 def minilm_folder() -> Path:
@@ -119,12 +130,13 @@ def minilm_folder() -> Path:
 
 def main() -> None:
     arguments = parse()
-    print(f"{processor_name()}, {available_cores()} cores, {datetime.now(UTC):%Y-%m-%d}", flush=True)
+    machine = f"{processor_name()}, {available_cores()} cores"
+    if arguments.device == "cuda":
+        machine += f", {torch.cuda.get_device_name()}"
+    print(f"{machine}, {datetime.now(UTC):%Y-%m-%d}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sides = {"images": image_sides, "texts": text_sides, "few": few_sides}[arguments.what](
-            arguments, folder
-        )
+        sides = SIDES[arguments.what](arguments, folder)
         if arguments.sides:
             sides = [side for side in sides if any(part in side.name for part in arguments.sides.split(","))]
         sides = [side for side in sides if present(side)]
@@ -134,7 +146,7 @@ def main() -> None:
             for table in tables:
                 read_once(table)
             for side in sides if seed % 2 == 0 else sides[::-1]:
-                result = run_json(side.command(tables, seed))
+                result = run_json(side.command(tables, seed), HIDDEN if arguments.device == "cpu" else None)
                 results[side.name].append(result)
                 print(json.dumps({"side": side.name, "seed": seed} | result), flush=True)
     print_table(results, arguments.reach)
@@ -144,7 +156,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("images", "texts", "few"))
+    parser.add_argument("what", choices=tuple(SIDES))
     parser.add_argument("--texts", type=Path, help="a Parquet file with the columns text and label")
     parser.add_argument(
         "--rows", type=int, help="training rows, validation included (500 images, 2,000 texts)"
@@ -158,6 +170,7 @@ def parse() -> argparse.Namespace:
         "--setfit-steps", type=int, default=-1, help="most contrastive steps (default: its own)"
     )
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--sides", help="parts of the names of those to run, with commas between")
     parser.add_argument(
         "--reach", type=float, help="validation accuracy whose time is told (0.8; texts 0.95)"

@@ -27,10 +27,9 @@ from typing import Any
 import numpy as np
 import torch
 
-import unfreeze
+from trained import train_images, train_texts
 from unfreeze.bundle.loading import load
 from unfreeze.data.reading import read_raw
-from unfreeze.demo import solar_cells, write_table
 from unfreeze.executors.processor import available_cores, processor_name
 from unfreeze.exporting.formats import FORMATS
 from unfreeze.exporting.network import Network, input_names
@@ -41,26 +40,6 @@ from unfreeze.runtime.exported import load as load_exported
 from unfreeze.training.reopening import open_source
 
 BATCH_SIZE = 32
-EVERY_CELL = 8
-TEXTS, WORDS = 300, ("meeting agenda report", "election minister border", "prize winner cash")
-FILLERS = (
-    "the",
-    "of",
-    "to",
-    "and",
-    "in",
-    "is",
-    "that",
-    "was",
-    "for",
-    "on",
-    "are",
-    "with",
-    "they",
-    "at",
-    "be",
-    "this",
-)
 
 Prepared = Sequence[np.ndarray]
 
@@ -110,28 +89,6 @@ def parse() -> argparse.Namespace:
         "--repetitions", type=int, default=9, help="batches of 32; single rows five times as often"
     )
     return parser.parse_args()
-
-
-def train_images(folder: Path) -> Path:
-    write_table(solar_cells()[::EVERY_CELL], folder / "cells.csv")
-    return train(folder / "cells.csv", folder / "lite0", backbone="efficientnet-lite0")
-
-
-def train_texts(folder: Path) -> Path:
-    random = np.random.default_rng(0)
-    lines = ["text,label"]
-    for number in range(TEXTS):
-        kind = WORDS[number % len(WORDS)]
-        words = list(random.choice(FILLERS, random.integers(20, 90)))
-        words[int(random.integers(len(words)))] = random.choice(kind.split())
-        lines.append(f"{' '.join(words)},{kind.split()[0]}")
-    (folder / "texts.csv").write_text("\n".join(lines) + "\n")
-    return train(folder / "texts.csv", folder / "minilm", backbone="all-minilm-l6-v2")
-
-
-def train(table: Path, folder: Path, *, backbone: str) -> Path:
-    unfreeze.train(str(table), output_dir=folder, backbone=backbone, strategy="feature-extraction")
-    return folder
 
 
 def contenders(run: Path, folder: Path) -> tuple[list[Contender], Prepared, bytes | str]:

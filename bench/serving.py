@@ -1,11 +1,13 @@
 """Serving beside its parts: a server at saturation, at half load, and with thousands of heads on one network.
 
+python bench/serving.py
 python bench/serving.py RUN --files photos/*.png
 python bench/serving.py RUN --table mails.csv --column text
 
-The server is a process of its own, and so is the load. In process: the same raw inputs decoded (or tokenised) and run
-by the same executor in batches of 32, which is what a server cannot beat. Heads: copies of the run's own under other
-names, asked at random, through the batches of one network but not through HTTP.
+Without a run, EfficientNet-Lite0 is trained on solar cells first, and asked for them. The server is a process of its
+own, and so is the load. In process: the same raw inputs decoded (or tokenised) and run by the same executor in batches
+of 32, which is what a server cannot beat. Heads: copies of the run's own under other names, asked at random, through
+the batches of one network but not through HTTP.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import multiprocessing
 import random
 import statistics
 import subprocess
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -25,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from server import multipart, start_server
+from trained import few_cells, train_images
 from unfreeze.executors.processor import available_cores, processor_name
 from unfreeze.serving.hosting import Host
 from unfreeze.serving.limits import Limits
@@ -144,7 +148,8 @@ def resident_megabytes(pid: int) -> float:
 
 def raw_inputs(arguments: argparse.Namespace) -> list:
     if arguments.table is None:
-        return [file.read_bytes() for file in sorted(arguments.files)[:256]]
+        files = arguments.files or [cell.image for cell in few_cells()]
+        return [file.read_bytes() for file in sorted(files)[:256]]
     import pandas
 
     read = pandas.read_parquet if arguments.table.suffix == ".parquet" else pandas.read_csv
@@ -152,24 +157,37 @@ def raw_inputs(arguments: argparse.Namespace) -> list:
 
 
 def main() -> None:
+    arguments = parse()
+    with tempfile.TemporaryDirectory() as folder:
+        measure(arguments.run or train_images(Path(folder)), raw_inputs(arguments))
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?", help="(default: Lite0 on solar cells, trained first)")
     parser.add_argument("--files", type=Path, nargs="+", help="image files")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--column", default="text")
     arguments = parser.parse_args()
-    raws = raw_inputs(arguments)
-    print(f"{processor_name()}, {available_cores()} cores, {arguments.run}, {len(raws)} inputs", flush=True)
+    if arguments.run is not None and arguments.files is None and arguments.table is None:
+        parser.error("a run needs --files or --table, to be asked for")
+    if arguments.run is None and (arguments.files or arguments.table):
+        parser.error("--files and --table are for a RUN that is given")
+    return arguments
+
+
+def measure(run: Path, raws: list) -> None:
+    print(f"{processor_name()}, {available_cores()} cores, {run}, {len(raws)} inputs", flush=True)
 
     registry = Registry(Limits(queue=100_000))
-    task = registry.put("task-0", arguments.run)
+    task = registry.put("task-0", run)
     host = task.host
     alone = in_process(host, raws, SECONDS)
     print(f"in process, decoding and {task.executor}: {alone:.1f} rows/s", flush=True)
 
-    server, port = start_server(arguments.run)
+    server, port = start_server(run)
     try:
         groups = [raws[start : start + ROWS_A_REQUEST] for start in range(0, len(raws), ROWS_A_REQUEST)]
         seconds, found = under_load(port, [body_of(group) for group in groups], CONNECTIONS)

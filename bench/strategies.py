@@ -46,6 +46,7 @@ class Setting:
     image_size: int | None
     rows: int | None
     jobs: int
+    device: str | None
 
     def key(self, entry: Entry, seed: int, *, timed: bool) -> dict[str, Any]:
         """What tells one run from another; the backbone without the folder of its weights."""
@@ -72,6 +73,7 @@ def measure(entry: Entry, seed: int, setting: Setting, *, timed: bool = False) -
         demo_request(setting.table, folder, seed=seed),
         backbone=setting.backbone,
         strategy=entry.strategy,
+        device=setting.device,
         **({"image_size": setting.image_size} | entry.settings),
     )
     if setting.rows is not None:
@@ -189,6 +191,7 @@ def main() -> None:
     parser.add_argument(
         "--rows", type=int, help="training and validation rows (default: all that are not test)"
     )
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument(
         "--timed", action="store_true", help="also measure seconds an epoch, one run at a time"
@@ -203,7 +206,13 @@ def main() -> None:
         table = Path(folder) / "solar_cells.csv"
         write_table(solar_cells(), table)
         setting = Setting(
-            table, Path(folder), arguments.backbone, arguments.image_size, arguments.rows, arguments.jobs
+            table,
+            Path(folder),
+            arguments.backbone,
+            arguments.image_size,
+            arguments.rows,
+            arguments.jobs,
+            arguments.device,
         )
         kept = Kept(arguments.results, KEY)
 

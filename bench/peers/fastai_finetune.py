@@ -84,6 +84,7 @@ def parse():
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--augment", action="store_true", help="fastai's aug_transforms, which cost time")
     return parser.parse_args()
 
@@ -101,6 +102,7 @@ def make_learner(train, arguments):
         bs=arguments.batch_size,
         item_tfms=Resize(arguments.image_size),
         batch_tfms=batch_transforms,
+        device=torch.device(arguments.device),
     )
     learner = vision_learner(loaders, arguments.backbone, pretrained=False, metrics=accuracy)
     learner.model[0].model.load_state_dict(load_file(arguments.weights))

@@ -61,6 +61,7 @@ def main():
                 report_to="none",
                 disable_tqdm=True,
                 seed=arguments.seed,
+                use_cpu=arguments.device == "cpu",
             ),
             train_dataset=[rows[place] for place in order[held:]],
             eval_dataset=[rows[place] for place in order[:held]],
@@ -90,6 +91,7 @@ def parse():
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
 

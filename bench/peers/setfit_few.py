@@ -28,6 +28,7 @@ def main():
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--steps", type=int, default=-1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     start = time.perf_counter()
     train, test = (parquet.read_table(path) for path in (arguments.train, arguments.test))
@@ -36,7 +37,7 @@ def main():
         "text": train.column("text").to_pylist(),
         "label": [labels.index(label) for label in train.column("label").to_pylist()],
     }
-    model = SetFitModel.from_pretrained(arguments.model, device="cpu")
+    model = SetFitModel.from_pretrained(arguments.model, device=arguments.device)
     model.model_body.max_seq_length = arguments.max_length
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(

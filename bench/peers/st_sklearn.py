@@ -26,10 +26,11 @@ def main():
     parser.add_argument("test")
     parser.add_argument("model")
     parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     start = time.perf_counter()
     train, test = (parquet.read_table(path) for path in (arguments.train, arguments.test))
-    model = SentenceTransformer(arguments.model, device="cpu")
+    model = SentenceTransformer(arguments.model, device=arguments.device)
     model.max_seq_length = arguments.max_length
     x, x_test = (model.encode(table.column("text").to_pylist()) for table in (train, test))
     y, y_test = (np.array(table.column("label").to_pylist()) for table in (train, test))

@@ -43,6 +43,7 @@ def main():
     with open(arguments.test, newline="") as file:  # noqa: PTH123
         test = list(csv.DictReader(file))
     labels = sorted({row["label"] for row in rows})
+    device = torch.device(arguments.device)
     order = torch.randperm(len(rows)).tolist()
     held = round(0.15 * len(rows))
     config = timm.get_pretrained_cfg(arguments.backbone)
@@ -50,30 +51,32 @@ def main():
     plain += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(config.mean, config.std)]
     varied = v2.Compose([v2.RandomHorizontalFlip(), *plain])
     loaders = {
-        "train": loader([rows[place] for place in order[held:]], labels, varied, shuffle=True),
-        "val": loader([rows[place] for place in order[:held]], labels, v2.Compose(plain)),
-        "test": loader(test, labels, v2.Compose(plain)),
+        "train": loader([rows[place] for place in order[held:]], labels, varied, device, shuffle=True),
+        "val": loader([rows[place] for place in order[:held]], labels, v2.Compose(plain), device),
+        "test": loader(test, labels, v2.Compose(plain), device),
     }
     model = timm.create_model(arguments.backbone, num_classes=len(labels))
     model.load_state_dict(load_file(arguments.weights), strict=False)
+    model.to(device)
     curve, best = [], (-1.0, None)
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, arguments.epochs * len(loaders["train"]))
     for _ in range(arguments.epochs):
         model.train()
         for pictures, y in loaders["train"]:
+            pictures, y = pictures.to(device, non_blocking=True), y.to(device, non_blocking=True)
             loss = torch.nn.functional.cross_entropy(model(pictures), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-        reached = accuracy(model, loaders["val"])
+        reached = accuracy(model, loaders["val"], device)
         curve.append([time.perf_counter() - start, reached])
         if reached > best[0]:
             best = (reached, copy.deepcopy(model.state_dict()))
     model.load_state_dict(best[1])
     result = {
-        "accuracy": accuracy(model, loaders["test"]),
+        "accuracy": accuracy(model, loaders["test"], device),
         "n": len(test),
         "curve": curve,
         "seconds": time.perf_counter() - start,
@@ -92,19 +95,24 @@ def parse():
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
 
-def loader(rows, labels, transform, *, shuffle=False):
+def loader(rows, labels, transform, device, *, shuffle=False):
     return torch.utils.data.DataLoader(
-        Table(rows, labels, transform), batch_size=32, shuffle=shuffle, num_workers=min(2, os.cpu_count())
+        Table(rows, labels, transform),
+        batch_size=32,
+        shuffle=shuffle,
+        num_workers=min(2, os.cpu_count()),
+        pin_memory=device.type == "cuda",
     )
 
 
 @torch.inference_mode()
-def accuracy(model, batches):
+def accuracy(model, batches, device):
     model.eval()
-    right = [(model(pictures).argmax(dim=1) == y).float() for pictures, y in batches]
+    right = [(model(pictures.to(device)).argmax(dim=1) == y.to(device)).float() for pictures, y in batches]
     return float(torch.cat(right).mean())
 
 

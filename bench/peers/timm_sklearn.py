@@ -5,11 +5,11 @@
 The tables have the columns image and label. Prints one JSON object. Uses nothing of this program.
 """
 
+import argparse
 import csv
 import importlib.metadata
 import json
 import os
-import sys
 import time
 
 import numpy as np
@@ -46,18 +46,27 @@ def load_model():
     return model.eval()
 
 
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("train")
+    parser.add_argument("test")
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args()
+
+
 def main():
+    arguments = parse()
     start = time.perf_counter()
     rows = []
-    for part, path in zip(("train", "test"), sys.argv[1:], strict=True):
+    for part, path in (("train", arguments.train), ("test", arguments.test)):
         with open(path, newline="") as file:  # noqa: PTH123
             rows += [row | {"part": part} for row in csv.DictReader(file)]
-    model = load_model()
+    model = load_model().to(arguments.device)
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config | {"crop_mode": "squash", "crop_pct": 1.0})
     loader = torch.utils.data.DataLoader(Table(rows, transform), batch_size=32, num_workers=os.cpu_count())
     with torch.inference_mode():
-        features = np.concatenate([model(batch).numpy() for batch in loader])
+        features = np.concatenate([model(batch.to(arguments.device)).cpu().numpy() for batch in loader])
     seconds_features = time.perf_counter() - start
     label = np.array([row["label"] for row in rows])
     train = np.array([row["part"] == "train" for row in rows])
