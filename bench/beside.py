@@ -13,8 +13,9 @@ fastai, SetFit and sentence-transformers need bench/peers/make_env.sh first, and
 Every side is a process of its own, with nothing stored before; it sees a GPU with ``--device cuda`` alone. "Command" is
 the whole process; "inside" leaves out the interpreter and the imports; "to X" is when validation accuracy first
 reached X, which each side measures on 15 or 20 % of its own choice. Sides take turns, in another order for each seed.
-Seconds and memory (of the process, not of a GPU) are medians over the seeds, accuracy is their mean, and its interval
-Wilson's for one test set: every seed is tested on the same rows.
+Seconds, memory (of the process, not of a GPU) and energy (of all processor packages, not of a GPU, where the machine
+tells) are medians over the seeds, accuracy is their mean, and its interval Wilson's for one test set: every seed is
+tested on the same rows.
 """
 
 from __future__ import annotations
@@ -209,9 +210,17 @@ def reached(curve: Sequence[Sequence[float]], accuracy: float) -> float | None:
     return next((seconds for seconds, found in curve if found >= accuracy), None)
 
 
+def watt_hours(joules: Sequence[float | None]) -> str:
+    """The median, of the whole machine's processors while a command ran; in words where one could not be read."""
+    told = [used for used in joules if used is not None]
+    return f"{statistics.median(told) / 3600:.2f}" if len(told) == len(joules) else "not readable"
+
+
 def print_table(results: dict[str, list[dict[str, Any]]], reach: float) -> None:
-    print(f"\n| | command, s | inside, s | to {reach:g}, s | memory | accuracy | 95 % interval | seeds |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        f"\n| | command, s | inside, s | to {reach:g}, s | energy, Wh | memory | accuracy | 95 % interval | seeds |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for name, found in results.items():
         if not found:
             continue
@@ -226,6 +235,7 @@ def print_table(results: dict[str, list[dict[str, Any]]], reach: float) -> None:
         low, high = wilson_interval(mean, int(found[0]["n"]))
         print(
             f"| {name} | {middle['command_seconds']:.1f} | {middle['seconds']:.1f} | {to} "
+            f"| {watt_hours([one['joules'] for one in found])} "
             f"| {middle['peak_bytes'] / 1e9:.1f} GB | {mean:.4f} | {low:.3f}–{high:.3f} | {len(found)} |"
         )
     versions = {one["versions"] for found in results.values() for one in found if "versions" in one}

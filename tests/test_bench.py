@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from unfreeze.comparing.meter import Meter
+
 BENCH = Path(__file__).parents[1] / "bench"
 GIVEN = {"TEXTS": Path("mails.parquet"), "WEIGHTS": Path("dinov2.safetensors")}
 NONE = dict.fromkeys(GIVEN)
@@ -147,3 +149,21 @@ def test_make_bench_hands_the_files_on():
     said = subprocess.run(command, cwd=BENCH.parent, capture_output=True, text=True, check=True).stdout
     joined = " ".join(said.replace("\\\n", " ").split())
     assert "-m bench --device cuda --texts 'a b.parquet' --weights 'w' startup" in joined
+
+
+def test_a_side_takes_the_energy_of_its_process_where_the_machine_tells(load, monkeypatch, tmp_path):
+    processes, beside = load("processes.py"), load("beside.py")
+    counter = tmp_path / "intel-rapl:0"
+    counter.mkdir()
+    for name, value in (("energy_uj", 1_000_000), ("max_energy_range_uj", 10**12)):
+        (counter / name).write_text(str(value))
+    spend = f"import json, pathlib; pathlib.Path({str(counter / 'energy_uj')!r}).write_text('7201000000')"
+    command = [sys.executable, "-c", f"{spend}; print(json.dumps({{'accuracy': 1.0}}))"]
+    monkeypatch.setattr(processes, "Meter", lambda: Meter(powercap=tmp_path))
+    told = processes.run_json(command)
+    assert told["joules"] == pytest.approx(7200.0)
+    assert beside.watt_hours([told["joules"]]) == "2.00"
+    monkeypatch.setattr(processes, "Meter", lambda: Meter(powercap=tmp_path / "none"))
+    untold = processes.run_json(command)
+    assert untold["joules"] is None
+    assert beside.watt_hours([told["joules"], untold["joules"]]) == "not readable"
