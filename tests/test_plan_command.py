@@ -86,6 +86,17 @@ def test_costs_are_predicted_without_touching_the_backbone(pictures):
     assert {phase.rows for phase in partial.phases} == {len(material.part("train"))}
 
 
+def test_a_look_at_the_drift_costs_what_lies_above_the_lowest_thawed_stage(pictures):
+    material, _ = pictures
+    model = CostModel(material)
+    partial = model.predict(plan_of(material, "partial"))
+    model.predict(plan_of(material, "full"))
+    (looks,) = model._looks.values()
+    assert len(looks) == len(material.backbone.stages) + 1
+    assert looks[-1] == 0 < looks[6] < looks[1] < looks[0]
+    assert partial.around["features before"] == looks[0]
+
+
 def test_the_load_of_texts_is_that_of_their_batches(mails, plain_torch):
     material, _ = material_of(mails, backbone="all-minilm-l6-v2", max_length=16)
     plan = plan_of(material, "full", batch_size=32)

@@ -146,6 +146,10 @@ class Plan:
         """Whether the head has to be fitted anew on what the training leaves."""
         return self.phases[-1].objective == "pairs"
 
+    def boundary(self, stages: int) -> int:
+        """The first boundary whose output can change in any of the phases."""
+        return min(phase.boundary(stages) for phase in self.phases)
+
     @property
     def epochs(self) -> int:
         """Epochs of all phases together."""

@@ -9,7 +9,13 @@ from unfreeze.engine.estimate import Estimate
 from unfreeze.plan import Phase, Plan, Thaw
 
 AROUND = Around(
-    starting=1.0, decoding=2.0, drift=0.5, temperature=0.1, calibrating=4.0, memory_bytes=1_000_000
+    starting=1.0,
+    decoding=2.0,
+    drift=0.5,
+    drift_again=0.2,
+    temperature=0.1,
+    calibrating=4.0,
+    memory_bytes=1_000_000,
 )
 PACE = Pace(
     input=Line(0.0, 0.001),
@@ -65,8 +71,8 @@ def test_the_seconds_of_a_plan_by_hand():
     epoch = 320 * (0.001 + 0.010 + 0.006) + 10 * 0.02 + 64 * (0.010 + 0.002) + 0.1
     assert phase.epoch_seconds == phase.plain_epoch_seconds == pytest.approx(epoch)
     first = 64 * 0.012 + 0.1
-    assert phase.once_seconds == pytest.approx(3.0 + 0.5 + first)
-    assert found.seconds == found.plain_seconds == pytest.approx(7.5 + 3.5 + first + 4 * epoch)
+    assert phase.once_seconds == pytest.approx(3.0 + 0.2 + first)
+    assert found.seconds == found.plain_seconds == pytest.approx(7.5 + 3.2 + first + 4 * epoch)
     assert found.disk_bytes == 0
 
 
@@ -206,3 +212,10 @@ def test_memory_is_that_of_the_largest_phase_and_what_was_held_before():
     small = replace(PACE, memory_bytes=10)
     found = cost(plan(1, 1), paces=[small, PACE])
     assert found.memory_bytes == 1_050_000
+
+
+def test_no_look_at_the_drift_is_counted_after_a_phase_of_the_head_alone():
+    made = Plan(strategy="own", phases=(Phase(name="a", epochs=1), replace(plan(1).phases[0], name="b")))
+    first, second = cost(made, use="off").phases
+    assert first.once_seconds == pytest.approx(3.0 + 64 * 0.012 + 0.1)
+    assert second.once_seconds == pytest.approx(3.0 + 0.2)

@@ -100,3 +100,76 @@ def test_it_is_measured_in_full_precision_on_the_weights_that_are_handed_on(t):
     result, _ = t.run(ruinous, backbone, replace(task, precisions=("bf16",)), head=head)
     assert result.taken == "start"
     assert set(result.ledger[0].drift.values()) == {0.0}
+
+
+@pytest.mark.parametrize("lowest", [1, 2])
+def test_only_what_lies_above_the_lowest_boundary_is_run_again_with_the_same_result(t, kind, lowest):
+    backbone, inputs = t.toy(kind), t.rows_of(kind, 40, 0).inputs
+    read, run = [], []
+
+    class Noting:
+        def __len__(self):
+            return len(inputs)
+
+        def batch(self, rows, round_):
+            read.append(len(rows))
+            return inputs.batch(rows, round_)
+
+    whole, part = Drift(backbone, inputs, seed=3), Drift(backbone, Noting(), seed=3, lowest=lowest)
+    assert read == [32, 8]
+    with torch.no_grad():
+        for stage in backbone.stages[lowest:]:
+            for name in stage.tensors:
+                tensor = backbone.module.state_dict()[name]
+                if tensor.is_floating_point():
+                    tensor *= 1.01
+    plain = backbone.run
+
+    def noting(state, start=0, stop=None):
+        run.append(start)
+        given = state.h.clone()
+        done = plain(state, start, stop)
+        # A stage may write into what it is given.
+        state.h.copy_(torch.zeros_like(given))
+        return done
+
+    first = whole.since_start()
+    backbone.run = noting
+    assert part.since_start() == first == part.since_start()
+    assert read == [32, 8]
+    assert min(run) == lowest
+    assert sum(first.values()) > 0
+
+
+def test_states_too_large_to_be_kept_are_computed_again(t, monkeypatch):
+    backbone, inputs = t.toy("cnn"), t.rows_of("cnn", 40, 0).inputs
+    monkeypatch.setattr("unfreeze.engine.drift.MOST_KEPT_BYTES", 100)
+    run, plain = [], backbone.run
+    backbone.run = lambda state, start=0, stop=None: run.append(start) or plain(state, start, stop)
+    drift = Drift(backbone, inputs, seed=3, lowest=2)
+    assert set(drift.since_start().values()) == {0.0}
+    assert run.count(0) == 4
+
+
+def three_phases():
+    head, body = Phase(name="a", epochs=1), Phase(name="b", epochs=1, thaw=(Thaw(2, "weights", 0.01),))
+    return Plan(strategy="own", phases=(head, body, replace(head, name="c")), batch_size=8)
+
+
+def test_a_phase_of_the_head_alone_is_not_looked_at_and_keeps_what_was_there_before(t, monkeypatch):
+    looks, plain = [], Drift._features
+    monkeypatch.setattr(Drift, "_features", lambda self, **rest: looks.append(1) or plain(self, **rest))
+    result, _ = t.run(three_phases(), t.toy("vit"), t.task_of("vit", val=0))
+    one, two, three = (record.drift for record in result.ledger)
+    assert set(one.values()) == {0.0}
+    assert three == two
+    assert (two["block1"], two["block2"] > 0) == (0, True)
+    assert len(looks) == 2
+
+
+def test_a_training_of_the_head_alone_runs_no_row_for_it(t, monkeypatch):
+    backbone, task = t.toy("vit"), t.task_of("vit", val=0)
+    monkeypatch.setattr(Drift, "_at_lowest", lambda *_: pytest.fail("a row was run"))
+    plan = Plan(strategy="own", phases=(Phase(name="a", epochs=1),), batch_size=8)
+    result, _ = t.run(plan, backbone, task)
+    assert set(result.ledger[0].drift.values()) == {0.0}

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -175,3 +176,17 @@ def test_being_killed_at_any_moment_changes_nothing(t, tmp_path, one_thread, mon
                 os._exit(7)
         assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
         assert_same(t, train(t, folder, resume=True), whole)
+
+
+@pytest.mark.parametrize("stop", [3, 8, 13])
+def test_the_drift_of_a_phase_of_the_head_alone_is_that_of_the_one_before_after_resuming_too(
+    t, tmp_path, stop
+):
+    head = Phase(name="a", epochs=1)
+    body = Phase(name="b", epochs=1, thaw=(Thaw(2, "weights", 0.01),))
+    given = Plan(strategy="own", phases=(head, body, replace(head, name="c")), batch_size=8)
+    whole = train(t, tmp_path / "whole", given=given)
+    with pytest.raises(StoppedError):
+        train(t, tmp_path / "cut", given=given, stop_after=stop)
+    assert_same(t, train(t, tmp_path / "cut", given=given, resume=True), whole)
+    assert whole[2][2].drift == whole[2][1].drift != whole[2][0].drift

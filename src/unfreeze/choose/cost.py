@@ -77,15 +77,16 @@ class Pace:
 class Around:
     """What a thawing does beside its phases, in seconds.
 
-    ``starting``: the head to start from, and a copy of the network; ``decoding``: every row, once; ``drift``: one look
-    at how far the features have moved; ``temperature``: fitting one; ``calibrating``: the trained network on the
-    validation rows from the raw inputs, for the weights that are taken and for those that are kept beside them.
-    ``memory_bytes``: what the program holds before the first phase.
+    ``starting``: the head to start from, and a copy of the network; ``decoding``: every row, once; ``drift``: the
+    first look at the features; ``drift_again``: a later one, at how far they have moved; ``temperature``: fitting one;
+    ``calibrating``: the trained network on the validation rows from the raw inputs, for the weights that are taken and
+    for those that are kept beside them. ``memory_bytes``: what the program holds before the first phase.
     """
 
     starting: float
     decoding: float
     drift: float
+    drift_again: float
     temperature: float
     calibrating: float
     memory_bytes: int
@@ -296,7 +297,7 @@ def _phase_cost(
         epoch_seconds=short if store.used else plain,
         plain_epoch_seconds=plain,
         filling_seconds=store.filling,
-        once_seconds=pace.preparing + around.drift,
+        once_seconds=pace.preparing + (around.drift_again if phase.thaw else 0.0),
         store_bytes=store.bytes,
         memory_bytes=pace.memory_bytes,
         reason=reason,

@@ -2,49 +2,103 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from unfreeze.contracts import Backbone
+from unfreeze.contracts import Backbone, State
 from unfreeze.data.chance import order
 from unfreeze.engine.inputs import Inputs
 
 # Enough for a mean, and few enough to cost less than an epoch; in batches that fit wherever training does.
 ROWS = 64
 BATCH_ROWS = 32
+# Larger states of all rows are not kept: 64 pictures behind the first convolution take up to half a gigabyte.
+MOST_KEPT_BYTES = 1 << 27
 
 
 class Drift:
-    """The features of some rows as they were when this was made, at every boundary, to be compared with."""
+    """The features of some rows as they were when this was made, to be compared with.
 
-    def __init__(self, backbone: Backbone, inputs: Inputs, *, seed: int) -> None:
-        self._backbone, self._inputs = backbone, inputs
+    ``lowest``: the boundary below which nothing is going to change. What stands there is kept, so that later looks run
+    only what lies above it; without anything above it there is nothing to run.
+    """
+
+    def __init__(self, backbone: Backbone, inputs: Inputs, *, seed: int, lowest: int = 0) -> None:
+        self._backbone, self._inputs, self._lowest = backbone, inputs, lowest
         self._rows = order(seed, 0, len(inputs))[:ROWS]
-        self._start = self._features()
+        self._kept: list[State] | None = None
+        self._start = self._features(keep=True)
 
     def since_start(self) -> dict[str, float]:
         """Mean over rows of ‖f − f_start‖ / ‖f_start‖, by the name of the stage whose output f is.
 
-        Exactly 0 on the processor where nothing below has changed. Leaves the backbone in evaluation mode.
+        Exactly 0 below the lowest boundary, and on the processor where nothing below a stage has changed. Leaves the
+        backbone in evaluation mode.
         """
-        return {
+        above = self._backbone.stages[self._lowest :]
+        moved = {
             stage.name: _relative(now, start)
-            for stage, now, start in zip(self._backbone.stages, self._features(), self._start, strict=True)
+            for stage, now, start in zip(above, self._features(), self._start, strict=True)
         }
+        return self.none() | moved
 
-    def _features(self) -> list[list[Tensor]]:
-        """Plain rows in full precision: for each boundary from 1 on its batches (rows, width), on the CPU."""
-        stages = len(self._backbone.stages)
-        found: list[list[Tensor]] = [[] for _ in range(stages)]
+    def none(self) -> dict[str, float]:
+        """What it is where nothing has moved."""
+        return {stage.name: 0.0 for stage in self._backbone.stages}
+
+    def _features(self, *, keep: bool = False) -> list[list[Tensor]]:
+        """Plain rows in full precision: for each stage above the lowest boundary its batches (rows, width), on the CPU.
+
+        ``keep``: what stands at the lowest boundary, where it is small enough.
+        """
+        found: list[list[Tensor]] = [[] for _ in self._backbone.stages[self._lowest :]]
         self._backbone.module.eval()
-        with torch.no_grad():
-            for first in range(0, len(self._rows), BATCH_ROWS):
-                state = self._inputs.batch(self._rows[first : first + BATCH_ROWS].astype(np.intp), None)
-                for stage in range(stages):
-                    state = self._backbone.run(state, stage, stage + 1)
-                    found[stage].append(self._backbone.summary(state, stage + 1).float().cpu())
+        if not found:
+            return found
+        kept: list[State] = []
+        for place, first in enumerate(range(0, len(self._rows), BATCH_ROWS)):
+            state = self._at_lowest(place, self._rows[first : first + BATCH_ROWS].astype(np.intp))
+            keep = keep and self._lowest > 0 and is_kept(state, rows=len(self._rows))
+            if keep:
+                kept.append(_copied(state, torch.device("cpu")))
+            for features, (_, summary) in zip(
+                found, passed(self._backbone, state, self._lowest), strict=True
+            ):
+                features.append(summary)
+        if keep:
+            self._kept = kept
         return found
+
+    @torch.no_grad()
+    def _at_lowest(self, place: int, rows: NDArray[np.intp]) -> State:
+        """The state at the lowest boundary of batch number ``place``, which holds these rows."""
+        if self._kept is None:
+            return self._backbone.run(self._inputs.batch(rows, None), 0, self._lowest)
+        # A copy on the processor too: a stage may write into what it is given.
+        return _copied(self._kept[place], next(self._backbone.module.parameters()).device)
+
+
+@torch.no_grad()
+def passed(backbone: Backbone, state: State, start: int) -> Iterator[tuple[State, Tensor]]:
+    """The state behind each stage from ``start`` on, and its features (rows, width) in float32 on the CPU."""
+    for stage in range(start, len(backbone.stages)):
+        state = backbone.run(state, stage, stage + 1)
+        # A copy on the processor too: it may be a view of a state that the next stage writes into.
+        yield state, backbone.summary(state, stage + 1).to("cpu", torch.float32, copy=True)
+
+
+def is_kept(state: State, *, rows: int) -> bool:
+    """Whether ``rows`` rows of such a batch are small enough to be kept."""
+    return state.h[0].numel() * state.h.element_size() * rows <= MOST_KEPT_BYTES
+
+
+def _copied(state: State, device: torch.device) -> State:
+    mask = None if state.mask is None else state.mask.to(device, copy=True)
+    return State(state.h.to(device, copy=True), mask)
 
 
 def _relative(now: list[Tensor], start: list[Tensor]) -> float:

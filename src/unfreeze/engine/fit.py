@@ -134,7 +134,9 @@ class _Loop:
         self.home = None if self.ranks.sharding is None else torch.device("cpu")
         self.weights = Weights(plan, backbone, head, home=self.home)
         # Before a checkpoint is loaded: a training that goes on has moved since the same start.
-        self.drift = Drift(backbone, task.train.inputs, seed=task.seed)
+        self.drift = Drift(
+            backbone, task.train.inputs, seed=task.seed, lowest=plan.boundary(len(backbone.stages))
+        )
         self.standing = Standing(start=self.weights.copy() if plan.pull or plan.interpolate else {})
 
     def run(self, *, resume: bool) -> Fit:
@@ -246,10 +248,17 @@ class _Loop:
                 standing.before,
                 self.weights.live(),
                 standing.frozen,
-                drift=self.drift.since_start(),
+                drift=self._moved(phase),
                 precision=standing.precision,
             )
         )
+
+    def _moved(self, phase: Phase) -> dict[str, float]:
+        """The drift after a phase: as it was before, where the phase has trained the head alone."""
+        if phase.thaw:
+            return self.drift.since_start()
+        ledger = self.standing.fit.ledger
+        return dict(ledger[-1].drift) if ledger else self.drift.none()
 
     def _begin_phase(self, index: int, groups: tuple[Group, ...]) -> None:
         standing = self.standing
@@ -552,8 +561,7 @@ class _Loop:
         """Take the mix of start and trained weights that validates best (WiSE-FT)."""
         best = self.standing.best
         assert best is not None
-        stages = len(self.backbone.stages)
-        lowest = min(phase.boundary(stages) for phase in self.plan.phases)
+        lowest = self.plan.boundary(len(self.backbone.stages))
         prefix = self.prefix.make(self.plan.phases[-1], lowest, rounds=1, stored=())
         prefix.precision = self.standing.precision or prefix.precision
         try:

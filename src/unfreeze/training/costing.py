@@ -68,7 +68,7 @@ class CostModel:
         self._base = resident_bytes(material.device)
         self._samples: dict[int, _Sample] = {}
         self._paces: dict[tuple[object, ...], Pace] = {}
-        self._looks: dict[Graft | None, float] = {}
+        self._looks: dict[Graft | None, list[float]] = {}
         self._starts: dict[str, float] = {}
         self._ends: tuple[float, float] | None = None
         self._network: tuple[Graft | None, Backbone, float] | None = None
@@ -135,6 +135,8 @@ class CostModel:
         _, copying = self._copy(plan)
         if plan.graft not in self._looks:
             self._looks[plan.graft] = self._time_drift(plan, sample)
+        looks = self._looks[plan.graft]
+        lowest = plan.boundary(len(looks) - 1)
         if plan.head not in self._starts:
             self._starts[plan.head] = self._time_start(plan)
         if self._ends is None:
@@ -145,26 +147,36 @@ class CostModel:
         return Around(
             starting=copying + self._starts[plan.head],
             decoding=sample.decoding,
-            drift=self._looks[plan.graft],
+            drift=looks[0] if looks[lowest] else 0.0,
+            drift_again=looks[lowest],
             temperature=temperature,
             calibrating=classifiers * (calibrating + 2 * temperature),
             memory_bytes=self._base + self._held(),
         )
 
-    def _time_drift(self, plan: Plan, sample: _Sample) -> float:
-        """Seconds of one look at the drift, from some of its rows; fewer warm up."""
+    def _time_drift(self, plan: Plan, sample: _Sample) -> list[float]:
+        """Seconds of a look at the drift that begins at each boundary, from some of its rows; fewer warm up.
+
+        The first is a whole look; at the last boundary there is nothing to run.
+        """
         network, _ = self._copy(plan)
-        network.module.to(self._material.device)
+        network.module.to(self._material.device).eval()
         inputs = sample.material.inputs(plan)
-        seconds, rows = 0.0, 0
+        units, ends, kept = 0, [0.0], [False]
         for count in (DRIFT_ROWS // 4, DRIFT_ROWS):
-            rows = min(count, len(sample.rows))
+            rows = np.arange(min(count, len(sample.rows)))
             began = time.perf_counter()
-            drift.Drift(network, inputs.select(np.arange(rows)), seed=0)
-            seconds = time.perf_counter() - began
-        raw = inputs.batch(np.arange(rows), None)
-        units = raw.h.shape[0] * (1 if raw.mask is None else raw.h.shape[1])
-        return float(seconds * sample.drift / units)
+            raw = inputs.batch(rows, None)
+            units = raw.h.shape[0] * (1 if raw.mask is None else raw.h.shape[1])
+            ends, kept = [0.0], [False]
+            for state, _ in drift.passed(network, raw, 0):
+                ends.append(time.perf_counter() - began)
+                kept.append(drift.is_kept(state, rows=drift.ROWS))
+        per_unit = sample.drift / units
+        return [
+            float((ends[-1] - (end if fits else 0.0)) * per_unit)
+            for end, fits in zip(ends[:-1], kept[:-1], strict=True)
+        ] + [0.0]
 
     def _time_start(self, plan: Plan) -> float:
         """Seconds of the head that the plan starts from; on many rows in proportion."""
