@@ -3,10 +3,12 @@
 import copy
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 
 from unfreeze.contracts import State
+from unfreeze.engine.judging import score
 from unfreeze.engine.suffix import LEAST_STEPS, Suffix
 from unfreeze.engine.trainable import select, set_modes
 from unfreeze.plan import Phase, Thaw
@@ -34,6 +36,51 @@ def test_on_a_processor_every_step_is_eager(t, monkeypatch):
     backbone = t.toy("vit")
     suffix = Suffix(backbone, 0, t.CPU, "fp32", steps=10**6)
     assert torch.equal(suffix(State(images(5, 0))), backbone.run(State(images(5, 0))).h)
+
+
+@pytest.mark.parametrize("boundary", [1, 2, 3])
+def test_convolutions_run_with_channels_last_give_the_features_and_gradients_of_the_plain_network(
+    t, boundary
+):
+    backbone = t.toy("cnn")
+    with torch.no_grad():
+        state = backbone.run(State(images(5, 0)), 0, boundary)
+    # As it comes from a store, or from another engine.
+    state = State(state.h.contiguous())
+
+    def plain(state):
+        return backbone.run(state, boundary, None).h
+
+    suffix = Suffix(backbone, boundary, t.CPU, "fp32", steps=0)
+    found = []
+    for run in (plain, suffix):
+        h = state.h.clone().requires_grad_()
+        features = run(State(h))
+        features.square().sum().backward()
+        tensors = {name: p.grad for name, p in backbone.module.named_parameters() if p.grad is not None}
+        found.append({"features": features.detach(), "h": h.grad} | tensors)
+        backbone.module.zero_grad(set_to_none=True)
+    one, two = found
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], rtol=1e-5, atol=1e-5), name
+
+
+def test_validation_reads_convolutions_in_the_layout_of_the_steps(t):
+    backbone, task, seen = t.toy("cnn"), t.task_of("cnn", val=6), []
+    with torch.no_grad():
+        below = backbone.run(task.val.inputs.batch(np.arange(6), None), 0, 1)
+    prefix = t.maker(backbone, task).make(Phase(name="p", epochs=1), 1, rounds=1)
+    prefix.val_batches = lambda rows, size: iter([State(below.h.contiguous())])
+    plain = backbone.run
+
+    def noting(state, start=0, stop=None):
+        seen.append(state.h.is_contiguous(memory_format=torch.channels_last))
+        return plain(state, start, stop)
+
+    backbone.run = noting
+    score(backbone, t.head_of(backbone), task, prefix, batch_size=6)
+    assert seen == [True]
 
 
 def on_pretended_gpu(t, monkeypatch, backbone, told, captured):

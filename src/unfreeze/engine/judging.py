@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unfreeze.contracts import Backbone
-from unfreeze.engine.devices import autocast
 from unfreeze.engine.ranks import carried
 from unfreeze.engine.state import Weights
+from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.task import Judged, Task
 from unfreeze.evaluate.calibration import fit_temperature
 from unfreeze.heads.weights import row_log_loss
@@ -41,12 +41,11 @@ def score(backbone: Backbone, head: nn.Module, task: Task, prefix: Prefix, *, ba
     loaded = ranks.loaded(np.arange(len(y)))
     backbone.module.eval()
     head.eval()
+    suffix = Suffix(backbone, prefix.boundary, task.device, prefix.precision, steps=0)
     logits = []
     with torch.no_grad(), carried():
         for state in prefix.val_batches(loaded, batch_size * LARGER[task.device.type]):
-            with autocast(task.device, prefix.precision):
-                features = backbone.run(state, prefix.boundary, None).h
-            logits.append(head(features.float()).float())
+            logits.append(head(suffix(state)).float())
     values = ranks.joined(torch.cat(logits)[: share.stop - share.start], len(y)).cpu().numpy()
     return ranks.lead(lambda: _judged(values, y))
 
