@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.data.chance import uniforms
+from unfreeze.data.sending import send
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +60,7 @@ def _turn(batch: Tensor, chance: NDArray[np.float64]) -> Tensor:
     choice = (chance * (8 if square else 4)).astype(np.int64)
     turned = torch.empty_like(batch)
     for element in np.unique(choice):
-        rows = torch.from_numpy(np.flatnonzero(choice == element)).to(batch.device)
+        rows = send(np.flatnonzero(choice == element), batch.device)
         part = batch[rows]
         if element & 1:
             part = part.flip(2)
@@ -91,7 +92,7 @@ def _crop(
     across = (2 * np.arange(columns) + 1) / columns - 1
     down = (2 * np.arange(rows) + 1) / rows - 1
     left_right, up_down = (
-        torch.from_numpy(line.astype(np.float32)).to(images.device)
+        send(line.astype(np.float32), images.device)
         for line in ((width * mirror)[:, None] * across + x[:, None], height[:, None] * down + y[:, None])
     )
     # Spread out on the device: a grid of points for each image would be most of what is moved there.
@@ -104,9 +105,7 @@ def _crop(
 
 def _jitter(images: Tensor, chance: NDArray[np.float64]) -> Tensor:
     """Brightness, contrast and saturation, each scaled by a factor in 1 ± 0.4."""
-    import torch
-
-    factors = torch.from_numpy((1 - JITTER + 2 * JITTER * chance).astype(np.float32)).to(images.device)
+    factors = send((1 - JITTER + 2 * JITTER * chance).astype(np.float32), images.device)
     brightness, contrast, saturation = (factors[:, i, None, None, None] for i in range(3))
     images = (images * brightness).clamp(0, 255)
     # Added as whole numbers, whose sum is the same in any order.
@@ -120,13 +119,12 @@ def _jitter(images: Tensor, chance: NDArray[np.float64]) -> Tensor:
 def _grayscale(images: Tensor, chosen: NDArray[np.bool_]) -> Tensor:
     import torch
 
-    mask = torch.from_numpy(chosen).to(images.device)[:, None, None, None]
+    mask = send(chosen, images.device)[:, None, None, None]
     return torch.where(mask, _luma(images).expand_as(images), images)
 
 
 def _blur(images: Tensor, chosen: NDArray[np.bool_], chance: NDArray[np.float64]) -> Tensor:
     """A Gaussian of its own width for each chosen image."""
-    import torch
     from torch.nn import functional
 
     rows = np.flatnonzero(chosen)
@@ -136,10 +134,10 @@ def _blur(images: Tensor, chosen: NDArray[np.bool_], chance: NDArray[np.float64]
     offsets = np.arange(-BLUR_RADIUS, BLUR_RADIUS + 1)
     kernel = np.exp(-0.5 * (offsets[None, :] / sigma[:, None]) ** 2)
     kernel /= kernel.sum(1, keepdims=True)
-    index = torch.from_numpy(rows).to(images.device)
+    index = send(rows, images.device)
     part = images[index]
     height, width = part.shape[2:]
-    weight = torch.from_numpy(kernel.astype(np.float32)).to(images.device)[:, :, None, None, None]
+    weight = send(kernel.astype(np.float32), images.device)[:, :, None, None, None]
     part = functional.pad(part, (BLUR_RADIUS,) * 4, mode="reflect")
     # Tap by tap: a convolution may add in another order in a batch of another size, or round to TF32.
     part = _weighted(weight, [part[..., tap : tap + width] for tap in range(2 * BLUR_RADIUS + 1)])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.contracts import State
+from unfreeze.data.sending import send
 from unfreeze.runtime.padding import padded
 
 HALF_MAX = 65504.0
@@ -69,7 +70,7 @@ class Activations:
             start, length = self.starts[rows[position]], lengths[position]
             block[position, :length] = self.values[owners[position]][start : start + length]
         mask = np.arange(width)[None, :] < lengths[:, None]
-        return State(_floats(block, device), torch.from_numpy(mask).to(device))
+        return State(_floats(block, device), send(mask, device))
 
 
 class HalfOverflowError(Exception):
@@ -154,4 +155,4 @@ class Written:
 
 
 def _floats(block: NDArray[np.generic], device: torch.device) -> Tensor:
-    return torch.from_numpy(block).to(device, non_blocking=True).float()
+    return send(block, device).float()

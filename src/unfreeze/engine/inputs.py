@@ -14,6 +14,7 @@ from unfreeze.contracts import State
 from unfreeze.data.augment import Name as AugmentName
 from unfreeze.data.augment import augment
 from unfreeze.data.chance import order, uniforms
+from unfreeze.data.sending import send
 from unfreeze.engine.batches import pad_texts
 
 if TYPE_CHECKING:
@@ -53,12 +54,10 @@ class ImageInputs:
 
     def batch(self, rows: NDArray[np.intp], round_: int | None) -> State:
         """See ``Inputs``; the variation is computed on the device."""
-        import torch
-
         if self._resident is None:
-            pixels = torch.from_numpy(np.ascontiguousarray(self.squares[rows])).to(self.device)
+            pixels = send(np.ascontiguousarray(self.squares[rows]), self.device)
         else:
-            pixels = self._resident[torch.from_numpy(rows).to(self.device)]
+            pixels = self._resident[send(rows, self.device)]
         if round_ is None:
             return State(pixels)
         return State(augment(pixels, self.augment, seed=self.seed, round_=round_, keys=self.keys[rows]))
@@ -126,7 +125,7 @@ class TextInputs:
             chosen = [self._thinned(row, ids, round_) for row, ids in zip(rows, chosen, strict=True)]
         state = pad_texts(chosen, self.pad_id, most=int(self.lengths.max()))
         assert state.mask is not None
-        return State(state.h.to(self.device), state.mask.to(self.device))
+        return State(send(state.h, self.device), send(state.mask, self.device))
 
     def batches(self, seed: int, epoch: int, batch_size: int) -> list[NDArray[np.intp]]:
         """See ``Inputs``; rows of similar length stand together."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unfreeze.contracts import State
+from unfreeze.data.sending import send
 from unfreeze.engine.devices import is_out_of_memory, seed_chance
 from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix, pair_loss
 from unfreeze.engine.ranks import LoneError, carried
@@ -100,6 +102,12 @@ class Stepper:
         exchanging = bool(self.cut.parts) or phase.objective == "pairs" or phase.norm == "train"
         return exchanging and not self.task.ranks.alone
 
+    @cached_property
+    def _class_weight(self) -> Tensor | None:
+        """On the device, where it is sent once for all steps."""
+        weight = self.task.class_weight
+        return None if weight is None else send(weight, self.task.device)
+
     def _try_gradients(self, state: State, rows: NDArray[np.intp]) -> Tensor | None:
         """The gradients of this rank's rows, or None when memory ran out and they are now cut into more parts."""
         mine = len(self.task.ranks.loaded(rows))
@@ -129,10 +137,7 @@ class Stepper:
 
     def _gradients(self, state: State, rows: NDArray[np.intp], parts: int) -> Tensor:
         device, ranks = self.task.device, self.task.ranks
-        y = torch.from_numpy(self.task.train.y[rows]).to(device)
-        weight = (
-            None if self.task.class_weight is None else torch.from_numpy(self.task.class_weight).to(device)
-        )
+        y, weight = send(self.task.train.y[rows], device), self._class_weight
         pairs = self.plan.phases[self.index].objective == "pairs"
         whole = batch_weight(y, None if pairs else weight)
         done = self.standing.position.done
@@ -141,11 +146,11 @@ class Stepper:
         mix = draw_mix(self.plan.mixup, seed=seed, step=done, rows=len(rows))
         other = None
         if mix is not None:
-            partner = torch.from_numpy(mix.partner).to(device)
+            partner = send(mix.partner, device)
             state = replace(state, h=mix.share * state.h.float() + (1 - mix.share) * state.h[partner].float())
             other = y[partner]
         if len(state.h) > len(ranks.loaded(rows)):
-            own = ranks.loaded(np.arange(len(rows)))
+            own = send(ranks.loaded(np.arange(len(rows))), state.h.device)
             state = State(state.h[own], None if state.mask is None else state.mask[own])
         share = ranks.share(len(rows))
         mine, other = y[share], None if other is None else other[share]
