@@ -97,6 +97,18 @@ def test_a_look_at_the_drift_costs_what_lies_above_the_lowest_thawed_stage(pictu
     assert partial.around["features before"] == looks[0]
 
 
+def test_train_and_validation_of_all_trials_are_made_of_squares_that_a_device_holds_once(pictures):
+    material, _ = pictures
+    train, val = material.part("train"), material.part("val")
+    tasks = [
+        material.task(plan_of(material, "full", augment=augment), train, val) for augment in ("none", "light")
+    ]
+    inputs = [part.inputs.whole for task in tasks for part in (task.train, task.val)]
+    assert [one.augment for one in inputs] == ["none", "none", "light", "light"]
+    assert len({id(one._resident) for one in inputs}) == 1
+    assert inputs[0]._resident.squares is material.inputs().squares
+
+
 def test_the_load_of_texts_is_that_of_their_batches(mails, plain_torch):
     material, _ = material_of(mails, backbone="all-minilm-l6-v2", max_length=16)
     plan = plan_of(material, "full", batch_size=32)

@@ -74,6 +74,19 @@ def test_batches_of_texts_and_of_pictures_are_sent_so(t, copies, monkeypatch):
     assert copies == [PINNED]
 
 
+def test_squares_of_which_many_inputs_are_made_lie_on_the_gpu_once(t, copies, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**9, 10**9))
+    plain = on_gpu(t.rows_of("cnn", 8, 0).inputs)
+    rows = np.arange(4)
+    for inputs in (plain, plain.varied("none"), plain.varied("dihedral").varied("light"), plain.select(rows)):
+        pixels = inputs.batch(rows, None).h
+        assert torch.equal(pixels, torch.from_numpy(plain.squares[rows]))
+    whole = ("cuda", False, False)
+    assert [copy for copy in copies if copy == whole] == [whole]
+    # The numbers of the rows.
+    assert copies.count(PINNED) == len(copies) - 1 == 4
+
+
 def from_numpy_of_sending(plain):
     """``torch.from_numpy`` for ``send`` alone."""
 

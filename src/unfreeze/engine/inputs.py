@@ -40,40 +40,62 @@ class Inputs(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Resident:
+    """Squares that an accelerator may hold as a whole: once, for all inputs that are made of them."""
+
+    squares: NDArray[np.uint8]
+    device: torch.device
+
+    @cached_property
+    def pixels(self) -> Tensor | None:
+        """All of them on the accelerator, where they take a quarter of its free memory at most."""
+        import torch
+
+        if self.device.type != "cuda" or self.squares.nbytes > torch.cuda.mem_get_info(self.device)[0] / 4:
+            return None
+        # Not pinned: that would be a second copy of all of them in the program's memory.
+        return torch.from_numpy(self.squares).to(self.device)
+
+
+@dataclass(frozen=True, eq=False)
 class ImageInputs:
-    """Decoded squares, uint8 (rows, height, width, 3), in memory or mapped; ``keys`` (rows,) identify contents."""
+    """Decoded squares, uint8 (rows, height, width, 3), in memory or mapped; ``keys`` (rows,) identify contents.
+
+    ``held``: what other inputs of the same squares have put on the device already.
+    """
 
     squares: NDArray[np.uint8]
     keys: NDArray[np.uint64]
     augment: AugmentName
     seed: int
     device: torch.device
+    held: Resident | None = None
 
     def __len__(self) -> int:
         return len(self.squares)
 
     def batch(self, rows: NDArray[np.intp], round_: int | None) -> State:
         """See ``Inputs``; the variation is computed on the device."""
-        if self._resident is None:
+        resident = self._resident.pixels
+        if resident is None:
             pixels = send(np.ascontiguousarray(self.squares[rows]), self.device)
         else:
-            pixels = self._resident[send(rows, self.device)]
+            pixels = resident[send(rows, self.device)]
         if round_ is None:
             return State(pixels)
         return State(augment(pixels, self.augment, seed=self.seed, round_=round_, keys=self.keys[rows]))
+
+    def varied(self, augment: AugmentName) -> ImageInputs:
+        """The same squares, varied in another way; an accelerator holds them once for both."""
+        return replace(self, augment=augment, held=self._resident)
 
     def select(self, rows: NDArray[np.intp]) -> SelectedImages:
         """These rows in this order, without a copy of their pixels."""
         return SelectedImages(self, rows)
 
     @cached_property
-    def _resident(self) -> Tensor | None:
-        """All squares on the accelerator, where they take a quarter of its free memory at most."""
-        import torch
-
-        if self.device.type != "cuda" or self.squares.nbytes > torch.cuda.mem_get_info(self.device)[0] / 4:
-            return None
-        return torch.from_numpy(self.squares).to(self.device)
+    def _resident(self) -> Resident:
+        return Resident(self.squares, self.device) if self.held is None else self.held
 
     def batches(self, seed: int, epoch: int, batch_size: int) -> list[NDArray[np.intp]]:
         """See ``Inputs``."""

@@ -120,15 +120,21 @@ class Material:
 
     def inputs(self, plan: Plan | None = None) -> ImageInputs | TextInputs:
         """All rows, in the order of the features, varied as the plan says; without one, as they are."""
-        from unfreeze.engine.inputs import ImageInputs, TextInputs
+        from unfreeze.engine.inputs import TextInputs
 
-        seed = self.decisions.number("seed")
         if isinstance(self.backbone.preprocess, TextPreprocess):
             keys, ids = self._tokens
-            pad = self.backbone.preprocess.pad_id
+            pad, seed = self.backbone.preprocess.pad_id, self.decisions.number("seed")
             return TextInputs(ids, keys, pad, seed, self.device, plan.token_dropout if plan else 0.0)
+        return self._images.varied(plan.augment if plan else "none")
+
+    @cached_property
+    def _images(self) -> ImageInputs:
+        """The squares of all rows, of which the inputs of every part and trial are made."""
+        from unfreeze.engine.inputs import ImageInputs
+
         keys, squares = self._pixels
-        return ImageInputs(squares, keys, plan.augment if plan else "none", seed, self.device)
+        return ImageInputs(squares, keys, "none", self.decisions.number("seed"), self.device)
 
     @cached_property
     def _readable(self) -> Dataset:
