@@ -1,15 +1,19 @@
 """Weights cut over processes: each holds a part of what is trained, and whole weights come back."""
 
 import os
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
 
 from unfreeze.engine.launching import gathered
 from unfreeze.engine.ranks import ALONE, PeerLostError, Sharding, carried
 from unfreeze.engine.sharding import cut_stages
+from unfreeze.engine.state import STEP, beside, set_optimizer_state
 from unfreeze.engine.trainable import select
 from unfreeze.errors import RequestError
 from unfreeze.plan import Phase, Thaw
@@ -83,6 +87,61 @@ def test_whole_weights_come_back_with_what_was_trained(t, together, kind, tmp_pa
             assert np.array_equal(same[name], whole)
             assert np.array_equal(after[name], 2 * whole if name in held else whole)
             assert name not in held or np.array_equal(joined[name], 2 * whole)
+
+
+class Counting:
+    """Adds up gradients over ranks as FSDP does, and counts how many whole ones are held at a time."""
+
+    def __init__(self):
+        self.held, self.most = [], 0
+
+    def allocate(self, size, *, dtype, device):
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(self, output_tensor, input_tensor, group, op, async_op=False):
+        self.held.append(weakref.ref(input_tensor))
+        self.most = max(self.most, sum(one() is not None for one in self.held))
+        parts = list(input_tensor.chunk(dist.get_world_size(group)))
+        return dist.reduce_scatter(output_tensor, parts, op=op, group=group, async_op=async_op)
+
+
+@forked
+def test_whole_gradients_of_one_stage_are_held_at_a_time(t, together, tmp_path):
+    backbone = t.toy("vit")
+    batch = t.task_of("vit", train=4, val=0).train.inputs.batch(np.arange(4), None)
+
+    def work(ranks):
+        phase = thawing(backbone)
+        select(backbone, t.head_of(backbone), phase)
+        cut = cut_stages(backbone, phase, replace(ranks, sharding=Sharding()), CPU)
+        counting = Counting()
+        for path in cut.whole_modules:
+            backbone.module.get_submodule(path).set_custom_reduce_scatter(counting)
+        for _ in range(2):
+            backbone.run(batch).h.square().sum().backward()
+            cut.collect()
+        return len(cut.whole_modules), len(counting.held), counting.most
+
+    for stages, passed, most in together(2, tmp_path, work):
+        assert stages >= 4
+        assert passed == 2 * stages
+        assert most == 1
+
+
+@pytest.mark.parametrize("home", [None, CPU], ids=["beside", "home"])
+def test_an_optimizer_goes_on_where_its_weights_are(home):
+    weight = nn.Parameter(torch.zeros(3, device="meta"))
+    optimizer = torch.optim.AdamW([weight])
+    state = {STEP: {"w": torch.tensor(2.0)}, "exp_avg": {"w": torch.ones(3)}}
+    set_optimizer_state(optimizer, {"w": weight}, state, home=home)
+    assert optimizer.state[weight]["exp_avg"].device == (home or weight.device)
+    # The step count is looked at by the processor, unless the optimizer is fused.
+    assert optimizer.state[weight][STEP].device == CPU
+
+
+def test_averages_go_to_where_their_weights_are():
+    found = beside({"w": torch.ones(3)}, {"w": torch.zeros(3, device="meta")})
+    assert found["w"].device.type == "meta"
 
 
 @forked

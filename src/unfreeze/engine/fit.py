@@ -36,6 +36,7 @@ from unfreeze.engine.state import (
     Best,
     Standing,
     Weights,
+    beside,
     copied,
     from_checkpoint,
     optimizer_state,
@@ -264,7 +265,7 @@ class _Loop:
         standing = self.standing
         standing.position = Position(phase=index)
         standing.before = self.weights.copy()
-        standing.ema = {} if self.plan.ema is None else copied(trainable(groups))
+        standing.ema = {} if self.plan.ema is None else copied(trainable(groups), self.home)
         standing.frozen = fingerprint_frozen(self.backbone, groups, self.plan.phases[index])
         standing.stored, standing.precision, standing.stale, standing.losses = None, None, 0, []
         standing.scale, standing.judged = {}, None
@@ -339,12 +340,10 @@ class _Loop:
         Afterwards the weights are whole again, unless another rank has gone with its part.
         """
         cut = cut_stages(self.backbone, phase, self.ranks, self.task.device)
-        if not cut.parts:
-            yield cut, groups, optimizer
-            return
-        self.progress.say(
-            f"FSDP cuts {len(cut.whole_modules)} stages over {self.ranks.count} processes while they are trained."
-        )
+        if cut.parts:
+            self.progress.say(
+                f"FSDP cuts {len(cut.whole_modules)} stages over {self.ranks.count} processes while they are trained."
+            )
         parts = cut.groups(groups)
         working = build_optimizer(parts, self.task.device)
         state = optimizer_state(optimizer, trainable(groups))
@@ -353,7 +352,10 @@ class _Loop:
             trainable(parts),
             {kind: values if kind == STEP else cut.part(values) for kind, values in state.items()},
         )
-        self.weights.cut, self.standing.ema = cut, cut.part(self.standing.ema)
+        # What was kept at home, or was whole, is not needed there any more.
+        optimizer.state.clear()
+        self.standing.ema = beside(cut.part(self.standing.ema), trainable(parts))
+        self.weights.cut = cut
         try:
             yield cut, parts, working
         except BaseException as problem:

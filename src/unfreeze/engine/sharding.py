@@ -128,17 +128,22 @@ def cut_stages(backbone: Backbone, phase: Phase, ranks: Ranks, device: torch.dev
     paths = _paths(backbone, phase) if ranks.sharding is not None else []
     if ranks.sharding is None or not paths:
         return Cut(root)
+    from torch.distributed import fsdp
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (ranks.count,))
     whole_modules = {path: root.get_submodule(path) for path in paths}
+    twins = []
     for path, module in whole_modules.items():
         twin = copy.deepcopy(module)
         for parameter in module.parameters():
             parameter.data = parameter.data.cpu()
-        fully_shard(twin, mesh=mesh, reshard_after_forward=ranks.sharding.reshard)
+        twins.append(fsdp.fully_shard(twin, mesh=mesh, reshard_after_forward=ranks.sharding.reshard))
         _put(root, path, twin)
+    # Each stage is a root for FSDP. By itself it would hold its whole gradients until the backward pass has ended, all
+    # stages together; in one context the next stage lets go of them. Not every version of torch 2 has this function.
+    if hasattr(fsdp, "share_comm_ctx"):
+        fsdp.share_comm_ctx(twins)
     live: dict[str, Any] = {
         name: parameter
         for name, parameter in root.named_parameters()

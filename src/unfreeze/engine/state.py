@@ -109,9 +109,14 @@ def put(places: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
             places[name].copy_(tensors[name])
 
 
-def copied(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Copies that later training does not change."""
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+def copied(tensors: Mapping[str, Tensor], home: torch.device | None = None) -> Tensors:
+    """Copies that later training does not change, at ``home`` or, where None, beside the tensors."""
+    return {name: tensor.detach().to(home or tensor.device, copy=True) for name, tensor in tensors.items()}
+
+
+def beside(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> Tensors:
+    """The tensors on the devices of what has their names."""
+    return {name: tensor.to(places[name].device) for name, tensor in tensors.items()}
 
 
 def to_checkpoint(
@@ -184,7 +189,7 @@ def from_checkpoint(
     except (AttributeError, TypeError, ValueError) as problem:
         raise damaged(found.folder, problem) from None
     weights.load(parts["live"])
-    set_optimizer_state(optimizer, trainable(groups), _by_kind(parts.get("optimizer", {})))
+    set_optimizer_state(optimizer, trainable(groups), _by_kind(parts.get("optimizer", {})), home=home)
     return standing
 
 
@@ -313,14 +318,20 @@ def set_optimizer_state(
     optimizer: torch.optim.Optimizer,
     parameters: Mapping[str, nn.Parameter],
     state: Mapping[str, Mapping[str, Tensor]],
+    *,
+    home: torch.device | None = None,
 ) -> None:
-    """Let the optimizer go on from a state as ``optimizer_state`` gives it."""
+    """Let the optimizer go on from a state as ``optimizer_state`` gives it.
+
+    ``home``: where its tensors are to wait for a step; where None they go to the device of their parameters.
+    """
     # AdamW keeps its step count on the CPU unless it is fused.
     fused = bool(optimizer.param_groups[0].get("fused"))
     for kind, values in state.items():
         for name, value in values.items():
             on_cpu = kind == STEP and not fused
-            optimizer.state[parameters[name]][kind] = value.cpu() if on_cpu else value
+            place = home or parameters[name].device
+            optimizer.state[parameters[name]][kind] = value.cpu() if on_cpu else value.to(place)
 
 
 def _changing(plan: Plan, backbone: Backbone, head: nn.Module) -> list[str]:
