@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from unfreeze.engine.launching import gathered
 from unfreeze.engine.ranks import ALONE, PeerLostError, Sharding, carried
@@ -126,6 +127,28 @@ def test_whole_gradients_of_one_stage_are_held_at_a_time(t, together, tmp_path):
         assert stages >= 4
         assert passed == 2 * stages
         assert most == 1
+
+
+@forked
+def test_one_whole_tensor_is_on_the_device_at_a_time(monkeypatch, t, together, tmp_path):
+    backbone, held, most = t.toy("vit"), [], []
+    joining = DTensor.full_tensor
+
+    def counting(tensor):
+        found = joining(tensor)
+        held.append(weakref.ref(found))
+        most.append(sum(one() is not None for one in held))
+        return found
+
+    monkeypatch.setattr(DTensor, "full_tensor", counting)
+
+    def work(ranks):
+        cut = cut_stages(backbone, thawing(backbone), replace(ranks, sharding=Sharding()), CPU)
+        # A home that keeps nothing, as that of a rank which does not write.
+        kept = cut.whole(cut.parts, home=torch.device("meta"))
+        return cut.parts.keys() == kept.keys(), {tensor.device.type for tensor in kept.values()}, max(most)
+
+    assert together(2, tmp_path, work) == [(True, {"meta"}, 1)] * 2
 
 
 @pytest.mark.parametrize("home", [None, CPU], ids=["beside", "home"])

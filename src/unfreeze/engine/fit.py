@@ -366,7 +366,7 @@ class _Loop:
 
     def _join(self, cut: Cut, *, all_there: bool) -> None:
         if all_there:
-            self.standing.ema = cut.whole(self.standing.ema)
+            self.standing.ema = cut.whole(self.standing.ema, home=self.home)
             cut.restore()
         else:
             cut.drop()
@@ -500,7 +500,9 @@ class _Loop:
         if self.checkpoints is None and not self.weights.cut.parts:
             return
         self.saved = time.perf_counter()
-        found = to_checkpoint(self.standing, self.weights, active.groups, active.optimizer)
+        # Only the first process writes: the others let go of what they help to put together.
+        home = torch.device("meta") if self.checkpoints is None else self.home
+        found = to_checkpoint(self.standing, self.weights, active.groups, active.optimizer, home=home)
         if self.checkpoints is not None:
             self.checkpoints.save(found, diverged=diverged)
 

@@ -62,9 +62,13 @@ class Cut:
         """This rank's copy of its part of each whole tensor of these names; what is not cut stays as it is."""
         return {name: self._part(name, tensor) for name, tensor in tensors.items()}
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The whole tensors, put together from all ranks' parts; every rank has to ask for the same."""
-        return {name: self._whole(name, tensor) for name, tensor in tensors.items()}
+    def whole(self, tensors: Mapping[str, Tensor], *, home: torch.device | None = None) -> dict[str, Tensor]:
+        """The whole tensors, put together from all ranks' parts; every rank has to ask for the same names.
+
+        ``home``: where each that was put together goes before the next one is: the device has no room for all of them.
+        The meta device is the home of a rank that keeps none. What is not cut stays as and where it is.
+        """
+        return {name: self._whole(name, tensor, home) for name, tensor in tensors.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Put whole values in place of those that are cut; other names are left out."""
@@ -79,13 +83,15 @@ class Cut:
         for path, values in found.items():
             held = self.whole_modules[path].state_dict(keep_vars=True)
             for name, tensor in held.items():
-                # On the processor until now: the device had no room for both.
-                tensor.data = values[name].to(tensor.dtype)
+                place = self.live.get(f"{path}.{name}", values[name]).device
+                tensor.data = values[name].to(place, tensor.dtype)
 
     def _whole_module(self, path: str, module: nn.Module) -> dict[str, Tensor]:
-        """All tensors of a module that is cut, whole, by their names in it."""
+        """All tensors of a module that is cut, by their names in it, whole and in the processor's memory."""
         named = {f"{path}.{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
-        return {name.removeprefix(f"{path}."): tensor for name, tensor in self.whole(named).items()}
+        # The device has no room for the whole tensors beside the parts.
+        whole = self.whole(named, home=torch.device("cpu"))
+        return {name.removeprefix(f"{path}."): tensor for name, tensor in whole.items()}
 
     def drop(self) -> None:
         """Put the whole modules back as they were when they were cut."""
@@ -104,7 +110,7 @@ class Cut:
         )
         return given.to_local().clone()
 
-    def _whole(self, name: str, tensor: Tensor) -> Tensor:
+    def _whole(self, name: str, tensor: Tensor, home: torch.device | None) -> Tensor:
         from torch.distributed.tensor import DTensor
 
         like = self.live.get(name)
@@ -116,7 +122,7 @@ class Cut:
         )
         with carried():
             found: Tensor = joined.full_tensor()
-        return found
+        return found.to(home or found.device)
 
 
 def cut_stages(backbone: Backbone, phase: Phase, ranks: Ranks, device: torch.device) -> Cut:

@@ -29,7 +29,7 @@ class Weights:
     """The tensors that any phase of a plan may change, by name, so that a copy holds for every phase.
 
     ``home``: where copies are kept; where None they stay beside the tensors. ``cut``: what of them is cut over ranks at
-    present, with which every rank has to ask for ``whole`` and ``copy``.
+    present, with which every rank has to ask for ``copy``.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class Weights:
         everything |= {head_key(name): tensor for name, tensor in head.items()}
         return {name: everything[name] for name in self._names if name in everything}
 
-    def whole(self) -> Tensors:
-        """The tensors, put together where they are cut."""
-        return self.cut.whole(self.live())
-
     def copy(self) -> Tensors:
         """The whole tensors as they are now."""
-        return {name: tensor.to(self._home or tensor.device) for name, tensor in copied(self.whole()).items()}
+        live = self.live()
+        cut = {name: tensor for name, tensor in live.items() if name in self.cut.live}
+        rest = {name: tensor for name, tensor in live.items() if name not in self.cut.live}
+        # What is put together is a copy already.
+        return self.cut.whole(cut, home=self._home) | copied(rest, self._home)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Put these whole values in place; the tensors not named stay."""
@@ -120,21 +120,29 @@ def beside(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> Tenso
 
 
 def to_checkpoint(
-    standing: Standing, weights: Weights, groups: Sequence[Group], optimizer: torch.optim.Optimizer
+    standing: Standing,
+    weights: Weights,
+    groups: Sequence[Group],
+    optimizer: torch.optim.Optimizer,
+    *,
+    home: torch.device | None = None,
 ) -> Checkpoint:
-    """All of it as named tensors and JSON-serialisable numbers; by all ranks where weights are cut."""
+    """All of it as named tensors and JSON-serialisable numbers; by all ranks where weights are cut.
+
+    ``home``: where what is cut goes when it was put together, as in ``Cut.whole``.
+    """
     cut = weights.cut
     parts: dict[str, Mapping[str, Tensor]] = {
-        "live": weights.whole(),
+        "live": cut.whole(weights.live(), home=home),
         "start": standing.start,
         "before": standing.before,
-        "ema": cut.whole(standing.ema),
+        "ema": cut.whole(standing.ema, home=home),
         "scale": standing.scale,
         "best": {} if standing.best is None else standing.best.tensors,
     }
     tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
     for kind, values in optimizer_state(optimizer, trainable(groups)).items():
-        whole = values if kind == STEP else cut.whole(values)
+        whole = values if kind == STEP else cut.whole(values, home=home)
         tensors |= {f"optimizer.{kind}.{name}": value for name, value in whole.items()}
     if standing.losses:
         tensors["epoch.losses"] = torch.stack(standing.losses)
