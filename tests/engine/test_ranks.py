@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional
 
 from unfreeze.engine.checkpoints import Checkpoints
-from unfreeze.engine.ranks import ALONE, LedError, Sharding
+from unfreeze.engine.ranks import ALONE, LedError, Ranks, Sharding
+from unfreeze.engine.state import Standing
 from unfreeze.engine.summing import SharedStatistics
 from unfreeze.errors import StoppedError, UnfreezeError
 from unfreeze.plan import Phase, Plan, Thaw
@@ -157,6 +158,54 @@ def test_there_may_be_fewer_rows_than_processes(t, together, case, sharding, tmp
     )
     for answer in three:
         assert_close(answer, alone)
+
+
+def in_parts(monkeypatch, parts):
+    """Trainings begin as those whose batches did not fit into memory; ``parts`` tells it from the process's number."""
+
+    def standing(**settings):
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        return Standing(micro_batches=parts(rank), **settings)
+
+    monkeypatch.setattr("unfreeze.engine.fit.Standing", standing)
+
+
+@pytest.mark.parametrize("case", [("full", "vit"), ("scratch", "cnn")], ids="-".join)
+def test_when_one_has_cut_its_batches_alone_all_cut_them_in_the_next_phase(
+    monkeypatch, t, together, case, tmp_path
+):
+    def work(ranks):
+        return train(t, replace(ranks, sharding=Sharding()), case, tmp_path)
+
+    in_parts(monkeypatch, lambda rank: 2)
+    alike = together(2, tmp_path / "ranks", work)
+    in_parts(monkeypatch, lambda rank: 1 + rank)
+    assert_same(together(2, tmp_path / "ranks", work)[0], alike[0])
+
+
+def test_pairs_of_a_training_that_was_cut_alone_are_those_of_the_whole_batch(
+    monkeypatch, t, together, tmp_path
+):
+    case = ("contrastive", "text")
+    alone = train(t, ALONE, case, tmp_path)
+    in_parts(monkeypatch, lambda rank: 2)
+    for answer in together(2, tmp_path / "ranks", lambda ranks: train(t, ranks, case, tmp_path)):
+        assert_close(answer, alone)
+
+
+def test_the_row_that_fills_up_counts_in_no_statistic(monkeypatch, t, together, tmp_path):
+    def work(ranks):
+        return train(t, ranks, ("scratch", "cnn"), tmp_path, train=33)
+
+    def filled_up_otherwise(ranks, rows):
+        share = ranks.share(len(rows))
+        lacking = -(-len(rows) // ranks.count) - (share.stop - share.start)
+        return np.concatenate([rows[share], rows[len(rows) - lacking :]])
+
+    in_parts(monkeypatch, lambda rank: 2)
+    first = together(3, tmp_path / "ranks", work)
+    monkeypatch.setattr(Ranks, "loaded", filled_up_otherwise)
+    assert_same(together(3, tmp_path / "ranks", work)[0], first[0])
 
 
 def two_phases(**settings):

@@ -190,6 +190,8 @@ class _Loop:
                 home=self.home,
                 judged=judged,
             )
+        # One may have run out of memory alone: in as many parts all meet in what this phase exchanges.
+        self.standing.micro_batches = max(self.ranks.every(self.standing.micro_batches))
         self._check_alike(groups)
         if not self._phase_is_over(phase):
             self._train(index, groups, optimizer)

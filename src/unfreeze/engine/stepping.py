@@ -96,11 +96,15 @@ class Stepper:
         return rows if self.plan.mixup else self.task.ranks.loaded(rows)
 
     @property
+    def _joins_pairs(self) -> bool:
+        """Whether the phase's loss is that of pairs of rows which lie in several ranks."""
+        return self.plan.phases[self.index].objective == "pairs" and not self.task.ranks.alone
+
+    @property
     def _meets(self) -> bool:
         """Whether ranks exchange what they compute within a pass, so that none may repeat it or cut it by itself."""
-        phase = self.plan.phases[self.index]
-        exchanging = bool(self.cut.parts) or phase.objective == "pairs" or phase.norm == "train"
-        return exchanging and not self.task.ranks.alone
+        exchanging = bool(self.cut.parts) or self.plan.phases[self.index].norm == "train"
+        return self._joins_pairs or (exchanging and not self.task.ranks.alone)
 
     @cached_property
     def _class_weight(self) -> Tensor | None:
@@ -111,7 +115,8 @@ class Stepper:
     def _try_gradients(self, state: State, rows: NDArray[np.intp]) -> Tensor | None:
         """The gradients of this rank's rows, or None when memory ran out and they are now cut into more parts."""
         mine = len(self.task.ranks.loaded(rows))
-        parts = min(self.standing.micro_batches, mine)
+        # Ranks join the pairs of a whole batch, in however many parts one process alone has computed it before.
+        parts = 1 if self._joins_pairs else min(self.standing.micro_batches, mine)
         try:
             with carried():
                 return self._gradients(state, rows, parts)
@@ -161,18 +166,18 @@ class Stepper:
             for part in np.array_split(np.arange(len(state.h)), parts):
                 chosen = slice(int(part[0]), int(part[-1]) + 1)
                 piece = State(state.h[chosen], None if state.mask is None else state.mask[chosen])
-                with self._statistics(len(mine)):
+                with self._statistics(len(mine[chosen])):
                     # Only whole batches are replayed; the shorter last one of an epoch must not be what is captured.
                     features = self.suffix(piece, whole=parts == 1 and len(rows) == self.plan.batch_size)
                 # A row that counts nothing is run where others have one more.
                 features = features[: len(mine[chosen])]
                 mixed = None if mix is None or other is None else Mixed(mix.share, other[chosen])
-                if pairs and ranks.alone:
-                    # Where memory has cut the batch, pairs are those within a part.
-                    summed = pair_loss(features, mine[chosen])
-                elif pairs:
+                if self._joins_pairs:
                     # All ranks compute the loss of all pairs: each answers for a part of it.
                     summed = pair_loss(ranks.joined(features, len(rows)), y) / ranks.count
+                elif pairs:
+                    # Where memory has cut the batch, pairs are those within a part.
+                    summed = pair_loss(features, mine[chosen])
                 else:
                     summed = cross_entropy(
                         self.head(features),
