@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,8 +11,11 @@ import torch
 from torch.nn import functional
 
 from unfreeze.engine.checkpoints import Checkpoints
+from unfreeze.engine.phase_precision import PrecisionChoice
 from unfreeze.engine.ranks import ALONE, LedError, Ranks, Sharding
 from unfreeze.engine.state import Standing
+from unfreeze.engine.stepping import Stepper
+from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.summing import SharedStatistics
 from unfreeze.errors import StoppedError, UnfreezeError
 from unfreeze.plan import Phase, Plan, Thaw
@@ -208,6 +212,26 @@ def test_the_row_that_fills_up_counts_in_no_statistic(monkeypatch, t, together, 
     assert_same(together(3, tmp_path / "ranks", work)[0], first[0])
 
 
+def test_what_steps_cost_is_measured_without_a_graph_where_they_have_none(monkeypatch, t, together, tmp_path):
+    def work(ranks):
+        seen = []
+
+        def choosing(*_, steps, **__):
+            seen.append(("precision", steps))
+            return PrecisionChoice("fp32")
+
+        def timing(*args, steps):
+            seen.append(("store", steps))
+            return Suffix(*args, steps=steps)
+
+        monkeypatch.setattr("unfreeze.engine.fit.choose_precision", choosing)
+        monkeypatch.setattr("unfreeze.engine.storing.Suffix", timing)
+        train(t, replace(ranks, sharding=Sharding()), ("partial", "cnn"), tmp_path, use="auto")
+        return set(seen)
+
+    assert together(2, tmp_path / "ranks", work) == [{("precision", 0), ("store", 0)}, set()]
+
+
 def two_phases(**settings):
     return Plan(
         strategy="own",
@@ -295,6 +319,56 @@ def test_one_that_trains_something_else_is_named(t, together, tmp_path):
     for answer in together(2, tmp_path, work):
         assert isinstance(answer, UnfreezeError)
         assert "The trainable parameters of process 1 are not those of process 0" in str(answer)
+
+
+@WAYS
+def test_the_others_wait_until_a_checkpoint_is_written(monkeypatch, t, together, sharding, tmp_path):
+    written = Checkpoints.save
+
+    def slow(checkpoints, found, **settings):
+        time.sleep(0.5)
+        written(checkpoints, found, **settings)
+        (tmp_path / "written").touch()
+
+    monkeypatch.setattr(Checkpoints, "save", slow)
+
+    taken = Stepper.take
+
+    def work(ranks):
+        seen = []
+
+        def take(*args, **settings):
+            seen.append((tmp_path / "written").exists())
+            return taken(*args, **settings)
+
+        monkeypatch.setattr(Stepper, "take", take)
+        backbone = t.toy("cnn")
+        task = t.task_of("cnn", ranks=replace(ranks, sharding=sharding))
+        checkpoints = Checkpoints(tmp_path / "checkpoints", {}) if ranks.leads else None
+        t.run(t.plan_of(backbone), backbone, task, checkpoints=checkpoints)
+        return seen
+
+    # Of two epochs.
+    assert together(2, tmp_path / "ranks", work) == [[False] * 5 + [True] * 5] * 2
+
+
+def test_what_fails_in_writing_ends_all(monkeypatch, t, together, tmp_path):
+    def full(checkpoints, found, **settings):
+        raise UnfreezeError("the disk is full")
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    ended = together(2, tmp_path, lambda ranks: resumable(t, ranks, tmp_path, sharding=Sharding()))
+    assert str(ended[0]) == "the disk is full"
+    assert isinstance(ended[1], LedError)
+
+
+def test_nothing_is_put_together_where_there_are_no_checkpoints(monkeypatch, t, together, tmp_path):
+    monkeypatch.setattr("unfreeze.engine.fit.to_checkpoint", lambda *_, **__: pytest.fail("it was"))
+    case = ("full", "cnn")
+    both = together(
+        2, tmp_path / "ranks", lambda ranks: train(t, replace(ranks, sharding=Sharding()), case, tmp_path)
+    )
+    assert_same(both[1], both[0])
 
 
 def test_other_weights_are_named(t, together, tmp_path):

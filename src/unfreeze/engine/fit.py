@@ -30,7 +30,7 @@ from unfreeze.engine.prefix import PlainMaker, Prefix, PrefixMaker
 from unfreeze.engine.ranks import PeerLostError
 from unfreeze.engine.scaling import first_scale
 from unfreeze.engine.schedule import rate_factor
-from unfreeze.engine.sharding import Cut, cut_stages
+from unfreeze.engine.sharding import Cut, cut_stages, stages_to_cut
 from unfreeze.engine.state import (
     STEP,
     Best,
@@ -138,6 +138,8 @@ class _Loop:
         self.drift = Drift(
             backbone, task.train.inputs, seed=task.seed, lowest=plan.boundary(len(backbone.stages))
         )
+        # Trials keep no checkpoints: nothing is put together for one then. The first process knows.
+        self.saving = self.ranks.lead(lambda: self.checkpoints is not None)
         self.standing = Standing(start=self.weights.copy() if plan.pull or plan.interpolate else {})
 
     def run(self, *, resume: bool) -> Fit:
@@ -283,7 +285,9 @@ class _Loop:
             steps = sum(len(self._batches(index, epoch)) for epoch in range(phase.epochs))
             # What measuring held lies in pieces that steps of another precision would not fit into.
             give_back_freed_memory()
-            prefix.precision = self._precision(index, prefix, steps)
+            # Measured as the steps will be run, which are not captured between the exchanges of FSDP.
+            cutting = stages_to_cut(self.backbone, phase, self.ranks)
+            prefix.precision = self._precision(index, prefix, 0 if cutting else steps)
             give_back_freed_memory()
             if self.standing.best is None and self._is_judged(phase):
                 self._judge(prefix, "start")
@@ -499,23 +503,29 @@ class _Loop:
         )
 
     def _save(self, active: _Active, *, diverged: bool = False) -> None:
-        if self.checkpoints is None and not self.weights.cut.parts:
+        """Write a checkpoint, where there are to be any; by all ranks."""
+        if not self.saving:
             return
         self.saved = time.perf_counter()
         # Only the first process writes: the others let go of what they help to put together.
         home = torch.device("meta") if self.checkpoints is None else self.home
         found = to_checkpoint(self.standing, self.weights, active.groups, active.optimizer, home=home)
-        if self.checkpoints is not None:
-            self.checkpoints.save(found, diverged=diverged)
+        # They wait here, and not in what the devices exchange next: NCCL gives that up after ten minutes.
+        self.ranks.lead(lambda: self._write(found, diverged=diverged))
 
     def _save_alone(self, active: _Active) -> None:
         """Save what stands when another rank was lost: of the step that it was lost in, nothing was taken yet.
 
-        Statistics of norms have moved in it already, where they are trained, and of weights that are cut a part is
-        gone: the last checkpoint is whole.
+        Statistics of norms have moved in it already, where they are trained; of weights that are cut a part is gone;
+        and an accelerator may wait for ever for what it was to exchange. The last checkpoint is whole.
         """
-        if active.phase.norm == "freeze" and not self.weights.cut.parts:
-            self._save(active)
+        known = self.task.device.type == "cpu" and active.phase.norm == "freeze"
+        if self.checkpoints is not None and known and not self.weights.cut.parts:
+            self._write(to_checkpoint(self.standing, self.weights, active.groups, active.optimizer))
+
+    def _write(self, found: Checkpoint, *, diverged: bool = False) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.save(found, diverged=diverged)
 
     def _batches(self, index: int, epoch: int) -> list[NDArray[np.intp]]:
         # Phases must not repeat each other's orders.

@@ -131,7 +131,7 @@ def cut_stages(backbone: Backbone, phase: Phase, ranks: Ranks, device: torch.dev
     A stage is cut where one module holds all of it and nothing else; the rest stays whole.
     """
     root = backbone.module
-    paths = _paths(backbone, phase) if ranks.sharding is not None else []
+    paths = stages_to_cut(backbone, phase, ranks)
     if ranks.sharding is None or not paths:
         return Cut(root)
     from torch.distributed import fsdp
@@ -162,8 +162,10 @@ def cut_stages(backbone: Backbone, phase: Phase, ranks: Ranks, device: torch.dev
     return Cut(root, ranks.count, whole_modules, live, parts)
 
 
-def _paths(backbone: Backbone, phase: Phase) -> list[str]:
-    """Paths of the modules that hold one thawed stage each, whole and alone."""
+def stages_to_cut(backbone: Backbone, phase: Phase, ranks: Ranks) -> list[str]:
+    """Paths of the modules that hold one thawed stage each, whole and alone; none where the ranks hold all weights."""
+    if ranks.sharding is None:
+        return []
     owner = stage_of_parameters(backbone)
     parameters = dict(backbone.module.named_parameters(remove_duplicate=False))
     found = []
