@@ -78,8 +78,6 @@ def _sharding() -> Sharding | None:
         )
     if not _asked_for("ACCELERATE_USE_FSDP"):
         return None
-    from accelerate.utils import FullyShardedDataParallelPlugin
-
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise RequestError(
             "The launcher asks for the first version of FSDP, and weights are cut by the second here: set "
@@ -90,7 +88,14 @@ def _sharding() -> Sharding | None:
             "The launcher asks FSDP to offload weights or to compute activations anew, which is not supported: set "
             "fsdp_offload_params and fsdp_activation_checkpointing to false with `accelerate config`."
         )
-    return Sharding(reshard=bool(FullyShardedDataParallelPlugin().reshard_after_forward))
+    # The plugin of accelerate would also refuse settings that do not count here, such as those of the first version.
+    reshard = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower()
+    if reshard not in ("true", "false"):
+        raise RequestError(
+            f"The launcher asks FSDP for fsdp_reshard_after_forward {reshard!r}: set it to true or false with "
+            "`accelerate config`."
+        )
+    return Sharding(reshard=reshard == "true")
 
 
 def _asked_for(name: str) -> bool:
