@@ -93,6 +93,7 @@ def test_two_processes_train_as_one_and_one_speaks(photos, tmp_path, monkeypatch
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-3)
     assert said.count("Plan partial") == 1
     assert "processes:" in (tmp_path / "two" / "config.yaml").read_text()
+    assert ("FSDP cuts what is trained" in (tmp_path / "two" / "config.yaml").read_text()) == cut
     assert "processes:" not in (tmp_path / "one" / "config.yaml").read_text()
 
 

@@ -150,9 +150,9 @@ def _train_into(
 ) -> Run:
     folder, decisions = place.folder, Decisions(request)
     if not ranks.alone:
-        decisions.record(
-            "processes", ranks.count, "user", "started together; each computes a share of every batch"
-        )
+        cut = "" if ranks.sharding is None else ", and FSDP cuts what is trained over them"
+        reason = f"started together; each computes a share of every batch{cut}"
+        decisions.record("processes", ranks.count, "user", reason)
     probed = probe_data(dataset, decisions, clock, progress, ranks=ranks)
     material, probe = probed.material, probed.probe
     backbone, features = material.backbone, material.features

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from unfreeze.engine.launching import gathered
 from unfreeze.engine.ranks import ALONE, PeerLostError, Sharding, carried
-from unfreeze.engine.sharding import cut_stages
+from unfreeze.engine.sharding import cut_stages, describe_cut
 from unfreeze.engine.state import STEP, beside, set_optimizer_state
 from unfreeze.engine.trainable import select
 from unfreeze.errors import RequestError
@@ -167,19 +167,60 @@ def test_averages_go_to_where_their_weights_are():
     assert found["w"].device.type == "meta"
 
 
+def share_over_stages(module):
+    module.block1.fc1 = module.block2.fc1
+    return {"block1", "block2"}
+
+
+def share_within_a_stage(module):
+    module.block1.norm2 = module.block1.norm1
+    return {"block1"}
+
+
+def add_a_number(module):
+    module.block2.scale = nn.Parameter(torch.ones(()))
+    return {"block2"}
+
+
+@pytest.mark.parametrize("change", [share_over_stages, share_within_a_stage, add_a_number])
 @forked
-def test_a_stage_that_shares_weights_stays_whole(t, together, tmp_path):
+def test_a_stage_that_has_no_parts_stays_whole(t, together, change, tmp_path):
     backbone = t.toy("vit")
-    backbone.module.block1.fc1 = backbone.module.block2.fc1
+    whole = change(backbone.module)
 
     def work(ranks):
         phase = thawing(backbone)
         select(backbone, t.head_of(backbone), phase)
-        return set(cut_stages(backbone, phase, replace(ranks, sharding=Sharding()), CPU).whole_modules)
+        cut = cut_stages(backbone, phase, replace(ranks, sharding=Sharding()), CPU)
+        paths = set(cut.whole_modules)
+        cut.restore()
+        return paths
 
-    for cut in together(2, tmp_path, work):
-        assert cut
-        assert not cut & {"block1", "block2"}
+    for paths in together(2, tmp_path, work):
+        assert paths == {"block1", "block2", "block3", "embed", "pool"} - whole - {"embed"}
+
+
+@forked
+def test_what_is_cut_is_told_with_its_share(t, together, tmp_path):
+    backbone = t.toy("vit")
+    head = t.head_of(backbone)
+
+    def work(ranks):
+        told = []
+        for stages in ([1, 2, 3], [0]):
+            phase = thawing(backbone, *stages)
+            groups = select(backbone, head, phase)
+            cut = cut_stages(backbone, phase, replace(ranks, sharding=Sharding()), CPU)
+            told.append(describe_cut(cut, groups))
+            cut.drop()
+        return told
+
+    for some, none in together(2, tmp_path, work):
+        assert (
+            some
+            == "FSDP cuts 3 stages over 2 processes while they are trained, 99% of the trained parameters."
+        )
+        assert none.startswith("FSDP cuts nothing of what this phase trains")
 
 
 def test_alone_nothing_is_cut(t):
@@ -204,6 +245,14 @@ def test_alone_nothing_is_cut(t):
             {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_ACTIVATION_CHECKPOINTING": "true"},
             "fsdp_activation_checkpointing",
         ),
+        (
+            {
+                "ACCELERATE_USE_FSDP": "true",
+                "FSDP_VERSION": "2",
+                "FSDP_RESHARD_AFTER_FORWARD": "FULL_SHARD",
+            },
+            "fsdp_reshard_after_forward 'full_shard': set it to true or false",
+        ),
     ],
     ids=lambda value: "" if isinstance(value, str) else " ".join(value),
 )
@@ -219,7 +268,9 @@ def test_what_a_launcher_asks_for_in_vain_is_refused(monkeypatch, asked, sentenc
 def test_a_launcher_says_how_weights_are_cut(monkeypatch, together, reshard, tmp_path):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
-    monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", str(reshard).lower())
+    monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", str(reshard))
+    # It counts nothing here, so it may be anything.
+    monkeypatch.setenv("FSDP_AUTO_WRAP_POLICY", "NONE_THAT_IS_KNOWN")
     assert together(2, tmp_path, lambda ranks: ranks.sharding) == [Sharding(reshard)] * 2
     assert "WORLD_SIZE" not in os.environ
 

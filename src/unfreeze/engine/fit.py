@@ -30,7 +30,7 @@ from unfreeze.engine.prefix import PlainMaker, Prefix, PrefixMaker
 from unfreeze.engine.ranks import PeerLostError
 from unfreeze.engine.scaling import first_scale
 from unfreeze.engine.schedule import rate_factor
-from unfreeze.engine.sharding import Cut, cut_stages, stages_to_cut
+from unfreeze.engine.sharding import Cut, cut_stages, describe_cut, stages_to_cut
 from unfreeze.engine.state import (
     STEP,
     Best,
@@ -346,10 +346,8 @@ class _Loop:
         Afterwards the weights are whole again, unless another rank has gone with its part.
         """
         cut = cut_stages(self.backbone, phase, self.ranks, self.task.device)
-        if cut.parts:
-            self.progress.say(
-                f"FSDP cuts {len(cut.whole_modules)} stages over {self.ranks.count} processes while they are trained."
-            )
+        if self.ranks.sharding is not None:
+            self.progress.say(describe_cut(cut, groups))
         parts = cut.groups(groups)
         working = build_optimizer(parts, self.task.device)
         state = optimizer_state(optimizer, trainable(groups))

@@ -9,6 +9,7 @@ while it is run, and takes it apart behind. Before and after the steps all weigh
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -128,7 +129,7 @@ class Cut:
 def cut_stages(backbone: Backbone, phase: Phase, ranks: Ranks, device: torch.device) -> Cut:
     """The thawed stages of a phase cut over the ranks, in their places; nothing is where the ranks hold all weights.
 
-    A stage is cut where one module holds all of it and nothing else; the rest stays whole.
+    See ``stages_to_cut`` for what is not cut and stays whole.
     """
     root = backbone.module
     paths = stages_to_cut(backbone, phase, ranks)
@@ -163,23 +164,38 @@ def cut_stages(backbone: Backbone, phase: Phase, ranks: Ranks, device: torch.dev
 
 
 def stages_to_cut(backbone: Backbone, phase: Phase, ranks: Ranks) -> list[str]:
-    """Paths of the modules that hold one thawed stage each, whole and alone; none where the ranks hold all weights."""
+    """Paths of the modules that hold one thawed stage each, whole and alone; none where the ranks hold all weights.
+
+    A stage stays whole where a weight has several names or is a single number, of which FSDP has no parts.
+    """
     if ranks.sharding is None:
         return []
     owner = stage_of_parameters(backbone)
     parameters = dict(backbone.module.named_parameters(remove_duplicate=False))
+    names = Counter(id(parameter) for parameter in parameters.values())
     found = []
     for stage in sorted({thaw.stage for thaw in phase.thaw}):
         holders = [name.split(".")[:-1] for name in backbone.stages[stage].tensors]
         shares = takewhile(lambda parts: len(set(parts)) == 1, zip(*holders, strict=False))
         path = ".".join(parts[0] for parts in shares)
-        inside = {name for name in parameters if path and name.startswith(f"{path}.")}
-        shared = {id(parameters[name]) for name in inside} & {
-            id(parameter) for name, parameter in parameters.items() if name not in inside
-        }
-        if inside and not shared and {owner[name] for name in inside} == {stage}:
+        inside = [name for name in parameters if path and name.startswith(f"{path}.")]
+        # FSDP gives each name a parameter of its own, which would take weights that share a memory apart.
+        shardable = all(names[id(parameters[name])] == 1 and parameters[name].dim() for name in inside)
+        if inside and shardable and {owner[name] for name in inside} == {stage}:
             found.append(path)
     return found
+
+
+def describe_cut(cut: Cut, groups: Sequence[Group]) -> str:
+    """What is cut of the parameters in the groups, which hold the whole ones, as a sentence."""
+    if not cut.parts:
+        return "FSDP cuts nothing of what this phase trains: no stage of it lies in a module of its own."
+    sizes = {name: whole.numel() for group in groups for name, whole in group.parameters}
+    share = sum(size for name, size in sizes.items() if name in cut.live) / sum(sizes.values())
+    return (
+        f"FSDP cuts {len(cut.whole_modules)} stages over {cut.count} processes while they are trained, "
+        f"{share:.0%} of the trained parameters."
+    )
 
 
 def _own(tensor: Any) -> Tensor:
