@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from unfreeze.backbones.hf import HfBackbone, cut_stages
+from unfreeze.backbones.hf_spine import find_spine
 from unfreeze.engine.checkpoints import Checkpoints
 from unfreeze.engine.phase_precision import PrecisionChoice
 from unfreeze.engine.ranks import ALONE, LedError, Ranks, Sharding
@@ -17,7 +19,8 @@ from unfreeze.engine.state import Standing
 from unfreeze.engine.stepping import Stepper
 from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.summing import SharedStatistics
-from unfreeze.errors import StoppedError, UnfreezeError
+from unfreeze.engine.task import Fit
+from unfreeze.errors import DivergedError, StoppedError, UnfreezeError
 from unfreeze.plan import Phase, Plan, Thaw
 from unfreeze.strategies import STRATEGIES
 from unfreeze.strategies.settings import StrategySettings
@@ -232,6 +235,65 @@ def test_what_steps_cost_is_measured_without_a_graph_where_they_have_none(monkey
     assert together(2, tmp_path / "ranks", work) == [{("precision", 0), ("store", 0)}, set()]
 
 
+def tiny_bert():
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=24,
+        vocab_size=31,
+        max_position_embeddings=40,
+        pad_token_id=0,
+    )
+    module = BertModel(config, add_pooling_layer=False).eval()
+    spine = find_spine(module)
+    return HfBackbone(
+        name="tiny",
+        family="encoder",
+        dim=16,
+        preprocess=None,
+        stages=cut_stages(module, spine),
+        module=module,
+        spine=spine,
+        pooling="mean",
+        recipe={},
+        assets={},
+        weights_hash="tiny",
+    )
+
+
+# With all of it trained, and with a layer below what is trained that is run and not cut.
+@pytest.mark.parametrize(("freeze", "stages"), [(0, 4), (2, 2)])
+def test_a_model_of_transformers_is_trained_in_parts(t, together, freeze, stages, tmp_path):
+    def work(ranks):
+        backbone, telling = without_dropout(tiny_bert()), t.Telling()
+        task = t.task_of("text", ranks=ranks)
+        head = t.head_of(backbone)
+        plan = t.plan_of(backbone, freeze=freeze)
+        result, _ = t.run(plan, backbone, task, head=head, progress=telling)
+        cut = [sentence for sentence in telling.told if "FSDP cuts" in sentence]
+        return outcome(t, backbone, head, task, result), cut
+
+    alone, _ = work(ALONE)
+    both = together(2, tmp_path, lambda ranks: work(replace(ranks, sharding=Sharding())))
+    assert f"FSDP cuts {stages} stages" in both[0][1][0]
+    assert_close(both[0][0], alone)
+    assert_same(both[1][0], both[0][0])
+
+
+def test_weights_may_stay_whole_between_the_passes(t, together, tmp_path):
+    case, sharding = ("full", "vit"), Sharding(reshard=False)
+    alone = train(t, ALONE, case, tmp_path)
+    both = together(
+        2, tmp_path / "ranks", lambda ranks: train(t, replace(ranks, sharding=sharding), case, tmp_path)
+    )
+    assert_close(both[0], alone)
+    assert_same(both[1], both[0])
+
+
 def two_phases(**settings):
     return Plan(
         strategy="own",
@@ -350,6 +412,38 @@ def test_the_others_wait_until_a_checkpoint_is_written(monkeypatch, t, together,
 
     # Of two epochs.
     assert together(2, tmp_path / "ranks", work) == [[False] * 5 + [True] * 5] * 2
+
+
+@WAYS
+def test_the_best_weights_are_whole_after_a_loss_that_is_no_number(
+    monkeypatch, t, together, sharding, tmp_path
+):
+    taken = Stepper.take
+
+    def take(stepper, *args, **settings):
+        loss = taken(stepper, *args, **settings)
+        return loss * float("nan") if stepper.standing.position.done == 7 else loss
+
+    def work(ranks, folder, sharding=None):
+        backbone, task = (
+            without_dropout(t.toy("cnn")),
+            t.task_of("cnn", ranks=replace(ranks, sharding=sharding)),
+        )
+        head = t.head_of(backbone)
+        checkpoints = Checkpoints(folder, {}) if ranks.leads else None
+        with pytest.raises(DivergedError, match="step 3"):
+            t.run(t.plan_of(backbone), backbone, task, head=head, checkpoints=checkpoints)
+        return outcome(t, backbone, head, task, Fit())
+
+    monkeypatch.setattr(Stepper, "take", take)
+    alone = work(ALONE, tmp_path / "alone")
+    both = together(2, tmp_path / "ranks", lambda ranks: work(ranks, tmp_path / "both", sharding))
+    assert_close(both[0], alone)
+    assert_same(both[1], both[0])
+    saved = [Checkpoints(tmp_path / name, {}).newest() for name in ("alone", "both")]
+    assert saved[0].position == saved[1].position
+    for name, tensor in saved[0].tensors.items():
+        torch.testing.assert_close(saved[1].tensors[name], tensor, atol=1e-3, rtol=1e-3)
 
 
 def test_what_fails_in_writing_ends_all(monkeypatch, t, together, tmp_path):
