@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from unfreeze.engine.launching import gathered
 from unfreeze.engine.ranks import ALONE, PeerLostError, Sharding, carried
-from unfreeze.engine.sharding import cut_stages, describe_cut
+from unfreeze.engine.sharding import describe_shards, shard_stages
 from unfreeze.engine.state import STEP, beside, set_optimizer_state
 from unfreeze.engine.trainable import select
 from unfreeze.errors import RequestError
@@ -45,16 +45,16 @@ def work_with_a_cut(t, kind, sharding):
     def work(ranks):
         phase = thawing(backbone)
         groups = select(backbone, t.head_of(backbone), phase)
-        cut = cut_stages(backbone, phase, replace(ranks, sharding=sharding), CPU)
+        shards = shard_stages(backbone, phase, replace(ranks, sharding=sharding), CPU)
         with torch.no_grad():
             answers = backbone.run(batch).h
-            held = {name: part.numel() for name, part in cut.parts.items()}
-            ours = {name for group in cut.groups(groups) for name, one in group.parameters if name in held}
-            for part in cut.parts.values():
+            held = {name: part.numel() for name, part in shards.parts.items()}
+            ours = {name for group in shards.groups(groups) for name, one in group.parameters if name in held}
+            for part in shards.parts.values():
                 part.mul_(2)
-        joined = {name: tensor.numpy() for name, tensor in cut.whole(cut.parts).items()}
-        same = {name: tensor.numpy() for name, tensor in cut.whole(cut.part(before)).items()}
-        cut.restore()
+        joined = {name: tensor.numpy() for name, tensor in shards.whole(shards.parts).items()}
+        same = {name: tensor.numpy() for name, tensor in shards.whole(shards.part(before)).items()}
+        shards.restore()
         after = {name: tensor.numpy() for name, tensor in backbone.module.state_dict().items()}
         return held, ours, float((answers - wanted).abs().max()), joined, same, after
 
@@ -114,14 +114,14 @@ def test_whole_gradients_of_one_stage_are_held_at_a_time(t, together, tmp_path):
     def work(ranks):
         phase = thawing(backbone)
         select(backbone, t.head_of(backbone), phase)
-        cut = cut_stages(backbone, phase, replace(ranks, sharding=Sharding()), CPU)
+        shards = shard_stages(backbone, phase, replace(ranks, sharding=Sharding()), CPU)
         counting = Counting()
-        for path in cut.whole_modules:
+        for path in shards.whole_modules:
             backbone.module.get_submodule(path).set_custom_reduce_scatter(counting)
         for _ in range(2):
             backbone.run(batch).h.square().sum().backward()
-            cut.collect()
-        return len(cut.whole_modules), len(counting.held), counting.most
+            shards.collect()
+        return len(shards.whole_modules), len(counting.held), counting.most
 
     for stages, passed, most in together(2, tmp_path, work):
         assert stages >= 4
@@ -143,10 +143,10 @@ def test_one_whole_tensor_is_on_the_device_at_a_time(monkeypatch, t, together, t
     monkeypatch.setattr(DTensor, "full_tensor", counting)
 
     def work(ranks):
-        cut = cut_stages(backbone, thawing(backbone), replace(ranks, sharding=Sharding()), CPU)
+        shards = shard_stages(backbone, thawing(backbone), replace(ranks, sharding=Sharding()), CPU)
         # A home that keeps nothing, as that of a rank which does not write.
-        kept = cut.whole(cut.parts, home=torch.device("meta"))
-        return cut.parts.keys() == kept.keys(), {tensor.device.type for tensor in kept.values()}, max(most)
+        kept = shards.whole(shards.parts, home=torch.device("meta"))
+        return shards.parts.keys() == kept.keys(), {tensor.device.type for tensor in kept.values()}, max(most)
 
     assert together(2, tmp_path, work) == [(True, {"meta"}, 1)] * 2
 
@@ -191,9 +191,9 @@ def test_a_stage_that_has_no_parts_stays_whole(t, together, change, tmp_path):
     def work(ranks):
         phase = thawing(backbone)
         select(backbone, t.head_of(backbone), phase)
-        cut = cut_stages(backbone, phase, replace(ranks, sharding=Sharding()), CPU)
-        paths = set(cut.whole_modules)
-        cut.restore()
+        shards = shard_stages(backbone, phase, replace(ranks, sharding=Sharding()), CPU)
+        paths = set(shards.whole_modules)
+        shards.restore()
         return paths
 
     for paths in together(2, tmp_path, work):
@@ -210,9 +210,9 @@ def test_what_is_cut_is_told_with_its_share(t, together, tmp_path):
         for stages in ([1, 2, 3], [0]):
             phase = thawing(backbone, *stages)
             groups = select(backbone, head, phase)
-            cut = cut_stages(backbone, phase, replace(ranks, sharding=Sharding()), CPU)
-            told.append(describe_cut(cut, groups))
-            cut.drop()
+            shards = shard_stages(backbone, phase, replace(ranks, sharding=Sharding()), CPU)
+            told.append(describe_shards(shards, groups))
+            shards.drop()
         return told
 
     for some, none in together(2, tmp_path, work):
@@ -225,10 +225,10 @@ def test_what_is_cut_is_told_with_its_share(t, together, tmp_path):
 
 def test_alone_nothing_is_cut(t):
     backbone = t.toy("vit")
-    cut = cut_stages(backbone, thawing(backbone), ALONE, CPU)
-    assert not cut.parts
+    shards = shard_stages(backbone, thawing(backbone), ALONE, CPU)
+    assert not shards.parts
     tensors = dict(backbone.module.named_parameters())
-    assert all(cut.part(tensors)[name] is tensor for name, tensor in tensors.items())
+    assert all(shards.part(tensors)[name] is tensor for name, tensor in tensors.items())
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from unfreeze.engine.prefix import PlainMaker, Prefix, PrefixMaker
 from unfreeze.engine.ranks import PeerLostError
 from unfreeze.engine.scaling import first_scale
 from unfreeze.engine.schedule import rate_factor
-from unfreeze.engine.sharding import Cut, cut_stages, describe_cut, stages_to_cut
+from unfreeze.engine.sharding import Shards, describe_shards, shard_stages, stages_to_shard
 from unfreeze.engine.state import (
     STEP,
     Best,
@@ -286,13 +286,13 @@ class _Loop:
             # What measuring held lies in pieces that steps of another precision would not fit into.
             give_back_freed_memory()
             # Measured as the steps will be run, which are not captured between the exchanges of FSDP.
-            cutting = stages_to_cut(self.backbone, phase, self.ranks)
+            cutting = stages_to_shard(self.backbone, phase, self.ranks)
             prefix.precision = self._precision(index, prefix, 0 if cutting else steps)
             give_back_freed_memory()
             if self.standing.best is None and self._is_judged(phase):
                 self._judge(prefix, "start")
-            with self._cut(phase, groups, optimizer) as (cut, groups, optimizer):
-                self._take_steps(index, cut, groups, optimizer, prefix, steps)
+            with self._sharded(phase, groups, optimizer) as (shards, groups, optimizer):
+                self._take_steps(index, shards, groups, optimizer, prefix, steps)
         finally:
             prefix.close()
         if self.standing.position.epoch < phase.epochs:
@@ -303,7 +303,7 @@ class _Loop:
     def _take_steps(
         self,
         index: int,
-        cut: Cut,
+        shards: Shards,
         groups: tuple[Group, ...],
         optimizer: torch.optim.Optimizer,
         prefix: Prefix,
@@ -316,7 +316,7 @@ class _Loop:
             self.task.device,
             prefix.precision,
             # What FSDP does between stages is nothing that a graph could hold.
-            steps=0 if cut.parts else steps,
+            steps=0 if shards.parts else steps,
             say=say,
         )
         stepper = Stepper(
@@ -328,8 +328,8 @@ class _Loop:
             groups=groups,
             optimizer=optimizer,
             standing=self.standing,
-            start=cut.part(self.standing.start),
-            cut=cut,
+            start=shards.part(self.standing.start),
+            shards=shards,
             say=say,
         )
         active = _Active(index, phase, groups, optimizer, stepper, prefix, steps)
@@ -338,43 +338,46 @@ class _Loop:
         suffix.close()
 
     @contextmanager
-    def _cut(
+    def _sharded(
         self, phase: Phase, groups: tuple[Group, ...], optimizer: torch.optim.Optimizer
-    ) -> Iterator[tuple[Cut, tuple[Group, ...], torch.optim.Optimizer]]:
+    ) -> Iterator[tuple[Shards, tuple[Group, ...], torch.optim.Optimizer]]:
         """Within it the ranks hold what they are to hold of the thawed stages; groups and optimizer for that.
 
-        Afterwards the weights are whole again, unless another rank has gone with its part.
+        Afterwards the weights are whole again. After any problem but a loss that is not finite those of the cut stages
+        are what they were before: another rank may have gone with its parts.
         """
-        cut = cut_stages(self.backbone, phase, self.ranks, self.task.device)
+        shards = shard_stages(self.backbone, phase, self.ranks, self.task.device)
         if self.ranks.sharding is not None:
-            self.progress.say(describe_cut(cut, groups))
-        parts = cut.groups(groups)
+            self.progress.say(describe_shards(shards, groups))
+        parts = shards.groups(groups)
         working = build_optimizer(parts, self.task.device)
-        state = optimizer_state(optimizer, trainable(groups))
         set_optimizer_state(
             working,
             trainable(parts),
-            {kind: values if kind == STEP else cut.part(values) for kind, values in state.items()},
+            {
+                kind: values if kind == STEP else shards.part(values)
+                for kind, values in optimizer_state(optimizer, trainable(groups)).items()
+            },
         )
         # What was kept at home, or was whole, is not needed there any more.
         optimizer.state.clear()
-        self.standing.ema = beside(cut.part(self.standing.ema), trainable(parts))
-        self.weights.cut = cut
+        self.standing.ema = beside(shards.part(self.standing.ema), trainable(parts))
+        self.weights.shards = shards
         try:
-            yield cut, parts, working
+            yield shards, parts, working
         except BaseException as problem:
             # The best weights are in place then, which are to be found in the backbone.
-            self._join(cut, all_there=isinstance(problem, DivergedError))
+            self._join(shards, all_there=isinstance(problem, DivergedError))
             raise
-        self._join(cut, all_there=True)
+        self._join(shards, all_there=True)
 
-    def _join(self, cut: Cut, *, all_there: bool) -> None:
+    def _join(self, shards: Shards, *, all_there: bool) -> None:
         if all_there:
-            self.standing.ema = cut.whole(self.standing.ema, home=self.home)
-            cut.restore()
+            self.standing.ema = shards.whole(self.standing.ema, home=self.home)
+            shards.restore()
         else:
-            cut.drop()
-        self.weights.cut = Cut(self.backbone.module)
+            shards.drop()
+        self.weights.shards = Shards(self.backbone.module)
 
     def _precision(self, index: int, prefix: Prefix, steps: int) -> Precision:
         """What the phase computes in: as it was, when it is gone on with, else as it measures now."""
@@ -518,7 +521,7 @@ class _Loop:
         and an accelerator may wait for ever for what it was to exchange. The last checkpoint is whole.
         """
         known = self.task.device.type == "cpu" and active.phase.norm == "freeze"
-        if self.checkpoints is not None and known and not self.weights.cut.parts:
+        if self.checkpoints is not None and known and not self.weights.shards.parts:
             self._write(to_checkpoint(self.standing, self.weights, active.groups, active.optimizer))
 
     def _write(self, found: Checkpoint, *, diverged: bool = False) -> None:

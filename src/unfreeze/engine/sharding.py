@@ -1,9 +1,10 @@
-"""Weights cut over the processes of a training by FSDP2, where training does not fit into one device.
+"""Weights that FSDP2 shards, cutting them over the processes of a training, where it does not fit into one device.
 
 Frozen weights need 4 bytes a parameter, trained ones five times as much and more: gradients, two moments of AdamW, the
 averaged weights. So the stages that a phase thaws are cut for as long as it takes its steps. Every process then holds a
 part of each of their tensors, and the optimizer works on these parts as on any parameter; FSDP puts a stage together
-while it is run, and takes it apart behind. Before and after the steps all weights are whole.
+while it is run, and takes it apart behind. Before and after the steps all weights are whole; where the steps were
+stopped, or another process has gone with its parts, those of the cut stages are as before the phase.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class Shards:
     """The modules that are cut, by path, and the whole ones whose places they have taken; none where nothing is.
 
     ``live``: FSDP's parameters by name; ``parts``: what this rank has of each, in the same memory, for the optimizer.
@@ -126,15 +127,15 @@ class Cut:
         return found.to(home or found.device)
 
 
-def cut_stages(backbone: Backbone, phase: Phase, ranks: Ranks, device: torch.device) -> Cut:
+def shard_stages(backbone: Backbone, phase: Phase, ranks: Ranks, device: torch.device) -> Shards:
     """The thawed stages of a phase cut over the ranks, in their places; nothing is where the ranks hold all weights.
 
-    See ``stages_to_cut`` for what is not cut and stays whole.
+    See ``stages_to_shard`` for what is not cut and stays whole.
     """
     root = backbone.module
-    paths = stages_to_cut(backbone, phase, ranks)
+    paths = stages_to_shard(backbone, phase, ranks)
     if ranks.sharding is None or not paths:
-        return Cut(root)
+        return Shards(root)
     from torch.distributed import fsdp
     from torch.distributed.device_mesh import init_device_mesh
 
@@ -160,10 +161,10 @@ def cut_stages(backbone: Backbone, phase: Phase, ranks: Ranks, device: torch.dev
         name: nn.Parameter(_own(parameter), requires_grad=parameter.requires_grad)
         for name, parameter in live.items()
     }
-    return Cut(root, ranks.count, whole_modules, live, parts)
+    return Shards(root, ranks.count, whole_modules, live, parts)
 
 
-def stages_to_cut(backbone: Backbone, phase: Phase, ranks: Ranks) -> list[str]:
+def stages_to_shard(backbone: Backbone, phase: Phase, ranks: Ranks) -> list[str]:
     """Paths of the modules that hold one thawed stage each, whole and alone; none where the ranks hold all weights.
 
     A stage stays whole where a weight has several names or is a single number, of which FSDP has no parts.
@@ -186,14 +187,14 @@ def stages_to_cut(backbone: Backbone, phase: Phase, ranks: Ranks) -> list[str]:
     return found
 
 
-def describe_cut(cut: Cut, groups: Sequence[Group]) -> str:
+def describe_shards(shards: Shards, groups: Sequence[Group]) -> str:
     """What is cut of the parameters in the groups, which hold the whole ones, as a sentence."""
-    if not cut.parts:
+    if not shards.parts:
         return "FSDP cuts nothing of what this phase trains: no stage of it lies in a module of its own."
     sizes = {name: whole.numel() for group in groups for name, whole in group.parameters}
-    share = sum(size for name, size in sizes.items() if name in cut.live) / sum(sizes.values())
+    share = sum(size for name, size in sizes.items() if name in shards.live) / sum(sizes.values())
     return (
-        f"FSDP cuts {len(cut.whole_modules)} stages over {cut.count} processes while they are trained, "
+        f"FSDP cuts {len(shards.whole_modules)} stages over {shards.count} processes while they are trained, "
         f"{share:.0%} of the trained parameters."
     )
 

@@ -14,7 +14,7 @@ from unfreeze.engine.checkpoints import Checkpoint, Position, damaged
 from unfreeze.engine.devices import Precision
 from unfreeze.engine.ledger import PhaseRecord
 from unfreeze.engine.scaling import first_scale
-from unfreeze.engine.sharding import Cut
+from unfreeze.engine.sharding import Shards
 from unfreeze.engine.task import EpochRecord, Fit, Judged
 from unfreeze.engine.trainable import Group, head_key, select, stage_of_parameters
 from unfreeze.plan import Plan
@@ -28,15 +28,15 @@ ADAMW = {STEP, "exp_avg", "exp_avg_sq"}
 class Weights:
     """The tensors that any phase of a plan may change, by name, so that a copy holds for every phase.
 
-    ``home``: where copies are kept; where None they stay beside the tensors. ``cut``: what of them is cut over ranks at
-    present, with which every rank has to ask for ``copy``.
+    ``home``: where copies are kept; where None they stay beside the tensors. ``shards``: what of them is cut over ranks
+    at present, with which every rank has to ask for ``copy``.
     """
 
     def __init__(
         self, plan: Plan, backbone: Backbone, head: nn.Module, *, home: torch.device | None = None
     ) -> None:
         self._backbone, self._head, self._home = backbone, head, home
-        self.cut = Cut(backbone.module)
+        self.shards = Shards(backbone.module)
         self._names = _changing(plan, backbone, head)
 
     def live(self) -> Tensors:
@@ -49,16 +49,16 @@ class Weights:
     def copy(self) -> Tensors:
         """The whole tensors as they are now."""
         live = self.live()
-        cut = {name: tensor for name, tensor in live.items() if name in self.cut.live}
-        rest = {name: tensor for name, tensor in live.items() if name not in self.cut.live}
+        sharded = {name: tensor for name, tensor in live.items() if name in self.shards.live}
+        rest = {name: tensor for name, tensor in live.items() if name not in self.shards.live}
         # What is put together is a copy already.
-        return self.cut.whole(cut, home=self._home) | copied(rest, self._home)
+        return self.shards.whole(sharded, home=self._home) | copied(rest, self._home)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Put these whole values in place; the tensors not named stay."""
         live = self.live()
-        self.cut.load(tensors)
-        put({name: tensor for name, tensor in live.items() if name not in self.cut.live}, tensors)
+        self.shards.load(tensors)
+        put({name: tensor for name, tensor in live.items() if name not in self.shards.live}, tensors)
 
 
 @dataclass(eq=False)
@@ -129,20 +129,20 @@ def to_checkpoint(
 ) -> Checkpoint:
     """All of it as named tensors and JSON-serialisable numbers; by all ranks where weights are cut.
 
-    ``home``: where what is cut goes when it was put together, as in ``Cut.whole``.
+    ``home``: where what is cut goes when it was put together, as in ``Shards.whole``.
     """
-    cut = weights.cut
+    shards = weights.shards
     parts: dict[str, Mapping[str, Tensor]] = {
-        "live": cut.whole(weights.live(), home=home),
+        "live": shards.whole(weights.live(), home=home),
         "start": standing.start,
         "before": standing.before,
-        "ema": cut.whole(standing.ema, home=home),
+        "ema": shards.whole(standing.ema, home=home),
         "scale": standing.scale,
         "best": {} if standing.best is None else standing.best.tensors,
     }
     tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
     for kind, values in optimizer_state(optimizer, trainable(groups)).items():
-        whole = values if kind == STEP else cut.whole(values, home=home)
+        whole = values if kind == STEP else shards.whole(values, home=home)
         tensors |= {f"optimizer.{kind}.{name}": value for name, value in whole.items()}
     if standing.losses:
         tensors["epoch.losses"] = torch.stack(standing.losses)

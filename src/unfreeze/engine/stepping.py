@@ -18,7 +18,7 @@ from unfreeze.engine.devices import is_out_of_memory, seed_chance
 from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix, pair_loss
 from unfreeze.engine.ranks import LoneError, carried
 from unfreeze.engine.scaling import adjust, scaled, unscale
-from unfreeze.engine.sharding import Cut
+from unfreeze.engine.sharding import Shards
 from unfreeze.engine.state import Standing, trainable
 from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.summing import SharedStatistics
@@ -35,7 +35,7 @@ FUSED = ("cuda", "cpu")
 class Stepper:
     """Takes the steps of one phase (number ``index``), together with the other ranks of the task.
 
-    ``groups`` and ``start``, the weights that a pull leads to, are this rank's parts of what is ``cut`` over ranks.
+    ``groups`` and ``start``, the weights that a pull leads to, are this rank's parts of what ``shards`` has cut.
     """
 
     plan: Plan
@@ -47,7 +47,7 @@ class Stepper:
     optimizer: torch.optim.Optimizer
     standing: Standing
     start: Mapping[str, Tensor]
-    cut: Cut
+    shards: Shards
     say: Callable[[str], None]
 
     def take(self, state: State, rows: NDArray[np.intp], *, factor: float) -> Tensor:
@@ -63,8 +63,8 @@ class Stepper:
         loss = None
         while loss is None:
             loss = self._try_gradients(state, rows)
-        self.cut.collect()
-        self.task.ranks.add_up([loss, *self._gradients_of(cut=False)])
+        self.shards.collect()
+        self.task.ranks.add_up([loss, *self._gradients_of(sharded=False)])
         if self.standing.position.done == 0:
             self._refuse_unused_grafts()
         finite = torch.isfinite(loss)
@@ -103,7 +103,7 @@ class Stepper:
     @property
     def _meets(self) -> bool:
         """Whether ranks exchange what they compute within a pass, so that none may repeat it or cut it by itself."""
-        exchanging = bool(self.cut.parts) or self.plan.phases[self.index].norm == "train"
+        exchanging = bool(self.shards.parts) or self.plan.phases[self.index].norm == "train"
         return self._joins_pairs or (exchanging and not self.task.ranks.alone)
 
     @cached_property
@@ -192,20 +192,22 @@ class Stepper:
                 total += loss.detach()
         return total
 
-    def _gradients_of(self, *, cut: bool) -> list[Tensor]:
+    def _gradients_of(self, *, sharded: bool) -> list[Tensor]:
         """The gradients of what is cut over ranks, or of what each of them holds."""
         return [
             parameter.grad
             for name, parameter in trainable(self.groups).items()
-            if parameter.grad is not None and (name in self.cut.parts) == cut
+            if parameter.grad is not None and (name in self.shards.parts) == sharded
         ]
 
     def _gradient_norm(self) -> Tensor:
         """The length of all gradients together."""
-        norm: Tensor = nn.utils.get_total_norm(self._gradients_of(cut=False))
-        if not self.cut.parts:
+        norm: Tensor = nn.utils.get_total_norm(self._gradients_of(sharded=False))
+        if not self.shards.parts:
             return norm
-        parts: Tensor = nn.utils.get_total_norm(self._gradients_of(cut=True)).square().to(self.task.device)
+        parts: Tensor = (
+            nn.utils.get_total_norm(self._gradients_of(sharded=True)).square().to(self.task.device)
+        )
         self.task.ranks.add_up([parts])
         return (norm.square() + parts).sqrt()
 

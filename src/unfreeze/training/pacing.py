@@ -23,7 +23,7 @@ from unfreeze.engine.activations import Activations, ActivationWriter, HalfOverf
 from unfreeze.engine.devices import Precision, autocast, peak_bytes, wait_for
 from unfreeze.engine.phase_precision import LEAST_GAIN, choosing_seconds
 from unfreeze.engine.scaling import first_scale
-from unfreeze.engine.sharding import Cut
+from unfreeze.engine.sharding import Shards
 from unfreeze.engine.state import Standing, copied, trainable
 from unfreeze.engine.stepping import Stepper, build_optimizer
 from unfreeze.engine.suffix import Suffix
@@ -187,7 +187,7 @@ class Pacer:
                 scale=first_scale(precision, self.task.device),
             ),
             start=copied(live) if self.plan.pull else {},
-            cut=Cut(self.network.module),
+            shards=Shards(self.network.module),
             say=lambda _: None,
         )
         set_modes(self.network, self.head, phase)
