@@ -20,7 +20,7 @@ from torch import nn
 from unfreeze.choose.cost import Line, Pace, line_through
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.engine.activations import Activations, ActivationWriter, HalfOverflowError
-from unfreeze.engine.devices import Precision, autocast, peak_bytes, wait_for
+from unfreeze.engine.devices import Precision, peak_bytes, wait_for
 from unfreeze.engine.phase_precision import LEAST_GAIN, choosing_seconds
 from unfreeze.engine.scaling import first_scale
 from unfreeze.engine.sharding import Shards
@@ -205,11 +205,11 @@ class Pacer:
             self.head.eval()
 
     def _judged(self, boundary: int, small: Batch, large: Batch) -> Line:
-        precision = self.task.precisions[0]
+        suffix = Suffix(self.network, boundary, self.task.device, self.task.precisions[0], steps=0)
 
         def judge(batch: Batch) -> None:
-            with torch.no_grad(), autocast(self.task.device, precision):
-                self.head(self.network.run(self._state(batch), boundary, None).h.float())
+            with torch.no_grad():
+                self.head(suffix(self._state(batch)))
             wait_for(self.task.device)
 
         return time_line(judge, small, large)
