@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch.nn import functional
 from unfreeze.backbones.hf import HfBackbone, cut_stages
 from unfreeze.backbones.hf_spine import find_spine
 from unfreeze.engine.checkpoints import Checkpoints
+from unfreeze.engine.fit import _Loop
 from unfreeze.engine.phase_precision import PrecisionChoice
 from unfreeze.engine.ranks import ALONE, LedError, Ranks, Sharding
 from unfreeze.engine.state import Standing
@@ -22,6 +24,7 @@ from unfreeze.engine.summing import SharedStatistics
 from unfreeze.engine.task import Fit
 from unfreeze.errors import DivergedError, StoppedError, UnfreezeError
 from unfreeze.plan import Phase, Plan, Thaw
+from unfreeze.progress import Silent
 from unfreeze.strategies import STRATEGIES
 from unfreeze.strategies.settings import StrategySettings
 
@@ -370,6 +373,30 @@ def test_when_one_is_killed_the_other_ends_and_it_can_be_resumed(t, together, lo
     )
     assert ended[1 - lost] == "PeerLostError"
     assert_close(resumable(t, ALONE, tmp_path / "cut", resume=True), whole)
+
+
+@pytest.mark.parametrize(("device", "written"), [("cpu", 1), ("cuda", 0)])
+def test_beside_an_accelerator_nothing_is_saved_when_one_is_lost(monkeypatch, t, device, written, tmp_path):
+    backbone, found = t.toy("cnn"), []
+    plan, task = t.plan_of(backbone), t.task_of("cnn")
+    head = t.head_of(backbone)
+    checkpoints = Checkpoints(tmp_path, {})
+    loop = _Loop(
+        plan,
+        backbone,
+        head,
+        task,
+        t.maker(backbone, task),
+        checkpoints,
+        lambda: False,
+        Silent(),
+        found.append,
+    )
+    loop.task = replace(task, device=torch.device(device))
+    monkeypatch.setattr("unfreeze.engine.fit.to_checkpoint", lambda *_: "all of it")
+    monkeypatch.setattr(Checkpoints, "save", lambda _, given, **__: found.append(given))
+    loop._save_alone(SimpleNamespace(phase=plan.phases[0], groups=(), optimizer=None))
+    assert found == ["all of it"] * written
 
 
 def test_one_that_trains_something_else_is_named(t, together, tmp_path):
