@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from unfreeze.choose.cost import Cost, PhaseCost
 from unfreeze.engine.ledger import GroupRecord, PhaseRecord
 from unfreeze.engine.task import EpochRecord, Fit
-from unfreeze.fitpages import fit_sections
+from unfreeze.fitpages import cost_section, fit_sections
 from unfreeze.report.charts import draw
 
 
@@ -68,3 +69,48 @@ def test_what_is_not_exact_is_not_called_so():
     assert "before the trained weights were mixed with the start" in told
     frozen = replace(FIT, ledger=[ledger("only", {"a": 0.0, "b": 0.0, "pool": 0.1})])
     assert "the stages a to b they are exactly" in fit_sections(frozen)[1].paragraphs[1]
+
+
+def phase_cost(name, epochs):
+    return PhaseCost(
+        name=name,
+        boundary=0,
+        rows=100,
+        epochs=epochs,
+        stored=False,
+        epoch_seconds=2.0,
+        plain_epoch_seconds=2.0,
+        filling_seconds=0.0,
+        once_seconds=1.0,
+        store_bytes=0,
+        memory_bytes=0,
+        reason="",
+    )
+
+
+COST = Cost(
+    strategy="own",
+    phases=(phase_cost("first", 2), phase_cost("second", 5)),
+    around={"decoding": 4.0},
+    memory_bytes=4 * 10**9,
+)
+
+
+def test_what_it_took_stands_beside_what_was_predicted_for_the_epochs_that_were_run():
+    section = cost_section(COST, FIT, 24.0)
+    assert section.tables[0].rows == (
+        ("first", "2 of 2", "5.0 s", ""),
+        ("second", "1 of 5", "3.0 s", ""),
+        ("before, between and after", "", "4.0 s", ""),
+        ("together", "", "12.0 s", "24.0 s"),
+        ("peak memory", "", "4.00 GB", "3.00 GB"),
+    )
+    assert section.paragraphs[0].endswith(
+        "12.0 s for the epochs that were run, and it took 24.0 s, 2.00 times as long."
+    )
+
+
+def test_what_a_resumed_training_took_is_not_known():
+    section = cost_section(COST, FIT, None)
+    assert section.tables[0].rows[3] == ("together", "", "12.0 s", "")
+    assert section.paragraphs[0].endswith("It was resumed, so that what it took in all was not counted.")
