@@ -230,7 +230,7 @@ class _Searcher:
             kept[-1] = self.trending(ranked[len(kept) :], kept[-1])
         if kept:
             names = "; ".join(candidate.name for candidate in kept)
-            self.say(f"The probe leaves {self.floor_error:.1%} errors: tried at full length: {names}.")
+            self.say(f"The probe leaves {self.floor_error:.1%} errors: to be tried at full length: {names}.")
         return kept
 
     def trending(self, others: Sequence[Candidate], last: Candidate) -> Candidate:
