@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 
 import unfreeze
 from kept import Kept
-from unfreeze.config import AUTO, FLOOR
+from unfreeze.choose.candidates import FEW_TEXTS
+from unfreeze.config import AUTO, FLOOR, ON_PAIRS
 from unfreeze.demo import solar_cells
 from unfreeze.strategies.classic import by_rows
 
 STRATEGIES = (FLOOR, "partial", "gradual", "discriminative", "full", "lora")
-# Up to so many texts a class; there are two of mails.
-FOR_FEW_TEXTS, MOST_FEW_TEXTS, MAIL_CLASSES = "contrastive", 64, 2
+MAIL_CLASSES = 2
 SIZES = {"solar": (100, 250, 500), "mails": (32, 100, 500, 4000), "digits": (200, 1000)}
 TEST_ROWS = 600
 SETTINGS = ("image_size", "max_length", "time_limit")
@@ -128,8 +128,8 @@ def measure(task: str, strategy: str, seed: int, arguments: argparse.Namespace) 
 def strategies_of(task: str) -> tuple[str, ...]:
     """All that are compared on a task: what ``auto`` may take belongs to what it is measured by."""
     source, _, size = task.partition("-")
-    few = source == "mails" and int(size) <= MAIL_CLASSES * MOST_FEW_TEXTS
-    return (*STRATEGIES, *((FOR_FEW_TEXTS,) if few else ()), AUTO)
+    few = source == "mails" and int(size) <= MAIL_CLASSES * FEW_TEXTS
+    return (*STRATEGIES, *(ON_PAIRS if few else ()), AUTO)
 
 
 def key_of(task: str, strategy: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:

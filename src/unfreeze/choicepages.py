@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unfreeze.choose.trials import TWO_SIDED
+from unfreeze.choose.trials import gain_text
 from unfreeze.report import words
 from unfreeze.report.charts import LineChart, Series
 from unfreeze.report.content import Section, Table
@@ -55,7 +55,7 @@ def _row(
     mine = [trial for trial in trials if trial["candidate"] == candidate["name"]]
     told = "not tried"
     if expected is not None:
-        told = f"{words.points(expected['gain'])} ± {TWO_SIDED * 100 * expected['error']:.1f}"
+        told = gain_text(expected["gain"], expected["error"])
     elif any(trial["failed"] for trial in mine):
         told = "failed"
     return (

@@ -191,7 +191,7 @@ class TrainRequest:
             if value is None or wanted is None:
                 continue
             kinds, words = wanted
-            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            if not is_one_of(value, kinds):
                 yield f"{flag(field.name)} {shown(value)} is of the wrong kind: give {words}."
 
     def _problems(self) -> Iterator[str]:
@@ -311,6 +311,11 @@ def _seconds(time: str) -> float | None:
         return None
     found = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2].lower()]
     return found if math.isfinite(found) else None
+
+
+def is_one_of(value: object, kinds: tuple[type, ...]) -> bool:
+    """Whether the value is of one of these kinds; true and false are no numbers."""
+    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 
 
 def shown(value: object) -> str:

@@ -10,7 +10,7 @@ from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
 from unfreeze.choose.settings import Decisions
-from unfreeze.choose.trials import PRICE, Expectation
+from unfreeze.choose.trials import PRICE, Expectation, price_of
 from unfreeze.config import AUTO, FLOOR, READ_BY, THAWING, TrainRequest, seconds_of
 from unfreeze.contracts import Backbone
 from unfreeze.errors import DataError, RequestError
@@ -201,7 +201,7 @@ def choose_by_rules(options: Sequence[Option], strategy: str, *, floor_error: fl
             gain=option.candidate.hope * floor_error,
             error=option.candidate.hope * floor_error,
             seconds=option.cost.seconds,
-            price=PRICE * option.cost.seconds / max(dearest, 1e-9),
+            price=price_of(option.cost.seconds, dearest=dearest),
             full_length=False,
         )
         for option in hopeful

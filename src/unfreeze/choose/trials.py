@@ -304,35 +304,31 @@ class _Searcher:
 
     def expect(self, candidate: Candidate) -> Expectation:
         """The hoped-for gain, corrected by what was measured (a normal prior and normal measurements)."""
-        hoped = candidate.hope * self.floor_error
-        weight = 1 / max((candidate.hope + LEAST_DOUBT) * self.floor_error, 1e-6) ** 2
-        mean, total = hoped * weight, weight
+        doubt = max((candidate.hope + LEAST_DOUBT) * self.floor_error, 1e-6)
+        known, found = [(candidate.hope * self.floor_error, doubt)], []
         trials = [trial for trial in self.result.trials if trial.candidate == candidate and not trial.failed]
         longest = max((trial.share for trial in trials), default=0.0)
-        found, found_total = 0.0, 0.0
         for trial in trials:
             # A short trial says nothing that a full-length one does not say better.
             if trial.share < longest:
                 continue
             doubt = SHORT_DOUBT if trial.share < 1 else 1.0
-            error = doubt * paired_error(trial.right, trial.floor_right)
-            mean += trial.gain / error**2
-            total += 1 / error**2
+            known.append((trial.gain, doubt * paired_error(trial.right, trial.floor_right)))
             right, floor_right = trial.right[trial.train], trial.floor_right[trial.train]
             if len(right):
-                error = doubt * paired_error(right, floor_right)
-                found += paired_gain(right, floor_right) / error**2
-                found_total += 1 / error**2
+                found.append((paired_gain(right, floor_right), doubt * paired_error(right, floor_right)))
+        gain, error = pooled(known)
+        found_gain, found_error = pooled(found) if found else (None, None)
         seconds = self.seconds[candidate.name]
         return Expectation(
             candidate=candidate,
-            gain=mean / total,
-            error=total**-0.5,
+            gain=gain,
+            error=error,
             seconds=seconds,
-            price=PRICE * seconds / max(self.dearest, 1e-9),
+            price=price_of(seconds, dearest=self.dearest),
             full_length=longest == 1.0,
-            found=found / found_total if found_total else None,
-            found_error=found_total**-0.5 if found_total else None,
+            found=found_gain,
+            found_error=found_error,
         )
 
     def decide(self) -> None:
@@ -352,7 +348,7 @@ class _Searcher:
         best = full[0]
         self.result.chosen = best
         self.say(
-            f"{best.candidate.name} is taken: {points(best.gain)} ± {TWO_SIDED * 100 * best.error:.1f} over the probe "
+            f"{best.candidate.name} is taken: {gain_text(best.gain, best.error)} over the probe "
             f"are expected, of what was hoped and what was tried, less {100 * best.price:.1f} for its "
             f"{duration(best.seconds)}."
         )
@@ -360,6 +356,22 @@ class _Searcher:
     def say(self, sentence: str) -> None:
         self.result.decisions.append(sentence)
         self.tell(sentence)
+
+
+def price_of(seconds: float, *, dearest: float) -> float:
+    """The gain that a training of so many seconds costs, where the dearest candidate takes ``dearest``."""
+    return PRICE * seconds / max(dearest, 1e-9)
+
+
+def pooled(measured: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Gain and standard error of several that were found independently, each weighted by its certainty."""
+    total = sum(1 / error**2 for _, error in measured)
+    return sum(gain / error**2 for gain, error in measured) / total, total**-0.5
+
+
+def gain_text(gain: float, error: float) -> str:
+    """A gain in points with its 95 % interval."""
+    return f"{points(gain)} ± {TWO_SIDED * 100 * error:.1f}"
 
 
 def paired_gain(right: NDArray[np.bool_], floor_right: NDArray[np.bool_]) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.choose.trials import TWO_SIDED, Expectation, paired_error, paired_gain
+from unfreeze.choose.trials import Expectation, gain_text, paired_error, paired_gain, pooled
 from unfreeze.report.words import points
 
 # Standard errors by which validation accuracy must lie below the floor to be called a collapse, in two epochs running.
@@ -34,15 +34,13 @@ def judge(expected: Expectation, right: NDArray[np.bool_], floor_right: NDArray[
     ``right`` and ``floor_right`` (rows,): on validation rows. Its trials count on the rows of the training part, each
     weighted by its certainty; what was hoped before does not. So a tie ships the probe.
     """
-    error = paired_error(right, floor_right)
-    mean, total = paired_gain(right, floor_right) / error**2, error**-2
+    measured = [(paired_gain(right, floor_right), paired_error(right, floor_right))]
     told = f"On {len(right)} validation rows it is right on {right.mean():.1%}, the probe on {floor_right.mean():.1%}"
     if expected.found is not None and expected.found_error is not None:
-        mean += expected.found / expected.found_error**2
-        total += expected.found_error**-2
+        measured.append((expected.found, expected.found_error))
         told += f", and its trials on the other rows found {points(expected.found)}"
-    gain = mean / total
-    told += f": {points(gain)} ± {TWO_SIDED * 100 * total**-0.5:.1f} together"
+    gain, error = pooled(measured)
+    told += f": {gain_text(gain, error)} together"
     price = f"its price of {100 * expected.price:.1f} points"
     if gain > expected.price:
         return Verdict(True, gain, f"{told}, which is more than {price}. It is shipped.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,11 @@ class Moves:
 
     rows: NDArray[np.uint64]
     by: NDArray[np.float64]
+
+    @classmethod
+    def of_mean(cls, rows: NDArray[np.uint64], values: NDArray[Any]) -> Moves:
+        """By how much each row moves the mean of these values (rows,)."""
+        return cls(rows, (values - values.mean()) / len(values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +51,7 @@ class Gain:
     @property
     def moves(self) -> Moves:
         """By how much each row moves it."""
-        return Moves(self.rows, (self.gained - self.mean) / len(self.gained))
+        return Moves.of_mean(self.rows, self.gained)
 
 
 def over_seeds(values: Sequence[float], moves: Sequence[Moves] = ()) -> Estimate:

@@ -132,8 +132,7 @@ def _probed(name: str, base: TrainRequest, seeds: Sequence[int], progress: Progr
         names = [f"{dataset.samples.name(int(row))}\0{dataset.label[row]}" for row in rows]
         hashes.append(_hash_rows(names))
         keys.append(key_rows(names))
-        by = (hits - hits.mean()) / len(hits)
-        moves.append(Moves(read_keys(keys[-1], rows_hash="", count=len(hits)), by))
+        moves.append(Moves.of_mean(read_keys(keys[-1], rows_hash="", count=len(hits)), hits))
         accuracies.append(probe.accuracy)
         losses.append(probe.log_loss)
     assert backbone is not None

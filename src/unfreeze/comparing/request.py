@@ -11,7 +11,18 @@ from pathlib import Path
 from types import NoneType
 
 from unfreeze.comparing.entry import FLOOR_ENTRY, Entry, make_entries, parse_entries
-from unfreeze.config import AUTO, FIXED_BY_CLASSIC, FLOOR, RANGES, READ_BY, THAWING, TrainRequest, flag, shown
+from unfreeze.config import (
+    AUTO,
+    FIXED_BY_CLASSIC,
+    FLOOR,
+    RANGES,
+    READ_BY,
+    THAWING,
+    TrainRequest,
+    flag,
+    is_one_of,
+    shown,
+)
 from unfreeze.errors import RequestError
 
 # Three tell how far results wander from draw to draw; more cost as much again each.
@@ -215,15 +226,11 @@ def _wrong_kinds(given: Mapping[str, object]) -> Iterator[str]:
     for name, value in given.items():
         one, several, words = MEANT[name]
         if several and isinstance(value, Collection) and not isinstance(value, str | bytes):
-            fits = all(_is_one_of(part, several) for part in value)
+            fits = all(is_one_of(part, several) for part in value)
         else:
-            fits = _is_one_of(value, one)
+            fits = is_one_of(value, one)
         if not fits:
             yield f"{flag(name)} {shown(value)} is of the wrong kind: give {words}."
-
-
-def _is_one_of(value: object, kinds: tuple[type, ...]) -> bool:
-    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 
 
 def _sizes(given: int | Sequence[int] | str | None) -> tuple[int, ...]:

@@ -73,10 +73,10 @@ class Shards:
         return {name: self._whole(name, tensor, home) for name, tensor in tensors.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put whole values in place of those that are cut; other names are left out."""
+        """Put whole values in place of what is cut."""
         with torch.no_grad():
-            for name in self.parts.keys() & tensors.keys():
-                self.parts[name].copy_(self._part(name, tensors[name]))
+            for name, tensor in tensors.items():
+                self.parts[name].copy_(self._part(name, tensor))
 
     def restore(self) -> None:
         """Put the whole modules back, with what their parts have become; by all ranks."""

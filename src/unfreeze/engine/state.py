@@ -57,8 +57,9 @@ class Weights:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Put these whole values in place; the tensors not named stay."""
         live = self.live()
-        self.shards.load(tensors)
-        put({name: tensor for name, tensor in live.items() if name not in self.shards.live}, tensors)
+        sharded = self.shards.live.keys()
+        self.shards.load({name: tensor for name, tensor in tensors.items() if name in sharded})
+        put(live, {name: tensor for name, tensor in tensors.items() if name not in sharded})
 
 
 @dataclass(eq=False)
@@ -103,10 +104,10 @@ def trainable(groups: Sequence[Group]) -> dict[str, nn.Parameter]:
 
 
 def put(places: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Copy the tensors to the places of their names, where there are such."""
+    """Copy each tensor to the place of its name."""
     with torch.no_grad():
-        for name in places.keys() & tensors.keys():
-            places[name].copy_(tensors[name])
+        for name, tensor in tensors.items():
+            places[name].copy_(tensor)
 
 
 def copied(tensors: Mapping[str, Tensor], home: torch.device | None = None) -> Tensors:

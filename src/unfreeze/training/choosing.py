@@ -122,7 +122,7 @@ def choose(
     path = folder / CHOICE
     if decisions.request.resume and path.exists():
         return _choice_from(path, material, 1 - probe.accuracy)
-    rows = len(material.features.rows[fit_rows(material.dataset, material.features)])
+    rows = int(fit_rows(material.dataset, material.features).sum())
     floor = {
         "strategy": FLOOR,
         "accuracy_out_of_fold": probe.accuracy,
