@@ -257,8 +257,8 @@ def test_candidates_are_not_measured_when_the_time_is_over(auto, cells, tmp_path
 
     seen = []
 
-    def slow(*arguments):
-        plans = candidate_plans(*arguments)
+    def slow(*arguments, **named):
+        plans = candidate_plans(*arguments, **named)
         seen.extend(candidate.name for candidate in plans)
         return plans
 

@@ -46,7 +46,10 @@ def choice_section(choice: Mapping[str, Any]) -> Section:
         if trial["share_of_epochs"] == 1 and trial["training_loss"]
     )
     charts = (LineChart("Training loss of full-length trials", "epoch", "nats", curves),) if curves else ()
-    return Section("How the strategy was chosen", paragraphs, (table,) if rows else (), charts)
+    known = tuple((fact["sentence"],) for fact in choice.get("facts", {}).values())
+    facts = Table(("what was known before anything was tried",), known)
+    tables = tuple(one for one in (facts, table) if one.rows)
+    return Section("How the strategy was chosen", paragraphs, tables, charts)
 
 
 def _row(

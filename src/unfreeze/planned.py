@@ -109,7 +109,7 @@ def look_ahead(request: TrainRequest, *, progress: Progress | None = None) -> Ou
         from unfreeze.training.costing import CostModel
 
         left = max(0.0, limit - spent)
-        weighing = _Weighing(material, CostModel(material), probed.plan, left=left, error=1 - floor)
+        weighing = _Weighing(material, CostModel(material), probed.plan, facts, left=left, error=1 - floor)
         options = tuple(weighing.options())
     return Outlook(
         source=dataset.source,
@@ -131,10 +131,17 @@ class _Weighing:
     """
 
     def __init__(
-        self, material: Material, model: CostModel, asked: Plan | None, *, left: float, error: float
+        self,
+        material: Material,
+        model: CostModel,
+        asked: Plan | None,
+        facts: Facts,
+        *,
+        left: float,
+        error: float,
     ) -> None:
         self.unfit: list[tuple[str, str]] = []
-        self._material, self._model, self._asked = material, model, asked
+        self._material, self._model, self._asked, self._facts = material, model, asked, facts
         self._left, self._error = left, error
         self._rows, self._classes = len(material.part("train")), len(material.dataset.labels)
 
@@ -165,7 +172,7 @@ class _Weighing:
 
     def _candidates(self) -> Iterator[Option]:
         half = self._left * FINAL_SHARE
-        for candidate, plan in candidate_plans(self._material, self._error).items():
+        for candidate, plan in candidate_plans(self._material, self._facts, error=self._error).items():
             self._tell(candidate.name)
             fitting = fit_into(plan, lambda plan: self._model.predict(plan).seconds, half)
             if fitting is None:

@@ -158,7 +158,7 @@ def _train_into(
     backbone, features = material.backbone, material.features
     with clock.part("probe and thaw curve"):
         floor = calibrate_probe(dataset, features, probe.probe, backbone, decisions)
-    learned = learn(folder, material, probe.probe, floor, probed.plan, clock)
+    learned = learn(folder, material, probe, floor, probed.plan, clock)
     fitted, fit = learned.fitted, learned.fit
     with clock.part("test rows, from the raw inputs"):
         tested = test_classifier(floor.classifier, dataset, probed.executor.exact, decisions, progress)

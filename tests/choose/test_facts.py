@@ -2,7 +2,7 @@
 
 import pytest
 
-from unfreeze.choose.facts import Counts, Distance, Facts, ImageSizes, Machine, Shift, TextLengths
+from unfreeze.choose.facts import Counts, Distance, Facts, ImageSizes, Machine, Shift, TextLengths, Turning
 from unfreeze.choose.likeness import Pairs
 
 COUNTS = Counts(modality="image", train=1_450, val=250, test=300, per_class={"rust": 40, "fine": 1_660})
@@ -23,6 +23,7 @@ def facts(*, counts=COUNTS, sizes=None, pairs=None, distance=None):
             rows=1_700,
             shift=Shift(early=0.21, late=0.93, norms=49, rows=64),
         ),
+        turning=Turning(upright=0.812, turned=0.797, error=0.02, rows=128),
     )
 
 
@@ -46,6 +47,7 @@ SHOWN = {
     "probe_accuracy_on_its_own_rows": "99.1%",
     "shift_early": "0.21",
     "shift_late": "0.93",
+    "turned_accuracy": "79.7% of 128",
     "cores": "2 processor cores",
     "memory_bytes": "5.1 GB",
     "device": "cpu (Some Processor)",
@@ -60,6 +62,21 @@ def test_every_fact_has_a_sentence_with_its_number():
         assert SHOWN[fact.name] in fact.sentence, fact
         assert fact.sentence[0].isupper() or fact.sentence[0].isdigit()
         assert fact.sentence.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("turned", "said"),
+    [(0.812, "no up"), (0.75, "no up"), (0.73, "which way is up"), (0.2, "which way is up")],
+)
+def test_pictures_have_an_up_where_turning_loses_more_than_chance_explains(turned, said):
+    turning = Turning(upright=0.8, turned=turned, error=0.03, rows=100)
+    (fact,) = turning.facts()
+    assert said in fact.sentence
+    assert turning.free == (said == "no up")
+
+
+def test_what_decides_about_candidates_is_told_first():
+    assert [fact.name for fact in facts().leading] == ["probe_over_neighbours", "turned_accuracy"]
 
 
 def test_texts_are_told_in_tokens():

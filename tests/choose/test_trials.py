@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from unfreeze.choose.candidates import Candidate
-from unfreeze.choose.trials import PRICE, Expectation, Trial, paired_error, search
+from unfreeze.choose.paired import paired_error
+from unfreeze.choose.trials import PRICE, Expectation, Trial, search
 
 ROWS = 400
 FLOOR = 0.70

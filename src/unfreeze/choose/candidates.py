@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from unfreeze.choose.facts import Facts, Turning
 from unfreeze.config import GRAFTING, ON_CLASSES, READ_BY
 from unfreeze.contracts import Backbone
 from unfreeze.strategies.settings import BACKBONE_RATE, GRAFT_RATE, LAYER_DECAY
@@ -15,13 +17,17 @@ from unfreeze.strategies.settings import BACKBONE_RATE, GRAFT_RATE, LAYER_DECAY
 HOPE = 0.35
 # Rows at which half of it may be hoped for: with a few dozen rows fine-tuning mostly learns them by heart.
 HALF_HOPE_ROWS = 300
-# From this share of errors on the features are far from the task, and low-rank updates need more rank: on 5 images a
-# class rank 8 gave 66.7 % and rank 64 73.0 % of a far domain, but rank 1 was best for a near one (arXiv 2409.16434).
+# From this share of errors on the features are far from the task, as they are where a head is well ahead of the most
+# similar rows (facts.py). Low-rank updates need more rank then: on 5 images a class rank 8 gave 66.7 % and rank 64
+# 73.0 % of a far domain, but rank 1 was best for a near one (arXiv 2409.16434).
 FAR_ERROR = 0.15
 NEAR_RANK, FAR_RANK = 8, 32
 # Texts of a class up to which pairs are tried (SetFit is ahead of fine-tuning up to about as many, Tunstall et al.
 # 2022), and the share of the probe's errors that they removed: 44 % on 8 mails a class (bench/RESULTS.md).
 FEW_TEXTS, FEW_TEXTS_HOPE = 64, 0.4
+# Flips and quarter turns of pictures without an up gained 0.4 points of full fine-tuning on average, between -1.2 and
+# 1.5 (four pairs of settings, solar cells, bench/RESULTS.md), which is no ground to hope for more than usual.
+TURNED_SHARE = 0.95
 # What training on pairs does not read.
 NOT_OF_PAIRS = frozenset(name for name, readers in READ_BY.items() if readers == ON_CLASSES)
 # Batch norms that learn their statistics stand three times the rate (1,000 pictures of small defects: trained
@@ -61,17 +67,34 @@ class Candidate:
             "reason": self.reason,
         }
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Candidate:
+        """The candidate that ``to_dict`` gave. LookupError, TypeError or ValueError where it gave no such thing."""
+        return cls(
+            strategy=str(values["strategy"]),
+            hope=float(values["hope"]),
+            reason=str(values["reason"]),
+            changes=dict(values["changes"]),
+        )
+
 
 def list_candidates(
-    backbone: Backbone, *, rows: int, classes: int, floor_error: float, said: Mapping[str, object]
+    backbone: Backbone,
+    *,
+    rows: int,
+    classes: int,
+    floor_error: float,
+    facts: Facts,
+    said: Mapping[str, object],
 ) -> tuple[Candidate, ...]:
     """The candidates for a backbone, the most hopeful first.
 
     ``rows`` to train on, of so many ``classes``; ``floor_error``: the share of rows that the probe gets wrong.
-    ``said``: fields of ``StrategySettings`` that the user fixed; candidates do not differ in them.
+    ``facts``: of the same rows. ``said``: fields of ``StrategySettings`` that the user fixed; candidates do not
+    differ in them.
     """
     hope = HOPE * rows / (rows + HALF_HOPE_ROWS)
-    far = floor_error >= FAR_ERROR
+    far = floor_error >= FAR_ERROR or facts.distance.far
     family = backbone.family
     if family in ("encoder", "decoder"):
         found = _for_texts(family, hope, far=far)
@@ -82,6 +105,8 @@ def list_candidates(
         found = _for_batch_norm(family, hope)
     else:
         found = _for_transformers(family, hope, far=far)
+    if facts.turning is not None and facts.turning.free:
+        found.append(_turned(facts.turning, hope))
     found.append(
         Candidate(strategy="partial", hope=0.6 * hope, reason="cheap: most of the network is computed once")
     )
@@ -116,6 +141,16 @@ def _for_batch_norm(family: str, hope: float) -> list[Candidate]:
             changes={"rate": NORM_FACTOR * rate, "norm": "train"},
         ),
     ]
+
+
+def _turned(turning: Turning, hope: float) -> Candidate:
+    return Candidate(
+        strategy="full",
+        hope=TURNED_SHARE * hope,
+        reason=f"pictures without an up: turned ones are answered as well ({turning.turned:.1%} of {turning.rows}, "
+        f"upright {turning.upright:.1%})",
+        changes={"augment": "dihedral"},
+    )
 
 
 def _for_transformers(family: str, hope: float, *, far: bool) -> list[Candidate]:

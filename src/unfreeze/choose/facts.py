@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from unfreeze.choose.likeness import ALIKE, NEIGHBOURS, Pairs
+from unfreeze.choose.paired import TWO_SIDED
 
 # From this ratio of the largest to the smallest class on, accuracy hides the smallest one.
 LOPSIDED = 10.0
@@ -165,6 +166,35 @@ class Shift:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Turning:
+    """What a head that never saw them makes of pictures as they are, and of the same ones flipped or turned.
+
+    ``upright`` and ``turned``: shares of ``rows`` that it answers rightly; ``error``: standard error of the
+    difference.
+    """
+
+    upright: float
+    turned: float
+    error: float
+    rows: int
+
+    @property
+    def free(self) -> bool:
+        """Whether turning loses no more than chance explains, so that the pictures have no up."""
+        return self.upright - self.turned <= TWO_SIDED * self.error
+
+    def facts(self) -> Iterator[Fact]:
+        """Both in one sentence."""
+        said = "they have no up" if self.free else "which way is up matters"
+        yield Fact(
+            "turned_accuracy",
+            self.turned,
+            f"Flipped or turned by a quarter, {self.turned:.1%} of {self.rows:,} unseen pictures are answered rightly, "
+            f"and {self.upright:.1%} as they are: {said}.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Distance:
     """Signs of how far the data are from the pretraining.
 
@@ -178,6 +208,16 @@ class Distance:
     rows: int
     shift: Shift | None
 
+    @property
+    def over_neighbours(self) -> float:
+        """By how much the head is ahead of the most similar rows, which grows with the distance."""
+        return self.probe - self.neighbours
+
+    @property
+    def far(self) -> bool:
+        """Whether that is so much that what is alike to the network is not alike in these data."""
+        return self.over_neighbours >= WORTH_A_WORD
+
     def facts(self) -> Iterator[Fact]:
         """The signs, one by one."""
         yield Fact(
@@ -186,8 +226,8 @@ class Distance:
             f"A simple head on the untouched network's last output is right for {self.probe:.1%} of {self.rows:,} rows "
             "that it had not seen; the probe, which may read other depths too, is what a training has to beat.",
         )
-        gap = self.probe - self.neighbours
-        yield Fact("neighbours_accuracy", self.neighbours, f"{self._looking_up()}: {_of_likeness(gap)}.")
+        gap = self.over_neighbours
+        yield Fact("neighbours_accuracy", self.neighbours, f"{self._looking_up()}: {_of_likeness(self.far)}.")
         yield Fact(
             "probe_over_neighbours", gap, f"That head is {_points(gap)} asking the rows that are most alike."
         )
@@ -242,12 +282,21 @@ class Facts:
     duplicates: Pairs
     machine: Machine
     distance: Distance
+    turning: Turning | None = None
 
     @property
     def entries(self) -> tuple[Fact, ...]:
         """Every fact, in the order in which they are told."""
+        turning = self.turning.facts() if self.turning is not None else ()
         parts = (self.counts.facts(), self.sizes.facts(), _alike(self.duplicates), self.distance.facts())
-        return tuple(fact for part in (*parts, self.machine.facts()) for fact in part)
+        return tuple(fact for part in (*parts, turning, self.machine.facts()) for fact in part)
+
+    @property
+    def leading(self) -> tuple[Fact, ...]:
+        """Those that decide what ``--strategy auto`` tries, but for how many rows there are."""
+        return tuple(
+            fact for fact in self.entries if fact.name in ("probe_over_neighbours", "turned_accuracy")
+        )
 
     def to_dict(self) -> dict[str, object]:
         """Name → value and sentence; JSON-serialisable."""
@@ -276,8 +325,8 @@ def _alike(pairs: Pairs) -> Iterator[Fact]:
     yield Fact("near_duplicates_across", pairs.across, told)
 
 
-def _of_likeness(gap: float) -> str:
-    if gap >= WORTH_A_WORD:
+def _of_likeness(far: bool) -> str:
+    if far:
         return "the network's idea of what is alike is not yours, as with data far from its own"
     return "rows that look alike to the network do share a class"
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.choose.candidates import Candidate
+from unfreeze.choose.paired import TWO_SIDED, discordant, paired_error, paired_gain, pooled
 from unfreeze.config import ON_PAIRS
 from unfreeze.report.words import duration, points
 
@@ -28,8 +29,6 @@ LEAST_DOUBT = 0.1
 # How often one class may rise as far by chance, among all classes of a trial: two standard errors for a single one.
 RISEN_BY_CHANCE = 0.023
 FOLDS = 2
-# Standard errors on each side of a 95 % interval.
-TWO_SIDED = 1.96
 # Trials together take at most this many times what training the dearest candidate takes.
 TRIALS_PER_TRAINING = 2.0
 
@@ -71,13 +70,13 @@ class Trial:
         best = 0.0
         for label in np.unique(self.y):
             rows = self.y == label
-            risen, fallen = _discordant(self.right[rows], self.floor_right[rows])
+            risen, fallen = discordant(self.right[rows], self.floor_right[rows])
             best = max(best, (risen - fallen) / math.sqrt(risen + fallen + 1))
         return best
 
     def to_dict(self) -> dict[str, object]:
         """JSON-serialisable form."""
-        risen, fallen = _discordant(self.right, self.floor_right)
+        risen, fallen = discordant(self.right, self.floor_right)
         return {
             "candidate": self.candidate.name,
             "fold": self.fold,
@@ -363,27 +362,6 @@ def price_of(seconds: float, *, dearest: float) -> float:
     return PRICE * seconds / max(dearest, 1e-9)
 
 
-def pooled(measured: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Gain and standard error of several that were found independently, each weighted by its certainty."""
-    total = sum(1 / error**2 for _, error in measured)
-    return sum(gain / error**2 for gain, error in measured) / total, total**-0.5
-
-
 def gain_text(gain: float, error: float) -> str:
     """A gain in points with its 95 % interval."""
     return f"{points(gain)} ± {TWO_SIDED * 100 * error:.1f}"
-
-
-def paired_gain(right: NDArray[np.bool_], floor_right: NDArray[np.bool_]) -> float:
-    """The difference of two accuracies on the same rows."""
-    return float(right.mean() - floor_right.mean())
-
-
-def paired_error(right: NDArray[np.bool_], floor_right: NDArray[np.bool_]) -> float:
-    """Standard error of the difference of two accuracies on the same rows; never 0, however alike they are."""
-    risen, fallen = _discordant(right, floor_right)
-    return math.sqrt(risen + fallen + 1) / len(right)
-
-
-def _discordant(right: NDArray[np.bool_], floor_right: NDArray[np.bool_]) -> tuple[int, int]:
-    return int((right & ~floor_right).sum()), int((~right & floor_right).sum())

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.choose.trials import Expectation, gain_text, paired_error, paired_gain, pooled
+from unfreeze.choose.paired import paired_error, paired_gain, pooled
+from unfreeze.choose.trials import Expectation, gain_text
 from unfreeze.report.words import points
 
 # Standard errors by which validation accuracy must lie below the floor to be called a collapse, in two epochs running.

@@ -40,7 +40,7 @@ def augment(batch: Tensor, name: Name, *, seed: int, round_: int, keys: NDArray[
         return batch
     chance = uniforms(seed, round_, keys, DRAWS)
     if name == "dihedral":
-        return _turn(batch, chance[:, 0])
+        return turn(batch, (chance[:, 0] * symmetries(batch)).astype(np.int64))
     images = batch.permute(0, 3, 1, 2).float()
     if name == "light":
         images = _crop(images, chance, area=LIGHT_AREA, aspect=(1.0, 1.0))
@@ -52,12 +52,18 @@ def augment(batch: Tensor, name: Name, *, seed: int, round_: int, keys: NDArray[
     return images.round().clamp(0, 255).to(batch.dtype).permute(0, 2, 3, 1)
 
 
-def _turn(batch: Tensor, chance: NDArray[np.float64]) -> Tensor:
-    """One of the eight symmetries of the square for each sample; four of them when the images are not square."""
+def symmetries(batch: Tensor) -> int:
+    """How many flips and quarter turns images of this shape have: those of a square, or of a rectangle."""
+    return 8 if batch.shape[1] == batch.shape[2] else 4
+
+
+def turn(batch: Tensor, choice: NDArray[np.int64]) -> Tensor:
+    """Each image (height, width, channels) of a batch in the symmetry that ``choice`` (batch,) names.
+
+    Of its bits 1 mirrors it, 2 stands it on its head, and 4 swaps rows and columns; 0 leaves it as it is.
+    """
     import torch
 
-    square = batch.shape[1] == batch.shape[2]
-    choice = (chance * (8 if square else 4)).astype(np.int64)
     turned = torch.empty_like(batch)
     for element in np.unique(choice):
         rows = send(np.flatnonzero(choice == element), batch.device)

@@ -92,9 +92,9 @@ def learn(
         labels=labels,
     )
     probed = probe_data(dataset, decisions, clock, progress)
-    material, probe = probed.material, probed.probe.probe
+    material, probe = probed.material, probed.probe
     _warn_of_missing(dataset, material.features)
-    floor = calibrate_probe(dataset, material.features, probe, material.backbone, decisions)
+    floor = calibrate_probe(dataset, material.features, probe.probe, material.backbone, decisions)
     with _folder_of_a_run() as folder:
         learned = learn_from_probe(folder, material, probe, floor, probed.plan, clock)
     return _keep(learned.fitted, dataset, material.features, decisions)

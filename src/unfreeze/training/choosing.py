@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 
 from unfreeze.choose.candidates import Candidate, list_candidates
 from unfreeze.choose.cost import Cost
+from unfreeze.choose.facts import Facts
 from unfreeze.choose.trials import Expectation, search
 from unfreeze.choose.verdict import LOWER, RESTARTS, CollapseWatch, Verdict, judge
 from unfreeze.config import FLOOR, seconds_of
 from unfreeze.errors import DivergedError, RequestError, UnfreezeError
-from unfreeze.heads.probe import Probe
+from unfreeze.heads.probe import Probe, ProbeResult
 from unfreeze.plan import Plan
 from unfreeze.proportions import wilson_interval
 from unfreeze.regular import read_record
 from unfreeze.report.words import size
 from unfreeze.runtime.files import parse_json, write_atomically
-from unfreeze.training.facing import free_memory
+from unfreeze.training.facing import free_memory, gather_facts
 from unfreeze.training.material import Material
 from unfreeze.training.pacing import resident_bytes
 from unfreeze.training.planning import (
@@ -60,9 +61,9 @@ class CollapsedError(UnfreezeError):
 class Choice:
     """What was tried and taken, with the evidence.
 
-    ``record``: floor, candidates, trials, expectations and decisions, as ``choice.json`` has them. ``plan``: of the
-    candidate that was taken, whose gain is ``expected``; both None where it was the probe. ``verdict``: after the full
-    training, which took ``seconds`` (None where it was resumed), beside its ``restarts`` at lower rates.
+    ``record``: floor, facts, candidates, trials, expectations and decisions, as ``choice.json`` has them. ``plan``: of
+    the candidate that was taken, whose gain is ``expected``; both None where it was the probe. ``verdict``: after the
+    full training, which took ``seconds`` (None where it was resumed), beside its ``restarts`` at lower rates.
     """
 
     record: Mapping[str, Any]
@@ -100,15 +101,16 @@ class Choice:
 def choose(
     folder: Path,
     material: Material,
-    probe: Probe,
+    found: ProbeResult,
     *,
     predict: Callable[[Plan], Cost],
     elapsed: Callable[[], float],
 ) -> Choice:
-    """Try candidates and pick one, or the probe; written to ``choice.json``.
+    """Try candidates and pick one, or the probe that was ``found``; written to ``choice.json``.
 
     ``predict``: the cost of a whole training. ``elapsed``: seconds of the time limit that are gone.
     """
+    probe = found.probe
 
     def cost(plan: Plan) -> float:
         return predict(plan).seconds
@@ -121,7 +123,7 @@ def choose(
     )
     path = folder / CHOICE
     if decisions.request.resume and path.exists():
-        return _choice_from(path, material, 1 - probe.accuracy)
+        return _choice_from(path, material)
     rows = int(fit_rows(material.dataset, material.features).sum())
     floor = {
         "strategy": FLOOR,
@@ -129,8 +131,12 @@ def choose(
         "interval": list(wilson_interval(probe.accuracy, rows)),
         "rows": rows,
     }
+    facts = gather_facts(material, found)
+    for fact in facts.leading:
+        material.progress.say(fact.sentence)
     record: dict[str, Any] = {
         "floor": floor,
+        "facts": facts.to_dict(),
         "time_limit_seconds": seconds_of(limit),
         "settings": _settings(material),
         "candidates": [],
@@ -147,7 +153,9 @@ def choose(
         )
         material.progress.say(sentence)
         return _written(Choice(record | {"decisions": [sentence]}, None, None), folder)
-    wanted, late = _measured(candidate_plans(material, 1 - probe.accuracy), material, predict, elapsed, limit)
+    wanted, late = _measured(
+        candidate_plans(material, facts, error=1 - probe.accuracy), material, predict, elapsed, limit
+    )
     left = max(0.0, seconds_of(limit) - elapsed())
     plans, dropped = _cut(wanted, material, cost, left)
     seconds = {candidate.name: cost(plan) for candidate, plan in plans.items()}
@@ -155,7 +163,7 @@ def choose(
         trier = Trier(
             material, probe, {candidate.name: plan for candidate, plan in plans.items()}, should_stop
         )
-        found = search(
+        searched = search(
             tuple(plans),
             trier,
             floor_error=1 - probe.accuracy,
@@ -163,19 +171,19 @@ def choose(
             budget=left - max(seconds.values(), default=0.0),
             say=material.progress.say,
         )
-    plan = None if found.chosen is None else plans[found.chosen.candidate]
+    plan = None if searched.chosen is None else plans[searched.chosen.candidate]
     record |= {
         "candidates": [
             candidate.to_dict() | {"predicted_seconds": seconds[candidate.name], "epochs": plan.epochs}
             for candidate, plan in plans.items()
         ],
-        "trials": [trial.to_dict() for trial in found.trials],
-        "expectations": [expectation.to_dict() for expectation in found.expectations],
-        "decisions": [*late, *dropped, *found.decisions],
-        "chosen": None if found.chosen is None else found.chosen.candidate.name,
+        "trials": [trial.to_dict() for trial in searched.trials],
+        "expectations": [expectation.to_dict() for expectation in searched.expectations],
+        "decisions": [*late, *dropped, *searched.decisions],
+        "chosen": None if searched.chosen is None else searched.chosen.candidate.name,
         "epochs_by_phase": None if plan is None else [phase.epochs for phase in plan.phases],
     }
-    return _written(Choice(record, plan, found.chosen), folder)
+    return _written(Choice(record, plan, searched.chosen), folder)
 
 
 def _written(choice: Choice, folder: Path) -> Choice:
@@ -235,15 +243,16 @@ def _cut(
     return plans, dropped
 
 
-def candidate_plans(material: Material, error: float) -> dict[Candidate, Plan]:
-    """The candidates, the most hopeful first, with their full plans; ``error``: the share that the probe gets wrong.
+def candidate_plans(material: Material, facts: Facts, *, error: float) -> dict[Candidate, Plan]:
+    """The candidates, the most hopeful first, with their full plans.
 
-    Of those that come to the same training, as on a network of one stage, the first stays.
+    ``facts``: of these rows; ``error``: the share of them that the probe gets wrong. Of candidates that come to the
+    same training, as on a network of one stage, the first stays.
     """
     request, backbone = material.decisions.request, material.backbone
     rows, classes = len(material.part("train")), len(material.dataset.labels)
     found = list_candidates(
-        backbone, rows=rows, classes=classes, floor_error=error, said=said_settings(request)
+        backbone, rows=rows, classes=classes, floor_error=error, facts=facts, said=said_settings(request)
     )
     plans: dict[Plan, tuple[Candidate, Plan]] = {}
     for one in found:
@@ -253,7 +262,7 @@ def candidate_plans(material: Material, error: float) -> dict[Candidate, Plan]:
     return dict(plans.values())
 
 
-def _choice_from(path: Path, material: Material, error: float) -> Choice:
+def _choice_from(path: Path, material: Material) -> Choice:
     """What was chosen before the run was stopped, to go on with.
 
     Raises RequestError where it was chosen with other settings or data, and where the file is damaged.
@@ -267,19 +276,20 @@ def _choice_from(path: Path, material: Material, error: float) -> Choice:
                     f"--resume: this was chosen with another {name} ({before.get(name, 'none')}, now "
                     f"{now.get(name, 'none')}). Repeat the first command, or choose another --output-dir."
                 )
-        return _taken_up(record, candidate_plans(material, error))
+        return _taken_up(record, material)
     except (LookupError, TypeError, ValueError) as problem:
         raise RequestError(
             f"--resume: {path} is damaged or from another version ({problem}). Begin anew with another --output-dir."
         ) from None
 
 
-def _taken_up(record: dict[str, Any], plans: Mapping[Candidate, Plan]) -> Choice:
+def _taken_up(record: dict[str, Any], material: Material) -> Choice:
     restarts = int(record.get("restarts_at_lower_rates", 0))
     if record["chosen"] is None:
         return Choice(record, None, None)
-    candidate = {one.name: one for one in plans}[record["chosen"]]
-    plan = plans[candidate]
+    candidate = Candidate.from_dict({one["name"]: one for one in record["candidates"]}[record["chosen"]])
+    rows, classes = len(material.part("train")), len(material.dataset.labels)
+    plan = plan_candidate(candidate, material.backbone, rows, classes, material.decisions.request)
     phases = tuple(
         replace(phase, epochs=epochs)
         for phase, epochs in zip(plan.phases, record["epochs_by_phase"], strict=True)

@@ -19,6 +19,7 @@ from unfreeze.runtime.decode import inspect_image
 from unfreeze.runtime.preprocess import TextPreprocess
 from unfreeze.training.material import Material
 from unfreeze.training.probing import fit_rows
+from unfreeze.training.turning import measure_turning
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +60,7 @@ def gather_facts(material: Material, probe: ProbeResult) -> Facts:
         duplicates=count_pairs(features.arrays[last], dataset.part[rows]),
         machine=_machine(material),
         distance=_distance(material, probe, measure_shift(material.backbone, raw)),
+        turning=measure_turning(material, probe.pooled),
     )
 
 

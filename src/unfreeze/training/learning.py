@@ -17,7 +17,7 @@ from unfreeze.training.thawing import thaw
 
 if TYPE_CHECKING:
     from unfreeze.engine.task import Fit
-    from unfreeze.heads.probe import Probe
+    from unfreeze.heads.probe import ProbeResult
     from unfreeze.plan import Plan
 
 
@@ -32,9 +32,11 @@ class Learned:
 
 
 def learn(
-    folder: Path, material: Material, probe: Probe, floor: Fitted, plan: Plan | None, clock: Clock
+    folder: Path, material: Material, found: ProbeResult, floor: Fitted, plan: Plan | None, clock: Clock
 ) -> Learned:
-    """The probe (``floor``), or what the plan comes to: the given one, or the one that ``auto`` chooses.
+    """The probe that was ``found``, or what the plan comes to: the given one, or the one that ``auto`` chooses.
+
+    ``floor``: the probe as a classifier.
 
     ``clock`` started with the run. Only ``auto`` predicts first what a training will take: measuring costs seconds,
     which it needs to choose; a plan that was asked for tells at each phase what it expects.
@@ -51,7 +53,7 @@ def learn(
         choice = choose(
             folder,
             material,
-            probe,
+            found,
             predict=costs.predict,
             elapsed=lambda: clock.total,
         )
@@ -61,6 +63,6 @@ def learn(
     cost = costs.predict(choice.plan)
     material.progress.say(describe_cost(cost))
     with clock.part("thawing"):
-        choice, fitted, shipped = train_chosen(folder, material, choice, floor, probe)
+        choice, fitted, shipped = train_chosen(folder, material, choice, floor, found.probe)
     decisions.record("strategy", choice.shipped, "trial", choice.reason)
     return Learned(fitted, shipped, choice, cost)

@@ -1,0 +1,66 @@
+"""What is tried: by the backbone's family, the rows, and what the facts say of their distance and their up."""
+
+import json
+
+import pytest
+
+from unfreeze.choose.candidates import Candidate, list_candidates
+from unfreeze.choose.facts import Counts, Distance, Facts, ImageSizes, Machine, Turning
+from unfreeze.choose.likeness import Pairs
+
+UPRIGHT = Turning(upright=0.9, turned=0.4, error=0.03, rows=100)
+FREE = Turning(upright=0.9, turned=0.89, error=0.03, rows=100)
+
+
+def facts(*, neighbours=0.9, turning=None):
+    return Facts(
+        counts=Counts(modality="image", train=400, val=100, test=100, per_class={"a": 250, "b": 250}),
+        sizes=ImageSizes(width=10, height=10, smallest=10, largest=10, side=8),
+        duplicates=Pairs(count=0, across=0, rows=500, total=500),
+        machine=Machine(device="cpu", processor="Some Processor", cores=2, memory_bytes=10**9),
+        distance=Distance(probe=0.9, neighbours=neighbours, learnt=0.9, rows=500, shift=None),
+        turning=turning,
+    )
+
+
+def candidates(backbone, known, *, error=0.1, rows=400, **said):
+    return list_candidates(backbone, rows=rows, classes=2, floor_error=error, facts=known, said=said)
+
+
+@pytest.mark.parametrize(
+    ("error", "neighbours", "rank"), [(0.1, 0.9, 8), (0.1, 0.86, 8), (0.2, 0.9, 32), (0.1, 0.84, 32)]
+)
+@pytest.mark.parametrize("kind", ["vit", "text"])
+def test_the_rank_goes_by_the_distance_from_the_pretraining(t, kind, error, neighbours, rank):
+    found = candidates(t.toy(kind), facts(neighbours=neighbours), error=error)
+    assert [one.changes["rank"] for one in found if one.strategy == "lora"] == [rank]
+
+
+@pytest.mark.parametrize("kind", ["cnn", "vit"])
+def test_turned_pictures_are_trained_on_where_the_data_have_no_up(t, kind):
+    without = {one.name for one in candidates(t.toy(kind), facts(turning=UPRIGHT))}
+    assert without == {one.name for one in candidates(t.toy(kind), facts())}
+    found = {one.name: one for one in candidates(t.toy(kind), facts(turning=FREE))}
+    assert set(found) - without == {"full, augment dihedral"}
+    told = found["full, augment dihedral"]
+    assert "89.0% of 100" in told.reason
+    assert told.hope < max(one.hope for one in found.values())
+
+
+def test_nothing_is_tried_against_an_augmentation_that_was_asked_for(t):
+    found = candidates(t.toy("cnn"), facts(turning=FREE), augment="strong")
+    assert not any("augment" in one.changes for one in found)
+    assert len({one.name for one in found}) == len(found)
+
+
+def test_few_texts_of_a_class_are_tried_in_pairs(t):
+    assert "contrastive" in {one.strategy for one in candidates(t.toy("text"), facts(), rows=128)}
+    assert "contrastive" not in {one.strategy for one in candidates(t.toy("text"), facts(), rows=129)}
+
+
+@pytest.mark.parametrize("kind", ["cnn", "vit", "text"])
+def test_a_candidate_is_what_its_record_says(t, kind):
+    for one in candidates(t.toy(kind), facts(turning=FREE), rows=64):
+        again = Candidate.from_dict(json.loads(json.dumps(one.to_dict())))
+        assert (again.name, again.hope, again.reason) == (one.name, one.hope, one.reason)
+        assert dict(again.changes) == dict(one.changes)
