@@ -168,8 +168,8 @@ def test_a_loss_that_is_no_number_starts_again_at_a_third_of_the_rate(taken, cel
     assert choice_of(run.folder)["restarts_at_lower_rates"] == 1
     (record,) = json.loads((run.folder / "ledger.json").read_text())
     assert record["groups"][0]["rate"] == pytest.approx(3e-6)
-    told = "The loss is not finite. It starts again at a third of its rates."
-    assert told in choice_of(run.folder)["decisions"]
+    told = choice_of(run.folder)["decisions"][-2:]
+    assert told == ["The loss is not finite.", "It starts again at a third of its rates, for 4 epochs."]
 
 
 def test_a_training_that_always_collapses_ships_the_probe(taken, cells, tmp_path):
@@ -177,6 +177,31 @@ def test_a_training_that_always_collapses_ships_the_probe(taken, cells, tmp_path
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
     assert run.strategy == "feature-extraction"
     assert "at lower rates too" in choice_of(run.folder)["verdict"]["reason"]
+
+
+def test_what_starts_again_takes_the_epochs_that_the_time_is_enough_for(taken, cells, tmp_path):
+    from unfreeze.training.choosing import train_chosen
+
+    plans, clock = [], iter([597.0, 640.0])
+
+    def thawed(folder, material, plan, **settings):
+        plans.append(plan)
+        raise DivergedError("The loss is not finite")
+
+    def hurried(*arguments, predict, elapsed):
+        return train_chosen(*arguments, predict=predict, elapsed=lambda: next(clock))
+
+    taken.setattr("unfreeze.training.choosing.thaw", thawed)
+    taken.setattr("unfreeze.training.learning.train_chosen", hurried)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
+    # A second an epoch, and three are left of ten minutes.
+    assert [plan.epochs for plan in plans] == [4, 3]
+    assert run.strategy == "feature-extraction"
+    choice = choice_of(run.folder)
+    assert choice["epochs_by_phase"] == [3]
+    assert choice["verdict"]["reason"].endswith(
+        "0 s of --time-limit are left, into which fewer than 3 epochs fit: the probe is shipped."
+    )
 
 
 def test_without_time_the_probe_is_shipped_and_it_says_so(auto, cells, tmp_path):

@@ -313,12 +313,20 @@ def fit_into(plan: Plan, cost: Callable[[Plan], float], seconds: float) -> Plan 
 
 
 def train_chosen(
-    folder: Path, material: Material, choice: Choice, fitted: Fitted, probe: Probe
+    folder: Path,
+    material: Material,
+    choice: Choice,
+    fitted: Fitted,
+    probe: Probe,
+    *,
+    predict: Callable[[Plan], Cost],
+    elapsed: Callable[[], float],
 ) -> tuple[Choice, Fitted, Fit | None]:
     """The full training of what was chosen, and whether it or the probe (``fitted``) is shipped.
 
     A training that falls clearly below the probe, or whose loss is not finite, starts again at a third of its rates,
-    twice at most.
+    twice at most, with the epochs that fit into what is left of the time limit. ``predict`` and ``elapsed``: as for
+    ``choose``.
     """
     if choice.plan is None:
         return choice, fitted, None
@@ -329,7 +337,22 @@ def train_chosen(
     floor_right = _floor_right(material, probe, val)
     notes: list[str] = []
     first, stopped_at = choice.plan, choice.restarts
+    given_up = "Every training failed or fell below the probe, at lower rates too: the probe is shipped."
     for restarts in range(choice.restarts, RESTARTS + 1):
+        if restarts > stopped_at:
+            left = max(0.0, seconds_of(decisions.text("time_limit")) - elapsed())
+            fitting = fit_into(first, lambda plan: predict(plan).seconds, left)
+            if fitting is None:
+                given_up = (
+                    f"It failed or fell below the probe, and for another training {left:.0f} s of --time-limit are "
+                    f"left, into which fewer than {LEAST_EPOCHS} epochs fit: the probe is shipped."
+                )
+                break
+            first = fitting
+            notes.append(f"It starts again at a third of its rates, for {first.epochs} epochs.")
+            progress.say(notes[-1])
+            record = {**choice.record, "epochs_by_phase": [phase.epochs for phase in first.phases]}
+            choice = replace(choice, record=record)
         choice = replace(choice, restarts=restarts, notes=tuple(notes))
         # A run that is stopped now goes on at these rates.
         write_choice(choice, folder)
@@ -343,8 +366,8 @@ def train_chosen(
             trained, fit = thaw(folder, material, plan, resume=resume, watch=watch)
         except (CollapsedError, DivergedError) as problem:
             told = f"{problem.where}." if isinstance(problem, DivergedError) else str(problem)
-            notes.append(f"{told} It starts again at a third of its rates.")
-            progress.say(notes[-1])
+            notes.append(told)
+            progress.say(told)
             continue
         right = np.zeros(len(val), dtype=bool)
         right[np.searchsorted(val, trained.rows)] = trained.logits.argmax(axis=1) == trained.y
@@ -356,9 +379,7 @@ def train_chosen(
         choice = replace(choice, plan=plan, verdict=verdict, seconds=seconds)
         write_choice(choice, folder)
         return (choice, trained, fit) if verdict.ship else (choice, fitted, None)
-    verdict = Verdict(
-        False, 0.0, "Every training failed or fell below the probe, at lower rates too: the probe is shipped."
-    )
+    verdict = Verdict(False, 0.0, given_up)
     progress.say(verdict.reason)
     choice = replace(choice, verdict=verdict, notes=tuple(notes))
     write_choice(choice, folder)

@@ -63,6 +63,14 @@ def learn(
     cost = costs.predict(choice.plan)
     material.progress.say(describe_cost(cost))
     with clock.part("thawing"):
-        choice, fitted, shipped = train_chosen(folder, material, choice, floor, found.probe)
+        choice, fitted, shipped = train_chosen(
+            folder,
+            material,
+            choice,
+            floor,
+            found.probe,
+            predict=costs.predict,
+            elapsed=lambda: clock.total,
+        )
     decisions.record("strategy", choice.shipped, "trial", choice.reason)
     return Learned(fitted, shipped, choice, cost)
