@@ -51,7 +51,14 @@ def test_curves_show_where_each_phase_begins():
 def test_forgetting_is_that_of_the_weights_handed_on_last_and_zero_is_called_exact():
     _, section = fit_sections(FIT)
     weights, features = section.charts
-    assert [(bar.name, bar.parts) for bar in weights.bars] == [("b", (0.5,)), ("head", (0.1,))]
+    assert [(bar.name, bar.parts) for bar in weights.bars] == [
+        ("b, first", (0.5,)),
+        ("b, second", (0.25,)),
+        ("head, first", (0.1,)),
+        ("head, second", (0.1,)),
+    ]
+    (_, alone) = fit_sections(replace(FIT, ledger=FIT.ledger[:1]))
+    assert [bar.name for bar in alone.charts[0].bars] == ["b", "head"]
     assert features.title == "How far the features moved, by stage"
     assert [(bar.name, bar.parts, bar.text) for bar in features.bars] == [
         ("a", (0.0,), "0, exactly"),

@@ -136,6 +136,17 @@ def outlook(photos, tmp_path_factory):
         )
 
 
+def test_a_head_that_is_fitted_anew_on_pairs_costs_a_pass_over_the_training_rows(mails, plain_torch):
+    material, _ = material_of(mails, backbone="all-minilm-l6-v2", max_length=16)
+    model = CostModel(material)
+    assert model.predict(plan_of(material, "full")).around["head fitted anew"] == 0
+    pairs = model.predict(plan_of(material, "contrastive"))
+    train, end = draw_sample(material, plan_of(material, "contrastive")).train, model._ends
+    classifiers, start = 2, model._starts["fitted"]
+    assert end.run.of(train) > 0 < start
+    assert pairs.around["head fitted anew"] == pytest.approx(classifiers * (end.run.of(train) + start))
+
+
 def test_every_strategy_that_fits_is_weighed_and_the_others_are_named(outlook):
     weighed = {option.plan.strategy for option in outlook.options}
     assert weighed == {"partial", "gradual", "discriminative", "full", "lora", "scratch"}

@@ -461,11 +461,15 @@ def test_a_grid_over_strategies_and_epochs_tries_each_and_ignores_what_is_not_re
     assert search.best_estimator_.score(*squares) > 0.7
 
 
-def test_auto_without_time_for_a_trial_is_the_probe_and_ignores_what_others_read(squares, tiny):
+def test_auto_without_time_for_a_trial_is_the_probe_and_ignores_what_others_read(squares, tiny, tmp_path):
     X, y = squares
     auto = TransferClassifier(**tiny, strategy="auto", time_limit="1s", rank=4, epochs=3).fit(X, y)
-    assert auto._learned.story.strategy == "feature-extraction"
+    assert auto.choice_["shipped"] == "feature-extraction"
+    assert auto.choice_["facts"]["rows"]["value"] == len(X)
+    assert copy.deepcopy(auto).choice_ == auto.choice_
+    assert json.loads((auto.save(tmp_path / "run") / "choice.json").read_text()) == auto.choice_
     probe = TransferClassifier(**tiny, time_limit="1s", epochs=3).fit(X, y)
+    assert probe.choice_ is None
     assert np.array_equal(auto.predict_proba(X), probe.predict_proba(X))
 
 

@@ -59,10 +59,10 @@ def cost_section(cost: Cost, fit: Fit, seconds: float | None) -> Section:
 
 def _history(fit: Fit) -> Section:
     epochs = tuple(float(number + 1) for number in range(len(fit.history)))
-    losses = [Series("training loss", tuple(record.train_loss for record in fit.history), epochs)]
+    losses = [Series("training", tuple(record.train_loss for record in fit.history), epochs)]
     validated = [record.val_log_loss for record in fit.history if record.val_log_loss is not None]
     if len(validated) == len(epochs):
-        losses.append(Series("validation log-loss, calibrated", tuple(validated), epochs))
+        losses.append(Series("validation, calibrated", tuple(validated), epochs))
     right = tuple(record.val_accuracy for record in fit.history if record.val_accuracy is not None)
     borders = _phase_borders(fit)
     charts = [LineChart("Loss by epoch", "epoch", "nats", tuple(losses), borders=borders)]
@@ -85,11 +85,13 @@ def _history(fit: Fit) -> Section:
         ("phase", "precision", "epochs", "rows a second", "waiting for data", "peak memory"),
         rows,
         numeric=frozenset({2, 3, 4, 5}),
+        caption="Peak memory is the most up to then: on a GPU of what is computed there, on a processor of the whole "
+        "program. Rates of each epoch stand in history.csv.",
     )
     rule = (
         "The rule: the last weights, unless those with the lowest log-loss on the validation rows (after the "
         "temperature that fits them best) are better than choosing the luckiest epoch explains, or the training loss "
-        "has risen since."
+        "has risen since then; where those are from before a phase, since its first epoch."
         if validated
         else "The rule: the last weights. What was trained are distances between rows, which no validation row judges; "
         "the head was fitted on them afterwards."
@@ -129,14 +131,19 @@ def _ledger(fit: Fit) -> Section:
         for group in record.groups
     )
     table = Table(("phase", "group", "peak rate", "parameters"), rows, numeric=frozenset({2, 3}))
-    moved: dict[str, float] = {}
-    for record in fit.ledger:
-        for stage, change in record.change.items():
-            moved[stage] = max(moved.get(stage, 0.0), change)
+    stages = dict.fromkeys(stage for record in fit.ledger for stage in record.change)
+    several = len(fit.ledger) > 1
     chart = BarChart(
-        "How far the weights moved, by stage",
-        "relative change of the weights",
-        tuple(ChartBar(stage, (change,), f"{change:.2e}") for stage, change in moved.items()),
+        "How far the weights moved in each phase, by stage"
+        if several
+        else "How far the weights moved, by stage",
+        "change of the weights relative to those at the beginning of the phase",
+        tuple(
+            ChartBar(f"{stage}, {record.phase}" if several else stage, (change,), f"{change:.2e}")
+            for stage in stages
+            for record in fit.ledger
+            if (change := record.change.get(stage)) is not None
+        ),
     )
     return Section("The ledger", (proof, _forgetting(fit)), (table,), (chart, _drift_chart(fit)))
 

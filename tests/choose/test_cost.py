@@ -15,6 +15,7 @@ AROUND = Around(
     drift_again=0.2,
     temperature=0.1,
     calibrating=4.0,
+    refitting=0.0,
     memory_bytes=1_000_000,
 )
 PACE = Pace(

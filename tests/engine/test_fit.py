@@ -144,6 +144,19 @@ def test_the_best_weights_are_taken_when_the_training_went_wrong(t, monkeypatch,
     assert (result.taken, result.kept.name) == (taken, "last")
 
 
+@pytest.mark.parametrize("settings", [{"label_smoothing": 0.3}, {"mixup": 1.0}], ids=str)
+def test_a_loss_of_varied_rows_and_smoothed_labels_is_not_taken_for_a_training_that_went_wrong(
+    t, monkeypatch, settings
+):
+    # The start is a little better than every epoch, by far less than the noise.
+    scripted(monkeypatch, [0.30] + [0.31] * 12, spread=0.5)
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+    result, _ = t.run(t.plan_of(backbone, epochs=12, rate=0.01, **settings), backbone, task)
+    losses = [record.train_loss for record in result.history]
+    assert 0.30 < losses[-1] < losses[0]
+    assert (result.taken, result.kept.name) == ("only, epoch 12", "best")
+
+
 @pytest.mark.parametrize("shift", [-0.1, 0.0, 0.05, 0.1, 0.15, 0.3])
 @pytest.mark.parametrize("looks", [1, 5, 40])
 def test_worse_is_what_a_paired_test_of_so_many_looks_says(shift, looks):

@@ -80,7 +80,9 @@ class Around:
     ``starting``: the head to start from, and a copy of the network; ``decoding``: every row, once; ``drift``: the
     first look at the features; ``drift_again``: a later one, at how far they have moved; ``temperature``: fitting one;
     ``calibrating``: the trained network on the validation rows from the raw inputs, for the weights that are taken and
-    for those that are kept beside them. ``memory_bytes``: what the program holds before the first phase.
+    for those that are kept beside them; ``refitting``: a head for each of them, fitted on what the trained network
+    makes of the training rows, where the plan ends in pairs. ``memory_bytes``: what the program holds before the first
+    phase.
     """
 
     starting: float
@@ -89,6 +91,7 @@ class Around:
     drift_again: float
     temperature: float
     calibrating: float
+    refitting: float
     memory_bytes: int
 
 
@@ -209,6 +212,7 @@ def cost_of(
         "starting head": around.starting,
         "decoding every row": around.decoding,
         "features before": around.drift,
+        "head fitted anew": around.refitting,
         "calibrating on raw inputs": around.calibrating,
     }
     if plan.interpolate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -168,6 +169,12 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         from unfreeze.model import Model
 
         return Model(self._learned.classifier)
+
+    @property
+    def choice_(self) -> Mapping[str, Any] | None:
+        """How ``strategy="auto"`` chose: floor, facts, candidates, trials and verdict; None where one was named."""
+        check_is_fitted(self, "classes_")
+        return self._learned.choice
 
     def save(self, folder: str | Path) -> Path:
         """The folder, written as a run that ``unfreeze.load``, ``predict`` and ``evaluate`` read.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from unfreeze.engine.frozen_pass import Features, golden_batch
 from unfreeze.errors import DataError, StoppedError
 from unfreeze.progress import Clock, Progress
 from unfreeze.runtime.labels import Labels
+from unfreeze.training.choosing import write_choice
 from unfreeze.training.learning import learn as learn_from_probe
 from unfreeze.training.probed import probe_data
 from unfreeze.training.probing import Fitted, calibrate_probe
@@ -36,14 +37,20 @@ MOST_NAMED = 3
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """A fitted classifier with what its run folder says beside the weights; pickled as the files of that folder."""
+    """A fitted classifier with what its run folder says beside the weights; pickled as the files of that folder.
+
+    ``choice``: how ``auto`` came to it, as ``choice.json`` has it; None where a strategy was named.
+    """
 
     classifier: Classifier
     story: Story
     golden: State
+    choice: Mapping[str, Any] | None = None
 
     def write(self, folder: Path) -> None:
         """Write the run folder, without the pages and numbers of a run that was tested."""
+        if self.choice is not None:
+            write_choice(self.choice, folder)
         save(self.classifier, folder, story=self.story, golden=self.golden)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -55,11 +62,15 @@ class Learned:
                 if path.is_file()
             }
         h, mask = self.golden.h, self.golden.mask
-        return _restore, (files, self.story, h.numpy(), None if mask is None else mask.numpy())
+        return _restore, (files, self.story, h.numpy(), None if mask is None else mask.numpy(), self.choice)
 
 
 def _restore(
-    files: dict[str, bytes], story: Story, h: NDArray[Any], mask: NDArray[np.bool_] | None
+    files: dict[str, bytes],
+    story: Story,
+    h: NDArray[Any],
+    mask: NDArray[np.bool_] | None,
+    choice: Mapping[str, Any] | None,
 ) -> Learned:
     """The classifier from the files of its run folder, which are checked as ``unfreeze.load`` does."""
     import torch
@@ -72,7 +83,7 @@ def _restore(
         classifier = load(Path(place)).classifier
     # Copies: joblib may have mapped them from a file that cannot be written.
     golden = State(torch.tensor(h), None if mask is None else torch.tensor(mask))
-    return Learned(classifier, story, golden)
+    return Learned(classifier, story, golden, choice)
 
 
 def learn(
@@ -97,7 +108,8 @@ def learn(
     floor = calibrate_probe(dataset, material.features, probe.probe, material.backbone, decisions)
     with _folder_of_a_run() as folder:
         learned = learn_from_probe(folder, material, probe, floor, probed.plan, clock)
-    return _keep(learned.fitted, dataset, material.features, decisions)
+    choice = None if learned.choice is None else learned.choice.to_dict()
+    return _keep(learned.fitted, dataset, material.features, decisions, choice)
 
 
 @contextmanager
@@ -114,10 +126,16 @@ def _folder_of_a_run() -> Iterator[Path]:
             raise KeyboardInterrupt from problem
 
 
-def _keep(fitted: Fitted, dataset: Dataset, features: Features, decisions: Decisions) -> Learned:
+def _keep(
+    fitted: Fitted,
+    dataset: Dataset,
+    features: Features,
+    decisions: Decisions,
+    choice: Mapping[str, Any] | None,
+) -> Learned:
     story = tell_story(fitted, dataset, decisions)
     golden = golden_batch(dataset, fitted.classifier.backbone, features.rows[:GOLDEN_ROWS])
-    return Learned(fitted.classifier, story, golden)
+    return Learned(fitted.classifier, story, golden, choice)
 
 
 def _warn_of_missing(dataset: Dataset, features: Features) -> None:

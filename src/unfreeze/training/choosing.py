@@ -187,7 +187,7 @@ def choose(
 
 
 def _written(choice: Choice, folder: Path) -> Choice:
-    write_choice(choice, folder)
+    write_choice(choice.to_dict(), folder)
     return choice
 
 
@@ -355,7 +355,7 @@ def train_chosen(
             choice = replace(choice, record=record)
         choice = replace(choice, restarts=restarts, notes=tuple(notes))
         # A run that is stopped now goes on at these rates.
-        write_choice(choice, folder)
+        write_choice(choice.to_dict(), folder)
         plan = lower_rates(first, LOWER**restarts)
         progress.say(describe_plan(plan, backbone))
         watch = _Watch(CollapseWatch(float(floor_right.mean()), len(val)))
@@ -377,12 +377,12 @@ def train_chosen(
             record_plan(plan, backbone, decisions)
         seconds = None if resume else time.perf_counter() - began
         choice = replace(choice, plan=plan, verdict=verdict, seconds=seconds)
-        write_choice(choice, folder)
+        write_choice(choice.to_dict(), folder)
         return (choice, trained, fit) if verdict.ship else (choice, fitted, None)
     verdict = Verdict(False, 0.0, given_up)
     progress.say(verdict.reason)
     choice = replace(choice, verdict=verdict, notes=tuple(notes))
-    write_choice(choice, folder)
+    write_choice(choice.to_dict(), folder)
     return choice, fitted, None
 
 
@@ -398,9 +398,9 @@ class _Watch:
             )
 
 
-def write_choice(choice: Choice, folder: Path) -> None:
-    """Write ``choice.json``."""
-    write_atomically(folder / CHOICE, json.dumps(choice.to_dict(), indent=2, ensure_ascii=False) + "\n")
+def write_choice(record: Mapping[str, Any], folder: Path) -> None:
+    """Write ``choice.json``, of what ``Choice.to_dict`` gave."""
+    write_atomically(folder / CHOICE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def _floor_right(material: Material, probe: Probe, rows: NDArray[np.intp]) -> NDArray[np.bool_]:

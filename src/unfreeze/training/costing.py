@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.choose.cost import Around, Cost, Load, Pace, cost_of
+from unfreeze.choose.cost import Around, Cost, Line, Load, Pace, cost_of
 from unfreeze.choose.likeness import evenly
 from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone
@@ -55,6 +55,20 @@ class _Sample:
     decoding: float
 
 
+@dataclass(frozen=True)
+class _End:
+    """What follows the last step, in seconds.
+
+    ``temperature``: fitting one; ``building``: an executor of the trained network; ``run``: a batch through it;
+    ``reading``: a row from its raw input.
+    """
+
+    temperature: float
+    building: float
+    run: Line
+    reading: float
+
+
 class CostModel:
     """Predicts the cost of plans; what is equal in two of them is measured once.
 
@@ -70,7 +84,7 @@ class CostModel:
         self._paces: dict[tuple[object, ...], Pace] = {}
         self._looks: dict[Graft | None, list[float]] = {}
         self._starts: dict[str, float] = {}
-        self._ends: tuple[float, float] | None = None
+        self._ends: _End | None = None
         self._network: tuple[Graft | None, Backbone, float] | None = None
 
     def predict(self, plan: Plan) -> Cost:
@@ -140,17 +154,22 @@ class CostModel:
         if plan.head not in self._starts:
             self._starts[plan.head] = self._time_start(plan)
         if self._ends is None:
-            self._ends = self._time_temperature(sample), self._time_end(plan, sample)
-        temperature, calibrating = self._ends
+            self._ends = self._time_end(plan, sample)
+        end, start = self._ends, self._starts[plan.head]
+        calibrating = (
+            end.building + end.run.of(sample.val) + end.reading * sample.val.rows + 2 * end.temperature
+        )
+        refitting = end.run.of(sample.train) + start if plan.ends_in_pairs else 0.0
         # The best epoch is seldom the last one: both are calibrated.
         classifiers = 1 + bool(self._material.decisions.value("keep_both"))
         return Around(
-            starting=copying + self._starts[plan.head],
+            starting=copying + start,
             decoding=sample.decoding,
             drift=looks[0] if looks[lowest] else 0.0,
             drift_again=looks[lowest],
-            temperature=temperature,
-            calibrating=classifiers * (calibrating + 2 * temperature),
+            temperature=end.temperature,
+            calibrating=classifiers * calibrating,
+            refitting=classifiers * refitting,
             memory_bytes=self._base + self._held(),
         )
 
@@ -194,8 +213,8 @@ class CostModel:
         fit_temperature(logits, np.arange(rows) % classes)
         return time.perf_counter() - began
 
-    def _time_end(self, plan: Plan, sample: _Sample) -> float:
-        """Seconds of the trained network on the validation rows, from their raw inputs, in an executor of its own."""
+    def _time_end(self, plan: Plan, sample: _Sample) -> _End:
+        """The trained network on rows that nothing was stored of, in an executor of its own."""
         bare = replace(plan, graft=None)
         network, _ = self._copy(bare)
         network.module.to("cpu")
@@ -205,8 +224,8 @@ class CostModel:
         building = time.perf_counter() - began
         small, large = two_batches(some_batches(sample.material.inputs(), plan.batch_size))
         run = time_line(lambda batch: executor(batch.raw), small, large)
-        reading = sample.decoding * sample.val.rows / max(sample.train.rows + sample.val.rows, 1)
-        return building + run.of(sample.val) + reading
+        reading = sample.decoding / max(sample.train.rows + sample.val.rows, 1)
+        return _End(self._time_temperature(sample), building, run, reading)
 
     def _held(self) -> int:
         """Bytes of a copy of the network, of an executor's, and of all decoded rows."""
