@@ -61,6 +61,30 @@ def test_targets_are_patterns_between_commas(t):
     assert plan.graft == Lora(rank=4, alpha=4.0, dropout=0.0, targets=paths)
 
 
+def test_what_holds_for_the_whole_plan_is_recorded_with_its_value(t):
+    plan, decisions = plan_of(t.toy("vit"), strategy="lora", mixup=0.2)
+    told = {name: (entry.value, entry.origin) for name, entry in decisions.entries.items()}
+    assert told["ema"] == (plan.ema, "default")
+    assert told["mixup"] == (0.2, "user")
+    assert told["rank"] == (plan.graft.rank, "default")
+    assert told["alpha"] == (plan.graft.alpha, "default")
+    assert told["lora_dropout"] == (plan.graft.dropout, "default")
+    assert told["targets"] == ("12 layers: fc1, fc2, proj, qkv", "default")
+    assert told["views"] == (plan.views, "default")
+    assert told["gradient_norm"] == (plan.clip, "default")
+    assert told["trained_head"] == ("the one fitted on the training rows", "default")
+    assert "token_dropout" not in told
+    assert told["phase lora"][0]["weight decay"] == plan.phases[0].weight_decay
+
+
+def test_a_new_head_is_told_apart_from_the_probe_s(t):
+    plan, decisions = plan_of(t.toy("vit"), strategy="gradual", recipe="classic")
+    assert plan.head == "mlp"
+    assert decisions.entries["trained_head"].value == "a new mlp one"
+    # The floor beside it stays what it is.
+    assert decisions.text("head") == "linear"
+
+
 def test_an_average_with_decay_zero_is_none(t):
     assert plan_of(t.toy("vit"), strategy="full", ema=0.0)[0].ema is None
     assert plan_of(t.toy("vit"), strategy="lora")[0].ema == 0.99

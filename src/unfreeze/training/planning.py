@@ -10,7 +10,7 @@ from unfreeze.choose.settings import Decisions
 from unfreeze.config import AUTO, Origin, TrainRequest, target_patterns
 from unfreeze.contracts import Backbone
 from unfreeze.errors import RequestError
-from unfreeze.plan import AugmentName, NormPolicy, Plan, Schedule
+from unfreeze.plan import Adapters, AugmentName, Lora, NormPolicy, Plan, Schedule
 from unfreeze.strategies import STRATEGIES, classic
 from unfreeze.strategies.settings import StrategySettings
 
@@ -121,7 +121,7 @@ def _settings(request: TrainRequest, rows: int, classes: int) -> StrategySetting
 
 
 def record_plan(plan: Plan, backbone: Backbone, decisions: Decisions) -> None:
-    """Note the plan's schedule among the decisions."""
+    """Note the plan among the decisions: its phases, and all that holds for the whole of it."""
     request, whose = decisions.request, "the strategy's plan"
     if decisions.text("recipe") == "classic":
         whose = "the classic guide's schedule"
@@ -135,6 +135,7 @@ def record_plan(plan: Plan, backbone: Backbone, decisions: Decisions) -> None:
             "rates": sorted({thaw.rate for thaw in phase.thaw}),
             "head rate": phase.head_rate,
             "schedule": f"{phase.schedule} after {phase.warmup:.0%} of warm-up",
+            "weight decay": phase.weight_decay,
             "norm statistics": phase.norm,
             "ends early after epochs without gain": phase.patience,
         }
@@ -142,3 +143,31 @@ def record_plan(plan: Plan, backbone: Backbone, decisions: Decisions) -> None:
         decisions.record(f"phase {phase.name}", value, origin, whose)
     given: Origin = "user" if request.augment is not None else "default"
     decisions.record("augment", plan.augment, given, "per sample, seeded")
+    started = "the one fitted on the training rows" if plan.head == "fitted" else f"a new {plan.head} one"
+    beside = "; head, regularisation and head_reads are those of the probe that stands beside"
+    decisions.record("trained_head", started, "default", whose + beside)
+    for name, setting in _wide(plan, backbone).items():
+        if name not in request.given():
+            decisions.record(name, setting, "default", whose)
+
+
+def _wide(plan: Plan, backbone: Backbone) -> dict[str, object]:
+    """What holds in all phases, by the names of the options where there are some."""
+    found: dict[str, object] = {
+        "ema": plan.ema or 0.0,
+        "views": plan.views,
+        "label_smoothing": plan.label_smoothing,
+        **({"mixup": plan.mixup} if backbone.modality == "image" else {"token_dropout": plan.token_dropout}),
+        "interpolate": plan.interpolate,
+        "pull_to_start": plan.pull,
+        "gradient_norm": plan.clip,
+        "head_dropout": plan.dropout,
+    }
+    graft = plan.graft
+    if isinstance(graft, Lora):
+        kinds = ", ".join(sorted({path.rpartition(".")[2] for path in graft.targets}))
+        found |= {"rank": graft.rank, "alpha": graft.alpha, "lora_dropout": graft.dropout}
+        found["targets"] = f"{len(graft.targets)} layers: {kinds}"
+    elif isinstance(graft, Adapters):
+        found |= {"reduction": graft.reduction, "blocks": len(graft.blocks)}
+    return found
