@@ -62,7 +62,7 @@ def test_the_facts_of_pictures_match_the_data(pictures):
     assert value["probe_accuracy"] == pytest.approx(probe.pooled.accuracy)
     assert value["shift_early"] > 0
     assert found.distance.shift.norms == 49
-    # A fifth of 24 pictures tells nothing of their up.
+    # 24 pictures tell nothing of their up.
     assert found.turning is None
 
 

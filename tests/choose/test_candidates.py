@@ -8,8 +8,8 @@ from unfreeze.choose.candidates import Candidate, list_candidates
 from unfreeze.choose.facts import Counts, Distance, Facts, ImageSizes, Machine, Turning
 from unfreeze.choose.likeness import Pairs
 
-UPRIGHT = Turning(upright=0.9, turned=0.4, error=0.03, rows=100)
-FREE = Turning(upright=0.9, turned=0.89, error=0.03, rows=100)
+UPRIGHT = Turning(without=0.9, beside=0.4, error=0.03, rows=100)
+FREE = Turning(without=0.88, beside=0.89, error=0.03, rows=100)
 
 
 def facts(*, neighbours=0.9, turning=None):
@@ -37,7 +37,7 @@ def test_the_rank_goes_by_the_distance_from_the_pretraining(t, kind, error, neig
 
 
 @pytest.mark.parametrize("kind", ["cnn", "vit"])
-def test_turned_pictures_are_trained_on_where_the_data_have_no_up(t, kind):
+def test_turned_pictures_are_trained_on_where_they_do_a_head_no_harm(t, kind):
     without = {one.name for one in candidates(t.toy(kind), facts(turning=UPRIGHT))}
     assert without == {one.name for one in candidates(t.toy(kind), facts())}
     found = {one.name: one for one in candidates(t.toy(kind), facts(turning=FREE))}

@@ -23,7 +23,7 @@ def facts(*, counts=COUNTS, sizes=None, pairs=None, distance=None):
             rows=1_700,
             shift=Shift(early=0.21, late=0.93, norms=49, rows=64),
         ),
-        turning=Turning(upright=0.812, turned=0.797, error=0.02, rows=128),
+        turning=Turning(without=0.812, beside=0.797, error=0.02, rows=128),
     )
 
 
@@ -47,7 +47,7 @@ SHOWN = {
     "probe_accuracy_on_its_own_rows": "99.1%",
     "shift_early": "0.21",
     "shift_late": "0.93",
-    "turned_accuracy": "79.7% of 128",
+    "with_turned_copies": "79.7% of 128",
     "cores": "2 processor cores",
     "memory_bytes": "5.1 GB",
     "device": "cpu (Some Processor)",
@@ -65,18 +65,25 @@ def test_every_fact_has_a_sentence_with_its_number():
 
 
 @pytest.mark.parametrize(
-    ("turned", "said"),
-    [(0.812, "no up"), (0.75, "no up"), (0.73, "which way is up"), (0.2, "which way is up")],
+    ("beside", "said"),
+    [
+        (0.81, "no harm"),
+        (0.8, "no harm"),
+        (0.79, "may do"),
+        (0.75, "may do"),
+        (0.74, "way is up"),
+        (0.2, "way is up"),
+    ],
 )
-def test_pictures_have_an_up_where_turning_loses_more_than_chance_explains(turned, said):
-    turning = Turning(upright=0.8, turned=turned, error=0.03, rows=100)
+def test_what_turned_copies_lose_is_told_with_how_well_it_is_known(beside, said):
+    turning = Turning(without=0.8, beside=beside, error=0.03, rows=100)
     (fact,) = turning.facts()
     assert said in fact.sentence
-    assert turning.free == (said == "no up")
+    assert turning.harmless == (said == "no harm")
 
 
 def test_what_decides_about_candidates_is_told_first():
-    assert [fact.name for fact in facts().leading] == ["probe_over_neighbours", "turned_accuracy"]
+    assert [fact.name for fact in facts().leading] == ["probe_over_neighbours", "with_turned_copies"]
 
 
 def test_texts_are_told_in_tokens():

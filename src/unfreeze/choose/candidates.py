@@ -25,7 +25,7 @@ NEAR_RANK, FAR_RANK = 8, 32
 # Texts of a class up to which pairs are tried (SetFit is ahead of fine-tuning up to about as many, Tunstall et al.
 # 2022), and the share of the probe's errors that they removed: 44 % on 8 mails a class (bench/RESULTS.md).
 FEW_TEXTS, FEW_TEXTS_HOPE = 64, 0.4
-# Flips and quarter turns of pictures without an up gained 0.4 points of full fine-tuning on average, between -1.2 and
+# Flips and quarter turns of pictures that stand them gained 0.4 points of full fine-tuning on average, between -1.2 and
 # 1.5 (four pairs of settings, solar cells, bench/RESULTS.md), which is no ground to hope for more than usual.
 TURNED_SHARE = 0.95
 # What training on pairs does not read.
@@ -105,7 +105,7 @@ def list_candidates(
         found = _for_batch_norm(family, hope)
     else:
         found = _for_transformers(family, hope, far=far)
-    if facts.turning is not None and facts.turning.free:
+    if facts.turning is not None and facts.turning.harmless:
         found.append(_turned(facts.turning, hope))
     found.append(
         Candidate(strategy="partial", hope=0.6 * hope, reason="cheap: most of the network is computed once")
@@ -147,8 +147,8 @@ def _turned(turning: Turning, hope: float) -> Candidate:
     return Candidate(
         strategy="full",
         hope=TURNED_SHARE * hope,
-        reason=f"pictures without an up: turned ones are answered as well ({turning.turned:.1%} of {turning.rows}, "
-        f"upright {turning.upright:.1%})",
+        reason=f"flips and quarter turns, which cost a head nothing (right with such copies {turning.beside:.1%} of "
+        f"{turning.rows}, without {turning.without:.1%})",
         changes={"augment": "dihedral"},
     )
 
