@@ -120,3 +120,23 @@ def test_what_cannot_be_cut_is_refused_with_a_sentence(tmp_path, monkeypatch, na
         cut(name, **said)
     assert words in str(refused.value)
     assert isinstance(refused.value, DataError) == (name == "torn.parquet")
+
+
+def test_links_out_of_a_folder_are_bad_rows_and_as_shards_refused(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (tmp_path / "secret.txt").write_text("a secret")
+    for number in range(5):
+        (folder / f"{number}.txt").write_text(f"text {number}")
+    link = folder / "2.secret.txt"
+    link.symlink_to(tmp_path / "secret.txt")
+    pieces = cut(folder, rows=3).pieces
+    assert [len(piece) for piece in pieces] == [3, 3]
+    found = [read_raw(opened, row) for opened in (piece.open("text") for piece in pieces) for row in range(3)]
+    bad = Quarantined(str(link), "cannot be read: a link that leads out of the data folder; put a copy there")
+    assert found == ["text 0", "text 1", bad, "text 2", "text 3", "text 4"]
+    write(tmp_path / "secret.parquet", ["a secret"])
+    write(tmp_path / "in" / "a.parquet", ["one"])
+    (tmp_path / "in" / "b.parquet").symlink_to(tmp_path / "secret.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet is a link that leads out of the data folder"):
+        cut(tmp_path / "in")

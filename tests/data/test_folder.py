@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -173,11 +175,45 @@ def test_text_folders_are_texts_and_empty_ones_are_ignored(class_folders):
     assert ignored(data) == {"ham/blank.txt": "an empty text"}
 
 
+def test_a_folder_that_is_linked_to_from_one_before_it_is_read_once(class_folders):
+    root = class_folders({"cat": 4, "cat/young": 4, "dog": 4})
+    # Before its target in the order of names.
+    (root / "cat" / "kittens").symlink_to("young", target_is_directory=True)
+    data = load_dataset(root)
+    assert len(data) == 12
+    assert ignored(data) == {"cat/kittens": "a link to a folder that is read already"}
+
+
+def test_folders_lie_deeper_in_each_other_than_python_calls_may(class_folders, picture):
+    root = class_folders({"cat": 4, "dog": 4})
+    folders = [root / "cat"]
+    for _ in range(sys.getrecursionlimit() + 100):
+        folders.append(folders[-1] / "d")
+        folders[-1].mkdir()
+    file = folders[-1] / "deep.png"
+    file.write_bytes(picture(7))
+    try:
+        assert len(load_dataset(root)) == 9
+    finally:
+        # What clears up behind the tests calls itself for each folder.
+        file.unlink()
+        for folder in reversed(folders[1:]):
+            folder.rmdir()
+
+
 def test_a_missing_file_is_no_crash_at_loading(class_folders):
     root = class_folders({"cat": 8, "dog": 8})
     (root / "cat" / "gone.jpg").symlink_to(root / "nowhere.jpg")
     data = load_dataset(root)
     assert len(data) == 17
+
+
+def test_a_missing_text_is_listed(class_folders):
+    root = class_folders({"ham": 8, "spam": 8}, content="mail")
+    (root / "ham" / "gone.txt").symlink_to(root / "nowhere.txt")
+    data = load_dataset(root)
+    assert len(data) == 16
+    assert ignored(data) == {"ham/gone.txt": "cannot be read: No such file or directory"}
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """Inputs to predict on, as a command line names them."""
 
 import csv
+import os
 
 import pytest
 
 from unfreeze.data.inputs import open_inputs
-from unfreeze.errors import RequestError
+from unfreeze.data.reading import read_raw
+from unfreeze.errors import DataError, RequestError
+from unfreeze.runtime.decode import Quarantined
 
 
 def names(samples):
@@ -133,3 +136,57 @@ def test_inputs_wholly_of_the_other_kind_are_refused(folder, tmp_path):
         images(tmp_path / "mail.txt")
     with pytest.raises(RequestError, match="no text inputs"):
         texts(folder)
+
+
+def test_links_out_of_a_folder_are_rows_that_are_not_read(folder, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for name in ("secret.png", "notes.md"):
+        (outside / name).write_bytes((folder / "b.png").read_bytes())
+    links = {
+        "deep/secret.png": outside / "secret.png",
+        "everything": outside,
+        "gone.png": outside / "gone.png",
+        "inside.png": folder / "b.png",
+    }
+    for name, target in (links | {"readme.md": outside / "notes.md"}).items():
+        (folder / name).symlink_to(target)
+    samples = images(folder)
+    refused = ["deep/secret.png", "everything", "gone.png"]
+    wanted = sorted(["a.jpg", "b.png", "deep/c.png", *links])
+    assert names(samples) == [str(folder / name) for name in wanted]
+    for row, name in enumerate(wanted):
+        found = read_raw(samples, row)
+        if name in refused:
+            reason = "cannot be read: a link that leads out of the data folder; put a copy there"
+            assert found == Quarantined(str(folder / name), reason)
+        else:
+            assert found == (folder / name).read_bytes()
+    # Whoever names a link means what it leads to.
+    assert contents(images(folder / "deep" / "secret.png")) == [(folder / "b.png").read_bytes()]
+    assert len(images(folder / "everything")) == 1
+
+
+def test_links_to_folders_inside_are_followed_once_and_what_is_no_file_is_a_row(folder):
+    (folder / "again").symlink_to("deep", target_is_directory=True)
+    (folder / "deep" / "up").symlink_to("..", target_is_directory=True)
+    (folder / ".kept").mkdir()
+    (folder / ".kept" / "d.png").write_bytes(b"")
+    (folder / "kept").symlink_to(".kept", target_is_directory=True)
+    (folder / "lost.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    samples = images(folder)
+    wanted = ["a.jpg", "b.png", "deep/c.png", "kept/d.png", "lost.png", "pipe.png"]
+    assert names(samples) == [str(folder / name) for name in wanted]
+    assert "No such file" in read_raw(samples, 4).reason
+    assert "not a regular file" in read_raw(samples, 5).reason
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_named(folder):
+    (folder / "deep").chmod(0)
+    try:
+        with pytest.raises(DataError, match=r"deep cannot be read: permission denied"):
+            images(folder)
+    finally:
+        (folder / "deep").chmod(0o700)

@@ -161,3 +161,19 @@ def test_inputs_may_be_shards(tmp_path):
     for name in (str(folder), str(folder / "*.parquet")):
         samples = open_inputs([name], modality="text", lines=None, column=None)
         assert [samples.read(row) for row in range(len(samples))] == rows().column("text").to_pylist()
+
+
+def test_a_shard_that_is_a_link_out_of_its_folder_is_refused(tmp_path):
+    folder = shard(tmp_path / "many", rows(), 20)
+    pq.write_table(rows(), tmp_path / "secret.parquet")
+    (folder / "part-0002.parquet").symlink_to("part-0001.parquet")
+    assert len(load_dataset(folder)) == 2 * ROWS - 20
+    link = folder / "part-0003.parquet"
+    link.symlink_to(tmp_path / "secret.parquet")
+    reason = r"part-0003\.parquet is a link that leads out of the data folder: put a copy there"
+    with pytest.raises(DataError, match=reason):
+        load_dataset(folder)
+    with pytest.raises(DataError, match=reason):
+        open_inputs([str(folder)], modality="text", lines=None, column="text")
+    # A pattern names the files themselves.
+    assert len(load_dataset(folder / "*.parquet")) == 3 * ROWS - 20

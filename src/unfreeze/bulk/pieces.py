@@ -23,6 +23,7 @@ from unfreeze.data.links import Links
 from unfreeze.data.rows import IMAGE_SUFFIXES, TEXT_SUFFIXES, suffix_of
 from unfreeze.data.samples import ColumnSamples, FileSamples, ParquetSamples, RowGroups, join_samples
 from unfreeze.data.tables import TABLE_SUFFIXES, is_bytes_type, open_table
+from unfreeze.data.walking import refuse_links_out
 from unfreeze.errors import DataError, RequestError
 from unfreeze.runtime.remote import (
     fetch_file,
@@ -91,16 +92,17 @@ class TablePiece:
 
 @dataclass(frozen=True)
 class FilesPiece:
-    """Files by their paths or URLs."""
+    """Files by their paths or URLs; those in ``refused`` are rows that cannot be read."""
 
     paths: tuple[str, ...]
+    refused: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def open(self, modality: Modality) -> Samples:
         """The files as samples."""
-        return files_of(self.paths, modality)
+        return files_of(self.paths, modality, refused=self.refused)
 
 
 Piece = TablePiece | FilesPiece
@@ -150,7 +152,8 @@ def cut_inputs(inputs: Sequence[str], *, modality: Modality, column: str | None,
     object another version. Raises RequestError for other inputs, for none, and for a table without the column.
     """
     versions: dict[str, Sequence[object]] = {}
-    listed = [path for name in inputs for path in _listed(name, modality, versions)]
+    refused: set[str] = set()
+    listed = [path for name in inputs for path in _listed(name, modality, versions, refused)]
     if not listed:
         raise RequestError(f"{', '.join(map(scrubbed, inputs))}: no {modality} inputs were found there.")
     shards = [path for path in listed if suffix_of(_name(path)) == SHARD]
@@ -158,21 +161,26 @@ def cut_inputs(inputs: Sequence[str], *, modality: Modality, column: str | None,
     if files:
         check_kind(files, modality)
     pieces: list[Piece] = [*_cut_tables(shards, modality, column, piece_rows)]
-    pieces += [
-        FilesPiece(tuple(files[start : start + piece_rows])) for start in range(0, len(files), piece_rows)
-    ]
+    for start in range(0, len(files), piece_rows):
+        paths = tuple(files[start : start + piece_rows])
+        pieces.append(FilesPiece(paths, frozenset(refused.intersection(paths))))
     if not pieces:
         raise RequestError(f"{', '.join(map(scrubbed, inputs))}: the tables have no rows.")
     return Cut(tuple(pieces), _digest([*shards, *files], versions))
 
 
-def _listed(name: str, modality: Modality, versions: dict[str, Sequence[object]]) -> list[str]:
-    """The files that one name of a command line stands for; ``versions`` is told what is known of remote ones."""
+def _listed(
+    name: str, modality: Modality, versions: dict[str, Sequence[object]], refused: set[str]
+) -> list[str]:
+    """The files that one name of a command line stands for; ``versions`` is told what is known of remote ones.
+
+    ``refused`` is told the links that lead out of a folder: they are listed and not read.
+    """
     if is_remote(name):
         return _listed_behind(name, modality, versions)
     path = Path(name)
     if path.is_dir():
-        return _shards_below(path) or walk(path, modality)
+        return _shards_below(path) or walk(path, modality, refused)
     if any(mark in name for mark in "*?[") and not path.exists():
         return match_files(name)
     suffix = path.suffix.lower()
@@ -225,11 +233,10 @@ def _name(place: str) -> str:
 
 
 def _shards_below(folder: Path) -> list[str]:
-    return sorted(
-        str(path)
-        for path in folder.rglob(f"*{SHARD}")
-        if path.is_file() and not _is_bookkeeping(path.relative_to(folder).as_posix())
-    )
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob(f"*{SHARD}") if path.is_file()]
+    names = [name for name in names if not _is_bookkeeping(name)]
+    refuse_links_out(folder, names)
+    return sorted(str(folder / name) for name in names)
 
 
 def _cut_tables(

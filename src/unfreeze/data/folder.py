@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,8 @@ from unfreeze.data.rows import (
 )
 from unfreeze.data.samples import FileSamples, strings
 from unfreeze.data.tables import TABLE_SUFFIXES
+from unfreeze.data.walking import Walker, is_folder, joined, unreadable
 from unfreeze.errors import DataError, RequestError
-
-# Whoever hands a folder on could otherwise have any file of this machine read as data.
-LEADS_OUT = "a link that leads out of the data folder"
-JUNK = frozenset({"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "$recycle.bin", "__pycache__"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,57 +37,6 @@ class _ClassFolder:
     files: dict[Modality, Any]
 
 
-@dataclass(eq=False)
-class _Walker:
-    """Lists files below folders of one root; notes what it leaves out."""
-
-    root: Path
-    log: IgnoredLog
-    entered: set[tuple[int, int]] = field(default_factory=set)
-    leading_out: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._real_root = os.path.realpath(self.root)
-        self._enter("")
-
-    def entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
-        """Entries of a folder, by name, without hidden and junk ones and links to what lies outside of the root."""
-        with os.scandir(self.root / folder) as scan:
-            found = sorted(scan, key=lambda entry: entry.name)
-        for entry in found:
-            if entry.name.startswith("."):
-                self.log.add(_joined(folder, entry.name), "hidden")
-            elif entry.name.lower() in JUNK:
-                self.log.add(_joined(folder, entry.name), "written by an operating system, not data")
-            elif entry.is_symlink() and self._leads_out(_joined(folder, entry.name)):
-                self.log.add(_joined(folder, entry.name), LEADS_OUT)
-                self.leading_out.append(_joined(folder, entry.name))
-            else:
-                yield entry
-
-    def files(self, folder: str) -> Iterator[str]:
-        """Paths of all files below a folder, relative to the root. A link to a folder is followed once."""
-        self._enter(folder)
-        for entry in self.entries(folder):
-            path = _joined(folder, entry.name)
-            if not _is_folder(entry):
-                yield path
-            elif entry.is_symlink() and self._identity(path) in self.entered:
-                self.log.add(path, "a link to a folder that is read already")
-            else:
-                yield from self.files(path)
-
-    def _leads_out(self, path: str) -> bool:
-        return not Path(os.path.realpath(self.root / path)).is_relative_to(self._real_root)
-
-    def _enter(self, folder: str) -> None:
-        self.entered.add(self._identity(folder))
-
-    def _identity(self, folder: str) -> tuple[int, int]:
-        status = (self.root / folder).stat()
-        return status.st_dev, status.st_ino
-
-
 def read_folder(root: Path, columns: Columns) -> Rows:
     """The rows of a folder. Raises RequestError or DataError when it is no data set."""
     if columns.flags():
@@ -101,14 +46,14 @@ def read_folder(root: Path, columns: Columns) -> Rows:
             "leave the flag out, or give a table."
         )
     log = IgnoredLog()
-    walker = _Walker(root, log)
+    walker = Walker(root, log)
     try:
         top = list(walker.entries(""))
         folders = _part_folders(root, top, walker)
         classes = _class_folders(folders or {None: ""}, top, walker, root)
         modality, reason = _modality(classes, root)
-    except PermissionError as error:
-        raise DataError(f"{error.filename} cannot be read: permission denied.") from None
+    except OSError as error:
+        raise unreadable(error) from None
     except DataError as problem:
         if not walker.leading_out:
             raise
@@ -118,12 +63,12 @@ def read_folder(root: Path, columns: Columns) -> Rows:
     return _rows(root, classes, modality, reason, log)
 
 
-def _part_folders(root: Path, top: list[os.DirEntry[str]], walker: _Walker) -> dict[Part | None, str] | None:
+def _part_folders(root: Path, top: list[os.DirEntry[str]], walker: Walker) -> dict[Part | None, str] | None:
     """Folder by part when the root is laid out by parts, else None."""
     named: dict[Part, list[str]] = {}
     others = []
     for entry in top:
-        if not _is_folder(entry):
+        if not is_folder(entry):
             continue
         part = PART_NAMES.get(entry.name.lower())
         if part is None:
@@ -133,7 +78,7 @@ def _part_folders(root: Path, top: list[os.DirEntry[str]], walker: _Walker) -> d
     # A class may be called "train": parts are meant when nothing else is there or a second part is beside it.
     if "train" not in named or (others and len(named) == 1):
         return None
-    if not any(_is_folder(entry) for entry in walker.entries(named["train"][0])):
+    if not any(is_folder(entry) for entry in walker.entries(named["train"][0])):
         return None
     for part, names in named.items():
         if len(names) > 1:
@@ -146,21 +91,21 @@ def _part_folders(root: Path, top: list[os.DirEntry[str]], walker: _Walker) -> d
 
 
 def _class_folders(
-    parts: dict[Part | None, str], top: list[os.DirEntry[str]], walker: _Walker, root: Path
+    parts: dict[Part | None, str], top: list[os.DirEntry[str]], walker: Walker, root: Path
 ) -> list[_ClassFolder]:
     if None not in parts:
         for entry in top:
-            if not _is_folder(entry):
+            if not is_folder(entry):
                 walker.log.add(entry.name, "not inside a part")
     found = []
     for part, folder in parts.items():
         entries = list(walker.entries(folder)) if folder else top
-        if part in ("val", "test") and not any(_is_folder(entry) for entry in entries):
+        if part in ("val", "test") and not any(is_folder(entry) for entry in entries):
             walker.log.add(folder, "has no class folders")
             continue
         for entry in entries:
-            path = _joined(folder, entry.name)
-            if _is_folder(entry):
+            path = joined(folder, entry.name)
+            if is_folder(entry):
                 found.append(_ClassFolder(part, entry.name, _sorted_by_kind(path, walker)))
             else:
                 walker.log.add(path, "not inside a class folder")
@@ -169,7 +114,7 @@ def _class_folders(
     return found
 
 
-def _sorted_by_kind(folder: str, walker: _Walker) -> dict[Modality, Any]:
+def _sorted_by_kind(folder: str, walker: Walker) -> dict[Modality, Any]:
     images: list[str] = []
     texts: list[str] = []
     for path in walker.files(folder):
@@ -249,22 +194,19 @@ def _rows(root: Path, classes: list[_ClassFolder], modality: Modality, reason: s
 
 
 def _without_empty(root: Path, paths: Any, log: IgnoredLog) -> Any:
-    sizes = np.array([(root / path.as_py()).stat().st_size for path in paths], dtype=np.int64)
-    for position in np.flatnonzero(sizes == 0):
-        log.add(paths[int(position)].as_py(), "an empty text")
-    return paths.filter(pa.array(sizes > 0))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    kept = []
+    for path in paths.to_pylist():
+        try:
+            empty = (root / path).stat().st_size == 0
+        except OSError as error:
+            log.add(path, f"cannot be read: {error.strerror}")
+            continue
+        if empty:
+            log.add(path, "an empty text")
+        else:
+            kept.append(path)
+    return strings(kept)
 
 
 def _label(folder: _ClassFolder) -> str:
     return folder.name if folder.part is None else f"{folder.part}/{folder.name}"
-
-
-def _joined(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name

@@ -18,6 +18,7 @@ from unfreeze.data.samples import ColumnSamples, FileSamples, ListSamples, join_
 from unfreeze.data.shards import SUFFIX, is_shard_pattern, is_shards, open_shards
 from unfreeze.data.table import with_links
 from unfreeze.data.tables import TABLE_SUFFIXES, Table, is_bytes_type, open_table
+from unfreeze.data.walking import Walker, unreadable
 from unfreeze.errors import DataError, RequestError
 from unfreeze.runtime.labels import Labels
 from unfreeze.runtime.remote import fetch, fetch_file, is_pattern, is_remote, list_files, name_of, scrubbed
@@ -69,11 +70,15 @@ def open_inputs(
     Lines are texts for a text model, paths of files for an image model. A named file that does not exist becomes a
     row with an error later when there are others; a name that gives nothing at all raises RequestError.
     """
-    found = [_named(name, modality=modality, lines=lines, column=column) for name in inputs]
+    refused: set[str] = set()
+    found = [_named(name, modality=modality, lines=lines, column=column, refused=refused) for name in inputs]
     files = [name for entry in found if isinstance(entry, list) for name in entry]
     if files:
         check_kind(files, modality)
-    opened = [files_of(entry, modality) if isinstance(entry, list) else entry for entry in _neighbours(found)]
+    opened = [
+        files_of(entry, modality, refused=frozenset(refused)) if isinstance(entry, list) else entry
+        for entry in _neighbours(found)
+    ]
     sources = [source for source in opened if len(source)]
     if not sources:
         raise RequestError(f"{', '.join(inputs)}: no {modality} inputs were found there.")
@@ -81,9 +86,9 @@ def open_inputs(
 
 
 def _named(
-    name: str, *, modality: Modality, lines: Sequence[str] | None, column: str | None
+    name: str, *, modality: Modality, lines: Sequence[str] | None, column: str | None, refused: set[str]
 ) -> Samples | list[str]:
-    """What one name of a command line stands for: samples, or paths of files."""
+    """What one name of a command line stands for: samples, or paths of files, with those that are not read added."""
     if name == STANDARD_INPUT:
         given = [line for line in (lines or ()) if line.strip()]
         return ListSamples(tuple(given), np.arange(len(given))) if modality == "text" else given
@@ -95,7 +100,7 @@ def _named(
     if path.is_dir():
         if is_shards(path):
             return _table(open_shards(path), source=name, modality=modality, column=column)
-        return walk(path, modality)
+        return walk(path, modality, refused)
     if is_shard_pattern(name) and not path.exists():
         return _table(open_shards(name), source=name, modality=modality, column=column)
     if any(mark in name for mark in "*?[") and not path.exists():
@@ -133,10 +138,12 @@ def _neighbours(found: Sequence[Samples | list[str]]) -> list[Samples | list[str
     return merged
 
 
-def files_of(paths: Sequence[str], modality: Modality = "image") -> Samples:
-    """The files as samples, named by their paths."""
+def files_of(
+    paths: Sequence[str], modality: Modality = "image", *, refused: frozenset[str] = frozenset()
+) -> Samples:
+    """The files as samples, named by their paths; those in ``refused`` are rows that cannot be read."""
     root = Links() if any(map(is_remote, paths)) else Path()
-    return FileSamples(root, strings(list(paths)), modality, np.arange(len(paths)))
+    return FileSamples(root, strings(list(paths)), modality, np.arange(len(paths)), refused=refused)
 
 
 def check_kind(files: list[str], modality: Modality) -> None:
@@ -158,16 +165,23 @@ def check_kind(files: list[str], modality: Modality) -> None:
         raise RequestError(f"{files[0]} does not exist. Give files, folders, globs, tables, or - for lines.")
 
 
-def walk(folder: Path, modality: Modality) -> list[str]:
-    """The paths of all files of that kind below the folder, sorted; hidden ones are left out."""
-    wanted = IMAGE_SUFFIXES if modality == "image" else {".txt"}
-    return sorted(
-        str(path)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in wanted
-        and path.is_file()
-        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-    )
+def walk(folder: Path, modality: Modality, refused: set[str]) -> list[str]:
+    """The paths of all files of that kind below the folder, sorted; hidden ones are left out.
+
+    A link that leads out of the folder stands among them as one file, and is added to ``refused``. Raises DataError
+    when a folder cannot be read.
+    """
+    wanted = IMAGE_SUFFIXES if modality == "image" else TEXT_SUFFIXES
+    walker = Walker(folder, IgnoredLog())
+    try:
+        found = [str(folder / name) for name in walker.files("") if suffix_of(name) in wanted]
+    except OSError as error:
+        raise unreadable(error) from None
+    # Who knows what lies in the folder that one leads to? It is told, lest its files be missed.
+    out = [folder / name for name in walker.leading_out]
+    kept = [str(path) for path in out if suffix_of(path.name) in wanted or path.is_dir()]
+    refused.update(kept)
+    return sorted(found + kept)
 
 
 def match_files(pattern: str) -> list[str]:

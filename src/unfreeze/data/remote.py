@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from unfreeze.data.folder import JUNK, read_folder
+from unfreeze.data.folder import read_folder
 from unfreeze.data.links import Links
 from unfreeze.data.rows import Columns, Rows, suffix_of
 from unfreeze.data.shards import SUFFIX, is_shards, open_shards
 from unfreeze.data.table import table_rows
 from unfreeze.data.tables import Table, open_table
+from unfreeze.data.walking import JUNK
 from unfreeze.errors import DataError, RequestError
 from unfreeze.runtime.remote import Listing, fetch, is_pattern, list_files, scrubbed
 

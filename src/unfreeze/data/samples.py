@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from unfreeze.data.dataset import Modality, Samples
 from unfreeze.data.links import Links, file_in
+from unfreeze.data.walking import LEADS_OUT
 from unfreeze.regular import read_file
 from unfreeze.runtime.remote import scrubbed
 
@@ -33,7 +34,8 @@ TIFF_MODES = ("CMYK", "YCbCr", "LAB", "F", "I")
 class FileSamples:
     """Files, by path; ``paths`` (string array) are relative to ``root``, absolute, or URLs where that is ``Links``.
 
-    ``lines`` holds the table rows that named them, when paths repeat and cannot serve as names.
+    ``lines`` holds the table rows that named them, when paths repeat and cannot serve as names. ``refused``: paths
+    that are not read, as links that lead out of the folder in which they were found.
     """
 
     root: Path | Links
@@ -41,6 +43,7 @@ class FileSamples:
     modality: Modality
     rows: NDArray[np.intp]
     lines: NDArray[np.int64] | None = None
+    refused: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,8 +54,14 @@ class FileSamples:
         return path if self.lines is None else f"{path} (row {self.lines[self.rows[row]]})"
 
     def read(self, row: int) -> bytes | str:
-        """The file's bytes, or its text as UTF-8 (a byte-order mark is dropped, bad bytes are replaced)."""
-        content = read_file(file_in(self.root, self._path(row)))
+        """The file's bytes, or its text as UTF-8 (a byte-order mark is dropped, bad bytes are replaced).
+
+        Raises OSError.
+        """
+        path = self._path(row)
+        if path in self.refused:
+            raise OSError(f"{LEADS_OUT}; put a copy there")
+        content = read_file(file_in(self.root, path))
         return content if self.modality == "image" else content.decode("utf-8-sig", errors="replace")
 
     def select(self, rows: NDArray[np.intp]) -> FileSamples:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
 
-from unfreeze.data.folder import JUNK
 from unfreeze.data.links import Links
 from unfreeze.data.parquet import open_parquet
 from unfreeze.data.rows import PART_NAMES, Columns, Rows, suffix_of
 from unfreeze.data.table import table_rows
 from unfreeze.data.tables import Table
+from unfreeze.data.walking import JUNK, refuse_links_out
 from unfreeze.errors import DataError
 
 SUFFIX = ".parquet"
@@ -61,6 +61,7 @@ def open_shards(source: str | Path, *, links: Links | None = None) -> Table:
     root = Path(source)
     if root.is_dir():
         names = sorted(_files(root))
+        refuse_links_out(root, names)
     else:
         root = Path(re.split(r"[^/\\]*[*?\[]", str(source), maxsplit=1)[0] or ".")
         found = (Path(name) for name in glob(str(source), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
