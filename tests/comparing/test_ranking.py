@@ -95,8 +95,8 @@ def test_seeds_that_hold_out_the_same_rows_are_not_taken_for_as_many_draws():
 
 def test_a_kept_entry_that_failed_or_is_torn_is_measured_again(tmp_path):
     path = tmp_path / "entry.json"
-    assert finished_ranking(path) is None
+    assert finished_ranking(path, backbone="x", seeds=1) is None
     path.write_text('{"backbone": "x", "sta')
-    assert finished_ranking(path) is None
+    assert finished_ranking(path, backbone="x", seeds=1) is None
     path.write_text(json.dumps({"backbone": "x", "state": "failed"}))
-    assert finished_ranking(path) is None
+    assert finished_ranking(path, backbone="x", seeds=1) is None

@@ -8,20 +8,21 @@ import json
 import math
 import shutil
 import traceback
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from unfreeze.bundle.claim import is_unfinished
 from unfreeze.bundle.folder import CHECKPOINTS, HEAD, WEIGHTS
 from unfreeze.bundle.loading import read_bundle
 from unfreeze.comparing.meter import Meter
+from unfreeze.comparing.records import AS_WRITTEN, HASH_LENGTH, are_amounts, are_shares, is_mean, read_as
 from unfreeze.comparing.request import Cell
-from unfreeze.comparing.rows import key_rows, read_keys
+from unfreeze.comparing.rows import are_keys, key_rows, read_keys
 from unfreeze.config import AUTO, TrainRequest
 from unfreeze.errors import RequestError, StoppedError, UnfreezeError
 from unfreeze.progress import Progress
@@ -94,6 +95,21 @@ class CellResult:
         return np.array(self.labels)[np.array(self.truth, dtype=np.intp)]
 
 
+def same_rows(first: CellResult, second: CellResult) -> bool:
+    """Whether two cells were tested on the same rows in the same order."""
+    return first.rows_hash == second.rows_hash and len(first.truth) == len(second.truth)
+
+
+class _Record(BaseModel):
+    """What ``cell.json`` holds. ``request``: the hash of what it was made by."""
+
+    model_config = AS_WRITTEN
+
+    request: str
+    result: CellResult
+    traceback: str = ""
+
+
 def request_hash(request: TrainRequest, data: str) -> str:
     """What a finished cell must share with the request that finds it: settings, and the ``data`` they are said of."""
     given = {
@@ -106,17 +122,15 @@ def request_hash(request: TrainRequest, data: str) -> str:
     return hashlib.sha256(json.dumps([data, given], sort_keys=True).encode()).hexdigest()
 
 
-def finished_cell(folder: Path, wanted: str) -> CellResult | None:
+def finished_cell(folder: Path, cell: Cell, wanted: str, *, backbone: str) -> CellResult | None:
     """The result of a cell that is finished and whole, or None.
 
     Raises RequestError when it was made by another request than ``wanted``.
     """
-    record = _read(folder / RECORD)
-    if not isinstance(record, dict) or not record.keys() >= {"request", "result"}:
+    record = read_as(folder / RECORD, _Record)
+    if record is None or not record.result.finished:
         return None
-    if record["result"]["state"] != FINISHED:
-        return None
-    if record["request"] != wanted:
+    if record.request != wanted:
         raise RequestError(
             f"--resume: {folder} was made with other settings or data than are asked for now. Choose another "
             "--output-dir, or remove that folder to train it again."
@@ -129,7 +143,8 @@ def finished_cell(folder: Path, wanted: str) -> CellResult | None:
         (folder / name).is_file() and file_hash(folder / name) == digest
         for name, digest in bundle.files.items()
     )
-    return _from_record(record["result"]) if whole else None
+    named = _Named(cell.entry.name, cell.seed, cell.size, backbone)
+    return record.result if whole and _is_sound(record.result, named) else None
 
 
 def folder_of(request: TrainRequest) -> Path:
@@ -185,6 +200,30 @@ class _Named:
     seed: int
     size: int | None
     backbone: str
+
+
+def _is_sound(result: CellResult, named: _Named) -> bool:
+    """Whether a record is of this cell, and its numbers are such as a training gives and fit each other."""
+    said = _Named(result.strategy, result.seed, result.size, result.backbone)
+    places = range(len(result.labels))
+    if said != named or len(set(result.labels)) != len(places) or len(result.answers) != len(result.truth):
+        return False
+    if not all(place in places for place in (*result.truth, *result.answers)):
+        return False
+    rights = result.right
+    recalls = [float(rights[result.true_class == name].mean()) for name in np.unique(result.true_class)]
+    bounds = (result.accuracy_low, result.accuracy_high)
+    balanced_bounds = (result.balanced_accuracy_low, result.balanced_accuracy_high)
+    counts = (result.learned_from, result.trained, result.parameters, result.peak_bytes)
+    return (
+        is_mean(result.accuracy, rights.tolist())
+        and is_mean(result.balanced_accuracy, recalls)
+        and are_shares(*bounds, *balanced_bounds)
+        and are_amounts(*counts, result.seconds, result.shared_seconds, result.joules)
+        and len(result.rows_hash) <= HASH_LENGTH
+        and are_keys(result.rows, len(result.truth))
+        and max(len(result.sentence), len(result.chosen)) <= LONGEST_SENTENCE
+    )
 
 
 def _measured(named: _Named, run: Run, meter: Meter, *, resumed: bool) -> CellResult:
@@ -265,8 +304,3 @@ def _read(path: Path) -> Any:
         return parse_json(read_record(path))
     except (OSError, ValueError):
         return None
-
-
-def _from_record(values: Mapping[str, Any]) -> CellResult:
-    lists = {name: tuple(values[name]) for name in ("labels", "truth", "answers")}
-    return CellResult(**(dict(values) | lists))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.comparing.cells import CellResult
+from unfreeze.comparing.cells import CellResult, same_rows
 from unfreeze.comparing.intervals import Gain, paired_at_once, paired_over_seeds
 from unfreeze.comparing.results import differences, estimate
 from unfreeze.comparing.verdict import points, signed
@@ -193,7 +193,7 @@ def _class_gains(before: Sequence[CellResult], after: Sequence[CellResult]) -> t
         (earlier, later)
         for earlier in before
         for later in after
-        if earlier.seed == later.seed and earlier.rows_hash == later.rows_hash
+        if earlier.seed == later.seed and same_rows(earlier, later)
     ]
     names = sorted({str(name) for earlier, _ in pairs for name in earlier.true_class})
     gains: list[list[Gain]] = []
@@ -234,7 +234,7 @@ def _resampled_errors(
     rows, wrong = [], []
     for seed in seeds:
         cells = [next(cell for cell in group if cell.seed == seed) for group in groups]
-        if len({cell.rows_hash for cell in cells}) == 1:
+        if all(same_rows(cells[0], cell) for cell in cells):
             rows.append(cells[0].row_keys)
             wrong.append(np.stack([~cell.right for cell in cells], axis=1))
     if not rows:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from unfreeze.bundle.claim import check_free
-from unfreeze.config import TrainRequest, flag
+from unfreeze.config import TrainRequest, flag, shown
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import content_hashes
 from unfreeze.engine.threads import reading_threads
@@ -19,6 +19,8 @@ from unfreeze.runtime.files import parse_json, remove_torn, write_atomically
 RECORD = "compare.json"
 CELLS, BACKBONES = "cells", "backbones"
 RESULTS, PAGE = "results.json", "compare.html"
+# Of the name of a setting in a sentence: a damaged record may hold any.
+LONGEST = 40
 
 
 def identity_of(base: TrainRequest, dataset: Dataset) -> dict[str, str]:
@@ -52,20 +54,35 @@ def open_folder(folder: Path, identity: Mapping[str, str], *, resume: bool) -> N
         check_free(folder)
         write_atomically(folder / RECORD, json.dumps({"identity": dict(identity)}, indent=2) + "\n")
         return
-    try:
-        before = parse_json(read_record(folder / RECORD))["identity"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise RequestError(
-            f"--resume: {folder} holds no comparison. Leave --resume out to start one there."
-        ) from None
+    before = _identity_in(folder)
     for name in dict.fromkeys([*before, *identity]):
         if before.get(name) != identity.get(name):
             raise RequestError(_difference(folder, name, before.get(name), identity.get(name)))
+
+
+def _identity_in(folder: Path) -> dict[str, str]:
+    """What the comparison in a folder was made of. Raises RequestError where there is none."""
+    try:
+        found = parse_json(read_record(folder / RECORD))["identity"]
+        if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+            raise ValueError("no names and values")
+    except FileNotFoundError:
+        raise RequestError(
+            f"--resume: {folder} holds no comparison. Leave --resume out to start one there."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RequestError(
+            f"--resume: {folder} holds no comparison that can be read, since {RECORD} is damaged or from another "
+            "version. Choose another --output-dir."
+        ) from None
+    return found
 
 
 def _difference(folder: Path, name: str, before: str | None, now: str | None) -> str:
     after = "Repeat the first command, or choose another --output-dir."
     if name == "data":
         return f"--resume: {folder} was made with other data: rows, labels, parts or contents differ. {after}"
-    then, here = ("nothing" if value is None else repr(value) for value in (before, now))
-    return f"--resume: {folder} was made with another {flag(name)} (then {then}, now {here}). {after}"
+    then, here = ("nothing" if value is None else shown(value) for value in (before, now))
+    return (
+        f"--resume: {folder} was made with another {flag(name)[:LONGEST]} (then {then}, now {here}). {after}"
+    )

@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import RootModel
 
 from unfreeze.choose.settings import Decisions
 from unfreeze.comparing.cells import FAILED, FINISHED
 from unfreeze.comparing.intervals import Gain, Moves, over_seeds, paired_at_once
-from unfreeze.comparing.rows import key_rows, read_keys
+from unfreeze.comparing.records import AS_WRITTEN, HASH_LENGTH, are_amounts, are_shares, is_mean, read_as
+from unfreeze.comparing.rows import are_keys, key_rows, read_keys
 from unfreeze.config import FLOOR, TrainRequest
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.engine.frozen_pass import golden_batch
 from unfreeze.errors import UnfreezeError
 from unfreeze.progress import Progress
 from unfreeze.proportions import wilson_interval
-from unfreeze.regular import read_record
 from unfreeze.report.content import Estimate
-from unfreeze.runtime.files import parse_json, write_atomically
+from unfreeze.runtime.files import write_atomically
 from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data
 from unfreeze.training.probing import fit_rows, probe_features
 
@@ -103,16 +104,40 @@ def write_ranked(entry: Ranked, path: Path) -> None:
     write_atomically(path, json.dumps(asdict(entry), ensure_ascii=False) + "\n")
 
 
-def finished_ranking(path: Path) -> Ranked | None:
-    """An entry that was kept, or None when there is none that finished."""
-    try:
-        values: dict[str, Any] = parse_json(read_record(path))
-    except (OSError, ValueError):
+class _Record(RootModel[Ranked]):
+    """What the file of an entry holds."""
+
+    model_config = AS_WRITTEN
+
+
+def finished_ranking(path: Path, *, backbone: str, seeds: int) -> Ranked | None:
+    """An entry that was kept for this backbone and so many seeds, or None when there is none that finished."""
+    record = read_as(path, _Record)
+    if record is None or record.root.backbone != backbone or not _is_sound(record.root, seeds):
         return None
-    if values["state"] != FINISHED:
-        return None
-    values |= {name: tuple(values[name]) for name in BY_ROW if name in values}
-    return Ranked(**(values | {"accuracy": Estimate(**values["accuracy"])}))
+    return replace(record.root, to_best=None)
+
+
+def _is_sound(entry: Ranked, seeds: int) -> bool:
+    """Whether an entry has finished, and its numbers are such as probes give and fit each other."""
+    reached = entry.accuracy
+    if entry.state != FINISHED or reached is None:
+        return False
+    if not len(entry.right) == len(entry.rows_hash) == len(entry.rows or entry.right) == seeds:
+        return False
+    if not all(text and set(text) <= {"0", "1"} for text in entry.right):
+        return False
+    keys = zip(entry.rows, entry.right, strict=False)
+    sizes = (entry.log_loss, entry.parameters, entry.width, entry.bytes)
+    speeds = (entry.latency_seconds, entry.rows_per_second)
+    return (
+        is_mean(reached.value, [text.count("1") / len(text) for text in entry.right])
+        and are_shares(reached.low, reached.high)
+        and are_amounts(*sizes, *speeds)
+        and all(speed is None or speed > 0 for speed in speeds)
+        and all(len(text) <= HASH_LENGTH for text in (*entry.rows_hash, entry.executor))
+        and all(text and are_keys(text, len(hits)) for text, hits in keys)
+    )
 
 
 def _probed(name: str, base: TrainRequest, seeds: Sequence[int], progress: Progress) -> Ranked:
@@ -160,7 +185,7 @@ def _gains(entry: Ranked, best: Ranked) -> list[Gain]:
     found = []
     for place, (mine, its) in enumerate(zip(entry.right, best.right, strict=False)):
         rows_hash = entry.rows_hash[place]
-        if rows_hash == best.rows_hash[place]:
+        if rows_hash == best.rows_hash[place] and len(mine) == len(its):
             kept = entry.rows[place] if entry.rows else ""
             keys = read_keys(kept, rows_hash=rows_hash, count=len(mine))
             found.append(Gain(keys, _digits(mine) - _digits(its)))

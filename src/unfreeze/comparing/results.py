@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from unfreeze.comparing.cells import CellResult
+from unfreeze.comparing.cells import CellResult, same_rows
 from unfreeze.comparing.intervals import Gain, Moves, over_seeds, paired_at_once
 from unfreeze.config import FLOOR
 from unfreeze.report.content import Estimate
@@ -109,7 +109,7 @@ def differences(first: Sequence[CellResult], second: Sequence[CellResult]) -> li
     gains = []
     for cell in first:
         other = others.get(cell.seed)
-        if other is not None and other.rows_hash == cell.rows_hash:
+        if other is not None and same_rows(cell, other):
             gains.append(Gain(cell.row_keys, cell.right.astype(np.int8) - other.right.astype(np.int8)))
     return gains
 

@@ -27,6 +27,16 @@ def key_rows(names: Sequence[str]) -> str:
     return "".join(keys)
 
 
+def are_keys(text: str, count: int) -> bool:
+    """Whether a text is what ``key_rows`` gives for so many rows, or empty."""
+    digits = 2 * KEY_BYTES
+    if not text:
+        return True
+    if len(text) != digits * count or not set(text) <= set("0123456789abcdef"):
+        return False
+    return len({text[start : start + digits] for start in range(0, len(text), digits)}) == count
+
+
 def read_keys(text: str, *, rows_hash: str, count: int) -> NDArray[np.uint64]:
     """The keys (rows,) in a text of ``key_rows``.
 

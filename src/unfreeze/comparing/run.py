@@ -144,7 +144,7 @@ def _rank(
         base = replace(request.train_request(Cell(FLOOR_ENTRY, 0, size)), seed=None)
         wanted = request_hash(replace(base, backbone=name), f"{identity['data']} {request.seeds}")
         path = folder / BACKBONES / f"{safe_name(name)}-{wanted[:8]}.json"
-        entry = finished_ranking(path)
+        entry = finished_ranking(path, backbone=name, seeds=len(request.seeds))
         if entry is None:
             label = f"[{place + 1}/{len(request.backbones)}] {name}"
             entry = probe_backbone(name, base, request.seeds, progress=Inside(progress, label, WORTH_SAYING))
@@ -211,8 +211,9 @@ class _Cells:
         )
 
     def _finished(self, cell: Cell) -> CellResult | None:
-        folder = self.folder / CELLS / cell.name
-        return finished_cell(folder, request_hash(self.request.train_request(cell), self.data))
+        request = self.request.train_request(cell)
+        wanted = request_hash(request, self.data)
+        return finished_cell(self.folder / CELLS / cell.name, cell, wanted, backbone=request.backbone or "")
 
     def _job(self, cell: Cell, label: str) -> Job:
         folder = self.folder / CELLS / cell.name
