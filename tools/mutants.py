@@ -2,6 +2,7 @@
 
     python tools/mutants.py --count 150
     python tools/mutants.py --rooms bundle --seed 1 --count 60
+    python tools/mutants.py --files engine/choice.py data/walking.py --count 40
 
 A mutant is one source file with one change: a comparison, a sum or a truth value turned round, a number moved by one,
 a condition negated, an answer left out. A copy of the sources holds it; a child of a process that has torch and the
@@ -184,6 +185,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rooms", nargs="+", default=ROOMS, choices=ROOMS)
+    parser.add_argument("--files", nargs="+", help="paths in src/unfreeze, in place of whole rooms")
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -191,11 +193,11 @@ def main() -> None:
     )
     asked = parser.parse_args()
     os.chdir(ROOT)
-    files = [
-        path.relative_to(ROOT / "src")
-        for room in asked.rooms
-        for path in sorted((ROOT / "src" / "unfreeze" / room).glob("*.py"))
-    ]
+    package = ROOT / "src" / "unfreeze"
+    paths = [package / name for name in asked.files or ()]
+    if not paths:
+        paths = [path for room in asked.rooms for path in sorted((package / room).glob("*.py"))]
+    files = [path.relative_to(ROOT / "src") for path in paths]
     files = [file for file in files if not asked.own or own_tests(file)]
     everything = [mutant for file in files for mutant in mutants_of(file)]
     sample = random.Random(asked.seed).sample(everything, min(asked.count, len(everything)))
