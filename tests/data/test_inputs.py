@@ -115,6 +115,15 @@ def test_a_missing_file_among_others_is_a_row_and_alone_an_error(folder):
         images(folder / "gone.png")
 
 
+def test_a_url_is_fetched_at_once_where_it_stands_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr("unfreeze.data.inputs.fetch_file", asked.append)
+    images("s3://bucket/a.png", "s3://bucket/b.png")
+    assert asked == []
+    images("s3://bucket/a.png")
+    assert asked == ["s3://bucket/a.png"]
+
+
 @pytest.mark.parametrize("lines", [None, [], ["", " "]])
 def test_nothing_to_predict_on_is_refused(lines):
     with pytest.raises(RequestError, match="no text inputs"):

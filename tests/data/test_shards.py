@@ -177,3 +177,10 @@ def test_a_shard_that_is_a_link_out_of_its_folder_is_refused(tmp_path):
         open_inputs([str(folder)], modality="text", lines=None, column="text")
     # A pattern names the files themselves.
     assert len(load_dataset(folder / "*.parquet")) == 3 * ROWS - 20
+
+
+def test_a_folder_with_a_link_to_a_folder_is_no_table_in_several_files(tmp_path):
+    folder = shard(tmp_path / "many", rows(), 20)
+    assert is_shards(folder)
+    (folder / "more").symlink_to(shard(tmp_path / "others", rows(), 20), target_is_directory=True)
+    assert not is_shards(folder)

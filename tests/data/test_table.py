@@ -443,3 +443,10 @@ def test_the_split_of_image_paths_does_not_depend_on_where_the_folder_lies(tmp_p
         parts.append(load_dataset(str(table), seed=3).part.tolist())
     assert parts[0] == parts[1]
     assert len(set(parts[0])) == 3
+
+
+def test_a_column_of_fractions_is_no_label_however_few_there_are(tmp_path):
+    kinds, scores = ["bill", "note"] * 20, [0.5, 1.0, 0.5, 0.5] * 10
+    table = pa.table({"text": TEXTS, "kind": kinds, "score": scores})
+    pq.write_table(table, tmp_path / "mails.parquet")
+    assert load_dataset(tmp_path / "mails.parquet").labels.names == ("bill", "note")
