@@ -1,6 +1,7 @@
 """``--strategy auto`` through the whole program, with prices that are laid down instead of measured."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost, PhaseCost
 from unfreeze.choose.trials import Expectation, Search
 from unfreeze.errors import DivergedError, RequestError
+from unfreeze.training import choosing
 
 SETTINGS = {
     "backbone": "efficientnet-lite0",
@@ -259,13 +261,99 @@ def test_a_stopped_run_is_not_taken_up_with_other_settings(
         unfreeze.train(str(cells), output_dir=tmp_path / "run", resume=True, **SETTINGS | change)
 
 
-@pytest.mark.parametrize("record", ["{}", "[1]", '{"settings": 3}', '{"settings": {"data": [2]}}'])
-def test_a_damaged_choice_is_refused(wanted, cells, tmp_path, stopping, record):
+RECORDS = {
+    "nothing": "",
+    "half of one": '{"floor": {"strat',
+    "a list": "[1]",
+    "nested beyond what is followed": "[" * 100_000,
+    "no UTF-8": b"\xff\xfe{}",
+    "no fields": "{}",
+    "settings that are none": '{"settings": 3}',
+}
+# By the path to what is changed in a record that is whole: what may stand there instead.
+CHANGES = {
+    ("floor",): [None, [], {}],
+    ("floor", "accuracy_out_of_fold"): ["0.9", float("nan"), 7.0, None],
+    ("floor", "interval"): [[0.1], "ab", [0.1, float("inf")]],
+    ("floor", "rows"): [-1, 1.5, 10**4000],
+    ("settings",): [3, [], {"data": [2]}, {"data": "x" * 10_000}],
+    ("candidates",): [None, [{}], [{"name": "partial", "epochs": "4", "predicted_seconds": 4.0}]],
+    ("trials",): [None, 5, [{"candidate": "partial"}]],
+    ("expectations",): [[], None, [{}]],
+    ("expectations", 0, "gain"): [float("nan"), 1e308, "0.1", None],
+    ("expectations", 0, "error"): [-1.0, float("inf")],
+    ("expectations", 0, "price"): [[], 5.0],
+    ("expectations", 0, "candidate"): ["full", None],
+    ("expectations", 0, "colour"): ["blue"],
+    ("decisions",): [None, "all", [1]],
+    ("chosen",): ["full", "x" * 100_000, 3, ["partial"]],
+    ("epochs_by_phase",): [None, [], [0], [-3], [10**9], ["4"], [float("nan")], [4, 4], [True]],
+    ("restarts_at_lower_rates",): [-1, 10**9, "1", float("inf"), float("nan"), None],
+}
+
+
+@pytest.fixture
+def stopped(taken, cells, tmp_path, stopping):
+    """The record of a run that was stopped after its choice, and what goes on with it."""
     with stopping(3):
         unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
-    (tmp_path / "run" / "choice.json").write_text(record)
-    with pytest.raises(RequestError, match="--resume: "):
+    path = tmp_path / "run" / "choice.json"
+    material = {}
+    real = choosing._choice_from
+
+    def noted(path, *rest):
+        material["rest"] = rest
+        raise RequestError("noted")
+
+    taken.setattr(choosing, "_choice_from", noted)
+    with pytest.raises(RequestError, match="noted"):
         unfreeze.train(str(cells), output_dir=tmp_path / "run", resume=True, **SETTINGS)
+    return path, lambda: real(path, *material["rest"])
+
+
+@pytest.mark.timeout(60)
+def test_a_choice_that_says_what_cannot_be_is_a_sentence(stopped):
+    path, read = stopped
+    whole = json.loads(path.read_text())
+    assert read().plan.epochs == 4
+    for name, content in RECORDS.items():
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        refused(read, name)
+    for where, values in CHANGES.items():
+        for value in values:
+            record = json.loads(json.dumps(whole))
+            holder = record
+            for step in where[:-1]:
+                holder = holder[step]
+            holder[where[-1]] = value
+            path.write_text(json.dumps(record))
+            refused(read, (where, str(value)[:40]))
+    for name in ("floor", "settings", "candidates", "trials", "expectations", "decisions", "chosen"):
+        path.write_text(json.dumps({key: value for key, value in whole.items() if key != name}))
+        refused(read, name)
+    path.write_text(json.dumps(whole | {"chosen": None, "decisions": []}))
+    refused(read, "no reason")
+    path.unlink()
+    os.mkfifo(path)
+    refused(read, "a pipe")
+
+
+def refused(read, what):
+    said = "nothing"
+    try:
+        read()
+    except RequestError as problem:
+        said = str(problem)
+    assert said.startswith("--resume: "), (what, said)
+    assert "damaged or from another version" in said, what
+    assert len(said) < 500, what
+
+
+def test_a_later_version_may_have_added_to_a_choice(stopped):
+    path, read = stopped
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(whole | {"colour": "blue"}))
+    assert read().plan.epochs == 4
 
 
 def test_without_validation_rows_the_probe_is_taken_before_anything_is_tried(wanted, cells, tmp_path):

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from operator import gt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,14 @@ from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
 from unfreeze.choose.trials import Expectation, search
 from unfreeze.choose.verdict import LOWER, RESTARTS, CollapseWatch, Verdict, judge
-from unfreeze.config import FLOOR, seconds_of
+from unfreeze.config import FLOOR, THAWING, seconds_of
 from unfreeze.errors import DivergedError, RequestError, UnfreezeError
 from unfreeze.heads.probe import Probe, ProbeResult
 from unfreeze.plan import Plan
 from unfreeze.proportions import wilson_interval
-from unfreeze.regular import read_record
 from unfreeze.report.words import size
-from unfreeze.runtime.files import parse_json, write_atomically
+from unfreeze.runtime.files import write_atomically
+from unfreeze.training.choice_record import damaged, read_choice
 from unfreeze.training.facing import free_memory, gather_facts
 from unfreeze.training.material import Material
 from unfreeze.training.pacing import resident_bytes
@@ -267,36 +268,36 @@ def _choice_from(path: Path, material: Material) -> Choice:
 
     Raises RequestError where it was chosen with other settings or data, and where the file is damaged.
     """
-    try:
-        record: dict[str, Any] = parse_json(read_record(path))
-        before, now = dict(record["settings"]), _settings(material)
-        for name in [*now, *before]:
-            if before.get(name) != now.get(name):
-                raise RequestError(
-                    f"--resume: this was chosen with another {name} ({before.get(name, 'none')}, now "
-                    f"{now.get(name, 'none')}). Repeat the first command, or choose another --output-dir."
-                )
-        return _taken_up(record, material)
-    except (LookupError, TypeError, ValueError) as problem:
-        raise RequestError(
-            f"--resume: {path} is damaged or from another version ({problem}). Begin anew with another --output-dir."
-        ) from None
+    record = read_choice(path)
+    before, now = record["settings"], _settings(material)
+    for name in [*now, *before]:
+        if before.get(name) != now.get(name):
+            raise RequestError(
+                f"--resume: this was chosen with another {name} ({before.get(name, 'none')}, now "
+                f"{now.get(name, 'none')}). Repeat the first command, or choose another --output-dir."
+            )
+    return _taken_up(path, record, material)
 
 
-def _taken_up(record: dict[str, Any], material: Material) -> Choice:
-    restarts = int(record.get("restarts_at_lower_rates", 0))
-    if record["chosen"] is None:
+def _taken_up(path: Path, record: dict[str, Any], material: Material) -> Choice:
+    name, restarts = record["chosen"], record.get("restarts_at_lower_rates", 0)
+    if name is None:
         return Choice(record, None, None)
-    candidate = Candidate.from_dict({one["name"]: one for one in record["candidates"]}[record["chosen"]])
+    known = {one["name"]: one for one in record["candidates"]}.get(name)
+    if known is None or known["strategy"] not in THAWING:
+        raise damaged(path, f"{name!r} is no candidate")
+    candidate = Candidate.from_dict(known)
     rows, classes = len(material.part("train")), len(material.dataset.labels)
     plan = plan_candidate(candidate, material.backbone, rows, classes, material.decisions.request)
-    phases = tuple(
-        replace(phase, epochs=epochs)
-        for phase, epochs in zip(plan.phases, record["epochs_by_phase"], strict=True)
+    epochs = record["epochs_by_phase"] or ()
+    # Plans are cut to fit into the time, and never made longer.
+    if len(epochs) != len(plan.phases) or any(map(gt, epochs, (phase.epochs for phase in plan.phases))):
+        raise damaged(path, "its epochs are not those of a plan")
+    phases = tuple(replace(phase, epochs=count) for phase, count in zip(plan.phases, epochs, strict=True))
+    expected = {one["candidate"]: one for one in record["expectations"]}[name]
+    return Choice(
+        record, replace(plan, phases=phases), Expectation.from_dict(expected, candidate), restarts=restarts
     )
-    known = {one["candidate"]: one for one in record["expectations"]}[candidate.name]
-    expected = Expectation.from_dict(known, candidate)
-    return Choice(record, replace(plan, phases=phases), expected, restarts=restarts)
 
 
 def fit_into(plan: Plan, cost: Callable[[Plan], float], seconds: float) -> Plan | None:
