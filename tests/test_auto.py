@@ -282,7 +282,7 @@ CHANGES = {
     ("expectations",): [[], None, [{}]],
     ("expectations", 0, "gain"): [float("nan"), 1e308, "0.1", None],
     ("expectations", 0, "error"): [-1.0, float("inf")],
-    ("expectations", 0, "price"): [[], 5.0],
+    ("expectations", 0, "price"): [[], 50.0],
     ("expectations", 0, "candidate"): ["full", None],
     ("expectations", 0, "colour"): ["blue"],
     ("decisions",): [None, "all", [1]],
@@ -311,7 +311,7 @@ def stopped(taken, cells, tmp_path, stopping):
     return path, lambda: real(path, *material["rest"])
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_a_choice_that_says_what_cannot_be_is_a_sentence(stopped):
     path, read = stopped
     whole = json.loads(path.read_text())
@@ -331,6 +331,9 @@ def test_a_choice_that_says_what_cannot_be_is_a_sentence(stopped):
     for name in ("floor", "settings", "candidates", "trials", "expectations", "decisions", "chosen"):
         path.write_text(json.dumps({key: value for key, value in whole.items() if key != name}))
         refused(read, name)
+    path.write_text(json.dumps(whole | {"settings": whole["settings"] | {"epochs": "5"}}))
+    with pytest.raises(RequestError, match=r"this was chosen with another epochs \(5, now 4\)"):
+        read()
     path.write_text(json.dumps(whole | {"chosen": None, "decisions": []}))
     refused(read, "no reason")
     path.unlink()

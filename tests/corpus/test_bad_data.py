@@ -30,6 +30,8 @@ DATA = {
 }
 # One bad picture in a folder costs that picture, and no training that could have been.
 LEAVES_DATA = [name for name in DATA if name.startswith(("pictures: ", "names: "))]
+# What the file of a model may hold instead of one.
+NO_MODELS = {"nothing": b"", "text": b"no model", "pickle": b"\x80\x04N."}
 # More than this is not read by whoever made a mistake.
 MOST_CHARACTERS = 1_600
 
@@ -46,8 +48,16 @@ def explained(answer):
 
 
 def test_the_corpus_is_as_large_as_it_says(image_run):
-    count = len(DATA) + len(inputs.CONFIGS) + len(dict(inputs.bundles(image_run.run.folder)))
-    assert count >= 400
+    page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text(encoding="utf-8")
+    bad, changes = len(DATA) + len(inputs.CONFIGS), len(dict(inputs.bundles(image_run.run.folder)))
+    assert bad + changes >= 400
+    damages = len(inputs.DAMAGES) + len(NO_MODELS)
+    assert f"{bad} inputs, {changes} changes to a run folder, {damages} damages to an export" in page
+    assert f"{bad} bad inputs: " in page
+    assert f"{changes} changes to a run folder: " in page
+    corpus = Path(__file__).parents[1] / "fuzz" / "corpus"
+    kept = sum(1 for path in corpus.rglob("*") if path.is_file())
+    assert f"{kept} inputs that once found one are kept" in " ".join(page.split())
 
 
 @pytest.mark.timeout(60)
@@ -114,13 +124,13 @@ def test_a_changed_run_answers_as_before_or_not_at_all(
 def test_a_damaged_export_is_explained(image_onnx, command, tmp_path, photos):
     model = image_onnx.file
     content, beside = model.read_bytes(), [path for path in model.parent.iterdir() if path != model]
-    for number, how in enumerate((*inputs.DAMAGES, "nothing", "text", "pickle")):
+    for number, how in enumerate((*inputs.DAMAGES, *NO_MODELS)):
         folder = tmp_path / str(number)
         folder.mkdir()
         for path in beside:
             if path.is_file():
                 shutil.copy(path, folder)
-        put = {"nothing": b"", "text": b"no model", "pickle": b"\x80\x04N."}.get(how)
+        put = NO_MODELS.get(how)
         (folder / model.name).write_bytes(inputs.damaged(content, how) if put is None else put)
         answer = command("predict", folder / model.name, photos / "red" / "00.png", "--json")
         assert answer.status in (0, 1, 2), how

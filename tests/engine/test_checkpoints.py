@@ -153,6 +153,13 @@ def test_a_full_disk_leaves_the_last_good_one(tmp_path, saved, monkeypatch, call
     assert not any(name.startswith(".") for name in folders(tmp_path))
 
 
+def test_a_folder_that_went_away_is_a_sentence(tmp_path, saved):
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(UnfreezeError, match=r"The checkpoint in .* could not be written .*--resume"):
+        saved.save(checkpoint(0, 3))
+
+
 def test_a_finished_run_leaves_nothing(tmp_path, saved):
     saved.clear()
     assert not (tmp_path / "checkpoints").exists()

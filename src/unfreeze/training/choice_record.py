@@ -14,7 +14,8 @@ from unfreeze.regular import read_record
 from unfreeze.runtime.files import parse_json
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Difference = Annotated[float, Field(ge=-1, le=1)]
+# Of two shares; what is only hoped for may go beyond what can be.
+Difference = Annotated[float, Field(ge=-10, le=10)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Seconds = Annotated[float, Field(ge=0, le=2**53)]
 # A training that diverged has such losses.
