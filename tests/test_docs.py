@@ -65,3 +65,22 @@ def test_every_test_that_a_promise_names_is_there():
     assert len(named) > 30
     for file, test in named:
         assert f"def {test}(" in (Path(__file__).parent / file).read_text(encoding="utf-8"), (file, test)
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")) + ["../README.md"])
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
+    for target, anchor in re.findall(
+        r"\]\((?!https?:)([^)#\s]*)(?:#([\w-]+))?\)", (DOCS / page).read_text(encoding="utf-8")
+    ):
+        file = (DOCS / page).parent / target if target else DOCS / page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
+def test_every_page_is_named_in_the_readme_and_scaling_is_one_page():
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    pages = [path.name for path in DOCS.glob("*.md")]
+    assert [page for page in pages if f"(docs/{page})" not in readme] == []
+    assert len((DOCS / "scaling.md").read_text(encoding="utf-8").splitlines()) <= 60

@@ -239,7 +239,7 @@ def train(
     devices: Annotated[
         int | None,
         typer.Option(
-            help="GPUs of this machine that train together; several machines: docs/scaling.md. (default: 1)",
+            help="GPUs of this machine that train together; several machines: docs/devices.md. (default: 1)",
             rich_help_panel=FINE,
         ),
     ] = None,
