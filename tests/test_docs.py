@@ -67,7 +67,7 @@ def test_every_test_that_a_promise_names_is_there():
         assert f"def {test}(" in (Path(__file__).parent / file).read_text(encoding="utf-8"), (file, test)
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")) + ["../README.md"])
+@pytest.mark.parametrize("page", [*sorted(path.name for path in DOCS.glob("*.md")), "../README.md"])
 def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
     for target, anchor in re.findall(
         r"\]\((?!https?:)([^)#\s]*)(?:#([\w-]+))?\)", (DOCS / page).read_text(encoding="utf-8")
