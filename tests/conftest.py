@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -167,6 +168,42 @@ def stopping() -> Callable[[int], AbstractContextManager[None]]:
                 yield
 
     return after
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[str]:
+    """The address of an S3 server that lives in this process."""
+    with warnings.catch_warnings():
+        # Of packages that the server's other services need and that this machine's versions complain about.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from moto.server import ThreadedMotoServer
+    started = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    started.start()
+    host, port = started.get_host_and_port()
+    yield f"http://{host}:{port}"
+    started.stop()
+
+
+@pytest.fixture
+def s3(object_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A file system of that server, which has one bucket, ``toys``, empty."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing-secret",
+        "AWS_ENDPOINT_URL": object_server,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    store = s3fs.S3FileSystem()
+    store.mkdir("toys")
+    yield store
+    store.invalidate_cache()
+    store.rm("toys", recursive=True)
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")

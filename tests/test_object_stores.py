@@ -2,8 +2,8 @@
 
 import importlib
 import json
+import os
 import sys
-import warnings
 
 import pandas as pd
 import pyarrow as pa
@@ -14,43 +14,6 @@ import unfreeze
 from unfreeze.data.load import load_dataset
 
 LITE0 = ("--backbone", "efficientnet-lite0", "--image-size", "64", "--strategy", "feature-extraction")
-SECRETS = "testing-secret"
-
-
-@pytest.fixture(scope="module")
-def server():
-    """The address of an S3 server that lives in this process."""
-    with warnings.catch_warnings():
-        # Of packages that the server's other services need and that this machine's versions complain about.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        from moto.server import ThreadedMotoServer
-    started = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    started.start()
-    host, port = started.get_host_and_port()
-    yield f"http://{host}:{port}"
-    started.stop()
-
-
-@pytest.fixture
-def s3(server, monkeypatch):
-    """A file system of that server, which has one bucket, empty."""
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": SECRETS,
-        "AWS_ENDPOINT_URL": server,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    store = s3fs.S3FileSystem()
-    store.mkdir("toys")
-    yield store
-    store.invalidate_cache()
-    store.rm("toys", recursive=True)
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def put_shards(s3, photos, *, rows=14):
@@ -77,7 +40,7 @@ def test_shards_are_trained_on_and_a_run_written_and_used_where_they_lie(
     assert {"bundle.json", "model.safetensors", "config.yaml", "report.html"} <= names
     assert not {name for name in names if name.startswith(".")}
     for name in ("bundle.json", "config.yaml", "report.html"):
-        assert SECRETS not in s3.cat_file(f"toys/runs/cells/{name}").decode()
+        assert os.environ["AWS_SECRET_ACCESS_KEY"] not in s3.cat_file(f"toys/runs/cells/{name}").decode()
     assert json.loads(s3.cat_file("toys/runs/cells/bundle.json"))["data"]["source"] == "s3://toys/cells"
 
     [local] = (tmp_path / "runs").iterdir()

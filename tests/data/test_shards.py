@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from unfreeze.data.groups import MOST_OPEN, RowGroups
 from unfreeze.data.inputs import open_inputs
 from unfreeze.data.load import load_dataset
-from unfreeze.data.samples import MOST_OPEN, RowGroups
 from unfreeze.data.shards import is_shards
 from unfreeze.errors import DataError
 

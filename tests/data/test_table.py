@@ -12,8 +12,8 @@ import pytest
 
 from unfreeze.data import links
 from unfreeze.data.columns import content_column
+from unfreeze.data.groups import RowGroups
 from unfreeze.data.load import load_dataset
-from unfreeze.data.samples import RowGroups
 from unfreeze.data.tables import open_table
 from unfreeze.errors import DataError, RequestError
 

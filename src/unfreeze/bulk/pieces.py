@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from unfreeze.data.columns import content_column, text_of
 from unfreeze.data.dataset import Modality, Samples
+from unfreeze.data.groups import RowGroups
 from unfreeze.data.inputs import STANDARD_INPUT, check_kind, files_of, match_files, walk
 from unfreeze.data.links import Links
 from unfreeze.data.rows import IMAGE_SUFFIXES, TEXT_SUFFIXES, suffix_of
-from unfreeze.data.samples import ColumnSamples, FileSamples, ParquetSamples, RowGroups, join_samples
+from unfreeze.data.samples import ColumnSamples, FileSamples, ParquetSamples, join_samples
 from unfreeze.data.tables import TABLE_SUFFIXES, is_bytes_type, open_table
 from unfreeze.data.walking import refuse_links_out
 from unfreeze.errors import DataError, RequestError

@@ -12,7 +12,7 @@ from unfreeze.data.columns import content_column, text_of
 from unfreeze.data.dataset import UNLABELLED, Dataset, Modality, Samples
 from unfreeze.data.links import Links
 from unfreeze.data.memory import picture_problem
-from unfreeze.data.remote import in_its_name, open_remote, visible
+from unfreeze.data.remote import in_its_name, open_in_parts, open_remote, visible
 from unfreeze.data.rows import IMAGE_SUFFIXES, TEXT_SUFFIXES, IgnoredLog, suffix_of
 from unfreeze.data.samples import ColumnSamples, FileSamples, ListSamples, join_samples, strings
 from unfreeze.data.shards import SUFFIX, is_shard_pattern, is_shards, open_shards
@@ -121,6 +121,8 @@ def _remote(url: str, *, modality: Modality, column: str | None) -> Samples | li
             return [file for name, file in listing.addresses().items() if suffix_of(name) in wanted]
     elif suffix not in TABLE_SUFFIXES:
         return [url]
+    if (opened := open_in_parts(listing)) is not None:
+        return _table(opened[0], source=scrubbed(url), modality=modality, column=column)
     local = fetch(listing)
     with in_its_name(url, local):
         return _table(open_remote(listing, local), source=scrubbed(url), modality=modality, column=column)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from unfreeze.data.groups import Place, RowGroups, open_parquet_file
 from unfreeze.data.links import Links
 from unfreeze.data.rows import IgnoredLog
-from unfreeze.data.samples import ParquetSamples, RowGroups
+from unfreeze.data.samples import ParquetSamples
 from unfreeze.data.tables import (
     HEAD_ROWS,
     Read,
@@ -24,17 +26,23 @@ from unfreeze.data.tables import (
     refuse_repeated,
 )
 from unfreeze.errors import DataError
+from unfreeze.runtime.parts import PartFile
+from unfreeze.runtime.remote import AT_ONCE
 
 SPLIT = "split"
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """What the footer of a file says; the file itself is opened again when it is read."""
+    """What the footer of a file says; the file itself is opened again when it is read.
 
-    path: Path
+    ``footer``: that of an object, which would have to be fetched again; None for a file.
+    """
+
+    place: Place
     schema: Any
     rows: int
+    footer: Any
 
     @property
     def types(self) -> dict[str, Any]:
@@ -42,18 +50,18 @@ class _Shard:
 
 
 def open_parquet(
-    paths: Sequence[Path], *, name: str, folder: Path | Links, parts: Sequence[str] | None = None
+    places: Sequence[Place], *, name: str, folder: Path | Links, parts: Sequence[str] | None = None
 ) -> Table:
-    """The files as one table, its rows counted through all of them.
+    """The files or objects as one table, its rows counted through all of them.
 
     ``parts``: what the column ``split`` says of each file's rows. Raises DataError for a damaged file, and for one
     whose columns differ from those of the first.
     """
-    shards = [_footer(path) for path in paths]
+    shards = _of_each(_footer, places)
     first = shards[0]
     for shard in shards[1:]:
         _check_agreement(first, shard)
-    counts = [shard.rows for shard in shards]
+    counts, footers = [shard.rows for shard in shards], [shard.footer for shard in shards]
     names = [column for column in first.schema.names if parts is None or column != SPLIT]
     split = (
         None
@@ -64,13 +72,13 @@ def open_parquet(
     def read(columns: Sequence[str], log: IgnoredLog) -> Read:
         wanted = [column for column in columns if parts is None or column != SPLIT]
         # Without a column a table has no length.
-        table = pa.concat_tables([_columns(shard, wanted or names[:1]) for shard in shards])
+        table = pa.concat_tables(_of_each(lambda shard: _columns(shard, wanted or names[:1]), shards))
         if split is not None and SPLIT in columns:
             table = table.append_column(SPLIT, split)
         return Read(table.select(list(columns)), np.arange(1, len(table) + 1))
 
     def images(column: str, rows: NDArray[np.intp], place: Path | Links) -> ParquetSamples:
-        return ParquetSamples(name, place, rows, RowGroups(paths, column))
+        return ParquetSamples(name, place, rows, RowGroups(places, column, footers=footers))
 
     head = _head(shards, names)
     if split is not None:
@@ -86,12 +94,20 @@ def open_parquet(
     )
 
 
-def _footer(path: Path) -> _Shard:
-    from pyarrow import parquet
+def _of_each(function: Callable[[Any], Any], shards: Iterable[Any]) -> list[Any]:
+    """What the function gives for each shard, in their order; stores are asked for many at a time."""
+    asked = list(shards)
+    if not any(isinstance(getattr(shard, "place", shard), PartFile) for shard in asked):
+        return [function(shard) for shard in asked]
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="unfreeze-fetch") as pool:
+        return list(pool.map(function, asked))
 
-    with readable(path), parquet.ParquetFile(path) as file:
-        refuse_repeated(file.schema_arrow.names, path)
-        return _Shard(path, file.schema_arrow, file.metadata.num_rows)
+
+def _footer(place: Place) -> _Shard:
+    with readable(place), open_parquet_file(place) as file:
+        refuse_repeated(file.schema_arrow.names, place)
+        footer = file.metadata if isinstance(place, PartFile) else None
+        return _Shard(place, file.schema_arrow, file.metadata.num_rows, footer)
 
 
 def _check_agreement(first: _Shard, other: _Shard) -> None:
@@ -99,16 +115,16 @@ def _check_agreement(first: _Shard, other: _Shard) -> None:
     hint = "All files of a table need the same columns."
     for column in dict.fromkeys([*ours, *theirs]):
         if column not in theirs:
-            raise DataError(f"{other.path} has no column {column!r}, but {first.path} has. {hint}")
+            raise DataError(f"{other.place} has no column {column!r}, but {first.place} has. {hint}")
         if column not in ours:
-            raise DataError(f"{other.path} has a column {column!r}, but {first.path} has none. {hint}")
+            raise DataError(f"{other.place} has a column {column!r}, but {first.place} has none. {hint}")
         if ours[column] != theirs[column]:
             raise DataError(
-                f"{other.path}: the column {column!r} holds {theirs[column]}, but in {first.path} {ours[column]}. "
+                f"{other.place}: the column {column!r} holds {theirs[column]}, but in {first.place} {ours[column]}. "
                 f"{hint}"
             )
     if hub_class_names(first.schema.metadata) != hub_class_names(other.schema.metadata):
-        raise DataError(f"{other.path} names the classes of its labels otherwise than {first.path}. {hint}")
+        raise DataError(f"{other.place} names the classes of its labels otherwise than {first.place}. {hint}")
 
 
 def _head(shards: Sequence[_Shard], names: Sequence[str]) -> Any:
@@ -123,12 +139,15 @@ def _head(shards: Sequence[_Shard], names: Sequence[str]) -> Any:
 
 
 def _head_of(shard: _Shard, schema: Any, *, most: int) -> Any:
-    from pyarrow import parquet
-
     light = [field.name for field in schema if not is_bytes_type(field.type)]
     rows = min(most, shard.rows)
-    with readable(shard.path), parquet.ParquetFile(shard.path) as file:
-        batch = next(file.iter_batches(batch_size=rows, columns=light), None) if light else None
+    with readable(shard.place), open_parquet_file(shard.place, footer=shard.footer) as file:
+        groups = _first_groups(file.metadata, rows)
+        batch = (
+            next(file.iter_batches(batch_size=rows, row_groups=groups, columns=light), None)
+            if light
+            else None
+        )
         # The first batch may be short: it ends with its row group.
         rows = rows if batch is None else len(batch)
         columns = [
@@ -142,15 +161,19 @@ def _head_of(shard: _Shard, schema: Any, *, most: int) -> Any:
     return head
 
 
-def _columns(shard: _Shard, columns: Sequence[str]) -> Any:
-    from pyarrow import parquet
+def _first_groups(footer: Any, rows: int) -> list[int]:
+    """The first row groups, up to the one with the last of so many rows: those behind are not read."""
+    ends = np.cumsum([footer.row_group(group).num_rows for group in range(footer.num_row_groups)])
+    return list(range(min(int(np.searchsorted(ends, rows)) + 1, len(ends))))
 
-    with readable(shard.path), parquet.ParquetFile(shard.path) as file:
+
+def _columns(shard: _Shard, columns: Sequence[str]) -> Any:
+    with readable(shard.place), open_parquet_file(shard.place, footer=shard.footer) as file:
         found = file.read(columns=list(columns))
         table = pa.table({name: _plain(found.column(name)) for name in columns})
         table.validate(full=True)
     if len(table) != shard.rows:
-        raise DataError(f"{shard.path} is damaged: it holds {len(table):,} rows and says {shard.rows:,}.")
+        raise DataError(f"{shard.place} is damaged: it holds {len(table):,} rows and says {shard.rows:,}.")
     return table
 
 

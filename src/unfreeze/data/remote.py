@@ -1,4 +1,4 @@
-"""Data sets behind a URL: fetched to this disk, then read as any other."""
+"""Data sets behind a URL: fetched to this disk, then read as any other, or Parquet files that are read in parts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from unfreeze.data.dataset import Inference
 from unfreeze.data.folder import read_folder
 from unfreeze.data.links import Links
+from unfreeze.data.parquet import open_parquet
 from unfreeze.data.rows import Columns, Rows, suffix_of
-from unfreeze.data.shards import SUFFIX, is_shards, open_shards
+from unfreeze.data.shards import SUFFIX, is_shards, join_shards, open_shards, shards_among
 from unfreeze.data.table import table_rows
 from unfreeze.data.tables import Table, open_table
 from unfreeze.data.walking import JUNK
 from unfreeze.errors import DataError, RequestError
-from unfreeze.runtime.remote import Listing, fetch, is_pattern, list_files, scrubbed
+from unfreeze.runtime.parts import in_parts
+from unfreeze.runtime.remote import Listing, fetch, is_pattern, list_files, local_name, scrubbed
 
 
 def read_remote(url: str, columns: Columns) -> Rows:
@@ -24,6 +27,10 @@ def read_remote(url: str, columns: Columns) -> Rows:
     Raises RequestError or DataError when it cannot be had or is no data set.
     """
     listing = visible(list_files(url))
+    if (opened := open_in_parts(listing)) is not None:
+        table, note = opened
+        rows = table_rows(table, columns, source=scrubbed(url))
+        return replace(rows, inferred=(*rows.inferred, note))
     local = fetch(listing)
     with in_its_name(url, local):
         if listing.is_file or is_shards(local):
@@ -36,6 +43,26 @@ def open_remote(listing: Listing, local: Path) -> Table:
     if listing.is_file:
         return replace(open_table(local), folder=Links(base=scrubbed(listing.base)))
     return open_shards(local, links=Links(base=scrubbed(listing.base)))
+
+
+def open_in_parts(listing: Listing) -> tuple[Table, Inference] | None:
+    """The opened table of Parquet files that may not lie on this disk as a whole, and a note; None for anything else.
+
+    Rows have the names and the order that they have where the files are fetched.
+    """
+    names = shards_among(listing.files)
+    found = in_parts(listing.only(names)) if names else None
+    if found is None:
+        return None
+    places, why = found
+    folder = Links(base=scrubbed(listing.base))
+    if not listing.is_file:
+        table = join_shards(scrubbed(listing.url), places, name=local_name(listing), folder=folder)
+    else:
+        table = open_parquet(list(places.values()), name=local_name(listing), folder=folder)
+        if not len(table.head):
+            raise DataError(f"{scrubbed(listing.url)} has no rows.")
+    return table, Inference("remote files", "read in parts", why)
 
 
 def visible(listing: Listing) -> Listing:

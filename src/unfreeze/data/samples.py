@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from unfreeze.data.dataset import Modality, Samples
+from unfreeze.data.groups import RowGroups
 from unfreeze.data.links import Links, file_in
 from unfreeze.data.walking import LEADS_OUT
 from unfreeze.regular import read_file
@@ -23,9 +21,6 @@ from unfreeze.runtime.remote import scrubbed
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Row groups of a Parquet file kept in memory, counted in decoded bytes: a few of the usual 100 MB groups.
-CACHE_BYTES = 512 * 2**20
-MOST_OPEN = 16
 # What TIFF is needed for: PNG has no such pixels.
 TIFF_MODES = ("CMYK", "YCbCr", "LAB", "F", "I")
 
@@ -124,58 +119,6 @@ class ParquetSamples:
     def select(self, rows: NDArray[np.intp]) -> ParquetSamples:
         """These rows in this order; the files and their cache are shared."""
         return replace(self, rows=self.rows[rows])
-
-
-class RowGroups:
-    """One column of Parquet files by row, counted through all of them, with a cache of its last used row groups."""
-
-    def __init__(self, paths: Sequence[Path], column: str, *, cache_bytes: int = CACHE_BYTES) -> None:
-        from pyarrow import parquet
-
-        self._column = column
-        self._cache_bytes = cache_bytes
-        # Threads share the file handles and one cache; decoding, the long part, happens outside the lock.
-        self._lock = threading.Lock()
-        self._open: OrderedDict[Path, Any] = OrderedDict()
-        self._groups: list[tuple[Path, int]] = []
-        counts = [0]
-        for path in paths:
-            with parquet.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    self._groups.append((path, group))
-                    counts.append(file.metadata.row_group(group).num_rows)
-        self._starts = np.cumsum(counts)
-        self._cached: OrderedDict[int, Any] = OrderedDict()
-
-    def cell(self, row: int) -> Any:
-        """The value in this row of the table, as a Python object; raises OSError where its file is damaged."""
-        try:
-            return self._cell(row)
-        except (pa.ArrowException, IndexError) as problem:
-            raise OSError(f"its row group is damaged: {str(problem)[:120]}") from None
-
-    def _cell(self, row: int) -> Any:
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        with self._lock:
-            column = self._cached.pop(group, None)
-            if column is None:
-                path, number = self._groups[group]
-                column = self._file(path).read_row_group(number, columns=[self._column]).column(0)
-                held = column.nbytes + sum(other.nbytes for other in self._cached.values())
-                while self._cached and held > self._cache_bytes:
-                    held -= self._cached.popitem(last=False)[1].nbytes
-            self._cached[group] = column
-        return column[row - int(self._starts[group])].as_py()
-
-    def _file(self, path: Path) -> Any:
-        """The opened file; a process may hold some hundred open, and a table may have thousands."""
-        from pyarrow import parquet
-
-        file = self._open.pop(path, None) or parquet.ParquetFile(path)
-        self._open[path] = file
-        if len(self._open) > MOST_OPEN:
-            self._open.popitem(last=False)[1].close()
-        return file
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from glob import glob
 from pathlib import Path
 
+from unfreeze.data.groups import Place
 from unfreeze.data.links import Links
 from unfreeze.data.parquet import open_parquet
 from unfreeze.data.rows import PART_NAMES, Columns, Rows, suffix_of
@@ -68,6 +69,13 @@ def open_shards(source: str | Path, *, links: Links | None = None) -> Table:
         names = sorted(path.relative_to(root).as_posix() for path in found if path.is_file())
     if not names:
         raise DataError(f"{source} fits no file. Quote the pattern, and check its folder.")
+    places = {name: root / name for name in names}
+    return join_shards(str(source), places, name=root.resolve().name, folder=links or root)
+
+
+def join_shards(source: str, places: Mapping[str, Place], *, name: str, folder: Path | Links) -> Table:
+    """The opened table of shards, known by their names below ``source``, in this order."""
+    names = list(places)
     parts = [_part_of(name) for name in names]
     if any(parts) and not all(parts):
         raise DataError(
@@ -75,9 +83,9 @@ def open_shards(source: str | Path, *, links: Links | None = None) -> Table:
             "test folders, or none."
         )
     table = open_parquet(
-        [root / name for name in names],
-        name=root.resolve().name,
-        folder=links or root,
+        list(places.values()),
+        name=name,
+        folder=folder,
         parts=[part for part in parts if part] or None,
     )
     if not len(table.head):
@@ -85,14 +93,21 @@ def open_shards(source: str | Path, *, links: Links | None = None) -> Table:
     return table
 
 
+def shards_among(names: Iterable[str]) -> list[str]:
+    """The shards among the names below a folder, in their order; none where it holds any other data."""
+    kept = sorted(name for name in names if not any(map(_is_beside, name.split("/"))))
+    return kept if all(suffix_of(name) == SUFFIX for name in kept) else []
+
+
+def _is_beside(name: str) -> bool:
+    """Whether a file or folder is hidden, or what a writer of shards or an operating system notes beside them."""
+    return name.startswith((".", "_")) or name.lower() in JUNK
+
+
 def _files(folder: Path, below: str = "") -> Iterator[str]:
     """Names of the files below a folder, without hidden ones and what a writer of shards notes beside them."""
     with os.scandir(folder) as scan:
-        entries = [
-            entry
-            for entry in scan
-            if not entry.name.startswith((".", "_")) and entry.name.lower() not in JUNK
-        ]
+        entries = [entry for entry in scan if not _is_beside(entry.name)]
     # Files first: one of another kind ends the question what the folder holds.
     for entry in sorted(entries, key=lambda entry: entry.is_dir(follow_symlinks=False)):
         if entry.is_dir(follow_symlinks=False):

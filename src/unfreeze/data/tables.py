@@ -107,14 +107,14 @@ def hub_class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[s
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Raise DataError, which names the file, for what Arrow and the system say of a damaged one."""
+def readable(place: object) -> Iterator[None]:
+    """Raise DataError, which names the file by its path or URL, for what Arrow and the system say of a damaged one."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         hint = " Save it as UTF-8." if "UTF8" in text or "UTF-8" in text else ""
-        raise DataError(f"{path} cannot be read: {text.rstrip('.')}.{hint}") from None
+        raise DataError(f"{place} cannot be read: {text.rstrip('.')}.{hint}") from None
 
 
 def _open_csv(path: Path) -> Table:
@@ -155,11 +155,11 @@ def _open_csv(path: Path) -> Table:
     return Table(name=path.name, folder=path.parent, head=head, read=read)
 
 
-def refuse_repeated(names: Sequence[str], path: Path) -> None:
+def refuse_repeated(names: Sequence[str], place: object) -> None:
     """Raise DataError for a file with two columns of one name."""
     repeated = sorted(name for name, times in Counter(names).items() if times > 1)
     if repeated:
-        raise DataError(f"{path} has more than one column called {repeated[0]!r}: rename one of them.")
+        raise DataError(f"{place} has more than one column called {repeated[0]!r}: rename one of them.")
 
 
 def _check_utf8(path: Path) -> None:

@@ -1,8 +1,8 @@
 """Files behind a URL, through fsspec: fetched whole into a cache on this disk.
 
-Everything else reads local files. A data set is read many times (columns, features, epochs, test) and a run
-is checked by hashes before it is believed, so a copy on this disk is what is wanted anyway; and only one place can
-hang, lack a package or be refused.
+Nearly everything else reads local files. A data set is read many times (columns, features, epochs, test) and a run
+is checked by hashes before it is believed, so a copy on this disk is what is wanted anyway; and few places can
+hang, lack a package or be refused. Parquet files that have no place here are read in parts instead (``parts.py``).
 
 An object is kept under the hash of its URL and version (etag, else size and time), so that a changed one is fetched
 anew. It appears under that name when it is whole. A folder is a tree of links to such objects. Neither fsspec nor a
@@ -143,8 +143,8 @@ def fetch(listing: Listing) -> Path:
     digest = _digest([scrubbed(listing.url), sorted(keys.items())])
     trees = cache_root() / "remote" / "trees"
     place = trees / digest
-    label = "" if listing.is_file else re.sub(r"[*?\[\]:\\]+", "_", name_of(listing.url)) or "_"
-    target = place / (next(iter(listing.files)) if listing.is_file else label)
+    label = "" if listing.is_file else local_name(listing)
+    target = place / local_name(listing)
     with in_words(listing.url, "fetched"):
         if not place.is_dir():
             with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="unfreeze-fetch") as pool:
@@ -159,6 +159,21 @@ def fetch(listing: Listing) -> Path:
                     raise
             _plant(place, label, objects)
     return target
+
+
+def local_name(listing: Listing) -> str:
+    """What the local copy of a listing is called."""
+    if listing.is_file:
+        return next(iter(listing.files))
+    return re.sub(r"[*?\[\]:\\]+", "_", name_of(listing.url)) or "_"
+
+
+def missing_bytes(listing: Listing) -> int | None:
+    """Bytes that ``fetch`` would have to get; None where a size or a version is unknown."""
+    entries = listing.files.values()
+    if any(entry.size is None or entry.version is None for entry in entries):
+        return None
+    return sum(entry.size or 0 for entry in entries if not _is_whole(_place(_key(listing.url, entry)), entry))
 
 
 def fetch_file(url: str) -> Path:
@@ -263,10 +278,18 @@ def _digest(parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def _place(key: str) -> Path:
+    return cache_root() / "remote" / "objects" / key[:2] / key
+
+
+def _is_whole(place: Path, entry: Entry) -> bool:
+    return place.is_file() and entry.size in (None, place.stat().st_size)
+
+
 def _object(store: Any, entry: Entry, key: str) -> Path:
     """The cached object, fetched when it is not there or was cut short by a crash of the machine."""
-    place = cache_root() / "remote" / "objects" / key[:2] / key
-    if place.is_file() and entry.size in (None, place.stat().st_size):
+    place = _place(key)
+    if _is_whole(place, entry):
         return place
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = place.with_name(f".{key}.{os.getpid()}{threading.get_ident()}.tmp")

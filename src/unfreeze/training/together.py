@@ -21,7 +21,7 @@ from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset
 from unfreeze.engine.frozen_pass import Features, compute_features, open_store
 from unfreeze.engine.ranks import LoneError, PeerLostError, Ranks
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import DataError, UnfreezeError
 from unfreeze.executors import build_executor
 from unfreeze.plan import Plan
 from unfreeze.progress import Progress, Silent
@@ -155,7 +155,8 @@ class _Follower:
             with stop_on_signal(Silent()) as should_stop:
                 try:
                     run_plan(self.material, job, should_stop=should_stop, progress=Silent())
-                except (LoneError, PeerLostError):
+                # Each process reads the data by itself.
+                except (LoneError, PeerLostError, DataError):
                     raise
                 except UnfreezeError:
                     return

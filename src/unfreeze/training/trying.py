@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.trials import FOLDS, Trial
-from unfreeze.errors import StoppedError, UnfreezeError
+from unfreeze.errors import DataError, StoppedError, UnfreezeError
 from unfreeze.grafts import settle
 from unfreeze.heads.folds import assign_folds
 from unfreeze.heads.module import from_module
@@ -102,7 +102,8 @@ class Trier:
             )
             logits = shipped.logits(pooled_features(material, exact, scored))
             right = np.asarray(logits.argmax(axis=1) == material.dataset.label[scored])
-        except StoppedError:
+        except (StoppedError, DataError):
+            # That a store does not give its data any more is no candidate's fault.
             raise
         except UnfreezeError as problem:
             # A candidate that breaks is an answer; the others go on.
