@@ -13,7 +13,7 @@ import unfreeze
 from unfreeze.data import groups, parquet
 from unfreeze.data.inputs import open_inputs
 from unfreeze.data.load import load_dataset
-from unfreeze.data.reading import content_hashes
+from unfreeze.data.reading import content_hash, content_hashes
 from unfreeze.errors import DataError, RequestError, UnfreezeError
 from unfreeze.progress import Silent
 from unfreeze.runtime import parts
@@ -215,6 +215,18 @@ def test_rows_read_by_many_threads_are_the_same_and_fetched_once(bucket, cells, 
 
 
 @pytest.mark.usefixtures("small_memory")
+def test_hashes_are_asked_of_the_store_once(bucket, cells, fetched):
+    data = load_dataset("s3://toys/cells", val=str(cells), fractions=(1.0, 0.0, 0.0))
+    rows = data.rows("train")
+    first, _ = content_hashes(data.samples.select(rows))
+    fetched.clear()
+    again, _ = content_hashes(data.select(rows[::-1]).samples)
+    assert (again[::-1] == first).all()
+    assert (content_hashes(data.samples)[0][data.rows("val")] == first).all()
+    assert not fetched
+
+
+@pytest.mark.usefixtures("small_memory")
 def test_rows_that_are_looked_up_here_and_there_fetch_their_own_row_groups_alone(bucket, cells, fetched):
     data = load_dataset("s3://toys/cells", fractions=(1.0, 0.0, 0.0))
     fetched.clear()
@@ -361,6 +373,10 @@ def test_paths_in_cells_lead_nowhere_else(s3, tmp_path, monkeypatch):
     assert data.samples.read(1) == b"own"
     with pytest.raises(OSError, match="leads out of the folder of its table, s3://toys/c: refused"):
         data.samples.read(0)
+    found, bad = content_hashes(data.samples)
+    assert [row.name for row in bad] == ["c:1", "c:3", "c:5", "c:7"]
+    assert (found[1] == np.frombuffer(content_hash(b"own"), np.uint8)).all()
+    assert content_hashes(data.samples)[1] == bad
 
 
 def test_a_budget_that_is_no_size_is_a_sentence(bucket, monkeypatch):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,14 @@ class Samples(Protocol):
 
     def select(self, rows: NDArray[np.intp]) -> Samples:
         """The same samples, restricted to these rows in this order."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """Samples that are far away, and know of rows that were read what may be asked again."""
+
+    def known_hash(self, row: int) -> bytes | None:
+        """The ``content_hash`` of the raw input; None when it has to be read first."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from unfreeze.data.reading import HASH_BYTES, content_hash
 from unfreeze.runtime.parts import PartFile
 
 Place = Path | PartFile
@@ -65,6 +68,9 @@ class RowGroups:
         self._starts = np.cumsum(counts)
         self._cached: OrderedDict[int, Any] = OrderedDict()
         self._coming: dict[int, Future[Any]] = {}
+        self._entries: deque[int] = deque(maxlen=2 * MOST_AHEAD)
+        # Of row groups of objects, so that another pass for hashes alone need not fetch them.
+        self._hashes: dict[int, NDArray[np.uint8]] = {}
         self._fetchers = ThreadPoolExecutor(MOST_AHEAD, thread_name_prefix="unfreeze-fetch")
         for place, _, group in self._groups:
             if isinstance(place, PartFile):
@@ -80,8 +86,18 @@ class RowGroups:
         except (pa.ArrowException, IndexError) as problem:
             raise OSError(f"its row group is damaged: {str(problem)[:120]}") from None
 
+    def known_hash(self, row: int) -> bytes | None:
+        """The content hash of the bytes in this row of an object, if its row group was read before."""
+        group = self._group_of(row)
+        found = self._hashes.get(group)
+        known = None if found is None else found[row - int(self._starts[group])]
+        return None if known is None or not known.any() else known.tobytes()
+
+    def _group_of(self, row: int) -> int:
+        return int(np.searchsorted(self._starts, row, side="right")) - 1
+
     def _cell(self, row: int) -> Any:
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        group = self._group_of(row)
         with self._lock:
             column = self._cached.pop(group, None)
             if column is None:
@@ -98,13 +114,11 @@ class RowGroups:
         if not isinstance(place, PartFile):
             return self._file(place).read_row_group(number, columns=[self._column]).column(0)
         coming = self._coming.pop(group, None)
-        if coming is not None or group == 0 or group - 1 in self._cached:
+        # Several threads read rows in their order, and come to row groups nearly in theirs.
+        in_order = group == 0 or any(0 < group - other <= MOST_AHEAD for other in self._entries)
+        self._entries.append(group)
+        if coming is not None or in_order:
             self._fetch_ahead(group + 1)
-        else:
-            # Rows are looked up here and there: what was on its way is not what comes next.
-            for other in self._coming.values():
-                other.cancel()
-            self._coming.clear()
         return self._fetched(group) if coming is None else coming.result()
 
     def _fetch_ahead(self, first: int) -> None:
@@ -115,6 +129,12 @@ class RowGroups:
                 break
             if group not in self._coming and group not in self._cached:
                 self._coming[group] = self._fetchers.submit(self._fetched, group)
+        # What nobody came to is not kept beside what comes next.
+        held = sum(map(self._size, self._coming))
+        while len(self._coming) > 1 and held > 2 * AHEAD_BYTES:
+            oldest = next(iter(self._coming))
+            held -= self._size(oldest)
+            self._coming.pop(oldest).cancel()
 
     def _size(self, group: int) -> int:
         """Decoded bytes of the column in a row group of an object."""
@@ -130,7 +150,14 @@ class RowGroups:
         )
 
     def _fetched(self, group: int) -> Any:
-        """The column in a row group of an object: from the shelf, else from the object and then onto the shelf."""
+        """The column in a row group of an object, whose hashes are kept."""
+        column = self._taken(group)
+        if group not in self._hashes:
+            self._hashes[group] = _hashes_of(column)
+        return column
+
+    def _taken(self, group: int) -> Any:
+        """The column from the shelf, else from the object and then onto the shelf."""
         place, footer, number = self._groups[group]
         assert isinstance(place, PartFile)
         key = self._key(place, number)
@@ -138,10 +165,8 @@ class RowGroups:
         if shelved is not None:
             try:
                 return _read_column(shelved)
-            except (
-                OSError,
-                pa.ArrowException,
-            ):  # it gave way meanwhile, or a crash of the machine cut it short
+            except (OSError, pa.ArrowException):
+                # It gave way meanwhile, or a crash of the machine cut it short.
                 place.shelf.drop(key)
         with open_parquet_file(place, footer=footer) as file:
             column = file.read_row_group(number, columns=[self._column]).column(0)
@@ -159,6 +184,17 @@ class RowGroups:
         if len(self._open) > MOST_OPEN:
             self._open.popitem(last=False)[1].close()
         return file
+
+
+def _hashes_of(column: Any) -> NDArray[np.uint8]:
+    """Content hashes, uint8 (rows, 16), of cells that hold their bytes; zero where one names a file or is empty."""
+    values = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+    hashes = np.zeros((len(column), HASH_BYTES), dtype=np.uint8)
+    for row, cell in enumerate(values):
+        content = cell.as_py()
+        if isinstance(content, bytes):
+            hashes[row] = np.frombuffer(content_hash(content), dtype=np.uint8)
+    return hashes
 
 
 def _read_column(path: Path) -> Any:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.data.dataset import Samples
+from unfreeze.data.dataset import Remembering, Samples
 from unfreeze.runtime.decode import BadImage, Quarantined, decode_image
 from unfreeze.runtime.preprocess import ImagePreprocess
 
@@ -55,8 +55,11 @@ def content_hashes(
     samples: Samples, *, threads: int = 2
 ) -> tuple[NDArray[np.uint8], tuple[Quarantined, ...]]:
     """Content hashes, uint8 (rows, 16), and the rows that could not be read (their hash is zero)."""
+    remembering = samples if isinstance(samples, Remembering) else None
 
     def digest(row: int) -> bytes | Quarantined:
+        if remembering is not None and (known := remembering.known_hash(row)) is not None:
+            return known
         raw = read_raw(samples, row)
         return raw if isinstance(raw, Quarantined) else content_hash(raw)
 

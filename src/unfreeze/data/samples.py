@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from unfreeze.data.dataset import Modality, Samples
+from unfreeze.data.dataset import Modality, Remembering, Samples
 from unfreeze.data.groups import RowGroups
 from unfreeze.data.links import Links, file_in
 from unfreeze.data.walking import LEADS_OUT
@@ -116,6 +116,10 @@ class ParquetSamples:
         """The image's bytes; raises OSError for an empty cell."""
         return cell_content(self.groups.cell(int(self.rows[row])), self.folder)
 
+    def known_hash(self, row: int) -> bytes | None:
+        """That of a cell whose row group was read, where the files are behind a URL."""
+        return self.groups.known_hash(int(self.rows[row]))
+
     def select(self, rows: NDArray[np.intp]) -> ParquetSamples:
         """These rows in this order; the files and their cache are shared."""
         return replace(self, rows=self.rows[rows])
@@ -165,6 +169,11 @@ class JoinedSamples:
     def read(self, row: int) -> bytes | str:
         """The raw input from its source."""
         return self.sources[int(self.source_of[row])].read(int(self.row_of[row]))
+
+    def known_hash(self, row: int) -> bytes | None:
+        """That of its source, if that remembers any."""
+        source = self.sources[int(self.source_of[row])]
+        return source.known_hash(int(self.row_of[row])) if isinstance(source, Remembering) else None
 
     def select(self, rows: NDArray[np.intp]) -> JoinedSamples:
         """These rows in this order; the sources are shared."""
