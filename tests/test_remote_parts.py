@@ -65,6 +65,12 @@ def small_memory(monkeypatch):
 
 
 @pytest.fixture
+def in_turn(monkeypatch):
+    """One row group after the other, so that it is sure which are kept."""
+    monkeypatch.setattr(groups.RowGroups, "_fetch_ahead", lambda self, first: None)
+
+
+@pytest.fixture
 def fetched(monkeypatch):
     """The sizes of the ranges that are asked of the store."""
     import s3fs
@@ -170,7 +176,7 @@ def bits(run):
     return found
 
 
-@pytest.mark.usefixtures("small_memory")
+@pytest.mark.usefixtures("small_memory", "in_turn")
 def test_the_disk_holds_no_more_than_the_budget_and_a_pass_fetches_what_it_does_not_hold(
     bucket, cells, fetched, tmp_path, monkeypatch
 ):
@@ -245,6 +251,7 @@ def test_row_groups_are_fetched_ahead_of_rows_that_are_read_in_order(bucket, cel
     assert sorted(fetched) == sorted(group_bytes(cells)[: 1 + groups.MOST_AHEAD])
 
 
+@pytest.mark.usefixtures("in_turn")
 def test_parts_that_no_running_command_uses_give_way_to_others(bucket, cells, tmp_path):
     folder = tmp_path / "unfreeze-cache" / "remote" / "parts"
     contents(load_dataset("s3://toys/cells", fractions=(1.0, 0.0, 0.0)))
