@@ -280,6 +280,17 @@ CHANGES = {
     ("floor", "rows"): [-1, 1.5, 10**4000],
     ("settings",): [3, [], {"data": [2]}, {"data": "x" * 10_000}],
     ("candidates",): [None, [{}], [{"name": "partial", "epochs": "4", "predicted_seconds": 4.0}]],
+    ("candidates", 0, "name"): ["full", None],
+    ("candidates", 0, "strategy"): ["feature-extraction", "auto", "os.system", None],
+    ("candidates", 0, "hope"): [-1, float("nan"), "all"],
+    ("candidates", 0, "changes"): [
+        None,
+        {"epochs": 10**9},
+        {"rate": -1.0},
+        {"norm": "burn"},
+        {"rank": 10**12},
+    ],
+    ("facts",): [None, [], {"rows": 34}, {"rows": {"value": float("inf"), "sentence": "Many."}}],
     ("trials",): [None, 5, [{"candidate": "partial"}]],
     ("expectations",): [[], None, [{}]],
     ("expectations", 0, "gain"): [float("nan"), 1e308, "0.1", None],
@@ -303,9 +314,12 @@ def stopped(tmp_path, monkeypatch):
     )
     request = TrainRequest(data="cells", epochs=4)
     material = SimpleNamespace(
-        dataset=SimpleNamespace(fingerprint="f" * 64), decisions=SimpleNamespace(request=request)
+        dataset=SimpleNamespace(fingerprint="f" * 64, labels=("dark", "light")),
+        decisions=SimpleNamespace(request=request),
+        backbone=None,
+        part=lambda _: range(34),
     )
-    monkeypatch.setattr(choosing, "candidate_plans", lambda *_: {PARTIAL: plan})
+    monkeypatch.setattr(choosing, "plan_candidate", lambda *_: plan)
     rows = np.ones(5, dtype=bool)
     settled = {"candidate": PARTIAL, "fold": 0, "y": rows.astype(np.intp), "train": rows, "seconds": 1.0}
     trials = (
@@ -323,6 +337,7 @@ def stopped(tmp_path, monkeypatch):
             "interval": [0.8, 1],
             "rows": 34,
         },
+        "facts": {"rows": {"value": 34, "sentence": "There are 34 images."}},
         "time_limit_seconds": 600.0,
         "settings": choosing._settings(material),
         "candidates": [PARTIAL.to_dict() | {"predicted_seconds": 4.0, "epochs": 4}],
@@ -332,9 +347,9 @@ def stopped(tmp_path, monkeypatch):
         "chosen": "partial",
         "epochs_by_phase": [4],
     }
-    choosing.write_choice(choosing.Choice(record, plan, expected), tmp_path)
+    choosing.write_choice(choosing.Choice(record, plan, expected).to_dict(), tmp_path)
     path = tmp_path / "choice.json"
-    return path, lambda: choosing._choice_from(path, material, 0.1)
+    return path, lambda: choosing._choice_from(path, material)
 
 
 @pytest.mark.timeout(60)
@@ -354,7 +369,7 @@ def test_a_choice_that_says_what_cannot_be_is_a_sentence(stopped):
             holder[where[-1]] = value
             path.write_text(json.dumps(record))
             refused(read, (where, str(value)[:40]))
-    for name in ("floor", "settings", "candidates", "trials", "expectations", "decisions", "chosen"):
+    for name in ("floor", "facts", "settings", "candidates", "trials", "expectations", "decisions", "chosen"):
         path.write_text(json.dumps({key: value for key, value in whole.items() if key != name}))
         refused(read, name)
     path.write_text(json.dumps(whole | {"settings": whole["settings"] | {"epochs": "5"}}))
