@@ -30,7 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "recipe": ("own", "classic"),
     "head": ("linear", "mlp"),
     "device": ("auto", "cpu", "cuda", "mps"),
-    "precision": ("auto", "fp32", "bf16"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
     "store": ("auto", "on", "off"),
     "fit": ("squash", "crop", "pad"),
     "pooling": ("native", "mean", "cls", "last"),

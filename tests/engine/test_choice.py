@@ -136,6 +136,11 @@ def test_bf16_that_is_not_there_is_a_request_that_cannot_be_met(data, tmp_path, 
         choose(data, tmp_path, precision="bf16")
 
 
+def test_fp16_is_refused_on_a_processor(data, tmp_path):
+    with pytest.raises(RequestError, match="--precision fp16 cannot be had on cpu: it is for CUDA GPUs"):
+        choose(data, tmp_path, precision="fp16")
+
+
 def test_bf16_is_taken_when_asked_for_with_its_error(data, tmp_path, monkeypatch, builds):
     offer(monkeypatch, "openvino-fp32", "openvino-bf16", "torch-fp32", "torch-bf16")
     builds[1]["openvino-bf16"] = 0.07

@@ -54,6 +54,7 @@ def choose(t, backbone, task, *, prefix=None):
         ("cuda", "fp32", True, ("fp32",)),
         ("cpu", "bf16", True, ("bf16",)),
         ("cuda", "bf16", False, ("bf16",)),
+        ("cuda", "fp16", True, ("fp16",)),
     ],
 )
 def test_the_candidates_follow_the_wish_and_the_device(monkeypatch, device, wanted, native, found):

@@ -93,7 +93,10 @@ Store = Annotated[
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=MACHINE)]
 Precision = Annotated[
     str | None,
-    typer.Option(help="auto, fp32 or bf16 for the frozen pass and the thawing.", rich_help_panel=MACHINE),
+    typer.Option(
+        help="auto, fp32, bf16 or, on a GPU, fp16 for the thawing, and the first three for the frozen pass.",
+        rich_help_panel=MACHINE,
+    ),
 ]
 JsonOutput = Annotated[
     bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")

@@ -108,7 +108,8 @@ def choose_executor(
     On an accelerator PyTorch; on the processor OpenVINO where it is installed and its features on up to 32 of
     ``rows`` (default: training and validation) are within 1e-3 of PyTorch's. ``precision``: ``auto`` takes bf16
     only where the processor has it, it saves more time than trying it takes, and ``compare_precision`` finds no
-    difference; ``bf16`` asks for it as it is. ``cache`` (default: the cache folder) keeps converted models,
+    difference; ``bf16`` asks for it as it is, and ``fp16`` is for the training on a GPU: frozen passes stay in fp32
+    beside it. ``cache`` (default: the cache folder) keeps converted models,
     measured errors and what became of bf16; ``store`` gives the store for an executor's features of the trial.
     Raises RequestError for a precision or device that is not there.
     """
@@ -124,6 +125,10 @@ def choose_executor(
                 f"--precision bf16 cannot be had on {device}: {reason}. Leave it out, or say fp32."
             )
         return chooser.low_precision_asked(next(name for name in names if name.endswith("bf16")))
+    if precision == "fp16" and device.partition(":")[0] != "cuda":
+        raise RequestError(
+            f"--precision fp16 cannot be had on {device}: it is for CUDA GPUs. Leave it out, or say fp32."
+        )
     choice = chooser.full_precision(names)
     if precision == "auto" and f"{choice.name.partition('-')[0]}-bf16" in names:
         return chooser.low_precision_tried(choice)

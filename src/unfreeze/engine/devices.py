@@ -16,7 +16,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def precisions(device: torch.device, wanted: str) -> tuple[Precision, ...]:
-    """What a training may compute in on ``device``, the exact one first; ``wanted``: auto, fp32 or bf16.
+    """What a training may compute in on ``device``, the exact one first; ``wanted``: auto, or one of them.
 
     float16 is a candidate only for GPUs without bfloat16, which is as fast and needs no scaled loss.
     """
@@ -26,6 +26,8 @@ def precisions(device: torch.device, wanted: str) -> tuple[Precision, ...]:
         return ("fp32",)
     if wanted == "bf16":
         return ("bf16",)
+    if wanted == "fp16":
+        return ("fp16",)
     if device.type == "cuda":
         return ("fp32", "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16")
     return ("fp32", "bf16") if device.type == "cpu" and has_bf16() else ("fp32",)
