@@ -182,6 +182,11 @@ def task_of(kind, *, train=38, val=24, seed=3, augment="none", token_dropout=0.0
     )
 
 
+def misled(task):
+    """The task with the other class for every training row: what is learned is wrong on the validation rows."""
+    return replace(task, train=Rows(task.train.inputs, 1 - task.train.y))
+
+
 def head_of(backbone, classes=2):
     head = LinearHead(backbone.dim, classes, dropout=0.0)
     with torch.no_grad():

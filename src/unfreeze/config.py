@@ -38,6 +38,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "augment": ("none", "light", "strong", "dihedral"),
     "schedule": ("cosine", "linear", "constant"),
 }
+# AdamW moves every weight by about the rate in each step: with more than this nothing pretrained is left.
+MOST_RATE = 0.1
 # The smallest value that makes sense; the largest guards against a typing error, not against ambition.
 RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, 65_536),
@@ -49,7 +51,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "precision_target": (0.5, 0.9999),
     "epochs": (1, 10_000),
     # A rate of 1e-2 already destroys pretrained features (measured for LoRA, arXiv 2409.16434).
-    "lr": (1e-8, 0.1),
+    "lr": (1e-8, MOST_RATE),
     "freeze": (0, 1_000),
     "layer_decay": (0.01, 1.0),
     "views": (1, 256),

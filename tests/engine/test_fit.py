@@ -190,7 +190,7 @@ def test_a_collapse_never_replaces_the_start(t):
     backbone, task = t.toy("cnn"), t.task_of("cnn")
     _, head = t.run(t.plan_of(backbone, epochs=4, rate=0.02), backbone, task)
     before = t.tensors_of(backbone, head)
-    result, _ = t.run(t.plan_of(backbone, epochs=2, rate=30.0), backbone, task, head=head)
+    result, _ = t.run(t.plan_of(backbone, epochs=2, rate=0.1), backbone, t.misled(task), head=head)
     assert result.taken == "start"
     assert t.same(before, t.tensors_of(backbone, head))
 
@@ -322,7 +322,7 @@ def test_no_training_rows_is_an_error(t, kind):
 def test_a_phase_ends_early_and_hands_on_its_best_weights(t):
     backbone = t.toy("cnn")
     plan = two_phases()
-    first = replace(plan.phases[0], epochs=9, patience=2, thaw=(Thaw(2, "weights", 20.0),), head_rate=20.0)
+    first = replace(plan.phases[0], epochs=9, patience=2, thaw=(Thaw(2, "weights", 0.1),), head_rate=1.0)
     result, _ = t.run(replace(plan, phases=(first, plan.phases[1])), backbone, t.task_of("cnn"))
     epochs = [record for record in result.history if record.phase == "a"]
     assert 2 <= len(epochs) < 9

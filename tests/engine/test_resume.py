@@ -79,7 +79,7 @@ def test_stopping_again_and_again_changes_nothing(t, tmp_path):
 
 def test_a_phase_that_ended_early_is_not_gone_on_with(t, tmp_path, monkeypatch):
     given = plan(pull=0.0, ema=None)
-    early = Phase(name="a", epochs=6, thaw=(Thaw(2, "weights", 20.0),), head_rate=20.0, patience=1)
+    early = Phase(name="a", epochs=6, thaw=(Thaw(2, "weights", 0.1),), head_rate=1.0, patience=1)
     given = Plan(strategy="own", phases=(early, given.phases[1]), batch_size=8)
     whole = train(t, tmp_path / "whole", given=given)
     ended = sum(phase == "a" for phase, *_ in whole[1])

@@ -27,10 +27,10 @@ def phase(*thaw, **settings):
 def test_thawed_stages_and_head_are_in_exactly_one_group_at_their_rate(t, kind):
     backbone = t.toy(kind)
     head = t.head_of(backbone)
-    groups = select(backbone, head, phase((1, "weights", 0.1), (2, "weights", 0.2), head_rate=0.5))
+    groups = select(backbone, head, phase((1, "weights", 0.1), (2, "weights", 0.02), head_rate=0.5))
     rates = rates_of(groups)
     wanted = {
-        name: 0.1 if name.startswith("block1.") or name.startswith("block1") else 0.2
+        name: 0.1 if name.startswith("block1.") or name.startswith("block1") else 0.02
         for name, _ in backbone.module.named_parameters()
         if stage_of_parameters(backbone)[name] in (1, 2)
     }
@@ -68,12 +68,12 @@ def test_only_matrices_are_decayed(t, kind):
 
 
 def test_norms_may_have_a_rate_of_their_own_whatever_the_order(t, kind):
-    for items in (((1, "weights", 0.1), (1, "norm", 0.7)), ((1, "norm", 0.7), (1, "weights", 0.1))):
+    for items in (((1, "weights", 0.1), (1, "norm", 0.07)), ((1, "norm", 0.07), (1, "weights", 0.1))):
         backbone = t.toy(kind)
         rates = rates_of(select(backbone, t.head_of(backbone), phase(*items)))
         for name, rate in rates.items():
             if not name.startswith("head"):
-                assert rate == (0.7 if ".norm" in name else 0.1), name
+                assert rate == (0.07 if ".norm" in name else 0.1), name
 
 
 def test_biases_alone_can_be_thawed(t):
@@ -94,7 +94,6 @@ def test_a_head_without_rate_is_not_trained(t):
     [
         ((3, "weights", 0.1), "stage 3 .pool., which has none"),
         ((9, "weights", 0.1), "stages 0 to 3"),
-        ((-1, "weights", 0.1), "stages 0 to 3"),
         ((1, "graft", 0.1), "graft of stage 1"),
     ],
 )
@@ -148,7 +147,7 @@ def test_a_graft_belongs_to_the_stage_it_stands_in(t):
     assert owner["block2.qkv.base_layer.weight"] == 2
     assert owner["block2.qkv.lora_A.default.weight"] == 2
     assert owner["block3.adapter.weight"] == 3
-    rates = rates_of(select(backbone, t.head_of(backbone), phase((2, "graft", 0.1), (3, "graft", 0.2))))
+    rates = rates_of(select(backbone, t.head_of(backbone), phase((2, "graft", 0.1), (3, "graft", 0.02))))
     assert {name for name in rates if not name.startswith("head")} == {
         "block2.qkv.lora_A.default.weight",
         "block3.adapter.weight",

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from unfreeze.config import MOST_RATE
 from unfreeze.errors import RequestError
 from unfreeze.strategies import discriminative, full, gradual, partial, scratch
 from unfreeze.strategies.settings import BACKBONE_RATE, StrategySettings
@@ -130,6 +131,13 @@ def test_scratch_starts_at_random_and_learns_its_norms(t):
 def test_a_setting_that_can_only_do_harm_is_refused(t, name, settings, message):
     with pytest.raises(RequestError, match=message):
         PLANS[name](t.toy("cnn"), replace(SETTINGS, **settings))
+
+
+@every
+@pytest.mark.parametrize("kind", ["cnn", "vit", "text"])
+def test_the_largest_rate_that_may_be_said_gives_a_plan(t, name, kind):
+    phases = PLANS[name](t.toy(kind), replace(SETTINGS, rate=MOST_RATE)).phases
+    assert max(thaw.rate for phase in phases for thaw in phase.thaw) == MOST_RATE
 
 
 @every

@@ -13,6 +13,7 @@ from unfreeze.engine.devices import Precision
 from unfreeze.engine.inputs import Inputs
 from unfreeze.engine.ledger import PhaseRecord
 from unfreeze.engine.ranks import ALONE, Ranks
+from unfreeze.errors import RequestError
 
 if TYPE_CHECKING:
     import torch
@@ -25,10 +26,26 @@ CHECKPOINT_SECONDS = 60.0
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The rows of one part: raw inputs, and class indices (rows,)."""
+    """The rows of one part: raw inputs, and class indices (rows,), counted from 0. RequestError for other ones."""
 
     inputs: Inputs
     y: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.y, np.ndarray) and self.y.dtype == np.int64 and self.y.ndim == 1):
+            kind = (
+                f"{self.y.dtype} {self.y.shape}" if isinstance(self.y, np.ndarray) else type(self.y).__name__
+            )
+            raise RequestError(
+                f"Rows: y must be an int64 array (rows,) of class indices, and {kind} is none: "
+                "number the classes, then use numpy.asarray(y, dtype=numpy.int64)."
+            )
+        if len(self.y) != len(self.inputs):
+            raise RequestError(
+                f"Rows: {len(self.inputs)} inputs have {len(self.y)} labels: give each its own."
+            )
+        if len(self.y) and self.y.min() < 0:
+            raise RequestError(f"Rows: y holds {self.y.min()}: number the classes from 0 on.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unfreeze.config import MOST_RATE
 from unfreeze.contracts import Backbone
 from unfreeze.plan import Plan
 from unfreeze.strategies.common import finish, make_phase, thaw_from
@@ -31,7 +32,7 @@ def plan(backbone: Backbone, settings: StrategySettings) -> Plan:
     bounds = [max(0, stages - 2), max(0, stages - 1 - third), 0]
     # Fewer stages bear a higher rate. The classic steps of ten start at a rate that pretrained stages do not survive
     # here; a third of these rates gained nothing (bench/RESULTS.md).
-    rates = [3 * peak, 2 * peak, peak]
+    rates = [min(MOST_RATE, rate) for rate in (3 * peak, 2 * peak, peak)]
     total = epochs_for(backbone, settings)
     wanted = 3 if settings.rows >= ROWS_FOR_ALL else 2
     names = ("last-stage", "last-third", "all")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from unfreeze.config import MOST_RATE
 from unfreeze.contracts import Backbone, Modality
 from unfreeze.errors import RequestError
 from unfreeze.plan import AugmentName, NormPolicy, Schedule
@@ -17,8 +18,6 @@ BACKBONE_RATE: Mapping[str, float] = {
     "resnet": 3e-4, "efficientnet": 3e-4, "convnext": 5e-5, "vit": 2e-5, "swin": 2e-5,
     "encoder": 5e-5, "decoder": 2e-5, "opaque": 5e-5,
 }  # fmt: skip
-# AdamW moves every weight by about the rate in each step: with more than this nothing pretrained is left.
-MOST_RATE = 0.1
 # The head starts fitted; it moves ten times as fast as the backbone (the classic guide's ratio).
 HEAD_FACTOR = 10.0
 # What is grafted starts at zero and learns faster than pretrained weights: 1e-3 for images is the one setting within

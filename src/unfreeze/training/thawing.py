@@ -27,7 +27,6 @@ from unfreeze.heads.head import Head
 from unfreeze.plan import Plan
 from unfreeze.runtime.files import write_atomically
 from unfreeze.training.material import Material
-from unfreeze.training.planning import lower_rates
 from unfreeze.training.probing import Fitted, calibrate, exact_executor, score_rows
 from unfreeze.training.starting import fitted_anew, starting_head
 from unfreeze.training.stopping import stop_on_signal
@@ -184,13 +183,22 @@ def _identity(dataset: Dataset, backbone: Backbone, plan: Plan, decisions: Decis
         "batch size": str(plan.batch_size),
         "augmentation": plan.augment,
         RATE: f"{highest:.3g} at most, {_short_hash(rates)}",
-        "plan": _short_hash(asdict(lower_rates(plan, 0.0))),
+        "plan": _short_hash(_without_rates(plan)),
         "preprocessing": _short_hash(backbone.preprocess.to_dict()),
         "head": decisions.text("head"),
         "precision": decisions.text("precision"),
         "store": decisions.text("store"),
         "seed": str(decisions.number("seed")),
     }
+
+
+def _without_rates(plan: Plan) -> dict[str, object]:
+    values = asdict(plan)
+    for phase in values["phases"]:
+        phase["head_rate"] = None if phase["head_rate"] is None else 0.0
+        for thaw in phase["thaw"]:
+            thaw["rate"] = 0.0
+    return values
 
 
 def _short_hash(value: object) -> str:
