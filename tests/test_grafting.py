@@ -168,6 +168,8 @@ HOSTILE = {
     "huge": {"r": 10**9, "reduction": 10**9},
     "truth": {"r": True, "reduction": True},
     "word": {"target_modules": "all-linear", "blocks": "blocks.0"},
+    "another-kind": {"lora_alpha": "much", "norm": 1},
+    "without-a-norm": {"r": 5, "norm": False},
     "elsewhere": {"target_modules": ["patch_embed.proj"], "blocks": ["patch_embed"]},
     "nowhere": {"target_modules": ["nowhere"], "blocks": ["nowhere"]},
     "nothing": {"target_modules": [], "blocks": []},

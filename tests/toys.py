@@ -248,5 +248,5 @@ def attach_graft(backbone, graft, seed=0):
         return backbone if graft is None else attach(backbone, graft, seed=seed)
     torch.manual_seed(seed)
     for path in graft.blocks:
-        add_adapter(backbone.module.get_submodule(path), graft.reduction)
+        add_adapter(backbone.module.get_submodule(path), graft)
     return backbone

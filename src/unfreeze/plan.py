@@ -78,15 +78,18 @@ class Lora:
 class Adapters:
     """A bottleneck behind each block (Houlsby et al. 2019): h + up(GELU(down(norm(h)))), with ``up`` zero at the start.
 
-    ``blocks``: module paths of the blocks. The bottleneck is 1/``reduction`` as wide as the block.
+    ``blocks``: module paths of the blocks. The bottleneck is 1/``reduction`` as wide as the block. ``norm``: whether it
+    reads the block's output through a LayerNorm of its own; without, it is the classic guide's h + up(GELU(down(h))).
     """
 
     reduction: int
     blocks: tuple[str, ...]
+    norm: bool = True
 
     def __post_init__(self) -> None:
         _require_within("Adapters", "reduction", self.reduction, RANGES["reduction"], whole=True)
         _require_all("Adapters", "blocks", self.blocks, str, "module paths")
+        _require(isinstance(self.norm, bool), "Adapters", "norm", self.norm, "True or False")
 
 
 Graft = Lora | Adapters

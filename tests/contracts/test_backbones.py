@@ -459,8 +459,8 @@ def test_an_exported_run_gives_the_same_feature() -> None:
 
 
 def graft_of(backbone: Backbone, kind: str, *, rank: int = 2, blocks: int | None = None) -> Graft:
-    if kind == "adapters":
-        return Adapters(reduction=4, blocks=backbone.blocks)
+    if kind in ("adapters", "plain-adapters"):
+        return Adapters(reduction=4, blocks=backbone.blocks, norm=kind != "plain-adapters")
     targets = resolve_targets(backbone, ("linear",), blocks).paths
     return Lora(rank=rank, alpha=6.0, dropout=0.0, targets=targets)
 
@@ -470,6 +470,11 @@ def can_graft(case: Case, kind: str) -> bool:
 
 
 GRAFTED = [(case, kind) for case in CASES for kind in ("lora", "adapters") if can_graft(case, kind)]
+# Whether a bottleneck has a norm does not depend on the network that it stands in.
+GRAFTED += [
+    (next(case for case in cases if can_graft(case, "adapters")), "plain-adapters")
+    for cases in (IMAGES, TEXTS)
+]
 
 
 @pytest.fixture(params=GRAFTED, ids=lambda pair: f"{case_name(pair[0])}-{pair[1]}")
@@ -549,6 +554,20 @@ def test_a_packed_graft_settles_into_the_same_answers(grafted: tuple[Case, Graft
     if isinstance(graft, Lora):
         assert names == list(build(case).module.state_dict())
         assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "somewhere"
+
+
+@torch.no_grad()
+def test_files_of_adapters_that_say_nothing_of_a_norm_have_one() -> None:
+    case = next(case for case in IMAGES if can_graft(case, "adapters"))
+    bare = copy.deepcopy(build(case))
+    graft = graft_of(bare, "adapters")
+    backbone = attach(copy.deepcopy(bare), graft, seed=1)
+    train_at_random(backbone)
+    files = pack(backbone, graft, base="somewhere")
+    config = json.loads(files["adapter_config.json"])
+    assert config.pop("norm") is True
+    restored = restore(bare, files | {"adapter_config.json": json.dumps(config).encode()})
+    assert gap(restored.run(batch(case)).h, backbone.run(batch(case)).h) <= TOLERANCE
 
 
 # They project a table of positions once for all rows.

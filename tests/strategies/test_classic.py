@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -142,12 +143,33 @@ def test_lora_updates_queries_and_values_where_they_have_layers_of_their_own(t, 
 @pytest.mark.parametrize(("kind", "epochs"), [("vit", 20), ("text", 3)])
 def test_adapters_stand_behind_every_block(t, kind, epochs):
     plan = classic.PLANS["adapters"](t.toy(kind), SETTINGS)
-    assert plan.graft == Adapters(reduction=16, blocks=("block1", "block2", "block3"))
+    assert plan.graft == Adapters(reduction=16, blocks=("block1", "block2", "block3"), norm=False)
     [phase] = plan.phases
     assert [(thaw.stage, thaw.what, thaw.rate) for thaw in phase.thaw] == [
         (s, "graft", 1e-4) for s in (1, 2, 3)
     ]
     assert (phase.epochs, phase.head_rate) == (epochs, 1e-4)
+
+
+def test_a_classic_adapter_is_the_formula_of_the_guide(t):
+    """x + up(GELU(down(x))), with GELU(z) = z · Φ(z) and the bottleneck a sixteenth as wide, at least one unit."""
+    backbone, bare = t.toy("vit"), t.toy("vit")
+    plan = classic.PLANS["adapters"](backbone, SETTINGS)
+    t.attach_graft(backbone, plan.graft)
+    adapter = backbone.module.block2.adapter
+    wanted = {"down.weight": (1, 8), "down.bias": (1,), "up.weight": (8, 1), "up.bias": (8,)}
+    assert {name: tuple(value.shape) for name, value in adapter.named_parameters()} == wanted
+    generator = torch.Generator().manual_seed(1)
+    for block in (backbone.module.block1, backbone.module.block2, backbone.module.block3):
+        for value in block.adapter.parameters():
+            value.data = torch.randn(value.shape, generator=generator)
+    batch = t.task_of("vit").train.inputs.batch(np.arange(6), None)
+    below = backbone.run(batch, 0, 2)
+    x = bare.run(below, 2, 3).h
+    down, up = adapter.down, adapter.up
+    z = x @ down.weight.T + down.bias
+    formula = x + (z * (1 + torch.erf(z / 2**0.5)) / 2) @ up.weight.T + up.bias
+    assert torch.allclose(backbone.run(below, 2, 3).h, formula, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["lora", "adapters"])

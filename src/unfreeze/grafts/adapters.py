@@ -9,18 +9,22 @@ from torch.nn import functional
 
 from unfreeze.errors import RequestError
 from unfreeze.grafts.targets import input_width
+from unfreeze.plan import Adapters
 
 # The name of the module that a block is given; the engine tells grafted parameters by it.
 NAME = "adapter"
 
 
 class Bottleneck(nn.Module):
-    """h + up(GELU(down(norm(h)))), for h of shape (..., width); the identity until it is trained."""
+    """h + up(GELU(down(norm(h)))), for h of shape (..., width); the identity until it is trained.
 
-    def __init__(self, width: int, reduction: int) -> None:
+    Without ``norm``: h + up(GELU(down(h))).
+    """
+
+    def __init__(self, width: int, reduction: int, *, norm: bool) -> None:
         super().__init__()
         narrow = max(1, width // reduction)
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
         self.down = nn.Linear(width, narrow)
         self.up = nn.Linear(narrow, width)
         nn.init.zeros_(self.up.weight)
@@ -32,18 +36,18 @@ class Bottleneck(nn.Module):
         return h + out
 
 
-def bottleneck_for(block: nn.Module, reduction: int) -> Bottleneck:
+def bottleneck_for(block: nn.Module, graft: Adapters) -> Bottleneck:
     """A new bottleneck that fits behind a block, whatever class that has."""
     # The first linear layer of a block reads the whole width: it is the attention's.
     width = next(width for width in map(input_width, block.modules()) if width is not None)
-    return Bottleneck(width, reduction)
+    return Bottleneck(width, graft.reduction, norm=graft.norm)
 
 
-def add_adapter(block: nn.Module, reduction: int) -> None:
+def add_adapter(block: nn.Module, graft: Adapters) -> None:
     """Put a bottleneck behind a block: its output passes through ``block.adapter``."""
     if hasattr(block, NAME):
         raise RequestError("This network's blocks have an adapter already: choose another --strategy.")
-    block.add_module(NAME, bottleneck_for(block, reduction))
+    block.add_module(NAME, bottleneck_for(block, graft))
     # A plain function without a closure: a copied block passes through its own adapter, not through this one's.
     block.register_forward_hook(_pass_through)
 

@@ -49,14 +49,16 @@ def attach(backbone: Backbone, graft: Graft, *, seed: int) -> Backbone:
         from unfreeze.grafts.adapters import add_adapter
 
         for path in graft.blocks:
-            add_adapter(backbone.module.get_submodule(path), graft.reduction)
+            add_adapter(backbone.module.get_submodule(path), graft)
     return _with_adapters_in_stages(backbone, graft)
 
 
 def describe(backbone: Backbone, graft: Graft) -> str:
     """What is grafted where, for a person."""
     if isinstance(graft, Adapters):
-        return f"Adapters: a bottleneck of 1/{graft.reduction} of the width behind each of {len(graft.blocks)} blocks."
+        norm = "" if graft.norm else ", without a norm in front of it"
+        where = f"behind each of {len(graft.blocks)} blocks{norm}"
+        return f"Adapters: a bottleneck of 1/{graft.reduction} of the width {where}."
     return (
         f"LoRA: rank {graft.rank}, alpha {graft.alpha:g}, dropout {graft.dropout:g}, "
         f"on {len(graft.targets)} layers: {tell_kinds(backbone, graft.targets)}."
@@ -152,7 +154,7 @@ def _behind(backbone: Backbone, path: str, graft: Adapters, tensors: dict[str, T
     from unfreeze.grafts.rowwise import Behind
 
     with torch.device("meta"):
-        made = bottleneck_for(backbone.module.get_submodule(path), graft.reduction)
+        made = bottleneck_for(backbone.module.get_submodule(path), graft)
     own = {name: tensors.pop(f"{path}.{NAME}.{name}") for name in made.state_dict()}
     _check_kinds(own, made.state_dict())
     made.load_state_dict(own, assign=True)
@@ -172,6 +174,7 @@ def _graft_from(config: Mapping[str, Any], backbone: Backbone) -> Graft:
         return Adapters(
             reduction=_whole(config, "reduction", RANGES["reduction"]),
             blocks=_paths(config, "blocks", backbone.blocks),
+            norm=_has_norm(config),
         )
     if config["peft_type"] != "LORA":
         raise ValueError(f"an adapter of the type {config['peft_type']!r}")
@@ -194,6 +197,14 @@ def _whole(config: Mapping[str, Any], name: str, bounds: tuple[float, float]) ->
     value = config[name]
     if type(value) is not int or not bounds[0] <= value <= bounds[1]:
         raise ValueError(f"{name} is {value!r}")
+    return value
+
+
+def _has_norm(config: Mapping[str, Any]) -> bool:
+    """Whether bottlenecks have a norm; files that do not say so are older than those without."""
+    value = config.get("norm", True)
+    if not isinstance(value, bool):
+        raise ValueError(f"norm is {value!r}")
     return value
 
 

@@ -144,10 +144,13 @@ def plan_lora(backbone: Backbone, settings: StrategySettings) -> Plan:
 
 
 def plan_adapters(backbone: Backbone, settings: StrategySettings) -> Plan:
-    """``adapters``: a bottleneck behind every block. Raises RequestError for a network without blocks."""
+    """``adapters``: a bottleneck behind every block, x + up(GELU(down(x))), without the norm that ours reads through.
+
+    Raises RequestError for a network without blocks.
+    """
     if not backbone.blocks:
         raise RequestError(_no_recipe(backbone, "adapters", "it has no transformer blocks"))
-    graft = Adapters(reduction=REDUCTION, blocks=backbone.blocks)
+    graft = Adapters(reduction=REDUCTION, blocks=backbone.blocks, norm=False)
     return _graft_plan(backbone, settings, "adapters", graft, range(1, len(backbone.blocks) + 1))
 
 
