@@ -2,10 +2,12 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -15,7 +17,7 @@ def code_of(page):
 
 
 def test_a_plan_of_ones_own_is_fitted_in_fifteen_lines(capsys):
-    (code,) = code_of("plans.md")
+    code, _ = code_of("plans.md")
     lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
     assert len(lines) <= 15
     rng = np.random.default_rng(0)
@@ -28,6 +30,29 @@ def test_a_plan_of_ones_own_is_fitted_in_fifteen_lines(capsys):
     drift = found["result"].ledger[-1].drift
     assert drift["stem"] > 0
     assert "norms" in capsys.readouterr().out
+
+
+def plain_text_encoder(t):
+    """A toy whose pooling has no weights, as that of MiniLM; its embedding has neither biases nor norms."""
+    backbone = t.toy("text")
+    backbone.module.pool = torch.nn.Identity()
+    return backbone
+
+
+@pytest.mark.parametrize(("what", "mark"), [("bias", r"\.bias$"), ("norm", r"\.norm\d?\.")])
+@pytest.mark.parametrize("kind", ["cnn", "text"])
+def test_biases_or_norms_alone_are_trained_as_the_page_says(t, kind, what, mark):
+    backbone = plain_text_encoder(t) if kind == "text" else t.toy(kind)
+    _, code = code_of("plans.md")
+    found = {"backbone": backbone}
+    exec(code.replace('"bias"', f'"{what}"'), found)
+    thawed = (0, 1, 2) if kind == "cnn" else (1, 2, 3)
+    assert tuple((one.stage, one.what) for one in found["thaw"]) == tuple((stage, what) for stage in thawed)
+    before = t.tensors_of(backbone)
+    t.run(replace(found["plan"], batch_size=8), backbone, t.task_of(kind, val=0))
+    after = t.tensors_of(backbone)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name, _ in backbone.module.named_parameters() if re.search(mark, name)}
 
 
 def test_the_strategy_of_the_page_gives_a_plan():

@@ -92,9 +92,9 @@ def test_a_head_without_rate_is_not_trained(t):
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ((3, "weights", 0.1), "stage 3 .pool., which has none"),
+        ((3, "weights", 0.1), "stage 3 .pool., which has none: the stages that have are 0, 1, 2[.]"),
         ((9, "weights", 0.1), "stages 0 to 3"),
-        ((1, "graft", 0.1), "graft of stage 1"),
+        ((1, "graft", 0.1), "graft of stage 1 .block1., which has none: the stages that have are none"),
     ],
 )
 def test_a_stage_with_nothing_to_thaw_is_refused(t, item, message):

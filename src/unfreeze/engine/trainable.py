@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from unfreeze.contracts import Backbone
 from unfreeze.errors import UnfreezeError
-from unfreeze.plan import Phase
+from unfreeze.plan import Phase, What
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +46,7 @@ def select(backbone: Backbone, head: nn.Module, phase: Phase) -> tuple[Group, ..
     taken: set[str] = set()
     # The particular comes before the general: the norms of a stage may have another rate than its weights.
     for thaw in sorted(phase.thaw, key=lambda thaw: thaw.what == "weights"):
-        if not 0 <= thaw.stage < len(backbone.stages):
+        if thaw.stage >= len(backbone.stages):
             raise UnfreezeError(
                 f"Phase {phase.name!r} thaws stage {thaw.stage}, but {backbone.name} has the stages 0 to "
                 f"{len(backbone.stages) - 1}."
@@ -57,9 +57,10 @@ def select(backbone: Backbone, head: nn.Module, phase: Phase) -> tuple[Group, ..
                 chosen.append((name, parameter))
                 taken.add(name)
         if not chosen:
+            having = ", ".join(map(str, stages_with(backbone, thaw.what))) or "none"
             raise UnfreezeError(
                 f"Phase {phase.name!r} thaws the {thaw.what} of stage {thaw.stage} "
-                f"({backbone.stages[thaw.stage].name}), which has none."
+                f"({backbone.stages[thaw.stage].name}), which has none: the stages that have are {having}."
             )
         groups += _split_by_decay(
             f"{backbone.stages[thaw.stage].name}.{thaw.what}",
@@ -77,6 +78,14 @@ def select(backbone: Backbone, head: nn.Module, phase: Phase) -> tuple[Group, ..
         named = [(head_key(name), parameter) for name, parameter in head_parameters]
         groups += _split_by_decay(HEAD, None, phase.head_rate, phase.weight_decay, named)
     return tuple(groups)
+
+
+def stages_with(backbone: Backbone, what: What) -> tuple[int, ...]:
+    """The stages that have such parameters, ascending: those that a ``Thaw`` of ``what`` can name."""
+    owner, norms = stage_of_parameters(backbone), set(_norm_parameters(backbone.module))
+    return tuple(
+        sorted({owner[name] for name, _ in backbone.module.named_parameters() if _matches(name, what, norms)})
+    )
 
 
 def stage_of_parameters(backbone: Backbone) -> dict[str, int]:
