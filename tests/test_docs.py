@@ -1,5 +1,6 @@
 """The code in the documentation runs as it stands."""
 
+import importlib.util
 import re
 import shutil
 from dataclasses import replace
@@ -8,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from unfreeze import config
+from unfreeze.strategies import STRATEGIES
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -67,6 +71,58 @@ def test_the_strategy_of_the_page_gives_a_plan():
     )
     assert [thaw.stage for thaw in plan.phases[0].thaw] == [0, 1]
     assert plan.phases[0].head_rate == pytest.approx(3e-3)
+
+
+@pytest.fixture
+def surgical(monkeypatch):
+    """The strategy of the page, where the page says that it is put; it reads the settings that ``full`` reads."""
+    (code,) = code_of("add-a-strategy.md")
+    found = {}
+    exec(code, found)
+    monkeypatch.setitem(STRATEGIES, "surgical", found["plan"])
+    for name in ("THAWING", "ON_CLASSES", "STRATEGIES"):
+        monkeypatch.setattr(config, name, (*getattr(config, name), "surgical"))
+    monkeypatch.setitem(config.CHOICES, "strategy", (*config.CHOICES["strategy"], "surgical"))
+    for name, readers in config.READ_BY.items():
+        if "full" in readers:
+            monkeypatch.setitem(config.READ_BY, name, (*readers, "surgical"))
+    return "surgical"
+
+
+def held_by(file):
+    """The module that a file of tests is."""
+    spec = importlib.util.spec_from_file_location(f"held_{Path(file).stem}", Path(__file__).parent / file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("kind", ["cnn", "vit", "text"])
+def test_the_strategy_of_the_page_keeps_the_laws(t, surgical, kind, tmp_path):
+    laws = held_by("strategies/test_laws.py")
+    with pytest.MonkeyPatch.context() as patch:
+        laws.test_each_trainable_parameter_stands_in_one_group_at_its_rate_at_every_step(
+            t, (surgical, kind), patch
+        )
+    laws.test_what_is_frozen_keeps_its_bits_and_the_loss_falls(t, (surgical, kind))
+    laws.test_stored_and_unstored_prefix_train_to_the_same_logits(t, (surgical, kind), tmp_path, half=False)
+
+
+def test_the_strategy_of_the_page_holds_for_every_family(t, surgical):
+    plans = held_by("strategies/test_strategies.py")
+    for family in plans.BACKBONE_RATE:
+        plans.test_every_plan_holds_for_every_family(t, surgical, family)
+    plans.test_what_the_user_says_holds_in_every_phase(t, surgical)
+    planning = held_by("strategies/test_planning.py")
+    planning.test_a_strategy_that_the_classic_guide_has_not_is_refused_by_name(t, surgical)
+
+
+def test_the_strategy_of_the_page_ignores_no_setting(t, surgical):
+    planning = held_by("strategies/test_planning.py")
+    read = [name for name, readers in config.READ_BY.items() if surgical in readers]
+    assert {"schedule", "patience", "bn"} <= set(read)
+    for name in read:
+        planning.test_every_setting_changes_the_plan_of_each_strategy_that_reads_it(t, name, surgical)
 
 
 def test_an_exported_model_answers_as_the_page_shows(image_run, image_onnx, tmp_path, monkeypatch, capsys):

@@ -3,8 +3,10 @@
 import pytest
 
 from unfreeze.choose.settings import Decisions
-from unfreeze.config import CHOICES, FLOOR, READ_BY, STRATEGIES, TrainRequest
+from unfreeze.config import CHOICES, FLOOR, ON_PAIRS, READ_BY, STRATEGIES, TrainRequest
+from unfreeze.errors import RequestError
 from unfreeze.plan import Lora
+from unfreeze.strategies import classic
 from unfreeze.training.planning import follow_guide, make_plan
 
 # For each setting a value that no strategy has by itself.
@@ -46,7 +48,7 @@ def test_every_setting_of_a_strategy_has_a_value_here():
 
 @pytest.mark.parametrize(("name", "strategy"), [(name, s) for name, found in READ_BY.items() for s in found])
 def test_every_setting_changes_the_plan_of_each_strategy_that_reads_it(t, name, strategy):
-    backbone = t.toy("text" if name == "token_dropout" or strategy == "contrastive" else "vit")
+    backbone = t.toy("text" if name == "token_dropout" or strategy in ON_PAIRS else "vit")
     given = {name: VALUES[name]}
     if (name, strategy) == ("bn", "scratch"):
         given = {"bn": "freeze"}
@@ -96,7 +98,7 @@ def test_a_plan_from_a_new_head_takes_the_kind_that_was_asked_for(t):
     assert plan_of(t.toy("vit"), strategy="full", head="mlp")[0].head == "fitted"
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "contrastive"])
+@pytest.mark.parametrize("strategy", classic.PLANS)
 def test_the_classic_recipe_is_recorded_with_its_schedule_and_batch(t, strategy):
     plan, decisions = plan_of(t.toy("text"), strategy=strategy, recipe="classic")
     assert decisions.thaws
@@ -109,6 +111,12 @@ def test_the_classic_recipe_is_recorded_with_its_schedule_and_batch(t, strategy)
         entry = decisions.entries[f"phase {phase.name}"]
         assert (entry.value["epochs"], entry.value["head rate"]) == (phase.epochs, phase.head_rate)
         assert (entry.origin, entry.reason) == ("default", "the classic guide's schedule")
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in classic.PLANS])
+def test_a_strategy_that_the_classic_guide_has_not_is_refused_by_name(t, strategy):
+    with pytest.raises(RequestError, match=f"The classic guide has no {strategy}: choose another --strategy"):
+        plan_of(t.toy("text"), strategy=strategy, recipe="classic")
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from unfreeze.config import MOST_RATE
+from unfreeze.config import GRAFTING, MOST_RATE, ON_CLASSES, THAWING
 from unfreeze.errors import RequestError
-from unfreeze.strategies import discriminative, full, gradual, partial, scratch
+from unfreeze.strategies import STRATEGIES, discriminative, full, gradual, partial, scratch
 from unfreeze.strategies.settings import BACKBONE_RATE, StrategySettings
 
-PLANS = {
-    "partial": partial.plan,
-    "gradual": gradual.plan,
-    "discriminative": discriminative.plan,
-    "full": full.plan,
-    "scratch": scratch.plan,
-}
+# Those that thaw the network's own weights, with its head: what all of them hold to.
+PLANS = {name: plan for name, plan in STRATEGIES.items() if name in ON_CLASSES and name not in GRAFTING}
 SETTINGS = StrategySettings(rows=1000, classes=2)
 every = pytest.mark.parametrize("name", PLANS)
 
@@ -31,19 +26,47 @@ def test_every_strategy_lowers_the_loss_of_a_toy(t, name, kind):
     assert all(record.frozen_unchanged for record in result.ledger)
 
 
-@every
+def test_every_strategy_that_thaws_has_a_plan():
+    assert set(STRATEGIES) == set(THAWING)
+
+
+def plan_or_refusal(name, backbone):
+    """The plan, or None where the strategy is refused in a sentence that names the network and what to use instead."""
+    try:
+        plan = STRATEGIES[name](backbone, SETTINGS)
+    except RequestError as problem:
+        refusal = str(problem)
+    else:
+        check_plan(plan, name, backbone)
+        return plan
+    assert backbone.name in refusal
+    assert "use --strategy" in refusal
+    return None
+
+
+def check_plan(plan, name, backbone):
+    assert plan.strategy == name
+    assert all(0 <= thaw.stage < len(backbone.stages) for phase in plan.phases for thaw in phase.thaw)
+    assert plan.augment == ("none" if backbone.modality == "text" else "light")
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.parametrize("family", BACKBONE_RATE)
 def test_every_plan_holds_for_every_family(t, name, family):
-    backbone = t.toy("text" if family in ("encoder", "decoder") else "cnn")
-    backbone.family = family
-    plan = PLANS[name](backbone, SETTINGS)
-    assert plan.strategy == name
-    for phase in plan.phases:
-        assert all(0 <= thaw.stage < len(backbone.stages) and thaw.rate > 0 for thaw in phase.thaw)
-    assert plan.augment == ("none" if backbone.modality == "text" else "light")
+    for kind in ("text",) if family in ("encoder", "decoder") else ("cnn", "vit"):
+        backbone = t.toy(kind)
+        backbone.family = family
+        plan = plan_or_refusal(name, backbone)
+        assert plan is not None or name not in PLANS
     one = t.toy("vit")
     one.names, one.family = ("pool",), family
-    assert PLANS[name](one, SETTINGS).phases[-1].thaw[0].stage == 0
+    plan = plan_or_refusal(name, one)
+    assert name not in PLANS if plan is None else plan.phases[-1].thaw[0].stage == 0
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_has_a_plan_for_some_network(t, name):
+    assert any(plan_or_refusal(name, t.toy(kind)) for kind in t.KINDS)
 
 
 @pytest.mark.parametrize("rows", [100, 1000])
