@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from unfreeze.contracts import Backbone, State
 from unfreeze.data.dataset import Dataset
-from unfreeze.data.reading import read_images, read_raw
+from unfreeze.data.reading import HASH_BYTES, content_hash, read_images, read_raw
 from unfreeze.errors import UnfreezeError
 from unfreeze.runtime.decode import Quarantined
 from unfreeze.runtime.padding import pad_ids
@@ -42,10 +42,14 @@ class BadRow:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """A raw batch; ``positions`` (batch,) count within the rows that were asked for."""
+    """A raw batch; ``positions`` (batch,) count within the rows that were asked for.
+
+    ``digests``: the content hashes of its inputs, uint8 (batch, 16).
+    """
 
     positions: NDArray[np.intp]
     state: State
+    digests: NDArray[np.uint8]
 
 
 def read_batches(
@@ -67,7 +71,7 @@ def read_batches(
         return _image_batches(
             dataset, backbone, rows, batch_size=batch_size, threads=threads, bad=bad, expected=expected
         )
-    return _text_batches(dataset, backbone, rows, batch_size=batch_size, bad=bad)
+    return _text_batches(dataset, backbone, rows, batch_size=batch_size, bad=bad, expected=expected)
 
 
 def golden_batch(dataset: Dataset, backbone: Backbone, rows: Sequence[int] | NDArray[np.intp]) -> State:
@@ -157,6 +161,7 @@ def _image_batches(
         raise TypeError(f"{backbone.name} reads images but prepares texts")
     positions: list[int] = []
     pictures: list[NDArray[np.uint8]] = []
+    digests: list[bytes] = []
     for position, (row, picture, digest) in enumerate(
         read_images(dataset.samples, rows, preprocess, threads=threads)
     ):
@@ -167,21 +172,34 @@ def _image_batches(
         else:
             positions.append(position)
             pictures.append(picture)
+            digests.append(digest)
         if len(pictures) == batch_size:
-            yield _stack(positions, pictures)
-            positions, pictures = [], []
+            yield _stack(positions, pictures, digests)
+            positions, pictures, digests = [], [], []
     if pictures:
-        yield _stack(positions, pictures)
+        yield _stack(positions, pictures, digests)
 
 
-def _stack(positions: list[int], pictures: list[NDArray[np.uint8]]) -> Batch:
+def _stack(positions: list[int], pictures: list[NDArray[np.uint8]], digests: list[bytes]) -> Batch:
     import torch
 
-    return Batch(np.array(positions, dtype=np.intp), State(torch.from_numpy(np.stack(pictures))))
+    state = State(torch.from_numpy(np.stack(pictures)))
+    return Batch(np.array(positions, dtype=np.intp), state, _joined(digests))
+
+
+def _joined(digests: list[bytes]) -> NDArray[np.uint8]:
+    """Hashes, one a row, as uint8 (rows, 16)."""
+    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, HASH_BYTES)
 
 
 def _text_batches(
-    dataset: Dataset, backbone: Backbone, rows: NDArray[np.intp], *, batch_size: int, bad: list[BadRow]
+    dataset: Dataset,
+    backbone: Backbone,
+    rows: NDArray[np.intp],
+    *,
+    batch_size: int,
+    bad: list[BadRow],
+    expected: NDArray[np.uint8] | None,
 ) -> Iterator[Batch]:
     preprocess = backbone.preprocess
     if not isinstance(preprocess, TextPreprocess):
@@ -190,6 +208,7 @@ def _text_batches(
     for start in range(0, len(rows), CHUNK_TEXTS):
         positions: list[int] = []
         texts: list[str] = []
+        digests: list[bytes] = []
         for position in range(start, min(start + CHUNK_TEXTS, len(rows))):
             row = int(rows[position])
             raw = read_raw(dataset.samples, row)
@@ -198,13 +217,19 @@ def _text_batches(
             else:
                 positions.append(position)
                 texts.append(raw if isinstance(raw, str) else raw.decode("utf-8", errors="replace"))
+                # Where they are expected they have been computed.
+                digests.append(content_hash(raw) if expected is None else expected[position].tobytes())
         ids = encoder.encode(texts)
         # Longest first: what does not fit into memory fails at once, and the rate only gets better.
         order = np.argsort([-len(row) for row in ids], kind="stable")
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
             state = pad_texts([ids[index] for index in chosen], preprocess.pad_id, most=preprocess.max_length)
-            yield Batch(np.array([positions[index] for index in chosen], dtype=np.intp), state)
+            yield Batch(
+                np.array([positions[index] for index in chosen], dtype=np.intp),
+                state,
+                _joined([digests[index] for index in chosen]),
+            )
 
 
 def _encoder(backbone: Backbone, preprocess: TextPreprocess) -> TextEncoder:

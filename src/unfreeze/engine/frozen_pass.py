@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.data.dataset import Dataset
-from unfreeze.data.reading import content_hashes
+from unfreeze.data.reading import HASH_BYTES, content_hashes
 from unfreeze.engine.arrays import allocate
 from unfreeze.engine.batches import BadRow, Batch, ahead, golden_batch, pad_texts, read_batches
+from unfreeze.engine.digests import Digests
 from unfreeze.engine.store import FeatureStore, open_store
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import UnfreezeError
@@ -41,7 +44,8 @@ class Features:
     ``arrays``: float32 (kept rows, width) by boundary; ``rows``: the rows of the data set they belong to, in the
     order they were asked for, without the ``quarantined`` ones. ``computed`` and ``reused`` count kept rows:
     contents run now, and those that were stored already or occur twice. Seconds: of the whole pass, of waiting for
-    files, decoding and hashing (``seconds_read``), and of the executor (``seconds_run``).
+    files, decoding and hashing (``seconds_read``), and of the executor (``seconds_run``). ``digests``: the content
+    hashes of the kept rows, uint8 (kept rows, 16).
     """
 
     arrays: dict[int, Floats]
@@ -52,7 +56,15 @@ class Features:
     seconds: float
     seconds_read: float
     seconds_run: float
+    digests: NDArray[np.uint8]
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def contents(self) -> str:
+        """A hash over the kept rows and what each of them holds: another one means other inputs."""
+        digest = sha256(self.rows.astype("<i8").tobytes())
+        digest.update(self.digests.tobytes())
+        return digest.hexdigest()
 
 
 @dataclass
@@ -71,8 +83,8 @@ class _Pass:
 
     def run(
         self, rows: Rows, boundaries: tuple[int, ...], *, expected: NDArray[np.uint8] | None = None
-    ) -> Iterator[tuple[Rows, list[Floats]]]:
-        """Positions within ``rows`` and their features, a batch at a time; unreadable rows join ``bad``."""
+    ) -> Iterator[tuple[Batch, list[Floats]]]:
+        """Each batch, with its positions within ``rows``, and its features; unreadable rows join ``bad``."""
         columns = [self.executor.boundaries.index(boundary) for boundary in boundaries]
         batches: Iterator[Batch] = read_batches(
             self.dataset,
@@ -95,7 +107,7 @@ class _Pass:
                 now = time.perf_counter()
                 self.seconds_run += now - mark
                 self._check_finite(features, rows[batch.positions])
-                yield batch.positions, features
+                yield batch, features
                 done += len(batch.positions)
                 if self.progress is not None:
                     self.progress(done, len(rows))
@@ -142,9 +154,9 @@ def compute_features(
     readers = reading_threads(executor.device) if threads is None else threads
     job = _Pass(dataset, backbone, executor, batch_size, readers, progress)
     if store is None:
-        arrays, computed = _into_memory(job, wanted, boundaries)
+        arrays, digests, computed = _into_memory(job, wanted, boundaries)
     else:
-        arrays, computed = _through_store(job, wanted, boundaries, store)
+        arrays, digests, computed = _through_store(job, wanted, boundaries, store)
     kept = wanted[~np.isin(wanted, [entry.row for entry in job.bad])]
     return Features(
         arrays=arrays,
@@ -155,29 +167,34 @@ def compute_features(
         seconds=time.perf_counter() - start,
         seconds_read=job.seconds_read,
         seconds_run=job.seconds_run,
+        digests=digests,
         notes=() if store is None else store.notes,
     )
 
 
-def _into_memory(job: _Pass, rows: Rows, boundaries: tuple[int, ...]) -> tuple[dict[int, Floats], int]:
+def _into_memory(
+    job: _Pass, rows: Rows, boundaries: tuple[int, ...]
+) -> tuple[dict[int, Floats], Digests, int]:
     arrays: list[Floats] = []
+    digests = np.zeros((len(rows), HASH_BYTES), dtype=np.uint8)
     filled = np.zeros(len(rows), dtype=bool)
-    for positions, features in job.run(rows, boundaries):
+    for batch, features in job.run(rows, boundaries):
         if not arrays:
             arrays = [allocate((len(rows), array.shape[1]), np.float32) for array in features]
         for target, values in zip(arrays, features, strict=True):
-            target[positions] = values
-        filled[positions] = True
+            target[batch.positions] = values
+        digests[batch.positions] = batch.digests
+        filled[batch.positions] = True
     if not arrays:
         arrays = [allocate((0, width), np.float32) for width in _widths(job.backbone, boundaries)]
     elif not filled.all():
         arrays = [array[filled] for array in arrays]
-    return dict(zip(boundaries, arrays, strict=True)), int(filled.sum())
+    return dict(zip(boundaries, arrays, strict=True)), digests[filled], int(filled.sum())
 
 
 def _through_store(
     job: _Pass, rows: Rows, boundaries: tuple[int, ...], store: FeatureStore
-) -> tuple[dict[int, Floats], int]:
+) -> tuple[dict[int, Floats], Digests, int]:
     start = time.perf_counter()
     digests, unreadable = content_hashes(job.dataset.samples.select(rows), threads=job.threads)
     readable = digests.any(axis=1)
@@ -189,19 +206,20 @@ def _through_store(
 
     computed, tried = 0, len(job.bad)
     if len(todo):
-        for positions, features in job.run(rows[todo], store.boundaries, expected=digests[todo]):
-            store.append(digests[todo[positions]], features)
-            computed += len(positions)
+        for batch, features in job.run(rows[todo], store.boundaries, expected=digests[todo]):
+            store.append(batch.digests, features)
+            computed += len(batch.positions)
     refused = {entry.row: entry for entry in job.bad[tried:]}
     kept = readable & _spread_refusals(job, rows, digests, todo, refused)
     widths = [store.width(boundary) for boundary in boundaries]
     if None in widths:
         widths = list(_widths(job.backbone, boundaries))
     chosen = digests[kept]
-    return {
+    arrays = {
         boundary: store.read(chosen, boundary, out=allocate((len(chosen), width or 0), np.float32))
         for boundary, width in zip(boundaries, widths, strict=True)
-    }, computed
+    }
+    return arrays, chosen, computed
 
 
 def _spread_refusals(

@@ -195,7 +195,7 @@ def _written(choice: Choice, folder: Path) -> Choice:
 def _settings(material: Material) -> dict[str, str]:
     """What a choice hangs on that another command could say otherwise."""
     said = said_settings(material.decisions.request)
-    return {"data": material.dataset.fingerprint[:16]} | {name: str(value) for name, value in said.items()}
+    return {"data": material.fingerprint} | {name: str(value) for name, value in said.items()}
 
 
 def _measured(

@@ -15,7 +15,7 @@ from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.chance import keys_of
 from unfreeze.data.dataset import Dataset, Part
-from unfreeze.data.reading import content_hashes, read_images, read_texts
+from unfreeze.data.reading import read_images, read_texts
 from unfreeze.engine.arrays import allocate
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.engine.ranks import ALONE, Ranks
@@ -60,6 +60,11 @@ class Material:
         import torch
 
         return torch.device(self.executor.device)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data: rows, labels and parts, and what each row holds that is trained or judged on."""
+        return f"{self.dataset.fingerprint[:16]}-{self.features.contents[:16]}"
 
     def part(self, part: Part) -> NDArray[np.intp]:
         """The readable rows of a part."""
@@ -123,9 +128,9 @@ class Material:
         from unfreeze.engine.inputs import TextInputs
 
         if isinstance(self.backbone.preprocess, TextPreprocess):
-            keys, ids = self._tokens
             pad, seed = self.backbone.preprocess.pad_id, self.decisions.number("seed")
-            return TextInputs(ids, keys, pad, seed, self.device, plan.token_dropout if plan else 0.0)
+            dropout = plan.token_dropout if plan else 0.0
+            return TextInputs(self._tokens, self._keys, pad, seed, self.device, dropout)
         return self._images.varied(plan.augment if plan else "none")
 
     @cached_property
@@ -133,39 +138,41 @@ class Material:
         """The squares of all rows, of which the inputs of every part and trial are made."""
         from unfreeze.engine.inputs import ImageInputs
 
-        keys, squares = self._pixels
-        return ImageInputs(squares, keys, "none", self.decisions.number("seed"), self.device)
+        return ImageInputs(self._squares, self._keys, "none", self.decisions.number("seed"), self.device)
+
+    @cached_property
+    def _keys(self) -> NDArray[np.uint64]:
+        """One key a row, by which augmentation varies it."""
+        return keys_of(self.features.digests)
 
     @cached_property
     def _readable(self) -> Dataset:
         return self.dataset.select(self.features.rows)
 
     @cached_property
-    def _pixels(self) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
-        """Keys and squares, uint8 (rows, height, width, 3). RequestError when a file has vanished since."""
+    def _squares(self) -> NDArray[np.uint8]:
+        """Pixels of all rows, uint8 (rows, height, width, 3). RequestError when a file has vanished since."""
         preprocess, count = self.backbone.preprocess, len(self._readable)
         assert isinstance(preprocess, ImagePreprocess)
         squares = allocate((count, preprocess.height, preprocess.width, 3), np.uint8)
-        digests = np.zeros((count, 16), dtype=np.uint8)
         threads = reading_threads(str(self.device))
         read = read_images(self._readable.samples, np.arange(count), preprocess, threads=threads)
-        for row, picture, digest in read:
+        for row, picture, _ in read:
             if isinstance(picture, Quarantined):
                 raise RequestError(f"{picture.name} could be read before and now cannot: {picture.reason}.")
-            squares[row], digests[row] = picture, np.frombuffer(digest, dtype=np.uint8)
+            squares[row] = picture
             self.progress.count("Decoded for training", row + 1, count)
-        return keys_of(digests), squares
+        return squares
 
     @cached_property
-    def _tokens(self) -> tuple[NDArray[np.uint64], list[NDArray[np.int64]]]:
-        """Keys and token ids."""
+    def _tokens(self) -> list[NDArray[np.int64]]:
+        """Token ids of all rows."""
         from unfreeze.runtime.tokenize import TextEncoder
 
         preprocess, samples = self.backbone.preprocess, self._readable.samples
         assert isinstance(preprocess, TextPreprocess)
-        digests, _ = content_hashes(samples, threads=reading_threads(str(self.device)))
         encoder = TextEncoder(preprocess, self.backbone.assets["tokenizer.json"])
-        return keys_of(digests), list(encoder.encode(read_texts(samples, np.arange(len(samples)))))
+        return list(encoder.encode(read_texts(samples, np.arange(len(samples)))))
 
     def _class_weight(self, rows: NDArray[np.intp]) -> NDArray[np.float32] | None:
         # The guides weigh no classes.

@@ -19,7 +19,6 @@ from unfreeze.bundle.folder import CHECKPOINTS
 from unfreeze.bundle.loading import lasting_source
 from unfreeze.choose.settings import Decisions
 from unfreeze.contracts import Backbone, Executor
-from unfreeze.data.dataset import Dataset
 from unfreeze.engine.checkpoints import RATE, Checkpoints
 from unfreeze.errors import DivergedError, RequestError
 from unfreeze.grafts import pack, settle
@@ -53,7 +52,7 @@ def thaw(
     """
     from unfreeze.engine.state import Weights
 
-    decisions, backbone, progress = material.decisions, material.backbone, material.progress
+    decisions, progress = material.decisions, material.progress
     train_rows, val_rows = material.part("train"), material.part("val")
     if not len(val_rows):
         raise RequestError(
@@ -64,7 +63,7 @@ def thaw(
             "On a GPU, sums are taken in an order of their own: trained again, the last digits of the weights differ."
         )
     head = starting_head(material, plan, train_rows)
-    checkpoints = Checkpoints(folder / CHECKPOINTS, _identity(material.dataset, backbone, plan, decisions))
+    checkpoints = Checkpoints(folder / CHECKPOINTS, _identity(material, plan))
     with stop_on_signal(progress) as should_stop:
         try:
             trained, result = run_plan(
@@ -171,12 +170,13 @@ def _measure(
     return calibrate(backbone, head, dataset, rows, logits, how=how, decisions=decisions)
 
 
-def _identity(dataset: Dataset, backbone: Backbone, plan: Plan, decisions: Decisions) -> dict[str, str]:
+def _identity(material: Material, plan: Plan) -> dict[str, str]:
     """What a checkpoint must share with the run that takes it up; what people change has a name of its own."""
+    backbone, decisions = material.backbone, material.decisions
     rates = [[phase.head_rate or 0.0, *(thaw.rate for thaw in phase.thaw)] for phase in plan.phases]
     highest = max(max(of_phase) for of_phase in rates)
     return {
-        "data": dataset.fingerprint[:16],
+        "data": material.fingerprint,
         "backbone": f"{backbone.name} {backbone.weights_hash[:16]}",
         "strategy": plan.strategy,
         "epochs": ", ".join(f"{phase.name} {phase.epochs}" for phase in plan.phases),

@@ -57,11 +57,15 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Opening:
-    """What trainings are made of, as the first process has found it; ``readable``: the rows that have features."""
+    """What trainings are made of, as the first process has found it.
+
+    ``readable``: the rows that have features; ``digests``: their content hashes, uint8 (rows, 16).
+    """
 
     decisions: Decisions
     executor: str
     readable: NDArray[np.intp]
+    digests: NDArray[np.uint8]
 
 
 def run_plan(
@@ -81,7 +85,10 @@ def run_plan(
     from unfreeze.engine.fit import fit
 
     if material.ranks.leads:
-        material.ranks.send(Opening(material.decisions, material.executor.name, material.features.rows))
+        features = material.features
+        material.ranks.send(
+            Opening(material.decisions, material.executor.name, features.rows, features.digests)
+        )
         material.ranks.send(job)
     trained = material.grafted(job.plan)
     # What is measured beside a training is the first process's work alone: this task alone has the others in it.
@@ -168,7 +175,7 @@ class _Follower:
     def _open(self, job: Opening) -> None:
         # What was decoded for one training serves the next.
         if self.material is None:
-            features = Features({}, job.readable, (), 0, 0, 0.0, 0.0, 0.0)
+            features = Features({}, job.readable, (), 0, 0, 0.0, 0.0, 0.0, job.digests)
             executor = self._executor(job)
             self.material = Material(
                 self.dataset, self.backbone, features, executor, job.decisions, Silent(), self.ranks
