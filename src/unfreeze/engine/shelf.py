@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import filelock
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from unfreeze.engine.activations import Activations, ActivationWriter, HalfOverf
 from unfreeze.engine.devices import Precision
 from unfreeze.engine.inputs import Inputs
 from unfreeze.engine.ranks import ALONE, Ranks
+from unfreeze.engine.shelving import PREFIX, claim_shelf, let_go, sweep_shelves
 
 
 class UnstoredError(Exception):
@@ -29,6 +31,7 @@ class Shelf:
     """``train``: boundary to the views of the training rows; ``val``: boundary to the validation rows.
 
     ``passed``: the boundaries that the executor kept, in its order. ``readers``: phases still to read from here.
+    ``lock``: what this process holds as long as it fills and reads the shelf (see ``shelving``).
     """
 
     folder: Path
@@ -36,6 +39,7 @@ class Shelf:
     readers: int
     train: dict[int, list[Activations]] = field(default_factory=dict)
     val: dict[int, Activations] = field(default_factory=dict)
+    lock: filelock.BaseFileLock | None = None
 
     def release(self) -> None:
         """One reader is done; after the last one the files go."""
@@ -47,6 +51,9 @@ class Shelf:
         """Remove the mapped files."""
         self.train, self.val = {}, {}
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self.lock is not None:
+            let_go(self.lock)
+            self.lock = None
 
 
 @dataclass(eq=False)
@@ -96,9 +103,11 @@ def fill_shelf(
     """Run all rows through ``executor``, which keeps the states at ``passed``; ``views``: how many each boundary gets.
 
     The processes of a machine share the work, and what it gives. Raises UnstoredError when one of them could not do
-    its part; nothing is left behind then.
+    its part; nothing is left behind then. What processes that were killed have left in ``root`` goes first.
     """
-    shelf = Shelf(root / ranks.lead(lambda: f"prefix-{uuid.uuid4().hex}"), passed, readers)
+    shelf = Shelf(root / ranks.lead(lambda: f"{PREFIX}{uuid.uuid4().hex}"), passed, readers)
+    if ranks.local == 0:
+        sweep_shelves(root, but=shelf.folder)
 
     def run(inputs: Inputs, view: int | None, wanted: list[int], name: str) -> dict[int, Written]:
         with ExitStack() as stack:
@@ -118,7 +127,8 @@ def fill_shelf(
         return {boundary: writer.index() for boundary, writer in writers.items()}
 
     def fill() -> dict[str, dict[int, Written]]:
-        shelf.folder.mkdir(parents=True, exist_ok=True)
+        shelf.lock = claim_shelf(shelf.folder, ranks.rank)
+        shelf.folder.mkdir(exist_ok=True)
         written = {}
         for view in range(max(views.values())):
             wanted = [boundary for boundary, count in views.items() if count > view]
