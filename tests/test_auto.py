@@ -251,7 +251,7 @@ def test_a_run_that_is_stopped_goes_on_with_what_was_chosen(wanted, cells, tmp_p
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
-    [({"lr": 1e-4}, "another rate .none, now 0.0001."), ({"epochs": 5}, "another epochs .4, now 5.")],
+    [({"lr": 1e-4}, "another --lr .none, now 0.0001."), ({"epochs": 5}, "another --epochs .4, now 5.")],
     ids=str,
 )
 def test_a_stopped_run_is_not_taken_up_with_other_settings(

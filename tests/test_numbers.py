@@ -206,7 +206,7 @@ def test_a_loss_that_is_no_number_says_what_to_do_and_keeps_the_best_weights(
         train(two_classes(), **settings)
     assert caught.value.exit_status == 1
     assert not (tmp_path / "run" / "bundle.json").exists()
-    with pytest.raises(RequestError, match=r"another batch size \('16', now '8'\)"):
+    with pytest.raises(RequestError, match=r"another --batch-size \(16, now 8\)"):
         train(two_classes(), resume=True, **settings | {"batch_size": 8})
     # From the beginning of that epoch it goes on to its end, at the rates that are asked for now.
     before = len(steps)

@@ -12,7 +12,7 @@ from unfreeze.engine import checkpoints as module
 from unfreeze.engine.checkpoints import Checkpoint, Checkpoints, Position
 from unfreeze.errors import RequestError, UnfreezeError
 
-IDENTITY = {"data": "d1", "backbone": "b1"}
+IDENTITY = {"--val": "none", "data": "d1", "--backbone": "b1"}
 
 
 def checkpoint(phase=0, epoch=0, step=0):
@@ -109,29 +109,49 @@ def test_an_unfinished_folder_is_no_checkpoint(tmp_path, saved):
     assert not any(name.startswith(".") for name in folders(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["data", "backbone"])
-def test_another_run_is_refused_by_the_field_that_differs(tmp_path, saved, name):
-    other = Checkpoints(tmp_path / "checkpoints", IDENTITY | {name: "other"})
-    with pytest.raises(RequestError, match=f"another {name} .*1.*other"):
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"data": "d2"}, "other data[.]"),
+        ({"--backbone": "b2"}, "another --backbone [(]b1, now b2[)]"),
+        ({"data": "d2", "--backbone": "b2"}, "other data[.]"),
+        ({"data": "d2", "--val": "0.2"}, "another --val [(]none, now 0.2[)]"),
+    ],
+    ids=str,
+)
+def test_another_run_is_refused_by_the_entry_that_differs(tmp_path, saved, change, told):
+    other = Checkpoints(tmp_path / "checkpoints", IDENTITY | change)
+    with pytest.raises(RequestError, match=f"--resume: the checkpoint was made with {told}"):
         other.newest()
+
+
+def test_data_may_be_named_in_another_way(tmp_path, saved):
+    other = Checkpoints(tmp_path / "checkpoints", IDENTITY | {"--val": "0.15"})
+    assert other.newest().position == saved.newest().position
+
+
+def test_a_checkpoint_of_another_version_is_told_as_such(tmp_path, saved):
+    later = Checkpoints(tmp_path / "checkpoints", IDENTITY | {"--views": "3"})
+    with pytest.raises(RequestError, match=r"another version .* does not say which --views"):
+        later.newest()
 
 
 def test_a_training_without_a_checkpoint_yet_is_known_too(tmp_path, saved):
     saved.begin()
     assert saved.newest() is None
-    with pytest.raises(RequestError, match=r"another data \('d1', now 'd2'\)"):
+    with pytest.raises(RequestError, match=r"other data\."):
         Checkpoints(tmp_path / "checkpoints", IDENTITY | {"data": "d2"}).newest()
 
 
 def test_only_after_a_loss_that_was_no_number_may_the_rate_be_another(tmp_path, saved):
-    first, lower = (Checkpoints(tmp_path / "checkpoints", IDENTITY | {"rate": rate}) for rate in ("1", "0.3"))
+    first, lower = (Checkpoints(tmp_path / "checkpoints", IDENTITY | {"--lr": rate}) for rate in ("1", "0.3"))
     first.save(checkpoint(0, 3))
-    with pytest.raises(RequestError, match="another rate"):
+    with pytest.raises(RequestError, match="another --lr"):
         lower.newest()
     first.save(checkpoint(0, 4), diverged=True)
     assert lower.newest().position == Position(0, 4, 0, 5)
-    with pytest.raises(RequestError, match="another data"):
-        Checkpoints(tmp_path / "checkpoints", IDENTITY | {"rate": "1", "data": "d2"}).newest()
+    with pytest.raises(RequestError, match="other data"):
+        Checkpoints(tmp_path / "checkpoints", IDENTITY | {"--lr": "1", "data": "d2"}).newest()
 
 
 @pytest.mark.parametrize("call", [1, 2])

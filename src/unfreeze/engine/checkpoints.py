@@ -27,7 +27,16 @@ TENSORS = "tensors.safetensors"
 MANIFEST = "manifest.json"
 BEGUN = "identity.json"
 KEPT = 2
-RATE = "rate"
+# Entries of an identity. Rates may be others after a loss that was no number.
+RATES = ("--lr", "--layer-decay")
+# The rows with their labels and parts, and what each of them holds.
+DATA = ("data", "contents of the data")
+# What is said of how data are read and split: the same data can be named in two ways, so that these are no difference
+# by themselves, and they explain one.
+SAID_OF_DATA = (
+    "--train-size", "--val", "--test", "--text-column", "--image-column", "--label-column", "--group-column",
+    "--stratify-column",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,8 @@ class Checkpoints:
     """The checkpoints of one run, in one folder.
 
     ``identity`` says what the run is made of (data, backbone, plan, ...); a checkpoint of another identity is
-    refused by name of the field that differs. After a loss that was no number the ``rate`` may be another.
+    refused by name of the entry that differs (see ``check_same``). After a loss that was no number ``RATES`` may be
+    others.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, str]) -> None:
@@ -130,7 +140,7 @@ class Checkpoints:
                 continue
             if not isinstance(manifest["identity"], dict):
                 raise damaged(folder, "it does not say whose it is")
-            self._check_identity(manifest["identity"], but=(RATE,) if manifest["diverged"] else ())
+            self._check_identity(manifest["identity"], but=RATES if manifest["diverged"] else ())
             return _read(folder, manifest)
         with suppress(OSError, ValueError):
             begun = parse_json(read_record(self._folder / BEGUN))
@@ -157,13 +167,7 @@ class Checkpoints:
         return values if whole else None
 
     def _check_identity(self, found: Mapping[str, str], *, but: Collection[str]) -> None:
-        for name, value in self._identity.items():
-            if found.get(name) != value and name not in but:
-                raise RequestError(
-                    f"--resume: the checkpoint was made with another {name} "
-                    f"({found.get(name)!r}, now {value!r})."
-                    " Repeat the first command, or choose another --output-dir."
-                )
+        check_same(found, self._identity, what="the checkpoint was made", but=but)
 
     def _drop_old(self, *, keep: str) -> None:
         """Keep the newest two; a position written again after a resume counts as newest."""
@@ -172,6 +176,31 @@ class Checkpoints:
             shutil.rmtree(self._folder / name, ignore_errors=True)
         for path in self._folder.glob(".*.partial"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def check_same(
+    before: Mapping[str, object], now: Mapping[str, str], *, what: str, but: Collection[str] = ()
+) -> None:
+    """Raise RequestError that names the first entry of an identity that differs from ``before``, unless in ``but``.
+
+    An entry that an option sets has the option's name, and its values are told. ``what``: what begins the sentence.
+    """
+    for name, value in now.items():
+        if name in but or name in SAID_OF_DATA or before.get(name) == value:
+            continue
+        if name not in before:
+            raise RequestError(
+                f"--resume: another version of the program began this: it does not say which {name} {what} with. "
+                "Begin anew with another --output-dir."
+            )
+        options = SAID_OF_DATA if name in DATA else ()
+        told = next((option for option in options if before.get(option) != now.get(option)), name)
+        difference = f"other {told}"
+        if told.startswith("--"):
+            difference = f"another {told} ({before.get(told)}, now {now.get(told)})"
+        raise RequestError(
+            f"--resume: {what} with {difference}. Repeat the first command, or choose another --output-dir."
+        )
 
 
 def damaged(folder: Path | None, why: object) -> RequestError:

@@ -19,7 +19,8 @@ from unfreeze.choose.facts import Facts
 from unfreeze.choose.trials import Expectation, search
 from unfreeze.choose.verdict import LOWER, RESTARTS, CollapseWatch, Verdict, judge
 from unfreeze.config import FLOOR, THAWING, seconds_of
-from unfreeze.errors import DivergedError, RequestError, UnfreezeError
+from unfreeze.engine.checkpoints import check_same
+from unfreeze.errors import DivergedError, UnfreezeError
 from unfreeze.heads.probe import Probe, ProbeResult
 from unfreeze.plan import Plan
 from unfreeze.proportions import wilson_interval
@@ -27,6 +28,7 @@ from unfreeze.report.words import size
 from unfreeze.runtime.files import write_atomically
 from unfreeze.training.choice_record import damaged, read_choice
 from unfreeze.training.facing import free_memory, gather_facts
+from unfreeze.training.identity import identify_choice
 from unfreeze.training.material import Material
 from unfreeze.training.pacing import resident_bytes
 from unfreeze.training.planning import (
@@ -139,7 +141,7 @@ def choose(
         "floor": floor,
         "facts": facts.to_dict(),
         "time_limit_seconds": seconds_of(limit),
-        "settings": _settings(material),
+        "settings": identify_choice(material),
         "candidates": [],
         "trials": [],
         "expectations": [],
@@ -190,12 +192,6 @@ def choose(
 def _written(choice: Choice, folder: Path) -> Choice:
     write_choice(choice.to_dict(), folder)
     return choice
-
-
-def _settings(material: Material) -> dict[str, str]:
-    """What a choice hangs on that another command could say otherwise."""
-    said = said_settings(material.decisions.request)
-    return {"data": material.fingerprint} | {name: str(value) for name, value in said.items()}
 
 
 def _measured(
@@ -269,13 +265,7 @@ def _choice_from(path: Path, material: Material) -> Choice:
     Raises RequestError where it was chosen with other settings or data, and where the file is damaged.
     """
     record = read_choice(path)
-    before, now = record["settings"], _settings(material)
-    for name in [*now, *before]:
-        if before.get(name) != now.get(name):
-            raise RequestError(
-                f"--resume: this was chosen with another {name} ({before.get(name, 'none')}, now "
-                f"{now.get(name, 'none')}). Repeat the first command, or choose another --output-dir."
-            )
+    check_same(record["settings"], identify_choice(material), what="this was chosen")
     return _taken_up(path, record, material)
 
 

@@ -61,11 +61,6 @@ class Material:
 
         return torch.device(self.executor.device)
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the data: rows, labels and parts, and what each row holds that is trained or judged on."""
-        return f"{self.dataset.fingerprint[:16]}-{self.features.contents[:16]}"
-
     def part(self, part: Part) -> NDArray[np.intp]:
         """The readable rows of a part."""
         readable = self.features.rows

@@ -6,7 +6,6 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +18,13 @@ from unfreeze.bundle.folder import CHECKPOINTS
 from unfreeze.bundle.loading import lasting_source
 from unfreeze.choose.settings import Decisions
 from unfreeze.contracts import Backbone, Executor
-from unfreeze.engine.checkpoints import RATE, Checkpoints
+from unfreeze.engine.checkpoints import Checkpoints
 from unfreeze.errors import DivergedError, RequestError
 from unfreeze.grafts import pack, settle
 from unfreeze.heads.head import Head
 from unfreeze.plan import Plan
 from unfreeze.runtime.files import write_atomically
+from unfreeze.training.identity import identify_training
 from unfreeze.training.material import Material
 from unfreeze.training.probing import Fitted, calibrate, exact_executor, score_rows
 from unfreeze.training.starting import fitted_anew, starting_head
@@ -63,7 +63,7 @@ def thaw(
             "On a GPU, sums are taken in an order of their own: trained again, the last digits of the weights differ."
         )
     head = starting_head(material, plan, train_rows)
-    checkpoints = Checkpoints(folder / CHECKPOINTS, _identity(material, plan))
+    checkpoints = Checkpoints(folder / CHECKPOINTS, identify_training(material, plan))
     with stop_on_signal(progress) as should_stop:
         try:
             trained, result = run_plan(
@@ -168,38 +168,3 @@ def _measure(
     used = "which trained nothing" if plan.ends_in_pairs else "which also chose the epoch"
     how = f"{len(rows):,} validation rows, {used}"
     return calibrate(backbone, head, dataset, rows, logits, how=how, decisions=decisions)
-
-
-def _identity(material: Material, plan: Plan) -> dict[str, str]:
-    """What a checkpoint must share with the run that takes it up; what people change has a name of its own."""
-    backbone, decisions = material.backbone, material.decisions
-    rates = [[phase.head_rate or 0.0, *(thaw.rate for thaw in phase.thaw)] for phase in plan.phases]
-    highest = max(max(of_phase) for of_phase in rates)
-    return {
-        "data": material.fingerprint,
-        "backbone": f"{backbone.name} {backbone.weights_hash[:16]}",
-        "strategy": plan.strategy,
-        "epochs": ", ".join(f"{phase.name} {phase.epochs}" for phase in plan.phases),
-        "batch size": str(plan.batch_size),
-        "augmentation": plan.augment,
-        RATE: f"{highest:.3g} at most, {_short_hash(rates)}",
-        "plan": _short_hash(_without_rates(plan)),
-        "preprocessing": _short_hash(backbone.preprocess.to_dict()),
-        "head": decisions.text("head"),
-        "precision": decisions.text("precision"),
-        "store": decisions.text("store"),
-        "seed": str(decisions.number("seed")),
-    }
-
-
-def _without_rates(plan: Plan) -> dict[str, object]:
-    values = asdict(plan)
-    for phase in values["phases"]:
-        phase["head_rate"] = None if phase["head_rate"] is None else 0.0
-        for thaw in phase["thaw"]:
-            thaw["rate"] = 0.0
-    return values
-
-
-def _short_hash(value: object) -> str:
-    return sha256(json.dumps(value, default=str, sort_keys=True).encode()).hexdigest()[:16]
