@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from unfreeze.report import words
+from unfreeze.amounts import duration
 from unfreeze.report.charts import Bar as ChartBar
 from unfreeze.report.charts import BarChart, Border, LineChart, Series
 from unfreeze.report.content import Section, Table
@@ -29,30 +29,30 @@ def cost_section(cost: Cost, fit: Fit, seconds: float | None) -> Section:
     run = Counter(record.phase for record in fit.history)
     predicted, planned = cost.for_epochs(run), {phase.name: phase.epochs for phase in cost.phases}
     rows = [
-        (phase.name, f"{phase.epochs} of {planned[phase.name]}", words.duration(phase.seconds), "")
+        (phase.name, f"{phase.epochs} of {planned[phase.name]}", duration(phase.seconds), "")
         for phase in predicted.phases
     ]
-    around = words.duration(sum(predicted.around.values()))
+    around = duration(sum(predicted.around.values()))
     peak = max((record.peak_bytes for record in fit.history), default=0)
     rows += [
         ("before, between and after", "", around, ""),
         (
             "together",
             "",
-            words.duration(predicted.seconds),
-            "" if seconds is None else words.duration(seconds),
+            duration(predicted.seconds),
+            "" if seconds is None else duration(seconds),
         ),
         ("peak memory", "", f"{predicted.memory_bytes / 1e9:.2f} GB", f"{peak / 1e9:.2f} GB"),
     ]
     told = (
-        f"Before it began the training was predicted from a few batches: {words.duration(predicted.seconds)} for the "
+        f"Before it began the training was predicted from a few batches: {duration(predicted.seconds)} for the "
         "epochs that were run"
     )
     if seconds is None:
         told += ". It was resumed, so that what it took in all was not counted."
     else:
         factor = seconds / max(predicted.seconds, 1e-9)
-        told += f", and it took {words.duration(seconds)}, {factor:.2f} times as long."
+        told += f", and it took {duration(seconds)}, {factor:.2f} times as long."
     table = Table(("", "epochs", "predicted", "measured"), tuple(rows), numeric=frozenset({1, 2, 3}))
     return Section("What it took", (told,), (table,))
 

@@ -48,7 +48,7 @@ def test_the_line_of_a_phase_says_what_is_trained_and_at_which_rates(t, kind):
     total = sum(parameter.numel() for parameter in (*backbone.module.parameters(), *head.parameters()))
     line = describe_phase(chosen, groups, backbone, "Nothing is stored.")
     assert line == (
-        f"Phase p: 1 epochs, {trained:,} of {total:,} parameters trainable ({trained / total:.2%}), rates 1.0e-03 to "
+        f"Phase p: 1 epoch, {trained:,} of {total:,} parameters trainable ({trained / total:.2%}), rates 1.0e-03 to "
         "1.0e-02, norm statistics frozen. Nothing is stored."
     )
     moving = phase((2, "weights", 1e-3), norm="train")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from unfreeze.amounts import counted, duration, size
 from unfreeze.report import words
 from unfreeze.report.content import Baseline, Chip, Estimate, ThawPoint
 
@@ -85,8 +86,23 @@ def test_chips_warn_where_a_person_should_look(toys):
 
 
 def test_durations_read_as_a_person_says_them():
-    said = [words.duration(seconds) for seconds in (0.042, 1.0, 59.94, 59.96, 185.2, 3599.6, 7440)]
-    assert said == ["0.04 s", "1.0 s", "59.9 s", "1 min 00 s", "3 min 05 s", "1 h 00 min", "2 h 04 min"]
+    said = [duration(seconds) for seconds in (0.0, 0.042, 1.0, 59.94, 59.96, 185.2, 3599.6, 7440)]
+    assert said == [
+        "less than 0.01 s",
+        "0.04 s",
+        "1.0 s",
+        "59.9 s",
+        "1 min 00 s",
+        "3 min 05 s",
+        "1 h 00 min",
+        "2 h 04 min",
+    ]
+
+
+def test_sizes_and_counts_read_as_a_person_says_them():
+    said = [size(count) for count in (1, 999, 1_000, 43_210, 840_000, 12e6, 1.46e9)]
+    assert said == ["1 byte", "999 bytes", "1 kB", "43 kB", "0.8 MB", "12 MB", "1.5 GB"]
+    assert [counted(count, "view") for count in (0, 1, 2_000)] == ["0 views", "1 view", "2,000 views"]
 
 
 def test_settings_read_as_a_person_writes_them():

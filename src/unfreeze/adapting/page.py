@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unfreeze.adapting import wording
+from unfreeze.amounts import duration
 from unfreeze.report import words
 from unfreeze.report.figures import both
 from unfreeze.report.page import cards_of, make_environment
@@ -41,7 +42,7 @@ def render(one: Adaptation) -> str:
             shares=both(wording.share_chart(one)),
             moved=None if moved is None else both(moved),
             cards=cards_of(one.unusual),
-            seconds=words.duration(one.seconds),
+            seconds=duration(one.seconds),
         )
     )
     return words.printable(page)

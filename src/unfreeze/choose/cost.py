@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from unfreeze.amounts import counted, duration, size
 from unfreeze.engine.estimate import Estimate, Use, served_together, views_of, weigh_store
 from unfreeze.plan import Phase, Plan
 
@@ -291,7 +292,7 @@ def _phase_cost(
     short = pace.read.of(train) + pace.step.of(train) + pace.read.of(val) + judged
     reason = store.reason
     if phase.patience is not None and phase.patience < phase.epochs:
-        reason += f" It may end after {phase.patience} epochs without gain; all {phase.epochs} are counted."
+        reason += f" It may end after {counted(phase.patience, 'epoch')} without gain; all {phase.epochs} are counted."
     return PhaseCost(
         name=phase.name,
         boundary=phase.boundary(stages),
@@ -312,10 +313,10 @@ def describe_cost(cost: Cost) -> str:
     """A sentence to read before it begins."""
     shorter = any("may end after" in phase.reason for phase in cost.phases)
     epochs = sum(phase.epochs for phase in cost.phases)
-    disk = f", {cost.disk_bytes / 1e6:.0f} MB of disk" if cost.disk_bytes else ""
+    disk = f", {size(cost.disk_bytes)} of disk" if cost.disk_bytes else ""
     return (
-        f"Expected: {cost.seconds:.0f} s for {epochs} epochs{' if none ends early' if shorter else ''}, "
-        f"{cost.memory_bytes / 1e9:.1f} GB of memory{disk}."
+        f"Expected: {duration(cost.seconds)} for {counted(epochs, 'epoch')}"
+        f"{' if none ends early' if shorter else ''}, {size(cost.memory_bytes)} of memory{disk}."
     )
 
 
@@ -327,8 +328,8 @@ def is_stored(group: Sequence[Estimate], *, boundary: int, use: Use, budget: int
         return False, "The store is off."
     verdict = weigh_store(group, use=use, budget=budget)
     if verdict == "too large":
-        size = sum(one.bytes for one in group) / 1e9
-        return False, f"Its store would take {size:.2f} GB, more than --store-budget allows."
+        needed = size(sum(one.bytes for one in group))
+        return False, f"Its store would take {needed}, more than --store-budget allows."
     if verdict == "does not pay":
         return False, "Storing its frozen part does not pay."
     return True, f"Its frozen part is stored: an epoch is {group[0].epoch_speedup:.1f} times faster."

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unfreeze.amounts import duration
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.paired import TWO_SIDED, discordant, paired_error, paired_gain, pooled
 from unfreeze.config import ON_PAIRS
-from unfreeze.report.words import duration, points
+from unfreeze.report.words import points
 
 # A short trial has this share of the epochs of a full-length one.
 SHORT = 0.25

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unfreeze.amounts import duration
 from unfreeze.comparing import tables
 from unfreeze.comparing.picture import curve_chart
 from unfreeze.comparing.results import Result
@@ -92,7 +93,7 @@ def _lead(comparison: Comparison) -> str:
 
 def _shared(results: Sequence[Result]) -> str:
     seconds = max((result.shared_seconds or 0.0 for result in results), default=0.0)
-    return words.duration(seconds)
+    return duration(seconds)
 
 
 def _law_table(comparison: Comparison) -> Table | None:

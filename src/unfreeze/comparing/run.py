@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from unfreeze.amounts import duration
 from unfreeze.bundle.claim import locked
 from unfreeze.choose.settings import Decisions
 from unfreeze.cluster import LOCAL, check_engine
@@ -234,7 +235,7 @@ class _Cells:
             return
         first = _kind(cell) not in self.taken
         self.taken.setdefault(_kind(cell), []).append(result.seconds)
-        self.progress.say(f"{reached}, {words.duration(result.seconds)}.")
+        self.progress.say(f"{reached}, {duration(result.seconds)}.")
         if first:
             self._say_left(left)
 
@@ -244,7 +245,7 @@ class _Cells:
         # A probe says nothing of how long a full fine-tuning takes.
         said = "about" if len(known) == len(about) else "at least"
         if known:
-            self.progress.say(f"{_trainings(len(left))} left, {said} {words.duration(sum(known))}.")
+            self.progress.say(f"{_trainings(len(left))} left, {said} {duration(sum(known))}.")
 
     def _seconds_of(self, cell: Cell) -> float | None:
         """What a training takes: as long as those of its kind, or else of its strategy; None before there are any."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from unfreeze.amounts import duration, size
 from unfreeze.comparing.ranking import Ranked
 from unfreeze.comparing.results import Result
 from unfreeze.comparing.verdict import share_text, signed
@@ -41,7 +42,7 @@ def cost_table(results: Sequence[Result]) -> Table:
             row_name(result),
             count_text(result.trained),
             NOTHING if result.share is None else share_text(result.share),
-            NOTHING if result.seconds is None else words.duration(result.seconds),
+            NOTHING if result.seconds is None else duration(result.seconds),
             _size(result.peak_bytes),
             *((joules_text(result.joules),) if energy else ()),
         )
@@ -124,7 +125,7 @@ def count_text(count: int | None) -> str:
 
 
 def _size(count: int | None) -> str:
-    return NOTHING if count is None else words.size(count)
+    return NOTHING if count is None else size(count)
 
 
 def rounded(value: float) -> str:

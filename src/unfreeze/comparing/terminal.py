@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from unfreeze.amounts import duration
 from unfreeze.comparing import tables
 from unfreeze.comparing.folder import PAGE, RESULTS
-from unfreeze.report import words
 from unfreeze.report.content import Table
 from unfreeze.report.terminal import WIDTH, can_show, encodable
 
@@ -37,7 +37,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(_rich(table, console, width), width=width)
     shared = max((result.shared_seconds or 0.0 for result in comparison.last), default=0.0)
     if shared >= 1:
-        say(f"Not in the times: the frozen pass, which all share ({words.duration(shared)}).", "dim")
+        say(f"Not in the times: the frozen pass, which all share ({duration(shared)}).", "dim")
     for what, why in comparison.failures:
         say(f"! {what} failed: {why}", "yellow")
     say("")

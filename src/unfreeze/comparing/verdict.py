@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from unfreeze.amounts import duration
 from unfreeze.comparing.ranking import Ranked
 from unfreeze.comparing.results import Result
 from unfreeze.config import FLOOR
@@ -132,7 +133,7 @@ def _cheapest(tied: Sequence[Result], *, several: bool) -> str:
         said = f"; {name_of(smallest, several=several)} trains {share_text(smallest.share)} of the parameters"
     if quickest is None or quickest.seconds is None:
         return said
-    took = words.duration(quickest.seconds)
+    took = duration(quickest.seconds)
     if quickest is smallest and said:
         return f"{said} and takes least time ({took})"
     return f"{said}{' and' if said else ';'} {name_of(quickest, several=several)} takes least time ({took})"

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from unfreeze.amounts import counted
 from unfreeze.backbones import randomise
 from unfreeze.contracts import Backbone
 from unfreeze.engine.checkpoints import Checkpoint, Checkpoints, Position, damaged
@@ -298,7 +299,8 @@ class _Loop:
             prefix.close()
         if self.standing.position.epoch < phase.epochs:
             self.progress.say(
-                f"{phase.name}: no better validation log-loss for {self.standing.stale} epochs, it ends here."
+                f"{phase.name}: no better validation log-loss for "
+                f"{counted(self.standing.stale, 'epoch')}, it ends here."
             )
 
     def _take_steps(

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unfreeze.amounts import counted, duration, size
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.engine.devices import wait_for
 from unfreeze.engine.estimate import Estimate, Use, served_together, views_of, weigh_store
@@ -146,8 +147,8 @@ class StoringMaker:
             return _Decision(
                 (),
                 (first,),
-                f"The store would take {mine.bytes / 1e6:,.1f} MB, more than --store-budget "
-                f"({self.budget / 1e6:,.1f} MB): the frozen part is run every epoch.",
+                f"The store would take {size(mine.bytes)}, more than --store-budget "
+                f"({size(self.budget)}): the frozen part is run every epoch.",
             )
         told = _tell(estimates, names=[one.name for one in group])
         if verdict == "does not pay":
@@ -301,16 +302,16 @@ class StoringMaker:
 def _tell(estimates: list[Estimate], *, names: list[str]) -> str:
     """What is expected of a store; ``names``: the phases that one pass fills it for."""
     first = estimates[0]
-    size = f"{sum(one.bytes for one in estimates) / 1e6:.0f} MB"
+    room, views = size(sum(one.bytes for one in estimates)), counted(first.views, "view")
     if len(estimates) == 1:
-        views = f", {first.views} views" if first.views else ""
+        held = f"{room}, {views}" if first.views else room
         return (
-            f"predicted {first.stored_seconds:.0f} s with the store, {first.plain_seconds:.0f} s without "
-            f"(an epoch {first.epoch_speedup:.1f} times faster, {size}{views})"
+            f"predicted {duration(first.stored_seconds)} with the store, {duration(first.plain_seconds)} without "
+            f"(an epoch {first.epoch_speedup:.1f} times faster, {held})"
         )
     filling = first.rows * first.views * (first.frozen + first.input)
     running = sum(one.rows * one.rounds * (one.frozen + one.input) for one in estimates)
     return (
-        f"one pass for the phases {', '.join(names)} is predicted to take {filling:.0f} s, and running it for each of "
-        f"their epochs {running:.0f} s ({size}, {first.views} views)"
+        f"one pass for the phases {', '.join(names)} is predicted to take {duration(filling)}, and running it for each "
+        f"of their epochs {duration(running)} ({room}, {views})"
     )

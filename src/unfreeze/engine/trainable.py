@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from unfreeze.amounts import counted
 from unfreeze.contracts import Backbone
 from unfreeze.errors import UnfreezeError
 from unfreeze.plan import Phase, What
@@ -198,7 +199,7 @@ def describe_phase(phase: Phase, groups: Sequence[Group], backbone: Backbone, pr
     early = phase.patience is not None and phase.patience < phase.epochs
     ends = f" (fewer after {phase.patience} without a lower validation log-loss)" if early else ""
     return (
-        f"Phase {phase.name}: {phase.epochs} epochs{ends}, {trained:,} of {total:,} parameters trainable "
+        f"Phase {phase.name}: {counted(phase.epochs, 'epoch')}{ends}, {trained:,} of {total:,} parameters trainable "
         f"({trained / total:.2%}), rates {shown}, norm statistics {'trained' if phase.norm == 'train' else 'frozen'}. "
         f"{prefix}"
     )

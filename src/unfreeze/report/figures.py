@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from unfreeze.amounts import duration
 from unfreeze.report import words
 from unfreeze.report.charts import Bar, BarChart, Level, LineChart, Series, draw
 from unfreeze.report.content import Metrics, ReportData
@@ -111,10 +112,10 @@ def _or_value(bound: float | None, value: float) -> float:
 def timing_chart(data: ReportData) -> BarChart:
     """Seconds by part of the run."""
     bars = tuple(
-        Bar(entry.part, (entry.seconds,), words.duration(entry.seconds), detail=entry.detail)
+        Bar(entry.part, (entry.seconds,), duration(entry.seconds), detail=entry.detail)
         for entry in data.timing
     )
-    total = words.duration(sum(entry.seconds for entry in data.timing))
+    total = duration(sum(entry.seconds for entry in data.timing))
     return BarChart(f"Where the time went: {total} in all", "seconds", bars)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unfreeze.report.words import duration, size
+from unfreeze.amounts import duration, size
 
 WIDTH = 80
 NAME_WIDTH = 30

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from unfreeze.amounts import duration
 from unfreeze.report import tables, words
 from unfreeze.report.content import ReportData
 
@@ -46,7 +47,7 @@ def print_summary(data: ReportData, console: Console) -> None:
     say("")
     seconds = sum(entry.seconds for entry in data.timing)
     if seconds:
-        say(f"Took {words.duration(seconds)}, run with {data.executor.name}.", "dim")
+        say(f"Took {duration(seconds)}, run with {data.executor.name}.", "dim")
     # Paths stay on one line, however long, so that they can be copied.
     for name, path in (("Run", PurePath(data.folder)), ("Report", PurePath(data.folder) / "report.html")):
         console.print(Text(f"{name:7} {encodable(str(path), console)}"), soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from unfreeze.amounts import counted
 from unfreeze.report.content import Baseline, Chip, Estimate, Metrics, ReportData, ThawPoint
 
 KINDS = {"image": "images", "text": "texts"}
@@ -51,26 +52,6 @@ def points(share: float) -> str:
 def number(value: float) -> str:
     """A count or amount with thousands separated."""
     return f"{value:,.0f}"
-
-
-def size(count: float) -> str:
-    """Bytes as a person says them: ``0.8 MB``, ``12 MB``, ``1.5 GB``."""
-    if count >= 995e6:
-        return f"{count / 1e9:.1f} GB"
-    return f"{count / 1e6:.1f} MB" if count < 9.95e6 else f"{count / 1e6:.0f} MB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: ``0.42 s``, ``12.3 s``, ``3 min 05 s``, ``2 h 04 min``."""
-    if seconds < 1:
-        return f"{seconds:.2f} s"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min"
 
 
 def parameters_text(count: int) -> str:
@@ -192,7 +173,7 @@ def status_chips(data: ReportData) -> list[Chip]:
     if data.test.n < FEW_TEST_ROWS:
         chips.append(Chip(f"only {data.test.n} test rows", "warn"))
     if warned := len(data.data.warnings):
-        chips.append(Chip(f"{warned} warning{'s' if warned > 1 else ''} on the data", "warn"))
+        chips.append(Chip(f"{counted(warned, 'warning')} on the data", "warn"))
     return [*chips, *data.chips]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unfreeze.amounts import counted, duration, size
 from unfreeze.choose.candidates import Candidate, list_candidates
 from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
@@ -24,7 +25,6 @@ from unfreeze.errors import DivergedError, UnfreezeError
 from unfreeze.heads.probe import Probe, ProbeResult
 from unfreeze.plan import Plan
 from unfreeze.proportions import wilson_interval
-from unfreeze.report.words import size
 from unfreeze.runtime.files import write_atomically
 from unfreeze.training.choice_record import damaged, read_choice
 from unfreeze.training.facing import free_memory, gather_facts
@@ -232,8 +232,8 @@ def _cut(
             plans[candidate] = fitting
             continue
         sentence = (
-            f"{candidate.name}: {cost(plan):.0f} s for {plan.epochs} epochs, and {left:.0f} s of --time-limit are "
-            f"left: fewer than {LEAST_EPOCHS} epochs would fit."
+            f"{candidate.name}: {duration(cost(plan))} for {counted(plan.epochs, 'epoch')}, and {left:.0f} s of "
+            f"--time-limit are left: fewer than {LEAST_EPOCHS} epochs would fit."
         )
         dropped.append(sentence)
         material.progress.say(sentence)
@@ -340,7 +340,7 @@ def train_chosen(
                 )
                 break
             first = fitting
-            notes.append(f"It starts again at a third of its rates, for {first.epochs} epochs.")
+            notes.append(f"It starts again at a third of its rates, for {counted(first.epochs, 'epoch')}.")
             progress.say(notes[-1])
             record = {**choice.record, "epochs_by_phase": [phase.epochs for phase in first.phases]}
             choice = replace(choice, record=record)

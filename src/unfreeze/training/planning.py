@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, cast
 
+from unfreeze.amounts import counted
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import AUTO, Origin, TrainRequest, target_patterns
@@ -84,7 +85,7 @@ def describe_plan(plan: Plan, backbone: Backbone) -> str:
     for phase in plan.phases:
         stages = [backbone.stages[thaw.stage].name for thaw in phase.thaw]
         ends = dict.fromkeys((stages[0], stages[-1])) if stages else ["the head alone"]
-        phases.append(f"{phase.name} ({phase.epochs} epochs: {' to '.join(ends)})")
+        phases.append(f"{phase.name} ({counted(phase.epochs, 'epoch')}: {' to '.join(ends)})")
     if plan.ends_in_pairs:
         head = "pairs of one class, with a head that is fitted anew in the end"
     batch = f"batches of {plan.batch_size}, augmentation {plan.augment}"
