@@ -314,12 +314,14 @@ def stopped(tmp_path, monkeypatch):
     )
     request = TrainRequest(data="cells", epochs=4)
     material = SimpleNamespace(
-        dataset=SimpleNamespace(fingerprint="f" * 64, labels=("dark", "light")),
+        dataset=SimpleNamespace(labels=("dark", "light")),
         decisions=SimpleNamespace(request=request),
         backbone=None,
         part=lambda _: range(34),
     )
     monkeypatch.setattr(choosing, "plan_candidate", lambda *_: plan)
+    settings = {"--seed": "0", "--epochs": "4"}
+    monkeypatch.setattr(choosing, "identify_choice", lambda _: settings)
     rows = np.ones(5, dtype=bool)
     settled = {"candidate": PARTIAL, "fold": 0, "y": rows.astype(np.intp), "train": rows, "seconds": 1.0}
     trials = (
@@ -339,7 +341,7 @@ def stopped(tmp_path, monkeypatch):
         },
         "facts": {"rows": {"value": 34, "sentence": "There are 34 images."}},
         "time_limit_seconds": 600.0,
-        "settings": choosing._settings(material),
+        "settings": settings,
         "candidates": [PARTIAL.to_dict() | {"predicted_seconds": 4.0, "epochs": 4}],
         "trials": [trial.to_dict() for trial in trials],
         "expectations": [expected.to_dict()],
@@ -372,8 +374,8 @@ def test_a_choice_that_says_what_cannot_be_is_a_sentence(stopped):
     for name in ("floor", "facts", "settings", "candidates", "trials", "expectations", "decisions", "chosen"):
         path.write_text(json.dumps({key: value for key, value in whole.items() if key != name}))
         refused(read, name)
-    path.write_text(json.dumps(whole | {"settings": whole["settings"] | {"epochs": "5"}}))
-    with pytest.raises(RequestError, match=r"this was chosen with another epochs \(5, now 4\)"):
+    path.write_text(json.dumps(whole | {"settings": whole["settings"] | {"--epochs": "5"}}))
+    with pytest.raises(RequestError, match=r"this was chosen with another --epochs \(5, now 4\)"):
         read()
     path.write_text(json.dumps(whole | {"chosen": None, "decisions": []}))
     refused(read, "no reason")
