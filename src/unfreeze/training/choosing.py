@@ -254,8 +254,8 @@ def candidate_plans(material: Material, facts: Facts, *, error: float) -> dict[C
     plans: dict[Plan, tuple[Candidate, Plan]] = {}
     for one in found:
         plan = plan_candidate(one, backbone, rows, classes, request)
-        nameless = replace(plan, strategy="", phases=tuple(replace(phase, name="") for phase in plan.phases))
-        plans.setdefault(nameless, (one, plan))
+        phases = tuple(replace(phase, name=str(number)) for number, phase in enumerate(plan.phases))
+        plans.setdefault(replace(plan, strategy="any", phases=phases), (one, plan))
     return dict(plans.values())
 
 
