@@ -26,7 +26,7 @@ from unfreeze.exporting.run import export
 from unfreeze.heads import probe, search
 
 # The runs and exports of all pairs are one fixture, which a busy machine takes minutes for.
-pytestmark = [pytest.mark.usefixtures("plain_torch"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.usefixtures("plain_torch"), pytest.mark.timeout(900), pytest.mark.slow]
 
 PAGE = Path(__file__).parents[2] / "docs" / "exporting.md"
 LIBRARIES = ("transformers", "timm", "peft")
@@ -233,6 +233,16 @@ def graph_job(made, inputs, *, file=None):
     return {"file": str(file or made.file), "format": made.format, "inputs": inputs, "labels": labels}
 
 
+def tolerance(probabilities):
+    """What two ways to compute them may differ by: 1e-4, or what 2e-5 of the widest logits come to.
+
+    A few steps of a toy can set logits 50 apart, and sums of float32 in another order keep five digits of them. A
+    probability moves by a quarter of what its logit moves by, at most.
+    """
+    widest = np.ptp(np.log(np.maximum(probabilities, 1e-30)), axis=1).max()
+    return max(1e-4, 0.25 * 2e-5 * widest)
+
+
 def test_all_of_them_give_their_runs_answers_in_one_fresh_process(made, pictures, job_of, alone):
     assert replaced_in_places() == GENUINE
     jobs, wanted = {}, {}
@@ -249,7 +259,7 @@ def test_all_of_them_give_their_runs_answers_in_one_fresh_process(made, pictures
             # How far it is from the run is what its gate measures; a network of 16 numbers loses much.
             wanted[small] = runtime.load(done.folder / quantizing.FILE).predict_proba(inputs)
     for one, found in zip(jobs, alone(list(jobs.values())), strict=True):
-        assert np.abs(found - wanted[one]).max() < 1e-4, one
+        assert np.abs(found - wanted[one]).max() < tolerance(wanted[one]), one
         # One epoch from random weights tells nothing apart yet, and what int8 loses is not the matter here.
         if one[0] != "scratch" and one[2] != "int8":
             assert np.ptp(wanted[one][:, 0]) > 1e-3, f"{one} answers everything alike"
