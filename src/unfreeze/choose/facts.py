@@ -180,7 +180,7 @@ class Turning:
 
     @property
     def harmless(self) -> bool:
-        """Whether the copies lose nothing; 1.6 points by chance are what digits lose, of which some have an up."""
+        """Whether they lose nothing at all: digits, some of which have an up, lose 1.6 points, within chance."""
         return self.beside >= self.without
 
     def facts(self) -> Iterator[Fact]:
