@@ -174,7 +174,7 @@ class _Weighing:
         half = self._left * FINAL_SHARE
         for candidate, plan in candidate_plans(self._material, self._facts, error=self._error).items():
             self._tell(candidate.name)
-            fitting = fit_into(plan, lambda plan: self._model.predict(plan).seconds, half)
+            fitting = fit_into(plan, self._model.predict, half)
             if fitting is None:
                 told = f"fewer than {LEAST_EPOCHS} of its epochs fit into half of --time-limit"
                 self.unfit.append((candidate.name, told))

@@ -92,6 +92,10 @@ class Dataset:
             digest.update(f"{self.samples.name(row)}\0{self.label[row]}\0{self.part[row]}\n".encode())
         return digest.hexdigest()
 
+    def groups_of(self, rows: NDArray[np.intp]) -> NDArray[np.int32] | None:
+        """The groups of these rows, or None where the data have none."""
+        return None if self.group is None else self.group[rows]
+
     def rows(self, *parts: Part) -> NDArray[np.intp]:
         """Positions of the rows in these parts, ascending."""
         wanted = [PARTS.index(part) for part in parts]

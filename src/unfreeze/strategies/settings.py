@@ -33,7 +33,6 @@ LAYER_DECAY: Mapping[str, float] = {
     "vit": 0.75, "swin": 0.75, "encoder": 0.85, "decoder": 0.85, "convnext": 0.8, "resnet": 0.7, "efficientnet": 0.8,
     "opaque": 1.0,
 }  # fmt: skip
-TRANSFORMERS = frozenset({"vit", "encoder", "decoder"})
 # Few samples need more passes: at least this many optimizer steps, within bounds (few-sample BERT, Zhang et al. 2020).
 # Texts reach it sooner: 500 of them gained ten points over the probe in 10 epochs of MiniLM (5e-5, batches of 32).
 LEAST_STEPS: Mapping[Modality, int] = {"image": 900, "text": 160}

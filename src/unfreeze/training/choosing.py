@@ -115,9 +115,6 @@ def choose(
     """
     probe = found.probe
 
-    def cost(plan: Plan) -> float:
-        return predict(plan).seconds
-
     decisions = material.decisions
     asked = decisions.request.time_limit
     limit = asked or TIME_LIMIT
@@ -160,8 +157,8 @@ def choose(
         candidate_plans(material, facts, error=1 - probe.accuracy), material, predict, elapsed, limit
     )
     left = max(0.0, seconds_of(limit) - elapsed())
-    plans, dropped = _cut(wanted, material, cost, left)
-    seconds = {candidate.name: cost(plan) for candidate, plan in plans.items()}
+    plans, dropped = _cut(wanted, material, predict, left)
+    seconds = {candidate.name: predict(plan).seconds for candidate, plan in plans.items()}
     with stop_on_signal(material.progress, then="trials are not saved") as should_stop:
         trier = Trier(
             material, probe, {candidate.name: plan for candidate, plan in plans.items()}, should_stop
@@ -222,18 +219,18 @@ def _measured(
 
 
 def _cut(
-    wanted: Mapping[Candidate, Plan], material: Material, cost: Callable[[Plan], float], left: float
+    wanted: Mapping[Candidate, Plan], material: Material, predict: Callable[[Plan], Cost], left: float
 ) -> tuple[dict[Candidate, Plan], list[str]]:
     """The plans of the candidates, cut to what time there is, and why others were dropped."""
     plans, dropped = {}, []
     for candidate, plan in wanted.items():
-        fitting = fit_into(plan, cost, left * FINAL_SHARE)
+        fitting = fit_into(plan, predict, left * FINAL_SHARE)
         if fitting is not None:
             plans[candidate] = fitting
             continue
         sentence = (
-            f"{candidate.name}: {duration(cost(plan))} for {counted(plan.epochs, 'epoch')}, and {left:.0f} s of "
-            f"--time-limit are left: fewer than {LEAST_EPOCHS} epochs would fit."
+            f"{candidate.name}: {duration(predict(plan).seconds)} for {counted(plan.epochs, 'epoch')}, and {left:.0f} "
+            f"s of --time-limit are left: fewer than {LEAST_EPOCHS} epochs would fit."
         )
         dropped.append(sentence)
         material.progress.say(sentence)
@@ -290,15 +287,15 @@ def _taken_up(path: Path, record: dict[str, Any], material: Material) -> Choice:
     )
 
 
-def fit_into(plan: Plan, cost: Callable[[Plan], float], seconds: float) -> Plan | None:
+def fit_into(plan: Plan, predict: Callable[[Plan], Cost], seconds: float) -> Plan | None:
     """The plan with as many of its epochs as fit into the seconds, or None when they are too few."""
-    if cost(plan) <= seconds:
+    if predict(plan).seconds <= seconds:
         return plan
     for share in (0.75, 0.5, 0.35, 0.25, 0.15, 0.1):
         shorter = shorten(plan, share)
         if shorter.epochs < LEAST_EPOCHS:
             return None
-        if cost(shorter) <= seconds:
+        if predict(shorter).seconds <= seconds:
             return shorter
     return None
 
@@ -332,7 +329,7 @@ def train_chosen(
     for restarts in range(choice.restarts, RESTARTS + 1):
         if restarts > stopped_at:
             left = max(0.0, seconds_of(decisions.text("time_limit")) - elapsed())
-            fitting = fit_into(first, lambda plan: predict(plan).seconds, left)
+            fitting = fit_into(first, predict, left)
             if fitting is None:
                 given_up = (
                     f"It failed or fell below the probe, and for another training {left:.0f} s of --time-limit are "

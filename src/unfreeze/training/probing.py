@@ -80,7 +80,7 @@ def probe_features(
         classes=len(dataset.labels),
         boundaries_names={index + 1: stage.name for index, stage in enumerate(backbone.stages)},
         seed=decisions.number("seed"),
-        groups=None if dataset.group is None else dataset.group[features.rows[chosen]],
+        groups=dataset.groups_of(features.rows[chosen]),
         class_weight="balanced" if balanced else None,
         kind="mlp" if kind == "mlp" else "linear",
     )

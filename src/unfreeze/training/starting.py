@@ -60,7 +60,7 @@ def _fit(material: Material, features: NDArray[np.floating], rows: NDArray[np.in
         classes=len(dataset.labels),
         boundaries_names={last: material.backbone.stages[-1].name},
         seed=decisions.number("seed"),
-        groups=None if dataset.group is None else dataset.group[rows],
+        groups=dataset.groups_of(rows),
         class_weight="balanced" if decisions.text("class_weight") == "balanced" else None,
         kind="mlp" if decisions.text("head") == "mlp" else "linear",
     )

@@ -54,9 +54,10 @@ class Trier:
     def assigned(self) -> NDArray[np.intp]:
         """The half in which each row is held out; groups stay together."""
         dataset = self.material.dataset
-        groups = None if dataset.group is None else dataset.group[self.rows]
         y = dataset.label[self.rows].astype(np.intp)
-        return assign_folds(y, folds=FOLDS, seed=self.material.decisions.number("seed"), groups=groups)
+        return assign_folds(
+            y, folds=FOLDS, seed=self.material.decisions.number("seed"), groups=dataset.groups_of(self.rows)
+        )
 
     @cached_property
     def floor_right(self) -> NDArray[np.bool_]:
