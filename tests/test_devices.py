@@ -11,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pytestmark = pytest.mark.slow
 
-COLOURS = {"green": (70, 150, 80), "red": (150, 80, 70)}
 PARTIAL = (
     "--strategy",
     "partial",
@@ -29,14 +27,8 @@ PARTIAL = (
 
 
 @pytest.fixture
-def photos(tmp_path):
-    chance = np.random.default_rng(5)
-    for name, colour in COLOURS.items():
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(30):
-            pixels = np.clip(chance.normal(0, 60, (40, 40, 3)) + colour, 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
-    return tmp_path / "photos"
+def photos(tmp_path, draw_photos):
+    return draw_photos(tmp_path)
 
 
 def begin(photos, output, *options):

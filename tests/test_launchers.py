@@ -8,11 +8,9 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pytestmark = pytest.mark.slow
 
-COLOURS = {"green": (70, 150, 80), "red": (150, 80, 70)}
 PARTIAL = (
     "--strategy",
     "partial",
@@ -47,14 +45,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def photos(folder):
-    chance = np.random.default_rng(5)
-    for name, colour in COLOURS.items():
-        (folder / "photos" / name).mkdir(parents=True)
-        for number in range(30):
-            pixels = np.clip(chance.normal(0, 60, (40, 40, 3)) + colour, 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "photos" / name / f"{number}.png")
-    return folder / "photos"
+def photos(folder, draw_photos):
+    return draw_photos(folder)
 
 
 def run(photos, output, *before):
