@@ -383,4 +383,4 @@ def test_warnings_of_libraries_about_many_classes_are_not_shown():
     texts = [f"{chr(97 + n // 26)}{chr(97 + n % 26)} word" for n in range(60)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tfidf_baseline(texts, np.arange(60) // 2 + 20 * (np.arange(60) > 40), texts, classes=60, seed=0)
+        tfidf_baseline(texts, np.arange(60) // 2 + 20 * (np.arange(60) > 40), [texts], classes=60, seed=0)

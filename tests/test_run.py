@@ -207,3 +207,18 @@ def test_data_in_memory_are_named_and_not_written_out(tmp_path, monkeypatch, pla
     assert inputs[120] not in written
     assert inputs[120] not in run.report.command
     assert "test" not in read_config(run.folder / "config.yaml")
+
+
+def test_words_are_counted_in_so_many_texts_at_most_and_the_report_says_so(
+    tmp_path, monkeypatch, plain_torch
+):
+    monkeypatch.setattr("unfreeze.reporting.WORD_ROWS", 30)
+    texts = [f"{('meeting', 'prize')[number % 2]} {number % 7}" for number in range(60)]
+    run = unfreeze.train(
+        (texts, ["ham", "spam"] * 30),
+        output_dir=tmp_path / "run",
+        backbone="all-minilm-l6-v2",
+        max_length=8,
+        strategy="feature-extraction",
+    )
+    assert "TF-IDF + logistic regression on 30 of the texts" in (run.folder / "report.html").read_text()

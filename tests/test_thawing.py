@@ -174,8 +174,8 @@ def test_pictures_that_memory_has_no_room_for_train_the_same_from_a_file(
         return memmap(*arguments, **settings)
 
     memmap = np.memmap
-    monkeypatch.setattr("unfreeze.engine.arrays.MEMORY_BYTES", 0)
-    monkeypatch.setattr("unfreeze.engine.arrays.np.memmap", noted)
+    monkeypatch.setattr("unfreeze.arrays.MEMORY_BYTES", 0)
+    monkeypatch.setattr("unfreeze.arrays.np.memmap", noted)
     run = unfreeze.train(str(photos), output_dir=tmp_path / "run", **SETTINGS)
     assert any(shape[1:] == (64, 64, 3) for shape in mapped)
     losses = [[row["train_loss"], row["val_log_loss"]] for row in history_of(run.folder)]

@@ -278,7 +278,7 @@ def test_an_error_of_the_producer_arrives_at_the_consumer():
 def test_large_features_are_mapped_from_a_file_that_has_no_name(images, counting, monkeypatch):
     backbone, dataset = images
     plain = run(dataset, backbone, counting(backbone, ALL))
-    monkeypatch.setattr("unfreeze.engine.arrays.MEMORY_BYTES", 0)
+    monkeypatch.setattr("unfreeze.arrays.MEMORY_BYTES", 0)
     mapped = run(dataset, backbone, counting(backbone, ALL))
     for boundary in ALL:
         assert isinstance(mapped.arrays[boundary], np.memmap)

@@ -118,6 +118,23 @@ def test_many_rows_are_sampled_for_the_curve_but_all_predicted(halves, monkeypat
     assert "150 of 240 rows" in sampled.reasons[0]
 
 
+def test_a_design_that_would_fill_the_memory_is_mapped_from_a_file_and_gives_the_same_head(
+    halves, monkeypatch
+):
+    features, y = halves
+    plain = fitted(features, y, 2)
+    made = []
+    real = np.memmap
+    monkeypatch.setattr("unfreeze.arrays.np.memmap", lambda *at, **how: made.append(1) or real(*at, **how))
+    monkeypatch.setattr("unfreeze.arrays.MEMORY_BYTES", 0)
+    # Sums over parts of the rows end in other last digits.
+    monkeypatch.setattr("unfreeze.heads.problem.MOMENT_ROWS", 64)
+    mapped = fitted(features, y, 2)
+    assert made
+    assert mapped.probe.regularisation == plain.probe.regularisation
+    assert mapped.probe.oof_logits == pytest.approx(plain.probe.oof_logits, abs=1e-3)
+
+
 def test_features_that_are_not_finite_name_their_boundary(halves):
     features, y = halves
     features[2][7, 1] = np.inf

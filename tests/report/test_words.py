@@ -63,6 +63,10 @@ def test_a_baseline_within_chance_is_said_to_be_so(toys):
         "Probe (the floor) is only 0.7 points behind on the same rows, which is within chance.",
         "Always 'x' is only 1.7 points behind on the same rows, which is within chance.",
     ]
+    some = replace(ahead, name="on 100,000 of the texts")
+    assert words.comparisons(replace(data, baselines=(some,)))[0].startswith(
+        "TF-IDF + logistic regression on 100,000 of the texts is ahead by"
+    )
 
 
 def test_chips_warn_where_a_person_should_look(toys):

@@ -12,10 +12,10 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
+from unfreeze.arrays import allocate
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import HASH_BYTES, content_hashes
-from unfreeze.engine.arrays import allocate
 from unfreeze.engine.batches import BadRow, Batch, ahead, golden_batch, pad_texts, read_batches
 from unfreeze.engine.digests import Digests
 from unfreeze.engine.store import FeatureStore, open_store

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,12 +57,14 @@ def majority_baseline(
 def tfidf_baseline(
     train_texts: Sequence[str],
     train_y: NDArray[np.integer],
-    test_texts: Sequence[str],
+    test_texts: Iterable[Sequence[str]],
     *,
     classes: int,
     seed: int,
 ) -> NDArray[np.float64]:
     """Probabilities (test rows, classes) of logistic regression on TF-IDF of words and pairs of words.
+
+    ``test_texts`` come in parts, so that no more than one of them is in memory.
 
     Term counts are damped by their logarithm; C is chosen by cross-validated log-loss. The vocabulary is
     that of all training texts, for every fold: it holds no labels. Only the first 20,000 characters of a
@@ -72,11 +74,10 @@ def tfidf_baseline(
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     y = np.asarray(train_y, dtype=np.intp)
-    probabilities = np.zeros((len(test_texts), classes))
     seen = np.unique(y)
     if len(seen) == 1 or not any(_has_word(text) for text in train_texts):
-        probabilities[:] = np.bincount(y, minlength=classes) / len(y)
-        return probabilities
+        shares = np.bincount(y, minlength=classes) / len(y)
+        return np.tile(shares, (sum(len(texts) for texts in test_texts), 1))
     vectorizer = TfidfVectorizer(
         ngram_range=(1, 2),
         sublinear_tf=True,
@@ -90,16 +91,21 @@ def tfidf_baseline(
     except ValueError:
         # No term stands in two texts; there are words, as was seen above.
         train = vectorizer.set_params(min_df=1).fit_transform(cut)
-    test = vectorizer.transform([text[:TFIDF_CHARACTERS] for text in test_texts])
     # The vectoriser's own limit sorts every pair of words ever seen, which takes longer than the fit.
     most = min(TFIDF_FEATURES, TFIDF_WEIGHTS // len(seen))
+    kept = np.arange(train.shape[1])
     if train.shape[1] > most:
         common = np.bincount(train.indices, minlength=train.shape[1])
         kept = np.sort(np.argsort(-common, kind="stable")[:most])
-        train, test = train[:, kept], test[:, kept]
-    best = _choose_c(train, y, seed=seed)
-    probabilities[:, seen] = _fit(train, y, best).predict_proba(test)
-    return probabilities
+        train = train[:, kept]
+    fitted = _fit(train, y, _choose_c(train, y, seed=seed))
+    parts = []
+    for texts in test_texts:
+        part = np.zeros((len(texts), classes))
+        rows = vectorizer.transform([text[:TFIDF_CHARACTERS] for text in texts])
+        part[:, seen] = fitted.predict_proba(rows[:, kept])
+        parts.append(part)
+    return np.concatenate(parts)
 
 
 def _has_word(text: str) -> bool:

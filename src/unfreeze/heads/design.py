@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unfreeze.arrays import allocate
 from unfreeze.errors import UnfreezeError
 
 # A feature whose spread is below this share of its mean is rounding noise of float32, not information.
@@ -59,7 +60,8 @@ def make_design(blocks: list[NDArray[np.float32]], *, name: str) -> Design:
     """
     length = len(blocks[0])
     width = sum(block.shape[1] for block in blocks)
-    joined = np.ones((length, width + 1), dtype=np.float32)
+    joined = allocate((length, width + 1), np.float32)
+    joined[:, -1] = 1.0
     mean, inverse = np.empty(width), np.empty(width)
     slices: list[slice] = []
     for block in blocks:

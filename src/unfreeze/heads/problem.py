@@ -16,6 +16,8 @@ from unfreeze.heads.design import Design, floored_inverse
 ROUNDING = 1e-3
 # Below this mean curvature a class is saturated, and the preconditioner would trust it too much.
 LEAST_CURVATURE = 1e-5
+# Squares are taken of so many rows at once: those of all rows would be a second design.
+MOMENT_ROWS = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,11 @@ def make_folds(
     count = mask.sum(0)
     rows = design.rows[:, :-1]
     mean = (rows.T @ mask) / count
-    square = (rows.square().T @ mask) / count
+    square = torch.zeros_like(mean)
+    for first in range(0, len(rows), MOMENT_ROWS):
+        some = slice(first, first + MOMENT_ROWS)
+        square += rows[some].square().T @ mask[some]
+    square /= count
     # The floor belongs to raw units, in which the features of a block can be compared.
     inverse = torch.from_numpy(design.inverse)[:, None]
     unit = torch.where(inverse > 0, 1.0 / inverse, 0.0)

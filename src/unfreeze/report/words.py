@@ -112,7 +112,7 @@ def baseline_name(baseline: Baseline) -> str:
     names = {
         "chance": "chance",
         "majority": f"always '{baseline.name}'",
-        "tfidf": "TF-IDF + logistic regression",
+        "tfidf": "TF-IDF + logistic regression" + (f" {baseline.name}" if baseline.name else ""),
         "probe": "probe (the floor)",
     }
     return names.get(baseline.kind, baseline.name)

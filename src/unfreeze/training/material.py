@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from unfreeze.arrays import allocate
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.chance import keys_of
 from unfreeze.data.dataset import Dataset, Part
 from unfreeze.data.reading import read_images, read_texts
-from unfreeze.engine.arrays import allocate
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.engine.ranks import ALONE, Ranks
 from unfreeze.engine.threads import reading_threads
