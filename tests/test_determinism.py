@@ -1,6 +1,7 @@
 """The same command twice, with features at hand or not and any number of readers: the same bits."""
 
 import csv
+import json
 
 import pytest
 
@@ -84,6 +85,31 @@ def test_stopped_with_one_reader_and_resumed_with_four_gives_the_same_bits(
     read_with(4, monkeypatch)
     resumed = unfreeze.train(str(photos), output_dir=tmp_path / "cut", resume=True, **settings)
     assert bits(resumed) == bits(whole)
+
+
+def test_what_was_measured_once_is_decided_for_every_later_run(
+    vit, photos, tmp_path, monkeypatch, plain_torch, recorder
+):
+    """Whatever is faster a second time: the precision of a phase, and whether its prefix is stored."""
+    settings = SETTINGS | {"strategy": "partial", "backbone": vit, "epochs": 1, "precision": "auto"}
+    monkeypatch.setattr("unfreeze.engine.devices.precisions", lambda device, wanted: ("fp32", "bf16"))
+    runs = []
+    for faster, verdict in (("bf16", "does not pay"), ("fp32", "pays"), ("fp32", "pays")):
+        seconds = (1.0, 0.5) if faster == "bf16" else (1.0, 1.5)
+        monkeypatch.setattr(
+            "unfreeze.engine.phase_precision._time_steps", lambda *given, found=seconds: found
+        )
+        monkeypatch.setattr("unfreeze.engine.storing.weigh_store", lambda *given, found=verdict, **how: found)
+        if len(runs) == 2:
+            # Another cache folder remembers nothing.
+            monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path / "other"))
+        folder = tmp_path / str(len(runs))
+        runs.append(unfreeze.train(str(photos), output_dir=folder, progress=recorder, **settings))
+    assert bits(runs[1]) == bits(runs[0])
+    assert bits(runs[2])["model.safetensors"] != bits(runs[0])["model.safetensors"]
+    phases = [json.loads((run.folder / "ledger.json").read_text())[0] for run in runs]
+    assert [phase["precision"] for phase in phases] == ["bf16", "bf16", "fp32"]
+    assert sum("as in an earlier run" in sentence for sentence in recorder.said) == 2
 
 
 def test_another_seed_gives_other_bits(vit, photos, tmp_path, plain_torch):

@@ -17,7 +17,9 @@ SETTINGS = {
     "epochs": 2,
     "views": 2,
     "batch_size": 8,
+    # Other cache folders remember nothing of what measuring has decided here.
     "precision": "fp32",
+    "store": "on",
     "device": "cpu",
 }
 

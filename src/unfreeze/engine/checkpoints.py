@@ -74,6 +74,11 @@ class Checkpoints:
         self._folder = folder
         self._identity = dict(identity)
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the run is made of."""
+        return dict(self._identity)
+
     def begin(self) -> None:
         """Forget what another training left here, and note whose folder it is from now on.
 

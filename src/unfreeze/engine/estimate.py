@@ -9,6 +9,7 @@ from typing import Literal
 from unfreeze.plan import Phase
 
 Use = Literal["auto", "on", "off"]
+Verdict = Literal["pays", "too large", "does not pay"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,7 @@ class Estimate:
         return (self.input + self.frozen + 3 * self.trained) / max(3 * self.trained, 1e-12)
 
 
-def weigh_store(
-    group: Sequence[Estimate], *, use: Use, budget: int
-) -> Literal["pays", "too large", "does not pay"]:
+def weigh_store(group: Sequence[Estimate], *, use: Use, budget: int) -> Verdict:
     """Whether a store that may be used (``auto`` or ``on``) is worth filling; ``budget`` in bytes.
 
     ``group``: the phases that one pass would serve (see ``served_together``).

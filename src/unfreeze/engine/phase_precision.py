@@ -48,16 +48,35 @@ def choose_precision(
 ) -> PrecisionChoice:
     """The task's first precision, or its second where a step on ``rows`` takes at least 10 % less time in it.
 
-    ``steps``: how many are to come.
+    ``steps``: how many are to come. What an earlier run of the same training has measured is not measured again.
 
     Weights, statistics of norms, gradients and generators are as before; the backbone is left in evaluation mode.
     """
     if len(task.precisions) == 1:
         return PrecisionChoice(task.precisions[0])
-    high, low = task.precisions
     if prefix.stored and prefix.boundary == len(backbone.stages):
         # Only the head is run, which computes in full precision anyway.
-        return PrecisionChoice(high)
+        return PrecisionChoice(task.precisions[0])
+    name = f"precision of phase {phase.name}"
+    if (before := task.settled.find(name, task.precisions)) is not None:
+        precision = next(one for one in task.precisions if one == before)
+        return PrecisionChoice(precision, f"Phase {phase.name} computes in {before}, as in an earlier run.")
+    choice = _measured(backbone, head, task=task, prefix=prefix, phase=phase, rows=rows, steps=steps)
+    task.settled.keep(name, choice.precision)
+    return choice
+
+
+def _measured(
+    backbone: Backbone,
+    head: nn.Module,
+    *,
+    task: Task,
+    prefix: Prefix,
+    phase: Phase,
+    rows: NDArray[np.intp],
+    steps: int,
+) -> PrecisionChoice:
+    high, low = task.precisions
     # Dropout costs what it costs in training, but no statistic may move.
     set_modes(backbone, head, replace(phase, norm="freeze"))
     seconds = None

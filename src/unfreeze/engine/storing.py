@@ -20,7 +20,7 @@ from torch import Tensor
 from unfreeze.amounts import counted, duration, size
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.engine.devices import wait_for
-from unfreeze.engine.estimate import Estimate, Use, served_together, views_of, weigh_store
+from unfreeze.engine.estimate import Estimate, Use, Verdict, served_together, views_of, weigh_store
 from unfreeze.engine.prefix import PlainPrefix, Prefix
 from unfreeze.engine.shelf import Shelf, StoredPrefix, UnstoredError, fill_shelf
 from unfreeze.engine.suffix import Suffix
@@ -137,10 +137,10 @@ class StoringMaker:
         # One pass gives each phase its views.
         most = max(self._views(one) for one in group)
         estimates = [replace(mine, views=most), *self._expected.values()]
-        verdict = weigh_store(estimates, use=self.use, budget=self.budget)
+        verdict, whose = self._weigh(group, estimates)
         if verdict != "pays" and len(group) > 1:
             group, estimates = [first], [mine]
-            verdict = weigh_store(estimates, use=self.use, budget=self.budget)
+            verdict, whose = self._weigh(group, estimates)
         self._note(estimates[0])
         self._built = (boundary,), executor
         if verdict == "too large":
@@ -152,9 +152,21 @@ class StoringMaker:
             )
         told = _tell(estimates, names=[one.name for one in group])
         if verdict == "does not pay":
-            return _Decision((), (first,), f"The store does not pay: {told}.")
+            return _Decision((), (first,), f"The store does not pay{whose}: {told}.")
         passed = tuple(sorted({one.boundary for one in group}))
-        return _Decision(passed, tuple(group), f"The frozen part is stored: {told}.")
+        return _Decision(passed, tuple(group), f"The frozen part is stored{whose}: {told}.")
+
+    def _weigh(self, group: list[_Reading], estimates: list[Estimate]) -> tuple[Verdict, str]:
+        """Whether the store pays for these phases, and words that say so where an earlier run has decided it."""
+        verdict = weigh_store(estimates, use=self.use, budget=self.budget)
+        if verdict == "too large" or self.use == "on":
+            return verdict, ""
+        name = f"store of {', '.join(one.name for one in group)}"
+        for before in ("pays", "does not pay"):
+            if self.task.settled.find(name, (before,)):
+                return before, ", as in an earlier run"
+        self.task.settled.keep(name, verdict)
+        return verdict, ""
 
     def _read(self, reading: _Reading, shelf: Shelf) -> Prefix:
         """What an earlier phase's pass has stored for this one."""

@@ -13,6 +13,7 @@ from unfreeze.engine.devices import Precision
 from unfreeze.engine.inputs import Inputs
 from unfreeze.engine.ledger import PhaseRecord
 from unfreeze.engine.ranks import ALONE, Ranks
+from unfreeze.engine.settled import Settled
 from unfreeze.errors import RequestError
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Task:
     """What a plan is run on. ``val`` may be None: then the last weights are taken. ``class_weight`` (classes,).
 
     ``precisions``: one for all phases, or two (the exact one first) of which each phase takes what it measures.
-    ``ranks``: the processes that run the plan together, each of which was given the same.
+    ``ranks``: the processes that run the plan together, each of which was given the same. ``settled``: what measuring
+    has decided before.
     """
 
     train: Rows
@@ -64,6 +66,7 @@ class Task:
     precisions: tuple[Precision, ...] = ("fp32",)
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     ranks: Ranks = ALONE
+    settled: Settled = field(default_factory=Settled)
 
 
 @dataclass(frozen=True)

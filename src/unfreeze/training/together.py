@@ -21,10 +21,12 @@ from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset
 from unfreeze.engine.frozen_pass import Features, compute_features, open_store
 from unfreeze.engine.ranks import LoneError, PeerLostError, Ranks
+from unfreeze.engine.settled import settled_in
 from unfreeze.errors import DataError, UnfreezeError
 from unfreeze.executors import build_executor
 from unfreeze.plan import Plan
 from unfreeze.progress import Progress, Silent
+from unfreeze.runtime.files import cache_root
 from unfreeze.training.material import Material
 from unfreeze.training.prepare import boundaries_of, open_backbone, read_data
 from unfreeze.training.stopping import stop_on_signal
@@ -93,6 +95,9 @@ def run_plan(
     trained = material.grafted(job.plan)
     # What is measured beside a training is the first process's work alone: this task alone has the others in it.
     task = replace(material.task(job.plan, job.train, job.val), ranks=material.ranks)
+    if checkpoints is not None:
+        place = cache_root() / "settled"
+        task = replace(task, settled=settled_in(place, checkpoints.identity, str(material.device)))
     result = fit(
         job.plan,
         backbone=trained,

@@ -1,0 +1,58 @@
+"""What measuring has decided in an earlier run of the same training: deciding again could end otherwise.
+
+Two ways that take about as long are told apart by chance, and each ends in bits of its own. So the first run of a
+training on a machine decides, and every later one, resumed or begun anew, does as it did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from unfreeze.executors.processor import processor_name
+from unfreeze.regular import read_record
+from unfreeze.runtime.files import parse_json, write_atomically
+
+
+class Settled:
+    """Decisions by name, kept in a file; without a ``path`` nothing is remembered.
+
+    Where the file cannot be read or written, every run decides for itself.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+
+    def find(self, name: str, among: Collection[str]) -> str | None:
+        """What was decided of ``name``; None where nothing was, or nothing that is ``among`` the choices."""
+        found = self._read().get(name)
+        return found if isinstance(found, str) and found in among else None
+
+    def keep(self, name: str, decision: str) -> None:
+        """Remember a decision."""
+        if self._path is None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path, json.dumps({**self._read(), name: decision}, indent=1))
+        except OSError:
+            pass
+
+    def _read(self) -> dict[str, object]:
+        if self._path is None:
+            return {}
+        try:
+            found = parse_json(read_record(self._path))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def settled_in(folder: Path, identity: Mapping[str, str], device: str) -> Settled:
+    """The decisions of a training, known by its ``identity``, on this machine's ``device``."""
+    what = {**identity, "device": device, "processor": processor_name(), "torch": version("torch")}
+    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+    return Settled(folder / f"{key}.json")
