@@ -11,7 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# What every process would import for itself, a second or two each.
+import accelerate  # noqa: F401
 import torch
+import torch.distributed.fsdp
+import torch.distributed.tensor
 
 from unfreeze.engine.launching import gathered
 
