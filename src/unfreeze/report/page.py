@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -75,8 +76,12 @@ def render(data: ReportData) -> str:
     return words.printable(page)
 
 
+@cache
 def make_environment() -> jinja2.Environment:
-    """Where the pages' templates are read, with the parts, filters and colours that all pages share."""
+    """Where the pages' templates are read, with the parts, filters and colours that all pages share.
+
+    One for the process: compiling the templates takes longer than filling them.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),
         autoescape=True,
