@@ -82,6 +82,30 @@ def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     _only_torch(monkeypatch)
 
 
+@pytest.fixture(scope="session")
+def tiny_cnn(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of a narrow residual network with random weights, for what any convolutional one shows."""
+    return write_network("test_resnet", tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of a narrow vision transformer with random weights, for what any one shows."""
+    return write_network("test_vit", tmp_path_factory.mktemp("weights"))
+
+
+def write_network(name: str, folder: Path) -> str:
+    """timm's network of this name with random weights in ``folder``, as a user would name it."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    path = folder / f"{name}.safetensors"
+    save_file(timm.create_model(name, num_classes=0).state_dict(), path)
+    return f"timm:{name}@{path}"
+
+
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder()

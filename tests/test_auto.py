@@ -18,7 +18,6 @@ from unfreeze.plan import Phase, Plan, Thaw
 from unfreeze.training import choosing
 
 SETTINGS = {
-    "backbone": "efficientnet-lite0",
     "image_size": 64,
     "epochs": 4,
     "views": 1,
@@ -28,6 +27,17 @@ SETTINGS = {
     "device": "cpu",
 }
 PARTIAL = Candidate(strategy="partial", hope=9.0, reason="as the test wants it")
+
+
+@pytest.fixture
+def settings(tiny_cnn):
+    return SETTINGS | {"backbone": tiny_cnn}
+
+
+@pytest.fixture
+def pretrained():
+    """For trials that must end above the floor, which those of random weights do not."""
+    return SETTINGS | {"backbone": "efficientnet-lite0"}
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +113,13 @@ def origin_of(run, name):
     return next(entry for entry in run.report.settings if entry.name == name)
 
 
-def test_what_is_taken_was_tried_on_both_halves_and_is_told_with_its_evidence(wanted, cells, tmp_path):
+def test_what_is_taken_was_tried_on_both_halves_and_is_told_with_its_evidence(
+    wanted, cells, tmp_path, pretrained
+):
     wanted.setattr(
         "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=True, gain=0.1, reason="Good.")
     )
-    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **pretrained)
     choice = choice_of(run.folder)
     assert run.strategy == choice["shipped"] == "partial"
     trials = choice["trials"]
@@ -125,15 +137,15 @@ def test_what_is_taken_was_tried_on_both_halves_and_is_told_with_its_evidence(wa
     assert "half of them" in page
 
 
-def test_a_model_that_does_not_beat_the_probe_is_not_shipped(wanted, cells, tmp_path):
+def test_a_model_that_does_not_beat_the_probe_is_not_shipped(wanted, cells, tmp_path, pretrained):
     wanted.setattr(
         "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=False, gain=-0.1, reason="Worse.")
     )
-    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **pretrained)
     probed = unfreeze.train(
         str(cells),
         output_dir=tmp_path / "probe",
-        **{**SETTINGS, "epochs": None, "views": None, "augment": None},
+        **{**pretrained, "epochs": None, "views": None, "augment": None},
         strategy="feature-extraction",
     )
     assert run.strategy == "feature-extraction"
@@ -143,20 +155,20 @@ def test_a_model_that_does_not_beat_the_probe_is_not_shipped(wanted, cells, tmp_
     assert run.model().labels == probed.model().labels
 
 
-def test_a_collapse_starts_again_at_a_third_of_the_rate(taken, cells, tmp_path):
+def test_a_collapse_starts_again_at_a_third_of_the_rate(taken, cells, tmp_path, settings):
     fallen = iter([True, True, False, False, False, False])
     taken.setattr("unfreeze.training.choosing.CollapseWatch.fallen", lambda *_: next(fallen))
     taken.setattr(
         "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=True, gain=0.1, reason="Good.")
     )
-    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS, lr=9e-6)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings, lr=9e-6)
     assert choice_of(run.folder)["restarts_at_lower_rates"] == 2
     (record,) = json.loads((run.folder / "ledger.json").read_text())
     assert record["groups"][0]["rate"] == pytest.approx(1e-6)
     assert sum("the rate is too high" in sentence for sentence in choice_of(run.folder)["decisions"]) == 2
 
 
-def test_a_loss_that_is_no_number_starts_again_at_a_third_of_the_rate(taken, cells, tmp_path):
+def test_a_loss_that_is_no_number_starts_again_at_a_third_of_the_rate(taken, cells, tmp_path, settings):
     from unfreeze.training.thawing import thaw
 
     broken = iter([True, False])
@@ -170,7 +182,7 @@ def test_a_loss_that_is_no_number_starts_again_at_a_third_of_the_rate(taken, cel
     taken.setattr(
         "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=True, gain=0.1, reason="Good.")
     )
-    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS, lr=9e-6)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings, lr=9e-6)
     assert choice_of(run.folder)["restarts_at_lower_rates"] == 1
     (record,) = json.loads((run.folder / "ledger.json").read_text())
     assert record["groups"][0]["rate"] == pytest.approx(3e-6)
@@ -178,14 +190,14 @@ def test_a_loss_that_is_no_number_starts_again_at_a_third_of_the_rate(taken, cel
     assert told == ["The loss is not finite.", "It starts again at a third of its rates, for 4 epochs."]
 
 
-def test_a_training_that_always_collapses_ships_the_probe(taken, cells, tmp_path):
+def test_a_training_that_always_collapses_ships_the_probe(taken, cells, tmp_path, settings):
     taken.setattr("unfreeze.training.choosing.CollapseWatch.fallen", lambda *_: True)
-    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings)
     assert run.strategy == "feature-extraction"
     assert "at lower rates too" in choice_of(run.folder)["verdict"]["reason"]
 
 
-def test_what_starts_again_takes_the_epochs_that_the_time_is_enough_for(taken, cells, tmp_path):
+def test_what_starts_again_takes_the_epochs_that_the_time_is_enough_for(taken, cells, tmp_path, settings):
     from unfreeze.training.choosing import train_chosen
 
     plans, clock = [], iter([597.0, 640.0])
@@ -199,7 +211,7 @@ def test_what_starts_again_takes_the_epochs_that_the_time_is_enough_for(taken, c
 
     taken.setattr("unfreeze.training.choosing.thaw", thawed)
     taken.setattr("unfreeze.training.learning.train_chosen", hurried)
-    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings)
     # A second an epoch, and three are left of ten minutes.
     assert [plan.epochs for plan in plans] == [4, 3]
     assert run.strategy == "feature-extraction"
@@ -210,8 +222,8 @@ def test_what_starts_again_takes_the_epochs_that_the_time_is_enough_for(taken, c
     )
 
 
-def test_without_time_the_probe_is_shipped_and_it_says_so(auto, cells, tmp_path):
-    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", time_limit="1s", **SETTINGS)
+def test_without_time_the_probe_is_shipped_and_it_says_so(auto, cells, tmp_path, settings):
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", time_limit="1s", **settings)
     choice = choice_of(run.folder)
     assert run.strategy == "feature-extraction"
     assert choice["trials"] == []
@@ -220,7 +232,7 @@ def test_without_time_the_probe_is_shipped_and_it_says_so(auto, cells, tmp_path)
     assert origin_of(run, "strategy").reason == choice["decisions"][-1]
 
 
-def test_epochs_are_cut_to_the_time_there_is(wanted, cells, tmp_path):
+def test_epochs_are_cut_to_the_time_there_is(wanted, cells, tmp_path, settings):
     seen = []
 
     def search(candidates, run, **settings):
@@ -228,23 +240,23 @@ def test_epochs_are_cut_to_the_time_there_is(wanted, cells, tmp_path):
         return SimpleNamespace(chosen=None, trials=[], expectations=(), decisions=["Enough."])
 
     wanted.setattr("unfreeze.training.choosing.search", search)
-    unfreeze.train(str(cells), output_dir=tmp_path / "run", time_limit="60s", **SETTINGS | {"epochs": 100})
+    unfreeze.train(str(cells), output_dir=tmp_path / "run", time_limit="60s", **settings | {"epochs": 100})
     assert 3 <= seen[0] <= 30
 
 
-def test_a_run_that_is_stopped_goes_on_with_what_was_chosen(wanted, cells, tmp_path, stopping):
+def test_a_run_that_is_stopped_goes_on_with_what_was_chosen(wanted, cells, tmp_path, stopping, pretrained):
     wanted.setattr(
         "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=True, gain=0.1, reason="Good.")
     )
     with stopping(3):
-        unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
+        unfreeze.train(str(cells), output_dir=tmp_path / "run", **pretrained)
     before = choice_of(tmp_path / "run")
 
     def never(*_, **__):
         raise AssertionError("it was tried again")
 
     wanted.setattr("unfreeze.training.choosing.search", never)
-    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", resume=True, **SETTINGS)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", resume=True, **pretrained)
     assert run.strategy == "partial"
     assert choice_of(run.folder)["trials"] == before["trials"]
 
@@ -255,12 +267,12 @@ def test_a_run_that_is_stopped_goes_on_with_what_was_chosen(wanted, cells, tmp_p
     ids=str,
 )
 def test_a_stopped_run_is_not_taken_up_with_other_settings(
-    wanted, cells, tmp_path, stopping, change, sentence
+    wanted, cells, tmp_path, stopping, change, sentence, pretrained
 ):
     with stopping(3):
-        unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
+        unfreeze.train(str(cells), output_dir=tmp_path / "run", **pretrained)
     with pytest.raises(RequestError, match=f"this was chosen with {sentence}"):
-        unfreeze.train(str(cells), output_dir=tmp_path / "run", resume=True, **SETTINGS | change)
+        unfreeze.train(str(cells), output_dir=tmp_path / "run", resume=True, **pretrained | change)
 
 
 RECORDS = {
@@ -402,18 +414,20 @@ def test_a_later_version_may_have_added_to_a_choice(stopped):
     assert read().plan.epochs == 4
 
 
-def test_without_validation_rows_the_probe_is_taken_before_anything_is_tried(wanted, cells, tmp_path):
+def test_without_validation_rows_the_probe_is_taken_before_anything_is_tried(
+    wanted, cells, tmp_path, settings
+):
     pictures = sorted(cells.glob("*/*.png"))
     few = [str(path) for path in (*pictures[:3], *pictures[-3:])]
     labels = ["dark"] * 3 + ["light"] * 3
-    run = unfreeze.train((few, labels), output_dir=tmp_path / "run", **SETTINGS)
+    run = unfreeze.train((few, labels), output_dir=tmp_path / "run", **settings)
     choice = choice_of(run.folder)
     assert run.strategy == "feature-extraction"
     assert choice["candidates"] == choice["trials"] == []
     assert choice["decisions"][0].startswith("There are no validation rows")
 
 
-def test_candidates_are_not_measured_when_the_time_is_over(auto, cells, tmp_path):
+def test_candidates_are_not_measured_when_the_time_is_over(auto, cells, tmp_path, settings):
     from unfreeze.training.choosing import candidate_plans
 
     seen = []
@@ -424,12 +438,12 @@ def test_candidates_are_not_measured_when_the_time_is_over(auto, cells, tmp_path
         return plans
 
     auto.setattr("unfreeze.training.choosing.candidate_plans", slow)
-    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", time_limit="0.01s", **SETTINGS)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", time_limit="0.01s", **settings)
     late = [one for one in choice_of(run.folder)["decisions"] if "is over before its cost is measured" in one]
     assert [sentence.partition(":")[0] for sentence in late] == seen[1:]
 
 
-def test_candidates_that_come_to_the_same_training_are_tried_once(auto, cells, tmp_path):
+def test_candidates_that_come_to_the_same_training_are_tried_once(auto, cells, tmp_path, settings):
     from dataclasses import replace
 
     from unfreeze.training.planning import plan_candidate
@@ -445,16 +459,16 @@ def test_candidates_that_come_to_the_same_training_are_tried_once(auto, cells, t
         return plans[-1]
 
     auto.setattr("unfreeze.training.choosing.plan_candidate", alike)
-    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", time_limit="1s", **SETTINGS)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", time_limit="1s", **settings)
     assert len(plans) == 2
     assert len(choice_of(run.folder)["decisions"]) == 2
     assert choice_of(run.folder)["decisions"][0].startswith("full:")
 
 
-def test_what_memory_has_no_room_for_is_not_tried(auto, cells, tmp_path):
+def test_what_memory_has_no_room_for_is_not_tried(auto, cells, tmp_path, settings):
     auto.setattr("unfreeze.training.choosing.free_memory", lambda device: 0)
     auto.setattr("unfreeze.training.choosing.resident_bytes", lambda device: 500_000_000)
-    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **SETTINGS)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings)
     choice = choice_of(run.folder)
     assert run.strategy == "feature-extraction"
     assert choice["trials"] == []
