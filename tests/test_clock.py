@@ -50,15 +50,9 @@ def bits(run):
 
 
 def test_a_clock_that_jumps_changes_no_bit_of_a_training_and_of_a_resumed_one(
-    photos, tmp_path, monkeypatch, plain_torch, stopping
+    photos, tmp_path, tiny_vit, monkeypatch, plain_torch, stopping
 ):
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "tiny.safetensors")
-    settings = SETTINGS | {"backbone": f"timm:test_vit@{tmp_path / 'tiny.safetensors'}"}
+    settings = SETTINGS | {"backbone": tiny_vit}
     plain = unfreeze.train(str(photos), output_dir=tmp_path / "plain", **settings)
     shift_files(tmp_path / "unfreeze-cache")
     asked = jump(monkeypatch)

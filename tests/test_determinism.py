@@ -13,18 +13,6 @@ COUNTED = ("model.safetensors", "head.safetensors", "adapter/adapter_model.safet
 MEASURED = {"seconds", "rows_per_second", "wait_share", "peak_bytes"}
 
 
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory):
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), path)
-    return f"timm:test_vit@{path}"
-
-
 def bits(run):
     """Everything that a run came to, by file."""
     found = {name: (run.folder / name).read_bytes() for name in COUNTED if (run.folder / name).exists()}
@@ -65,8 +53,10 @@ def twice(data, folder, monkeypatch, **settings):
         ("scratch", 1),
     ],
 )
-def test_the_same_seed_gives_the_same_bits(strategy, epochs, vit, photos, tmp_path, monkeypatch, plain_torch):
-    settings = SETTINGS | {"strategy": strategy, "backbone": vit, "epochs": epochs}
+def test_the_same_seed_gives_the_same_bits(
+    strategy, epochs, tiny_vit, photos, tmp_path, monkeypatch, plain_torch
+):
+    settings = SETTINGS | {"strategy": strategy, "backbone": tiny_vit, "epochs": epochs}
     if strategy == "feature-extraction":
         settings = {name: settings[name] for name in ("strategy", "backbone", "device")}
     first, second = twice(photos, tmp_path, monkeypatch, **settings)
@@ -74,9 +64,9 @@ def test_the_same_seed_gives_the_same_bits(strategy, epochs, vit, photos, tmp_pa
 
 
 def test_stopped_with_one_reader_and_resumed_with_four_gives_the_same_bits(
-    vit, photos, tmp_path, monkeypatch, plain_torch, stopping
+    tiny_vit, photos, tmp_path, monkeypatch, plain_torch, stopping
 ):
-    settings = SETTINGS | {"strategy": "gradual", "backbone": vit}
+    settings = SETTINGS | {"strategy": "gradual", "backbone": tiny_vit}
     read_with(2, monkeypatch)
     whole = unfreeze.train(str(photos), output_dir=tmp_path / "whole", **settings)
     read_with(1, monkeypatch)
@@ -88,10 +78,10 @@ def test_stopped_with_one_reader_and_resumed_with_four_gives_the_same_bits(
 
 
 def test_what_was_measured_once_is_decided_for_every_later_run(
-    vit, photos, tmp_path, monkeypatch, plain_torch, recorder
+    tiny_vit, photos, tmp_path, monkeypatch, plain_torch, recorder
 ):
     """Whatever is faster a second time: the precision of a phase, and whether its prefix is stored."""
-    settings = SETTINGS | {"strategy": "partial", "backbone": vit, "epochs": 1, "precision": "auto"}
+    settings = SETTINGS | {"strategy": "partial", "backbone": tiny_vit, "epochs": 1, "precision": "auto"}
     monkeypatch.setattr("unfreeze.engine.devices.precisions", lambda device, wanted: ("fp32", "bf16"))
     runs = []
     for faster, verdict in (("bf16", "does not pay"), ("fp32", "pays"), ("fp32", "pays")):
@@ -112,8 +102,8 @@ def test_what_was_measured_once_is_decided_for_every_later_run(
     assert sum("as in an earlier run" in sentence for sentence in recorder.said) == 2
 
 
-def test_another_seed_gives_other_bits(vit, photos, tmp_path, plain_torch):
-    settings = SETTINGS | {"strategy": "partial", "backbone": vit, "epochs": 1}
+def test_another_seed_gives_other_bits(tiny_vit, photos, tmp_path, plain_torch):
+    settings = SETTINGS | {"strategy": "partial", "backbone": tiny_vit, "epochs": 1}
     first, second = (
         unfreeze.train(str(photos), output_dir=tmp_path / str(seed), seed=seed, **settings) for seed in (0, 1)
     )

@@ -44,15 +44,9 @@ def cells(text):
 
 
 def test_names_stay_as_written_and_harm_neither_spreadsheets_nor_pages_nor_paths(
-    table, command, tmp_path, plain_torch
+    table, command, tmp_path, tiny_vit, plain_torch
 ):
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "tiny.safetensors")
-    model = ["--backbone", f"timm:test_vit@{tmp_path / 'tiny.safetensors'}", "--device", "cpu"]
+    model = ["--backbone", tiny_vit, "--device", "cpu"]
     few, work = ["--epochs", "1", "--batch-size", "8"], tmp_path / "work"
     work.mkdir()
     before = tree(tmp_path)

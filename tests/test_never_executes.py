@@ -214,13 +214,7 @@ def test_a_safetensors_header_of_any_length_is_no_reason_to_take_memory(image_ru
         unfreeze.load(folder)
 
 
-def test_names_that_are_markup_change_no_page(command, tmp_path, plain_torch):
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "tiny.safetensors")
+def test_names_that_are_markup_change_no_page(command, tmp_path, tiny_vit, plain_torch):
     chance = np.random.default_rng(0)
     # A file's name holds no slash, so that no closing tag can be written in one.
     evil = "<img src=x onerror=alert(1)>", "<script>alert(1)<script>", '"><svg onload=alert(1)>', "{{7*191}}"
@@ -230,7 +224,7 @@ def test_names_that_are_markup_change_no_page(command, tmp_path, plain_torch):
             folder.mkdir(parents=True, exist_ok=True)
             pixels = np.clip(chance.normal(60 + 70 * place, 30, (36, 40, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{evil[number % 4]}{number}.png")
-    made = ["--backbone", f"timm:test_vit@{tmp_path / 'tiny.safetensors'}", "--device", "cpu"]
+    made = ["--backbone", tiny_vit, "--device", "cpu"]
     few = ["--epochs", "1", "--batch-size", "8"]
     data, run = tmp_path / "data", tmp_path / "run"
     target = ["--target", data, "--output-dir", tmp_path / "adapted"]

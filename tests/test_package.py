@@ -149,14 +149,8 @@ def test_the_unpacked_wheel_works_outside_the_source_tree(unpacked, photos, tmp_
 
 
 @pytest.mark.slow
-def test_the_installed_wheel_trains_and_predicts_outside_the_source_tree(built, photos, tmp_path):
+def test_the_installed_wheel_trains_and_predicts_outside_the_source_tree(built, photos, tmp_path, tiny_vit):
     """By pip, into a folder that alone lends the package; what it needs is that of this environment."""
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "tiny.safetensors")
     (wheel,) = built.glob("*.whl")
     place, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -176,7 +170,7 @@ def test_the_installed_wheel_trains_and_predicts_outside_the_source_tree(built, 
     run(*pip, "--quiet", "--no-index", "--no-deps", "--target", place, wheel)
     found = run(sys.executable, "-c", "import unfreeze; print(unfreeze.__file__)").strip()
     assert Path(found).is_relative_to(place)
-    model = ["--backbone", f"timm:test_vit@{tmp_path / 'tiny.safetensors'}", "--device", "cpu"]
+    model = ["--backbone", tiny_vit, "--device", "cpu"]
     few = ["--strategy", "partial", "--epochs", "1", "--batch-size", "8", "--precision", "fp32"]
     run(place / "bin" / "unfreeze", "train", photos, "--output-dir", "run", *few, *model)
     assert (elsewhere / "run" / "report.html").stat().st_size > 10_000

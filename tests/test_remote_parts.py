@@ -134,9 +134,9 @@ def test_rows_are_those_of_the_files_fetched_whole(bucket, cells, monkeypatch, t
 @pytest.mark.usefixtures("plain_torch", "small_memory")
 @pytest.mark.parametrize("strategy", ["feature-extraction", pytest.param("partial", marks=pytest.mark.slow)])
 def test_a_run_is_bit_for_bit_that_of_the_files_on_this_disk(
-    bucket, cells, tmp_path, monkeypatch, stopping, strategy
+    bucket, cells, tmp_path, tiny_vit, monkeypatch, stopping, strategy
 ):
-    settings = {"backbone": tiny(tmp_path), "strategy": strategy, "device": "cpu", "precision": "fp32"}
+    settings = {"backbone": tiny_vit, "strategy": strategy, "device": "cpu", "precision": "fp32"}
     # The caches differ, so nothing may be decided by measuring.
     settings |= {"batch_size": 8, "epochs": 2, "store": "on"} if strategy == "partial" else {}
     found = {}
@@ -153,16 +153,6 @@ def test_a_run_is_bit_for_bit_that_of_the_files_on_this_disk(
             "s3://toys/cells", output_dir=tmp_path / "runs" / "again", resume=True, **settings
         )
         assert bits(resumed) == found["here"]
-
-
-def tiny(folder):
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), folder / "tiny.safetensors")
-    return f"timm:test_vit@{folder / 'tiny.safetensors'}"
 
 
 def bits(run):

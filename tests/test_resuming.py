@@ -13,9 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 import unfreeze
 from unfreeze.choose.settings import Decisions
@@ -35,15 +33,10 @@ IMAGES = FEW | {"image_size": 32}
 TEXTS = FEW | {"backbone": "all-minilm-l6-v2", "max_length": 12, "freeze": 6, "train_size": 30}
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """Settings of a training of pictures, on a tiny vision transformer with random weights."""
-    import timm
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), path)
-    return IMAGES | {"backbone": f"timm:test_vit@{path}"}
+@pytest.fixture
+def images(tiny_vit):
+    """Settings of a training of pictures."""
+    return IMAGES | {"backbone": tiny_vit}
 
 
 @pytest.fixture
