@@ -77,14 +77,15 @@ def test_a_gpu_that_no_machine_has_is_refused():
 
 @pytest.mark.slow
 def test_six_cells_with_a_worker_killed_finish_once_with_the_numbers_of_the_local_engine(
-    mails, tmp_path, command, monkeypatch
+    photos, tiny_vit, tmp_path, command, monkeypatch
 ):
     monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path / "cache"))
 
     def compare(folder, *more):
         return command(
-            "compare", mails, "--strategies", "feature-extraction:head=mlp", "--seeds", 3, "--max-length", 16,
-            "--backbone", "all-minilm-l6-v2", "--output-dir", folder, "--json", *more,
+            "compare", photos, "--strategies", "feature-extraction:head=mlp", "--seeds", 3,
+            "--backbone", tiny_vit, "--store", "on", "--precision", "fp32",
+            "--output-dir", folder, "--json", *more,
         )  # fmt: skip
 
     local = compare(tmp_path / "local")
