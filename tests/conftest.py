@@ -195,22 +195,6 @@ def stopping() -> Callable[[int], AbstractContextManager[None]]:
 
 
 @pytest.fixture(scope="session")
-def draw_photos() -> Callable[[Path], Path]:
-    """Draws a folder ``photos`` in another one: 30 very noisy pictures of 40 pixels for each of two colours."""
-
-    def draw(folder: Path) -> Path:
-        chance = np.random.default_rng(5)
-        for name, colour in {"green": (70, 150, 80), "red": (150, 80, 70)}.items():
-            (folder / "photos" / name).mkdir(parents=True)
-            for number in range(30):
-                pixels = np.clip(chance.normal(0, 60, (40, 40, 3)) + colour, 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / "photos" / name / f"{number}.png")
-        return folder / "photos"
-
-    return draw
-
-
-@pytest.fixture(scope="session")
 def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A transformer of half a megabyte with random weights, as ``--backbone`` wants it named."""
     import timm
