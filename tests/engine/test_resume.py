@@ -29,9 +29,9 @@ def plan(**settings):
     )
 
 
-def train(t, folder, *, kind="cnn", given=None, stop_after=None, resume=False, use="off"):
+def train(t, folder, *, kind="cnn", given=None, stop_after=None, resume=False, use="off", rows=38):
     backbone = t.toy(kind)
-    task = t.task_of(kind, augment="none" if kind == "text" else "light")
+    task = t.task_of(kind, train=rows, augment="none" if kind == "text" else "light")
     steps = iter(range(1, 1000))
     given = plan() if given is None else given
     result, head = t.run(
@@ -134,11 +134,13 @@ def one_thread():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_being_killed_at_any_moment_changes_nothing(t, tmp_path, one_thread, monkeypatch):
-    whole = train(t, tmp_path / "whole")
+    # Two steps an epoch: each of the ten can be a child's last.
+    rows, steps = 16, 10
+    whole = train(t, tmp_path / "whole", rows=rows)
 
     def child(folder, *, step, write):
         calls = iter(range(1, 1000))
-        steps = iter(range(1, 1000))
+        taken = iter(range(1, 1000))
         real = module.write_atomically
 
         def dying(path, content):
@@ -150,13 +152,13 @@ def test_being_killed_at_any_moment_changes_nothing(t, tmp_path, one_thread, mon
             real(path, content)
 
         def stop():
-            if next(steps) == step:
+            if next(taken) == step:
                 os.kill(os.getpid(), signal.SIGKILL)
             return False
 
         module.write_atomically = dying
         backbone = t.toy("cnn")
-        task = t.task_of("cnn", augment="light")
+        task = t.task_of("cnn", train=rows, augment="light")
         t.run(
             plan(),
             backbone,
@@ -165,7 +167,7 @@ def test_being_killed_at_any_moment_changes_nothing(t, tmp_path, one_thread, mon
             should_stop=stop,
         )
 
-    moments = [(step, None) for step in range(1, STEPS + 1, 2)] + [(None, write) for write in range(1, 11)]
+    moments = [(step, None) for step in range(1, steps + 1)] + [(None, write) for write in range(1, 11)]
     for number, (step, write) in enumerate(moments):
         folder = tmp_path / str(number)
         pid = os.fork()
@@ -175,7 +177,7 @@ def test_being_killed_at_any_moment_changes_nothing(t, tmp_path, one_thread, mon
             finally:
                 os._exit(7)
         assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
-        assert_same(t, train(t, folder, resume=True), whole)
+        assert_same(t, train(t, folder, resume=True, rows=rows), whole)
 
 
 @pytest.mark.parametrize("stop", [3, 8, 13])
