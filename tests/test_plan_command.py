@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -36,9 +37,25 @@ def plan_of(material, strategy, **settings):
     return make_plan(material.backbone, len(material.part("train")), len(material.dataset.labels), decisions)
 
 
-@pytest.fixture
-def pictures(photos, plain_torch):
-    return material_of(photos, backbone="efficientnet-lite0", image_size=64, batch_size=8)
+@contextmanager
+def plain(cache):
+    """No executor but plain PyTorch, and a cache, for a fixture that many tests share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNFREEZE_CACHE", str(cache))
+        patch.setattr("unfreeze.engine.choice.available_executors", lambda device: ("torch-fp32",))
+        yield
+
+
+@pytest.fixture(scope="module")
+def pictures(photos, tmp_path_factory):
+    with plain(tmp_path_factory.mktemp("cache")):
+        return material_of(photos, backbone="efficientnet-lite0", image_size=64, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def texts(mails, tmp_path_factory):
+    with plain(tmp_path_factory.mktemp("cache")):
+        return material_of(mails, backbone="all-minilm-l6-v2", max_length=16)
 
 
 def state_of(module):
@@ -52,6 +69,7 @@ def test_the_facts_of_pictures_match_the_data(pictures):
     tensors, modes = state_of(material.backbone.module)
     found = gather_facts(material, probe)
     after, modes_after = state_of(material.backbone.module)
+    material.backbone.module.eval()
     assert all(np.array_equal(tensors[name], after[name]) for name in tensors)
     assert modes == modes_after
     value = {fact.name: fact.value for fact in found.entries}
@@ -66,12 +84,18 @@ def test_the_facts_of_pictures_match_the_data(pictures):
     assert found.turning is None
 
 
-def test_costs_are_predicted_without_touching_the_backbone(pictures):
+@pytest.fixture(scope="module")
+def predicted(pictures):
+    """A model that predicted two plans, what it said, and how the backbone was before."""
     material, _ = pictures
-    tensors, modes = state_of(material.backbone.module)
-    model = CostModel(material)
-    partial = model.predict(plan_of(material, "partial"))
-    full = model.predict(plan_of(material, "full"))
+    before, model = state_of(material.backbone.module), CostModel(material)
+    partial, full = (model.predict(plan_of(material, strategy)) for strategy in ("partial", "full"))
+    return model, partial, full, before
+
+
+def test_costs_are_predicted_without_touching_the_backbone(pictures, predicted):
+    material, _ = pictures
+    model, partial, full, (tensors, modes) = predicted
     spent = model.spent
     faster = model.predict(plan_of(material, "full", lr=1e-5))
     after, modes_after = state_of(material.backbone.module)
@@ -88,11 +112,9 @@ def test_costs_are_predicted_without_touching_the_backbone(pictures):
     assert {phase.rows for phase in partial.phases} == {len(material.part("train"))}
 
 
-def test_a_look_at_the_drift_costs_what_lies_above_the_lowest_thawed_stage(pictures):
+def test_a_look_at_the_drift_costs_what_lies_above_the_lowest_thawed_stage(pictures, predicted):
     material, _ = pictures
-    model = CostModel(material)
-    partial = model.predict(plan_of(material, "partial"))
-    model.predict(plan_of(material, "full"))
+    model, partial, *_ = predicted
     (looks,) = model._looks.values()
     assert len(looks) == len(material.backbone.stages) + 1
     assert looks[-1] == 0 < looks[6] < looks[1] < looks[0]
@@ -111,8 +133,8 @@ def test_train_and_validation_of_all_trials_are_made_of_squares_that_a_device_ho
     assert inputs[0]._resident.squares is material.inputs().squares
 
 
-def test_the_load_of_texts_is_that_of_their_batches(mails, plain_torch):
-    material, _ = material_of(mails, backbone="all-minilm-l6-v2", max_length=16)
+def test_the_load_of_texts_is_that_of_their_batches(texts):
+    material, _ = texts
     plan = plan_of(material, "full", batch_size=32)
     sample = draw_sample(material, plan)
     task = material.task(plan, material.part("train"), material.part("val"))
@@ -126,18 +148,26 @@ def test_the_load_of_texts_is_that_of_their_batches(mails, plain_torch):
 
 @pytest.fixture(scope="module")
 def outlook(photos, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNFREEZE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr("unfreeze.engine.choice.available_executors", lambda device: ("torch-fp32",))
+    """On a convolutional network so small that a few batches of each strategy take no time."""
+    import timm
+    from safetensors.torch import save_file
+
+    weights = tmp_path_factory.mktemp("weights") / "cnn.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
+    with plain(tmp_path_factory.mktemp("cache")):
         return look_ahead(
             TrainRequest(
-                data=str(photos), backbone="efficientnet-lite0", image_size=64, epochs=2, batch_size=8
+                data=str(photos),
+                backbone=f"timm:test_resnet@{weights}",
+                image_size=32,
+                epochs=2,
+                batch_size=8,
             )
         )
 
 
-def test_a_head_that_is_fitted_anew_on_pairs_costs_a_pass_over_the_training_rows(mails, plain_torch):
-    material, _ = material_of(mails, backbone="all-minilm-l6-v2", max_length=16)
+def test_a_head_that_is_fitted_anew_on_pairs_costs_a_pass_over_the_training_rows(texts):
+    material, _ = texts
     model = CostModel(material)
     assert model.predict(plan_of(material, "full")).around["head fitted anew"] == 0
     pairs = model.predict(plan_of(material, "contrastive"))

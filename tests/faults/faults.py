@@ -65,6 +65,11 @@ PATIENCE = 120.0
 # Seconds after which a command that has begun hears signals.
 HANDLED = 0.05
 PER_CLASS = 8
+# What commands import where they need it, which took a child most of its time.
+LATE = (
+    *("sklearn.cluster", "sklearn.decomposition", "sklearn.linear_model", "sklearn.metrics"),
+    *("sklearn.model_selection", "sklearn.neighbors", "rich.progress", "rich.table", "scipy.optimize"),
+)
 
 
 @dataclass
@@ -368,10 +373,11 @@ def make_data(folder: Path) -> None:
 
 def only_torch() -> None:
     """Other executors take seconds to convert a backbone; what they write has its own tests."""
+    import unfreeze.adapting.passes
     import unfreeze.engine.choice
     import unfreeze.model
 
-    for room in (unfreeze.engine.choice, unfreeze.model):
+    for room in (unfreeze.adapting.passes, unfreeze.engine.choice, unfreeze.model):
         room.available_executors = lambda device: ("torch-fp32",)  # type: ignore[attr-defined, assignment]
 
 
@@ -514,6 +520,8 @@ def main() -> None:
     import unfreeze.comparing.run
     import unfreeze.exporting.run
 
+    for name in LATE:
+        importlib.import_module(name)
     unfreeze.train(
         str(data / "photos"),
         output_dir=data / "source",

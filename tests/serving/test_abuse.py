@@ -44,11 +44,28 @@ def client_for(runs, **settings):
 
 
 @pytest.fixture(scope="module")
-def client(image_run, text_run):
+def _only_torch_from_the_start():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("unfreeze.serving.network.available_executors", lambda device: ("torch-fp32",))
-        with client_for({"photos": image_run.run.folder, "mails": text_run.run.folder}) as made:
-            yield made
+        yield
+
+
+@pytest.fixture(scope="module")
+def client(image_run, text_run, _only_torch_from_the_start):
+    with client_for({"photos": image_run.run.folder, "mails": text_run.run.folder}) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def owner(text_run, tmp_path_factory, _only_torch_from_the_start):
+    """A client that may change tasks; ``changes``: the folder that runs are taken from, with one, ``there``."""
+    changes = tmp_path_factory.mktemp("changes")
+    shutil.copytree(text_run.run.folder, changes / "there")
+    access = Access(token=TOKEN, changes=changes)
+    with client_for({"mails": text_run.run.folder}, access=access) as made:
+        made.headers = {"Authorization": f"Bearer {TOKEN}"}
+        made.changes = changes
+        yield made
 
 
 @contextmanager
@@ -129,6 +146,13 @@ def test_a_slow_client_is_cut_off_and_holds_up_nobody(text_run):
         assert ask(port) == 200
 
 
+@pytest.fixture(scope="module")
+def narrow(text_run, _only_torch_from_the_start):
+    """The port of a server that takes bodies of 100 kB."""
+    with listening({"mails": text_run.run.folder}, Limits(wait=0.0, body=100_000)) as port:
+        yield port
+
+
 @pytest.mark.parametrize(
     ("kind", "length"),
     [
@@ -139,7 +163,7 @@ def test_a_slow_client_is_cut_off_and_holds_up_nobody(text_run):
         ("multipart/form-data; boundary=b", "chunked"),
     ],
 )
-def test_a_client_that_sends_too_much_hears_why_when_it_has_sent(text_run, length, kind):
+def test_a_client_that_sends_too_much_hears_why_when_it_has_sent(narrow, length, kind):
     begin = b'--b\r\ncontent-disposition: form-data; name="files"; filename="a"\r\n\r\n'
     body = (begin if "form" in kind else b'{"texts": ["') + b"x" * 150_000
     if length == "chunked":
@@ -150,23 +174,19 @@ def test_a_client_that_sends_too_much_hears_why_when_it_has_sent(text_run, lengt
         sent = body
         # A length below the truth: the rest would be the next request's.
         lines = [f"content-length: {len(body) if length == 'declared' else 1000}"]
-    with listening({"mails": text_run.run.folder}, Limits(wait=0.0, body=100_000)) as port:
-        with connect(port) as connection:
-            connection.sendall(head(f"content-type: {kind}", *lines) + sent)
-            status, told = answer(connection)
-        assert status == (422 if length == "wrong" else 413)
-        assert length == "wrong" or "larger than" in told["detail"]
-        assert ask(port) == 200
+    with connect(narrow) as connection:
+        connection.sendall(head(f"content-type: {kind}", *lines) + sent)
+        status, told = answer(connection)
+    assert status == (422 if length == "wrong" else 413)
+    assert length == "wrong" or "larger than" in told["detail"]
+    assert ask(narrow) == 200
 
 
-def test_a_client_that_leaves_in_the_middle_costs_nothing(text_run):
-    with listening({"mails": text_run.run.folder}, Limits(wait=0.0)) as port:
-        for _ in range(50):
-            with connect(port) as connection:
-                connection.sendall(
-                    head("content-type: application/json", "content-length: 1000") + b'{"texts'
-                )
-        assert ask(port) == 200
+def test_a_client_that_leaves_in_the_middle_costs_nothing(narrow):
+    for _ in range(50):
+        with connect(narrow) as connection:
+            connection.sendall(head("content-type: application/json", "content-length: 1000") + b'{"texts')
+    assert ask(narrow) == 200
 
 
 def test_bodies_together_hold_no_more_than_they_may(text_run):
@@ -357,30 +377,22 @@ def test_a_name_like_a_path_is_no_task(client, name):
 @pytest.mark.parametrize(
     "name", [name for name in NAMES if name not in ("..", ".", "../mails", "%2e%2e", "MAILS")]
 )
-def test_a_name_like_a_path_cannot_be_given_to_a_task(text_run, tmp_path, name):
-    shutil.copytree(text_run.run.folder, tmp_path / "runs" / "new")
-    access = Access(token=TOKEN, changes=tmp_path / "runs")
-    with client_for({"mails": text_run.run.folder}, access=access) as client:
-        client.headers = {"Authorization": f"Bearer {TOKEN}"}
-        for method, call in (("PUT", {"json": {"run": "new"}}), ("DELETE", {})):
-            assert client.request(method, f"/v1/tasks/{name}", **call).status_code in (404, 405, 422)
-        assert list(client.registry.tasks) == ["mails"]
+def test_a_name_like_a_path_cannot_be_given_to_a_task(owner, name):
+    for method, call in (("PUT", {"json": {"run": "there"}}), ("DELETE", {})):
+        assert owner.request(method, f"/v1/tasks/{name}", **call).status_code in (404, 405, 422)
+    assert list(owner.registry.tasks) == ["mails"]
 
 
-@pytest.mark.parametrize("run", ["a\0b", "\ud800", "x" * 10_000, "../new/../..", "/etc", "new\n", ""])
-def test_a_folder_that_is_none_of_the_allowed_is_refused(text_run, tmp_path, run):
-    (tmp_path / "runs").mkdir()
-    access = Access(token=TOKEN, changes=tmp_path / "runs")
-    with client_for({"mails": text_run.run.folder}, access=access) as client:
-        client.headers = {"Authorization": f"Bearer {TOKEN}"}
-        body = json.dumps({"run": run})
-        found = client.put("/v1/tasks/x", content=body, headers={"content-type": "application/json"})
-        assert found.status_code in (403, 422)
+@pytest.mark.parametrize("run", ["a\0b", "\ud800", "x" * 10_000, "../there/../..", "/etc", "there\n", ""])
+def test_a_folder_that_is_none_of_the_allowed_is_refused(owner, run):
+    body = json.dumps({"run": run})
+    found = owner.put("/v1/tasks/x", content=body, headers={"content-type": "application/json"})
+    assert found.status_code in (403, 422)
+    assert isinstance(found.json()["detail"], str)
+    for body in (b'{"run": NaN}', b"[]", b"{", b'{"run": "new", "odd": "\\ud800"}', b'{"run": ["new"]}'):
+        found = owner.put("/v1/tasks/x", content=body, headers={"content-type": "application/json"})
+        assert found.status_code == 422
         assert isinstance(found.json()["detail"], str)
-        for body in (b'{"run": NaN}', b"[]", b"{", b'{"run": "new", "odd": "\\ud800"}', b'{"run": ["new"]}'):
-            found = client.put("/v1/tasks/x", content=body, headers={"content-type": "application/json"})
-            assert found.status_code == 422
-            assert isinstance(found.json()["detail"], str)
 
 
 def test_what_names_a_run_is_read_when_it_may_and_no_further_than_other_bodies(text_run, tmp_path):
@@ -480,9 +492,9 @@ def test_many_who_ask_while_a_task_is_replaced_hear_one_run_or_the_other(text_ru
 )
 @pytest.mark.parametrize("way", ["start", "put"])
 def test_a_run_with_one_byte_changed_is_refused_with_a_sentence(
-    command, text_run, tmp_path, monkeypatch, file, way
+    command, text_run, owner, monkeypatch, file, way
 ):
-    folder = tmp_path / "runs" / "new"
+    folder = owner.changes / f"{way}-{file}"
     shutil.copytree(text_run.run.folder, folder)
     data = bytearray((folder / file).read_bytes())
     # In bundle.json: a digit of a hash. A changed class name there would be a run of another hash, which answers name.
@@ -496,15 +508,11 @@ def test_a_run_with_one_byte_changed_is_refused_with_a_sentence(
         assert "changed after the run was saved" in found.err
         assert "Traceback" not in found.err
         return
-    with client_for(
-        {"mails": text_run.run.folder}, access=Access(token=TOKEN, changes=tmp_path / "runs")
-    ) as client:
-        client.headers = {"Authorization": f"Bearer {TOKEN}"}
-        found = client.put("/v1/tasks/mails", json={"run": "new"})
-        assert found.status_code == 422
-        assert "changed after the run was saved" in found.json()["detail"]
-        # What was served before still is.
-        assert client.post(PREDICT, json=GOOD).status_code == 200
+    found = owner.put("/v1/tasks/mails", json={"run": folder.name})
+    assert found.status_code == 422
+    assert "changed after the run was saved" in found.json()["detail"]
+    # What was served before still is.
+    assert owner.post(PREDICT, json=GOOD).status_code == 200
 
 
 @pytest.mark.timeout(60)
