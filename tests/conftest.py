@@ -195,20 +195,6 @@ def stopping() -> Callable[[int], AbstractContextManager[None]]:
 
 
 @pytest.fixture(scope="session")
-def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A transformer of half a megabyte with random weights, as ``--backbone`` wants it named."""
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
-    path = tmp_path_factory.mktemp("backbone") / "tiny.safetensors"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        save_file(timm.create_model("test_vit", num_classes=0).state_dict(), path)
-    return f"timm:test_vit@{path}"
-
-
-@pytest.fixture(scope="session")
 def object_server() -> Iterator[str]:
     """The address of an S3 server that lives in this process."""
     with warnings.catch_warnings():
