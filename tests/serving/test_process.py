@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -50,9 +50,23 @@ def serving(port, *more, **runs):
 
 
 @pytest.fixture(scope="module")
-def server(image_run, text_run):
-    with serving(free_port(), photos=image_run.run.folder, mails=text_run.run.folder) as process:
-        yield process
+def running(image_run, text_run):
+    """Gives the server that all share, started again on its port where a test has ended it."""
+    port, started = free_port(), []
+    with ExitStack() as stack:
+
+        def server():
+            if not started or started[-1].poll() is not None:
+                runs = {"photos": image_run.run.folder, "mails": text_run.run.folder}
+                started.append(stack.enter_context(serving(port, **runs)))
+            return started[-1]
+
+        yield server
+
+
+@pytest.fixture
+def server(running):
+    return running()
 
 
 def get(server, path):
@@ -209,23 +223,22 @@ def test_a_report_behind_a_token_runs_no_script(text_run, tmp_path):
         browser.close()
 
 
-def test_a_server_that_was_killed_comes_back_as_it_was(image_run, text_run):
-    port, texts = free_port(), ["claim your prize", "the minister on Monday"]
-    runs = {"photos": image_run.run.folder, "mails": text_run.run.folder}
-    with serving(port, **runs) as server:
-        tasks, before = get(server, "/v1/tasks"), ask(server, texts)
-        # In the middle of an answer.
-        lost = []
-        thread = threading.Thread(target=lambda: lost.append(died(server)))
-        thread.start()
-        server.kill()
-        thread.join(60)
-        assert server.wait(60) == -signal.SIGKILL
-    with serving(port, **runs) as server:
-        assert get(server, "/v1/tasks") == tasks
-        after = ask(server, texts)
-        assert [row["label"] for row in after] == [row["label"] for row in before]
-        assert [row["probability"] for row in after] == pytest.approx([row["probability"] for row in before])
+def test_a_server_that_was_killed_comes_back_as_it_was(running):
+    server, texts = running(), ["claim your prize", "the minister on Monday"]
+    tasks, before = get(server, "/v1/tasks"), ask(server, texts)
+    # In the middle of an answer.
+    lost = []
+    thread = threading.Thread(target=lambda: lost.append(died(server)))
+    thread.start()
+    server.kill()
+    thread.join(60)
+    assert server.wait(60) == -signal.SIGKILL
+    again = running()
+    assert again is not server
+    assert get(again, "/v1/tasks") == tasks
+    after = ask(again, texts)
+    assert [row["label"] for row in after] == [row["label"] for row in before]
+    assert [row["probability"] for row in after] == pytest.approx([row["probability"] for row in before])
 
 
 def died(server):
