@@ -37,6 +37,12 @@ CASES = [
     for kind in ("cnn", "vit", "text")
     if (name, kind) not in (("adapters", "cnn"), ("contrastive", "cnn"), ("contrastive", "vit"))
 ]
+# How weights are cut does not ask what kind of network they belong to: each strategy has one of its kinds there.
+CUT = [
+    own[number % len(own)]
+    for number, name in enumerate(STRATEGIES)
+    for own in ([case for case in CASES if case[0] == name],)
+]
 
 
 def without_dropout(backbone):
@@ -102,8 +108,11 @@ def train(t, ranks, case, folder, *, use="off", train=38, val=24, change=None, *
     return outcome(t, backbone, head, task, result)
 
 
-@WAYS
-@pytest.mark.parametrize("case", CASES, ids="-".join)
+@pytest.mark.parametrize(
+    ("case", "sharding"),
+    [pytest.param(case, None, id="-".join((*case, "whole"))) for case in CASES]
+    + [pytest.param(case, Sharding(), id="-".join((*case, "cut"))) for case in CUT],
+)
 def test_two_processes_train_as_one_does(t, together, case, sharding, tmp_path):
     alone = train(t, ALONE, case, tmp_path)
     both = together(
@@ -338,10 +347,13 @@ def resumable(t, ranks, folder, *, sharding=None, stop_after=None, resume=False,
     return outcome(t, backbone, head, task, result)
 
 
-@WAYS
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2), (2, 3)], ids=str)
 # In the first phase, at its very end, and in the second: 5 steps an epoch.
-@pytest.mark.parametrize("stop_after", [3, 10, 13])
+@pytest.mark.parametrize(
+    ("stop_after", "sharding"),
+    [(3, None), (10, None), (13, None), (10, Sharding())],
+    ids=["3-whole", "10-whole", "13-whole", "10-cut"],
+)
 def test_stopped_with_some_processes_it_goes_on_with_others(
     t, together, first, then, sharding, stop_after, tmp_path
 ):
