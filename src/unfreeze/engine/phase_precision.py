@@ -58,15 +58,23 @@ def choose_precision(
         # Only the head is run, which computes in full precision anyway.
         return PrecisionChoice(task.precisions[0])
     name = f"precision of phase {phase.name}"
-    if (before := task.settled.find(name, task.precisions)) is not None:
-        precision = next(one for one in task.precisions if one == before)
-        return PrecisionChoice(precision, f"Phase {phase.name} computes in {before}, as in an earlier run.")
-    choice = _measured(backbone, head, task=task, prefix=prefix, phase=phase, rows=rows, steps=steps)
-    task.settled.keep(name, choice.precision)
-    return choice
+    if (settled := task.settled.find(name, task.precisions)) is not None:
+        return PrecisionChoice(settled, f"Phase {phase.name} computes in {settled}, as in an earlier run.")
+    seconds = _measure(backbone, head, task=task, prefix=prefix, phase=phase, rows=rows, steps=steps)
+    high, low = task.precisions
+    if seconds is None:
+        return PrecisionChoice(low, f"Phase {phase.name} computes in {low}: memory allows no measurement.")
+    before, after = seconds
+    if after <= (1 - LEAST_GAIN) * before:
+        taken, reason = low, f"a step takes {after * 1e3:.1f} ms, {before * 1e3:.1f} ms in {high}"
+    else:
+        taken = high
+        reason = f"a step takes {before * 1e3:.1f} ms, {after * 1e3:.1f} ms in {low}, which is not 10 % less"
+    task.settled.keep(name, taken)
+    return PrecisionChoice(taken, f"Phase {phase.name} computes in {taken}: {reason}.")
 
 
-def _measured(
+def _measure(
     backbone: Backbone,
     head: nn.Module,
     *,
@@ -75,8 +83,8 @@ def _measured(
     phase: Phase,
     rows: NDArray[np.intp],
     steps: int,
-) -> PrecisionChoice:
-    high, low = task.precisions
+) -> tuple[float, float] | None:
+    """Seconds of a step in each of the two precisions, on as many of the rows as memory allows; None for none."""
     # Dropout costs what it costs in training, but no statistic may move.
     set_modes(backbone, head, replace(phase, norm="freeze"))
     seconds = None
@@ -86,14 +94,7 @@ def _measured(
             rows = rows[: len(rows) // 2]
     backbone.module.eval()
     head.eval()
-    if seconds is None:
-        return PrecisionChoice(low, f"Phase {phase.name} computes in {low}: memory allows no measurement.")
-    before, after = seconds
-    if after <= (1 - LEAST_GAIN) * before:
-        reason = f"a step takes {after * 1e3:.1f} ms, {before * 1e3:.1f} ms in {high}"
-        return PrecisionChoice(low, f"Phase {phase.name} computes in {low}: {reason}.")
-    reason = f"a step takes {before * 1e3:.1f} ms, {after * 1e3:.1f} ms in {low}, which is not 10 % less"
-    return PrecisionChoice(high, f"Phase {phase.name} computes in {high}: {reason}.")
+    return seconds
 
 
 def choosing_seconds(before: float, after: float) -> float:

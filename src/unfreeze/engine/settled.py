@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 from unfreeze.executors.processor import processor_name
 from unfreeze.regular import read_record
 from unfreeze.runtime.files import parse_json, write_atomically
+
+Choice = TypeVar("Choice", bound=str)
 
 
 class Settled:
@@ -26,10 +29,10 @@ class Settled:
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
 
-    def find(self, name: str, among: Collection[str]) -> str | None:
-        """What was decided of ``name``; None where nothing was, or nothing that is ``among`` the choices."""
+    def find(self, name: str, among: Sequence[Choice]) -> Choice | None:
+        """Which of the choices was taken for ``name``; None where none of them was."""
         found = self._read().get(name)
-        return found if isinstance(found, str) and found in among else None
+        return next((choice for choice in among if choice == found), None)
 
     def keep(self, name: str, decision: str) -> None:
         """Remember a decision."""

@@ -162,9 +162,9 @@ class StoringMaker:
         if verdict == "too large" or self.use == "on":
             return verdict, ""
         name = f"store of {', '.join(one.name for one in group)}"
-        for before in ("pays", "does not pay"):
-            if self.task.settled.find(name, (before,)):
-                return before, ", as in an earlier run"
+        ways: tuple[Verdict, ...] = ("pays", "does not pay")
+        if (settled := self.task.settled.find(name, ways)) is not None:
+            return settled, ", as in an earlier run"
         self.task.settled.keep(name, verdict)
         return verdict, ""
 

@@ -99,7 +99,7 @@ def tfidf_baseline(
         kept = np.sort(np.argsort(-common, kind="stable")[:most])
         train = train[:, kept]
     fitted = _fit(train, y, _choose_c(train, y, seed=seed))
-    parts = []
+    parts = [np.zeros((0, classes))]
     for texts in test_texts:
         part = np.zeros((len(texts), classes))
         rows = vectorizer.transform([text[:TFIDF_CHARACTERS] for text in texts])

@@ -84,8 +84,8 @@ class Metrics:
 class Baseline:
     """What stands beside the result: an accuracy on the same held-out rows.
 
-    ``name`` is the label always answered (majority), the name to show (published, other), or what is left out (tfidf,
-    empty where nothing is), else unused.
+    ``name`` is the label always answered (majority), the name to show (published, other), or how many of the texts were
+    read (tfidf; empty for all), else unused.
     ``difference`` is this run's accuracy minus the baseline's, with its paired interval.
     """
 
