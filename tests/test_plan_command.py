@@ -147,18 +147,13 @@ def test_the_load_of_texts_is_that_of_their_batches(texts):
 
 
 @pytest.fixture(scope="module")
-def outlook(photos, tmp_path_factory):
+def outlook(photos, tiny_cnn, tmp_path_factory):
     """On a convolutional network so small that a few batches of each strategy take no time."""
-    import timm
-    from safetensors.torch import save_file
-
-    weights = tmp_path_factory.mktemp("weights") / "cnn.safetensors"
-    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
     with plain(tmp_path_factory.mktemp("cache")):
         return look_ahead(
             TrainRequest(
                 data=str(photos),
-                backbone=f"timm:test_resnet@{weights}",
+                backbone=tiny_cnn,
                 image_size=32,
                 epochs=2,
                 batch_size=8,
