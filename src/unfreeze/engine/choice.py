@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from unfreeze.data.reading import content_hashes
 from unfreeze.engine.batches import BadRow, read_batches
 from unfreeze.engine.frozen_pass import compute_features
 from unfreeze.engine.precision import PrecisionVerdict, compare_precision
+from unfreeze.engine.settled import remember
 from unfreeze.engine.store import FeatureStore, store_key
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import RequestError
@@ -27,7 +27,7 @@ from unfreeze.executors import ExecutorError, available_executors, build_executo
 from unfreeze.executors import unavailable_executors as why_unavailable
 from unfreeze.executors.processor import processor_name
 from unfreeze.regular import read_record
-from unfreeze.runtime.files import cache_root, parse_json, write_atomically
+from unfreeze.runtime.files import cache_root, parse_json
 
 # Two float32 engines differ by about 1e-6 of a feature; a wrong conversion was off by 5e-3 and more.
 FP32_TOLERANCE = 1e-3
@@ -193,7 +193,7 @@ class _Chooser:
             outcome = self._try_low_precision(name, choice.executor, rows)
             if outcome is None:
                 return choice
-            _remember(path, asdict(outcome))
+            remember(path, asdict(outcome))
         if outcome.taken:
             reason = f"bf16 {outcome.why}"
             return self.chosen(name, reason, self.error(name), outcome.verdict)
@@ -250,7 +250,7 @@ class _Chooser:
             return None
         reference = build_executor("torch-fp32", self.backbone, boundaries=self.boundaries)
         error = measure_error(self.build(name), reference, batches)
-        _remember(path, asdict(error))
+        remember(path, asdict(error))
         return error
 
     def batches(self, rows: NDArray[np.intp]) -> tuple[list[State], NDArray[np.intp]]:
@@ -330,15 +330,6 @@ def _read_outcome(path: Path) -> _PrecisionOutcome | None:
         )
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _remember(path: Path, values: dict[str, object]) -> None:
-    """Leave values for the next process; where that cannot be written, it measures again."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(values))
-    except OSError:
-        pass
 
 
 def spread(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:

@@ -60,8 +60,16 @@ def choose_precision(
     name = f"precision of phase {phase.name}"
     if (settled := task.settled.find(name, task.precisions)) is not None:
         return PrecisionChoice(settled, f"Phase {phase.name} computes in {settled}, as in an earlier run.")
-    seconds = _measure(backbone, head, task=task, prefix=prefix, phase=phase, rows=rows, steps=steps)
     high, low = task.precisions
+    # Dropout costs what it costs in training, but no statistic may move.
+    set_modes(backbone, head, replace(phase, norm="freeze"))
+    seconds = None
+    with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
+        while seconds is None and len(rows):
+            seconds = _time_steps(backbone, head, task, prefix, rows, steps)
+            rows = rows[: len(rows) // 2]
+    backbone.module.eval()
+    head.eval()
     if seconds is None:
         return PrecisionChoice(low, f"Phase {phase.name} computes in {low}: memory allows no measurement.")
     before, after = seconds
@@ -72,29 +80,6 @@ def choose_precision(
         reason = f"a step takes {before * 1e3:.1f} ms, {after * 1e3:.1f} ms in {low}, which is not 10 % less"
     task.settled.keep(name, taken)
     return PrecisionChoice(taken, f"Phase {phase.name} computes in {taken}: {reason}.")
-
-
-def _measure(
-    backbone: Backbone,
-    head: nn.Module,
-    *,
-    task: Task,
-    prefix: Prefix,
-    phase: Phase,
-    rows: NDArray[np.intp],
-    steps: int,
-) -> tuple[float, float] | None:
-    """Seconds of a step in each of the two precisions, on as many of the rows as memory allows; None for none."""
-    # Dropout costs what it costs in training, but no statistic may move.
-    set_modes(backbone, head, replace(phase, norm="freeze"))
-    seconds = None
-    with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
-        while seconds is None and len(rows):
-            seconds = _time_steps(backbone, head, task, prefix, rows, steps)
-            rows = rows[: len(rows) // 2]
-    backbone.module.eval()
-    head.eval()
-    return seconds
 
 
 def choosing_seconds(before: float, after: float) -> float:

@@ -36,13 +36,8 @@ class Settled:
 
     def keep(self, name: str, decision: str) -> None:
         """Remember a decision."""
-        if self._path is None:
-            return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, json.dumps({**self._read(), name: decision}, indent=1))
-        except OSError:
-            pass
+        if self._path is not None:
+            remember(self._path, {**self._read(), name: decision})
 
     def _read(self) -> dict[str, object]:
         if self._path is None:
@@ -59,3 +54,12 @@ def settled_in(folder: Path, identity: Mapping[str, str], device: str) -> Settle
     what = {**identity, "device": device, "processor": processor_name(), "torch": version("torch")}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
     return Settled(folder / f"{key}.json")
+
+
+def remember(path: Path, values: Mapping[str, object]) -> None:
+    """Leave values for the next process; where that cannot be written, it measures again."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(values))
+    except OSError:
+        pass
