@@ -1,6 +1,7 @@
 """``train --devices 2`` as a user types it: the same training, whatever becomes of one of the processes."""
 
 import csv
+import json
 import os
 import re
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from unfreeze.data.reading import HASH_BYTES
 
 pytestmark = pytest.mark.slow
 
@@ -27,12 +30,17 @@ PARTIAL = (
 )
 
 
+def cache_of(output):
+    """A cache of the run's own: nothing of another one is found there."""
+    return output.with_name(f"{output.name}, cache")
+
+
 def begin(photos, output, *options):
     command = [sys.executable, "-m", "unfreeze", "train", str(photos), "--output-dir", str(output), *options]
     # As a user's environment is: nothing of the test's own about threads, and no device that is named.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environment["CUDA_VISIBLE_DEVICES"] = ""
-    environment["UNFREEZE_CACHE"] = str(output.parent / "cache")
+    environment["UNFREEZE_CACHE"] = str(cache_of(output))
     return subprocess.Popen(
         command,
         env=environment,
@@ -54,6 +62,18 @@ def losses(run):
         return [[float(row[name]) for name in ("train_loss", "val_log_loss")] for row in csv.DictReader(file)]
 
 
+def stored(output):
+    """Every row of features in the run's cache, by content; the processes may have left them in any order."""
+    found = {}
+    for folder in (cache_of(output) / "features").glob("*"):
+        kept = json.loads((folder / "meta.json").read_text())
+        index, rows = ((folder / f"{name}.{kept['dtype']}").read_bytes() for name in ("index", "rows"))
+        entry, row = (len(column) // kept["count"] for column in (index, rows))
+        for place in range(kept["count"]):
+            found[index[place * entry :][:HASH_BYTES]] = rows[place * row :][:row]
+    return found
+
+
 def process_of(rank, parent):
     """The process of this rank that ``parent`` has started."""
     for folder in Path("/proc").iterdir():
@@ -69,7 +89,7 @@ def process_of(rank, parent):
 
 @pytest.fixture(scope="module")
 def alone(photos, tiny_vit, tmp_path_factory):
-    """Trains in one process, once for each way with the store, and gives the run, beside which its cache is."""
+    """Trains in one process, once for each way with the store, and gives the run."""
 
     @cache
     def run(store):
@@ -93,6 +113,8 @@ def test_two_processes_train_as_one_and_one_speaks(alone, photos, tiny_vit, monk
     assert status == 0, said
     assert ("FSDP cuts 3 stages over 2 processes" in said) == cut
     np.testing.assert_allclose(losses(two), losses(one), atol=1e-5)
+    assert stored(two) == stored(one)
+    assert bool(stored(one)) == (store == "on")
     assert said.count("Plan partial") == 1
     assert "processes:" in (two / "config.yaml").read_text()
     assert ("FSDP cuts what is trained" in (two / "config.yaml").read_text()) == cut

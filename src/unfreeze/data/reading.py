@@ -48,7 +48,7 @@ def read_images(
 
 def read_texts(samples: Samples, rows: Sequence[int] | NDArray[np.intp]) -> list[str]:
     """The texts of ``rows`` in that order. Raises OSError when one cannot be read."""
-    return [_as_text(samples.read(int(row))) for row in rows]
+    return [text_of(samples.read(int(row))) for row in rows]
 
 
 def content_hashes(
@@ -76,6 +76,11 @@ def content_hashes(
 def content_hash(content: bytes | str) -> bytes:
     """16 bytes of BLAKE2b over the raw content (texts as UTF-8): equal content has equal hashes."""
     return blake2b(_as_bytes(content), digest_size=HASH_BYTES).digest()
+
+
+def text_of(content: bytes | str) -> str:
+    """The text of a raw input; of a file, with a replacement character for each byte that is no UTF-8."""
+    return content if isinstance(content, str) else content.decode("utf-8", errors="replace")
 
 
 def read_raw(samples: Samples, row: int) -> bytes | str | Quarantined:
@@ -112,7 +117,3 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], *, threa
 def _as_bytes(content: bytes | str) -> bytes:
     # Lone surrogates can arrive in strings made in Python; they have no UTF-8 form.
     return content.encode("utf-8", errors="replace") if isinstance(content, str) else content
-
-
-def _as_text(content: bytes | str) -> str:
-    return content if isinstance(content, str) else content.decode("utf-8", errors="replace")

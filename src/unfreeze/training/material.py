@@ -16,11 +16,11 @@ from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.chance import keys_of
 from unfreeze.data.dataset import Dataset, Part
-from unfreeze.data.reading import read_images, read_texts
+from unfreeze.data.reading import content_hash, read_images, text_of
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.engine.ranks import ALONE, Ranks
 from unfreeze.engine.threads import reading_threads
-from unfreeze.errors import RequestError
+from unfreeze.errors import DataError, RequestError
 from unfreeze.executors import build_executor
 from unfreeze.grafts import attach
 from unfreeze.plan import Plan
@@ -146,28 +146,43 @@ class Material:
 
     @cached_property
     def _squares(self) -> NDArray[np.uint8]:
-        """Pixels of all rows, uint8 (rows, height, width, 3). RequestError when a file has vanished since."""
+        """Pixels of all rows, uint8 (rows, height, width, 3). RequestError for a file that has vanished or changed."""
         preprocess, count = self.backbone.preprocess, len(self._readable)
         assert isinstance(preprocess, ImagePreprocess)
         squares = allocate((count, preprocess.height, preprocess.width, 3), np.uint8)
         threads = reading_threads(str(self.device))
         read = read_images(self._readable.samples, np.arange(count), preprocess, threads=threads)
-        for row, picture, _ in read:
+        for row, picture, digest in read:
             if isinstance(picture, Quarantined):
                 raise RequestError(f"{picture.name} could be read before and now cannot: {picture.reason}.")
+            self._check_same(row, digest)
             squares[row] = picture
             self.progress.count("Decoded for training", row + 1, count)
         return squares
 
     @cached_property
     def _tokens(self) -> list[NDArray[np.int64]]:
-        """Token ids of all rows."""
+        """Token ids of all rows. RequestError for a text that has changed."""
         from unfreeze.runtime.tokenize import TextEncoder
 
         preprocess, samples = self.backbone.preprocess, self._readable.samples
         assert isinstance(preprocess, TextPreprocess)
         encoder = TextEncoder(preprocess, self.backbone.assets["tokenizer.json"])
-        return list(encoder.encode(read_texts(samples, np.arange(len(samples)))))
+        texts: list[str] = []
+        for row in range(len(samples)):
+            raw = samples.read(row)
+            self._check_same(row, content_hash(raw))
+            texts.append(text_of(raw))
+        return list(encoder.encode(texts))
+
+    def _check_same(self, row: int, digest: bytes) -> None:
+        """Features and keys were made of what a row held then, by the first process of several."""
+        if digest != self.features.digests[row].tobytes():
+            before = "it was when this training began" if self.ranks.leads else "the first process has read"
+            raise DataError(
+                f"{self._readable.samples.name(row)} is not what {before}: nothing may change the data while they are "
+                "trained on, and all processes need the same."
+            )
 
     def _class_weight(self, rows: NDArray[np.intp]) -> NDArray[np.float32] | None:
         # The guides weigh no classes.

@@ -92,6 +92,8 @@ def run_plan(
             Opening(material.decisions, material.executor.name, features.rows, features.digests)
         )
         material.ranks.send(job)
+    # Another split or another label of a row would train on without a word.
+    material.ranks.check_alike("The names, labels or parts of the data", material.dataset.fingerprint)
     trained = material.grafted(job.plan)
     # What is measured beside a training is the first process's work alone: this task alone has the others in it.
     task = replace(material.task(job.plan, job.train, job.val), ranks=material.ranks)
@@ -175,7 +177,14 @@ class _Follower:
 
     def _executor(self, job: Pass | Opening) -> Executor:
         boundaries, device = boundaries_of(self.backbone), job.decisions.text("device")
-        return build_executor(job.executor, self.backbone, boundaries=boundaries, device=device)
+        # A converted network has the bits that a file keeps only when it is read from one, as the first process's is.
+        return build_executor(
+            job.executor,
+            self.backbone,
+            boundaries=boundaries,
+            cache_dir=cache_root() / "executors",
+            device=device,
+        )
 
     def _open(self, job: Opening) -> None:
         # What was decoded for one training serves the next.
