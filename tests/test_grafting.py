@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,14 +22,9 @@ ARCHITECTURE = "test_vit"
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A file of weights for a tiny vision transformer."""
-    import timm
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(timm.create_model(ARCHITECTURE, num_classes=0).state_dict(), path)
-    return path
+def weights(tiny_vit, tmp_path_factory):
+    """A file of the tiny vision transformer's weights that may be damaged."""
+    return Path(shutil.copy(tiny_vit.partition("@")[2], tmp_path_factory.mktemp("weights")))
 
 
 @pytest.fixture(scope="module", params=["lora", "adapters"])

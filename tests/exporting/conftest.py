@@ -41,16 +41,9 @@ class Shared:
 
 
 @pytest.fixture(scope="session")
-def vit_weights(tmp_path_factory):
-    """A file of weights for a tiny vision transformer."""
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), path)
-    return path
+def vit_weights(tiny_vit):
+    """The file of the tiny vision transformer's weights."""
+    return Path(tiny_vit.partition("@")[2])
 
 
 @pytest.fixture(scope="session")

@@ -134,19 +134,11 @@ def test_the_covering_holds_every_pair_with_as_few_exports_as_there_can_be():
 
 
 @pytest.fixture(scope="module")
-def bases(vit_weights, bert_folder, tmp_path_factory):
+def bases(tiny_cnn, tiny_vit, bert_folder):
     """The backbone of each family, and where its weights lie."""
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
-    torch.manual_seed(1)
-    cnn = tmp_path_factory.mktemp("weights") / "cnn.safetensors"
-    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), cnn)
-    return {
-        "cnn": (f"timm:test_resnet@{cnn}", cnn),
-        "vit": (f"timm:test_vit@{vit_weights}", vit_weights),
-        "text": (str(bert_folder), bert_folder),
+    timm = {"cnn": tiny_cnn, "vit": tiny_vit}
+    return {family: (name, Path(name.partition("@")[2])) for family, name in timm.items()} | {
+        "text": (str(bert_folder), bert_folder)
     }
 
 

@@ -41,19 +41,12 @@ class Base:
 
 
 @pytest.fixture(scope="session")
-def bases(tmp_path_factory, photos) -> dict[str, Base]:
+def bases(photos, tiny_vit) -> dict[str, Base]:
     """A vision transformer of random weights, a convolutional network and a text encoder."""
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), path)
     pictures = tuple(sorted(photos.glob("*/*.png"))[:4])
     texts = ("claim your prize", "the minister on Monday", "", "a longer text about the harvest and a strike")
     return {
-        "vit": Base(f"timm:test_vit@{path}", {"modality": "image", "image_size": 32}, pictures),
+        "vit": Base(tiny_vit, {"modality": "image", "image_size": 32}, pictures),
         "cnn": Base("efficientnet-lite0", {"modality": "image", "image_size": 64}, pictures),
         "text": Base("all-minilm-l6-v2", {"modality": "text", "max_length": 16}, texts),
     }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unfreeze.comparing.cells import CellResult, same_rows
 from unfreeze.comparing.intervals import Gain, paired_at_once, paired_over_seeds
 from unfreeze.comparing.results import differences, estimate
-from unfreeze.comparing.verdict import points, signed
+from unfreeze.comparing.verdict import in_points, points
 from unfreeze.report import words
 from unfreeze.report.content import Estimate
 
@@ -159,7 +159,7 @@ def _promise(curve: Curve) -> str:
         verdict = "Perhaps" if curve.gain.value >= WORTH else "Probably not much"
     return (
         f"Would more labels help? {verdict}: twice as many rows ({2 * rows:,}) are expected to raise {curve.strategy} "
-        f"by {signed(curve.gain.value)} points, to {words.with_interval(curve.doubled)}."
+        f"by {in_points(curve.gain.value)} points, to {words.with_interval(curve.doubled)}."
     )
 
 

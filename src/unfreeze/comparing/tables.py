@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from unfreeze.amounts import duration, size
 from unfreeze.comparing.ranking import Ranked
 from unfreeze.comparing.results import Result
-from unfreeze.comparing.verdict import share_text, signed
+from unfreeze.comparing.verdict import in_points, share_text
 from unfreeze.report import words
 from unfreeze.report.content import Estimate, Table
 
@@ -151,8 +151,8 @@ def gap_text(estimate: Estimate | None) -> str:
     """A difference in points, such as ``+4.2 (2.1 to 6.3)``."""
     if estimate is None:
         return NOTHING
-    value = signed(estimate.value)
+    value = in_points(estimate.value)
     shown = value if value.startswith("−") or value == "0.0" else f"+{value}"
     if estimate.low is None or estimate.high is None:
         return shown
-    return f"{shown} ({signed(estimate.low)} to {signed(estimate.high)})"
+    return f"{shown} ({in_points(estimate.low)} to {in_points(estimate.high)})"

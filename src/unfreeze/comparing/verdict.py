@@ -54,11 +54,11 @@ def points(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return said
     ends = (estimate.low, estimate.high) if estimate.value >= 0 else (-estimate.high, -estimate.low)
-    return f"{said} (95 % interval {signed(ends[0])} to {signed(ends[1])})"
+    return f"{said} (95 % interval {in_points(ends[0])} to {in_points(ends[1])})"
 
 
-def signed(share: float) -> str:
-    """A difference in points with its minus sign, never minus zero."""
+def in_points(share: float) -> str:
+    """A difference of shares in points: a minus sign where it is one, no plus, never minus zero."""
     text = f"{share * 100:.1f}"
     return "0.0" if text == "-0.0" else text.replace("-", "−")
 
