@@ -1,4 +1,4 @@
-"""Processes that are given different data: it is said, and nothing is trained on what only one of them has."""
+"""Data that are not the same for all processes, or from one moment to the next: it is said, and nothing is trained."""
 
 import csv
 import shutil
@@ -10,6 +10,7 @@ from unfreeze.config import TrainRequest
 from unfreeze.engine.ranks import PeerLostError
 from unfreeze.errors import DataError, UnfreezeError
 from unfreeze.run import train
+from unfreeze.training import probed
 from unfreeze.training.together import follow, leading
 
 pytestmark = [
@@ -70,3 +71,31 @@ def test_another_picture_under_the_same_name_is_named(outcomes, copies):
     assert isinstance(second, DataError)
     assert "is not what the first process has read" in str(second)
     assert isinstance(first, PeerLostError)
+
+
+@pytest.mark.parametrize("kind", ["pictures", "texts"])
+def test_what_changes_between_the_frozen_pass_and_the_training_is_named(
+    kind, photos, tmp_path, monkeypatch, tiny_cnn
+):
+    if kind == "pictures":
+        data = shutil.copytree(photos, tmp_path / "photos")
+        settings = {"backbone": tiny_cnn, "image_size": 32}
+        changed = data / "red" / "00.png"
+    else:
+        data = tmp_path / "texts"
+        for label, words in (("ham", "meeting report"), ("spam", "prize cash")):
+            (data / label).mkdir(parents=True)
+            for number in range(12):
+                (data / label / f"{number:02}.txt").write_text(f"{words} {number}")
+        settings = {"backbone": "all-minilm-l6-v2", "max_length": 8}
+        changed = data / "ham" / "00.txt"
+    probe = probed.probe_features
+
+    def change_and_probe(*arguments):
+        changed.write_bytes(changed.read_bytes() + b" ")
+        return probe(*arguments)
+
+    monkeypatch.setattr(probed, "probe_features", change_and_probe)
+    request = TrainRequest(data=str(data), output_dir=tmp_path / "run", strategy="full", epochs=1, **settings)
+    with pytest.raises(DataError, match=rf"{changed.name} is not what it was when this training began"):
+        train(request)

@@ -242,7 +242,9 @@ def draw_sample(material: Material, plan: Plan) -> _Sample:
     texts = material.dataset.modality == "text"
     chosen = train[evenly(len(train), MOST_TEXTS if texts else plan.batch_size)]
     held = val[evenly(len(val), MOST_TEXTS)] if texts else val[:0]
-    few = replace(material, features=replace(material.features, rows=np.union1d(chosen, held), arrays={}))
+    rows = np.union1d(chosen, held)
+    digests = material.features.digests[material.places(rows)]
+    few = replace(material, features=replace(material.features, rows=rows, arrays={}, digests=digests))
     began = time.perf_counter()
     few.inputs(plan)
     decoding = (time.perf_counter() - began) / (len(chosen) + len(held)) * (len(train) + len(val))
