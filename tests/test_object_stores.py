@@ -262,6 +262,27 @@ def test_what_is_not_there_is_a_sentence(s3, command, photos, tmp_path, monkeypa
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("compare", "PHOTOS", "--strategies", "full", "--output-dir"), "--output-dir"),
+        (("adapt", "RUN", "--target", "PHOTOS", "--output-dir"), "--output-dir"),
+        (("export", "RUN", "--output"), "--output"),
+        (("predict", "RUN", "PHOTOS", "--explain"), "--explain"),
+        (("demo", "--output-dir"), "--output-dir"),
+    ],
+)
+def test_where_a_folder_of_this_machine_is_made_a_url_is_refused(
+    command, photos, image_run, tmp_path, monkeypatch, arguments, option
+):
+    monkeypatch.chdir(tmp_path)
+    places = {"PHOTOS": photos, "RUN": image_run.run.folder}
+    done = command(*(places.get(argument, argument) for argument in arguments), "s3://toys/there")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"Error: {option} takes a folder of this machine, and a URL was given")
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_its_client_s3_names_the_extra(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, "s3", raising=False)

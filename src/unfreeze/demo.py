@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unfreeze.config import TrainRequest
-from unfreeze.errors import UnfreezeError, missing_extra
+from unfreeze.errors import RequestError, UnfreezeError, missing_extra
 from unfreeze.progress import Progress
 from unfreeze.run import Run, free_run_folder, train
 from unfreeze.runtime.files import write_atomically
+from unfreeze.runtime.remote import here_alone
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,6 +70,8 @@ def run_demo(
     *, output_dir: Path | None, seed: int, time_limit: str, progress: Progress, console: Console
 ) -> Run:
     """Train on the cells, 75/25 stratified by label and kind, predict four held-out ones, print where to look."""
+    if refused := here_alone(output_dir, "--output-dir"):
+        raise RequestError(refused)
     cells = solar_cells()
     folder = output_dir or free_run_folder("demo")
     folder.parent.mkdir(parents=True, exist_ok=True)

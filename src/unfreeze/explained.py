@@ -31,6 +31,7 @@ from unfreeze.runtime.files import write_atomically
 from unfreeze.runtime.predictions import Prediction
 from unfreeze.runtime.preprocess import ImagePreprocess
 from unfreeze.runtime.reading import Reader
+from unfreeze.runtime.remote import here_alone
 
 PAGE = "explanations.html"
 # Training rows shown beside an answer.
@@ -63,6 +64,8 @@ class Shown:
 
 def open_folder(folder: Path) -> None:
     """Make the folder, which must be new or empty; RequestError where it cannot be."""
+    if refused := here_alone(folder, "--explain"):
+        raise RequestError(refused)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         used = any(folder.iterdir())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from unfreeze.config import CHOICES, RANGES
 from unfreeze.errors import RequestError, did_you_mean
+from unfreeze.runtime.remote import here_alone
 
 AUTO = "auto"
 METHOD_NAMES = (AUTO, "norm", "align", "self-training", "gradual", "labels", "pseudo-label", "strong")
@@ -59,6 +60,8 @@ class AdaptRequest:
     def _problems(self) -> Iterator[str]:
         if not self.target:
             yield "adapt needs --target: the unlabelled data of the new domain."
+        if refused := here_alone(self.output_dir, "--output-dir"):
+            yield refused
         if self.method not in METHOD_NAMES:
             near = did_you_mean(self.method, METHOD_NAMES)
             yield f"--method {self.method!r} is unknown: choose {', '.join(METHOD_NAMES)}.{near}"

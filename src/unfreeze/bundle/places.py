@@ -9,7 +9,7 @@ from pathlib import Path
 from unfreeze.bundle.claim import LOCK, UNFINISHED
 from unfreeze.bundle.folder import BUNDLE, CHECKPOINTS
 from unfreeze.errors import RequestError, UnfreezeError
-from unfreeze.runtime.remote import fetch, is_remote, list_files, name_of, parent_of, scrubbed
+from unfreeze.runtime.remote import fetch, here_alone, is_remote, list_files, name_of, parent_of, scrubbed
 from unfreeze.runtime.uploads import claim, upload
 
 EXPORTED = "model.onnx"
@@ -54,6 +54,8 @@ class Destination:
 def destination(place: str | Path, runs: Path) -> Destination:
     """Where the run of ``--output-dir`` is trained: there, or for a URL in a folder of ``runs`` that is always its."""
     if not is_remote(place):
+        if refused := here_alone(place, "--output-dir as a path"):
+            raise RequestError(refused)
         return Destination(Path(place))
     url = place.rstrip("/")
     digest = hashlib.sha256(scrubbed(url).encode()).hexdigest()[:8]

@@ -24,6 +24,7 @@ from unfreeze.config import (
     shown,
 )
 from unfreeze.errors import RequestError
+from unfreeze.runtime.remote import here_alone
 
 # Three tell how far results wander from draw to draw; more cost as much again each.
 SEEDS = 3
@@ -117,6 +118,8 @@ class CompareRequest:
             yield "--backbone and --backbones were both given: leave one of them out."
         if len(self.sizes) > 1 and self.backbones and not self.entries:
             yield "--train-size with several values draws learning curves of strategies: give one, or --strategies."
+        if refused := here_alone(self.output_dir, "--output-dir"):
+            yield refused
         if self.resume and self.output_dir is None:
             yield "--resume needs --output-dir: the folder of the comparison to continue."
         yield from self._unread()

@@ -37,7 +37,7 @@ from unfreeze.report.card import NAME
 from unfreeze.runtime.card import FILE, Card, read_card
 from unfreeze.runtime.exported import TOKENIZER, Exported, tokenizer_beside
 from unfreeze.runtime.files import file_hash, sync_folder, write_atomically
-from unfreeze.runtime.remote import is_remote, scrubbed
+from unfreeze.runtime.remote import here_alone, is_remote, scrubbed
 from unfreeze.training.reopening import open_source
 
 # A difference that hits one row in a hundred is missed by two hundred rows once in seven times.
@@ -108,6 +108,8 @@ def export(
         raise RequestError(f"--quantize writes ONNX, and --format is {format}: leave one of them out.")
     if push_to_hub is not None:
         check_hub(push_to_hub)
+    if refused := here_alone(output, "--output"):
+        raise RequestError(refused)
     if is_remote(run) and output is None:
         raise RequestError(
             f"--output is needed, since the run {scrubbed(run)} is not on this disk: name a folder."

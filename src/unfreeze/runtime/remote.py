@@ -29,6 +29,8 @@ from unfreeze.errors import DataError, RequestError, UnfreezeError
 from unfreeze.runtime.files import cache_root
 
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+# A URL, of which a path makes one with a single slash.
+FOLDED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # Where secrets stand in a URL: before the host, and in the query (a signature) or the fragment.
 SECRETS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://)(?:[^\s/'\"]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*)?")
 # What a protocol needs beside fsspec. Those that reach local files, or wrap another one, are left out on purpose.
@@ -90,6 +92,13 @@ class Listing:
 def is_remote(place: object) -> TypeGuard[str]:
     """Whether a place is a URL, and no path of this machine."""
     return isinstance(place, str) and URL.match(place) is not None
+
+
+def here_alone(folder: str | Path | None, option: str) -> str | None:
+    """The sentence that refuses a URL where an option takes a folder of this machine; None where it is none."""
+    if folder is None or FOLDED.match(str(folder)) is None:
+        return None
+    return f"{option} takes a folder of this machine, and a URL was given: name a folder, and copy it from there."
 
 
 def scrubbed(text: str) -> str:
