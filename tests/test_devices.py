@@ -129,7 +129,7 @@ def test_auto_tries_and_trains_with_all_of_them(photos, tiny_vit, tmp_path):
 
 
 def test_a_killed_process_ends_the_run_which_can_be_resumed(photos, tiny_vit, tmp_path):
-    options = ["--backbone", tiny_vit, *PARTIAL, "--store", "off", "--epochs", "400"]
+    options = ["--backbone", tiny_vit, *PARTIAL, "--store", "off", "--epochs", "30"]
     process = begin(photos, tmp_path / "run", *options, "--devices", "2")
     assert process.stdout is not None
     # This is told when its first epoch begins.
@@ -138,7 +138,7 @@ def test_a_killed_process_ends_the_run_which_can_be_resumed(photos, tiny_vit, tm
         line = process.stdout.readline()
         assert line, said
         said += line
-    time.sleep(2)
+    time.sleep(0.5)
     os.kill(process_of(1, process.pid), signal.SIGKILL)
     began = time.monotonic()
     said += process.communicate(timeout=120)[0]
@@ -146,6 +146,9 @@ def test_a_killed_process_ends_the_run_which_can_be_resumed(photos, tiny_vit, tm
     assert process.returncode == 75, said
     assert "--resume" in said
     assert "Traceback" not in said
+    status, said = train(photos, tmp_path / "run", *options, "--resume")
+    assert status == 0, said
+    assert len(losses(tmp_path / "run")) == 30
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,13 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 import unfreeze
+from unfreeze.bulk.pieces import cut_inputs
+from unfreeze.config import bytes_of
 from unfreeze.data import groups, parquet
 from unfreeze.data.inputs import open_inputs
 from unfreeze.data.load import load_dataset
-from unfreeze.data.reading import content_hash, content_hashes
+from unfreeze.data.reading import content_hash, content_hashes, read_raw
 from unfreeze.errors import DataError, RequestError, UnfreezeError
 from unfreeze.progress import Silent
 from unfreeze.runtime import parts
+from unfreeze.runtime.decode import Quarantined
 
 ROWS, SHARDS, GROUP = 28, 4, 2
 BUDGET = 20_000
@@ -349,6 +353,88 @@ def test_texts_are_read_by_their_columns_and_nothing_is_kept_here(s3, tmp_path, 
     assert samples.read(5) == texts[5]
     assert samples.name(5) == "mails:6"
     assert on_disk(tmp_path / "unfreeze-cache") == 0
+
+
+def rows_of(inputs, modality, column=None):
+    """Name and content of every row of the pieces that a bulk prediction gives to its workers, or why it is bad."""
+    cut = cut_inputs([str(inputs)], modality=modality, column=column, piece_rows=3)
+    found = []
+    # As processes get them.
+    for samples in (pickle.loads(pickle.dumps(piece)).open(modality) for piece in cut.pieces):  # noqa: S301 - our own
+        found += [
+            (samples.name(row).rpartition("/")[2], read_raw(samples, row)) for row in range(len(samples))
+        ]
+    return cut, found
+
+
+def test_a_bulk_prediction_reads_cells_in_parts_within_the_budget(bucket, cells, tmp_path):
+    here = rows_of(cells, "image", "image")[1]
+    cut, there = rows_of("s3://toys/cells", "image", "image")
+    assert there == here
+    assert len(there) == ROWS
+    assert "s3://toys/cells is read in parts: " in cut.notes[0]
+    assert 0 < on_disk(tmp_path / "unfreeze-cache") <= BUDGET
+
+
+@pytest.mark.parametrize("budget", ["1kB", "200kB"])
+def test_a_bulk_prediction_reads_texts_by_their_columns(s3, tmp_path, monkeypatch, budget):
+    texts = [None if row == 9 else f"the prize of day {row}" for row in range(ROWS)]
+    blob = [np.random.default_rng(row).bytes(100_000) for row in range(ROWS)]
+    folder = write_shards(tmp_path / "mails", pa.table({"text": texts, "raw": blob}))
+    s3.put(str(folder), "toys/mails", recursive=True)
+    monkeypatch.setenv(parts.BUDGET, budget)
+    here = rows_of(folder, "text", "text")[1]
+    assert [content for _, content in here if isinstance(content, str)] == [text for text in texts if text]
+    assert rows_of("s3://toys/mails", "text", "text")[1] == here
+    assert on_disk(tmp_path / "unfreeze-cache") <= bytes_of(budget)
+
+
+def test_a_bulk_prediction_keeps_no_picture_that_has_no_place_here(s3, photos, tmp_path, monkeypatch):
+    s3.put(str(photos), "toys/photos", recursive=True)
+    here = rows_of(photos, "image")[1]
+    monkeypatch.setenv(parts.BUDGET, "1kB")
+    assert rows_of("s3://toys/photos", "image")[1] == here
+    assert on_disk(tmp_path / "unfreeze-cache") == 0
+    monkeypatch.setenv(parts.BUDGET, "1MB")
+    assert rows_of("s3://toys/photos", "image")[1] == here
+    assert on_disk(tmp_path / "unfreeze-cache") > 0
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_a_store_that_fails_ends_a_bulk_prediction_and_damage_is_bad_rows(s3, tmp_path, monkeypatch, kind):
+    values = (
+        [bytes([row]) * 4_000 for row in range(ROWS)]
+        if kind == "image"
+        else [f"{row} " * 2_000 for row in range(ROWS)]
+    )
+    folder = write_shards(tmp_path / "shards", pa.table({kind: values}))
+    path = folder / "part-1.parquet"
+    whole = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(1).column(0).data_page_offset
+    whole[start : start + 40] = b"\xff" * 40
+    path.write_bytes(bytes(whole))
+    s3.put(str(folder), "toys/shards", recursive=True)
+    monkeypatch.setenv(parts.BUDGET, "1kB")
+    bad = [
+        name
+        for name, content in rows_of("s3://toys/shards", kind, kind)[1]
+        if isinstance(content, Quarantined)
+    ]
+    assert bad == [
+        name for name, content in rows_of(folder, kind, kind)[1] if isinstance(content, Quarantined)
+    ]
+    assert "part-1.parquet:3" in bad
+
+    cut = cut_inputs(["s3://toys/shards"], modality=kind, column=kind, piece_rows=3)
+
+    def refuse(self, start, end):
+        raise PermissionError(self.key)
+
+    import s3fs
+
+    monkeypatch.setattr(s3fs.core.S3File, "_fetch_range", refuse)
+    with pytest.raises(DataError, match=r"part-0\.parquet cannot be read: permission denied"):
+        read_raw(cut.pieces[0].open(kind), 0)
 
 
 def test_files_that_do_not_agree_are_named_by_their_urls(bucket, tmp_path):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -19,7 +21,7 @@ from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.regular import open_file
 from unfreeze.runtime.files import parse_json, remove_torn, write_atomically
 from unfreeze.runtime.predictions import FORMATS, Prediction, parquet_schema
-from unfreeze.runtime.remote import is_remote, name_of, scrubbed
+from unfreeze.runtime.remote import AT_ONCE, is_remote, name_of, scrubbed
 from unfreeze.runtime.uploads import Objects, check_writable
 
 MANIFEST, GOOD, BAD = "manifest.json", "predictions", "bad"
@@ -159,9 +161,14 @@ def pieces_done(folder: Folder) -> frozenset[int]:
 def written(folder: Folder) -> Written:
     """How many rows all files hold."""
     names = folder.names()
-    return Written(
-        *(sum(_rows(folder, name) for name in names if name.startswith(f"{kind}/")) for kind in (GOOD, BAD))
-    )
+    # A store takes its time for each, and is asked for many at once.
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="unfreeze-count") as pool:
+        return Written(
+            *(
+                sum(pool.map(partial(_rows, folder), [name for name in names if name.startswith(f"{kind}/")]))
+                for kind in (GOOD, BAD)
+            )
+        )
 
 
 def part_name(kind: str, number: int) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
@@ -18,15 +19,18 @@ from numpy.typing import NDArray
 
 from unfreeze.data.columns import content_column, text_of
 from unfreeze.data.dataset import Modality, Samples
-from unfreeze.data.groups import RowGroups
+from unfreeze.data.groups import Place, RowGroups, open_parquet_file
 from unfreeze.data.inputs import STANDARD_INPUT, check_kind, files_of, match_files, walk
 from unfreeze.data.links import Links
+from unfreeze.data.parquet import open_parquet
 from unfreeze.data.rows import IMAGE_SUFFIXES, TEXT_SUFFIXES, suffix_of
 from unfreeze.data.samples import ColumnSamples, FileSamples, ParquetSamples, join_samples
-from unfreeze.data.tables import TABLE_SUFFIXES, is_bytes_type, open_table
+from unfreeze.data.tables import TABLE_SUFFIXES, Table, is_bytes_type, open_table
 from unfreeze.data.walking import refuse_links_out
 from unfreeze.errors import DataError, RequestError
+from unfreeze.runtime.parts import in_parts, part_file
 from unfreeze.runtime.remote import (
+    AT_ONCE,
     fetch_file,
     is_pattern,
     is_remote,
@@ -46,7 +50,8 @@ READ_ROWS = 1_024
 class TablePiece:
     """Rows ``start`` to ``stop`` of a Parquet file; ``prefix`` stands before its name in the names of rows.
 
-    A file behind a URL is fetched by the worker that reads the first piece of it.
+    A file behind a URL is fetched by the worker that reads the first piece of it; where it is ``streamed``, which is
+    where all that is to be predicted has no place there, its row groups alone.
     """
 
     place: str
@@ -54,6 +59,7 @@ class TablePiece:
     column: str
     start: int
     stop: int
+    streamed: bool = False
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -68,23 +74,36 @@ class TablePiece:
 
         Raises DataError when a store does not give the file: that may pass, and is no fault of the rows.
         """
-        rows = np.arange(self.start, self.stop)
-        path = fetch_file(self.place) if is_remote(self.place) else Path(self.place)
+        rows, place = np.arange(self.start, self.stop), self._place()
         try:
-            found = self._read(path, modality, rows)
-        except (DataError, OSError, pa.ArrowException) as problem:
+            found = self._read(place, modality, rows)
+        except (OSError, pa.ArrowException) as problem:
             said = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
             found = Lost(self.name, rows, said.rstrip("."))
         return join_samples((found,), (self.prefix,)) if self.prefix else found
 
-    def _read(self, path: Path, modality: Modality, rows: NDArray[np.intp]) -> Samples:
-        folder = Links(base=scrubbed(parent_of(self.place))) if is_remote(self.place) else path.parent
-        _, schema = _measured(str(path))
-        if is_bytes_type(schema.field(self.column).type):
-            return ParquetSamples(self.name, folder, rows, RowGroups([path], self.column))
-        values = text_of(_rows_of(path, self.column, self.start, self.stop), what=self.name)
+    def _place(self) -> Place:
+        if not is_remote(self.place):
+            return Path(self.place)
+        return part_file(self.place) if self.streamed else fetch_file(self.place)
+
+    def _read(self, place: Place, modality: Modality, rows: NDArray[np.intp]) -> Samples:
+        folder: Path | Links = Path(self.place).parent
+        if is_remote(self.place):
+            folder = Links(base=scrubbed(parent_of(self.place)), kept=not self.streamed)
+        with open_parquet_file(place) as file:
+            kind, footer = file.schema_arrow.field(self.column).type, file.metadata
+        groups = RowGroups([place], self.column, footers=[footer])
+        if is_bytes_type(kind):
+            return ParquetSamples(self.name, folder, rows, groups)
+        if isinstance(place, Path):
+            column = _rows_of(place, self.column, self.start, self.stop)
+        else:
+            column = groups.values(self.start, self.stop)
+            column.validate(full=True)
+        values = text_of(column, what=self.name)
         if len(values) != len(rows):
-            raise DataError(f"{self.name} holds fewer rows than it says")
+            raise OSError(f"{self.name} holds fewer rows than it says")
         places = np.arange(len(values))
         if modality == "image":
             return FileSamples(folder, values, "image", places)
@@ -93,17 +112,21 @@ class TablePiece:
 
 @dataclass(frozen=True)
 class FilesPiece:
-    """Files by their paths or URLs; those in ``refused`` are rows that cannot be read."""
+    """Files by their paths or URLs; those in ``refused`` are rows that cannot be read.
+
+    ``streamed``: some of them lie behind URLs, and all that is to be predicted has no place on this disk.
+    """
 
     paths: tuple[str, ...]
     refused: frozenset[str] = frozenset()
+    streamed: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def open(self, modality: Modality) -> Samples:
         """The files as samples."""
-        return files_of(self.paths, modality, refused=self.refused)
+        return files_of(self.paths, modality, refused=self.refused, kept=not self.streamed)
 
 
 Piece = TablePiece | FilesPiece
@@ -135,10 +158,14 @@ class Lost:
 
 @dataclass(frozen=True)
 class Cut:
-    """The pieces in order, and ``digest``, which names, sizes and times of the inputs decide."""
+    """The pieces in order, and ``digest``, which names, sizes and times of the inputs decide.
+
+    ``notes``: what a person should know of how they are read.
+    """
 
     pieces: tuple[Piece, ...]
     digest: str
+    notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -152,36 +179,44 @@ def cut_inputs(inputs: Sequence[str], *, modality: Modality, column: str | None,
     Contents are not hashed, since that would read all of them: a file that was changed has another size or time, and an
     object another version. Raises RequestError for other inputs, for none, and for a table without the column.
     """
-    versions: dict[str, Sequence[object]] = {}
-    refused: set[str] = set()
-    listed = [path for name in inputs for path in _listed(name, modality, versions, refused)]
+    met = _Met()
+    listed = [path for name in inputs for path in _listed(name, modality, met)]
     if not listed:
         raise RequestError(f"{', '.join(map(scrubbed, inputs))}: no {modality} inputs were found there.")
     shards = [path for path in listed if suffix_of(_name(path)) == SHARD]
     files = [path for path in listed if suffix_of(_name(path)) != SHARD]
     if files:
         check_kind(files, modality)
-    pieces: list[Piece] = [*_cut_tables(shards, modality, column, piece_rows)]
+    pieces: list[Piece] = [*_cut_tables(shards, modality, column, piece_rows, met.streamed)]
     for start in range(0, len(files), piece_rows):
         paths = tuple(files[start : start + piece_rows])
-        pieces.append(FilesPiece(paths, frozenset(refused.intersection(paths))))
+        streamed = not met.streamed.isdisjoint(paths)
+        pieces.append(FilesPiece(paths, frozenset(met.refused.intersection(paths)), streamed))
     if not pieces:
         raise RequestError(f"{', '.join(map(scrubbed, inputs))}: the tables have no rows.")
-    return Cut(tuple(pieces), _digest([*shards, *files], versions))
+    return Cut(tuple(pieces), _digest([*shards, *files], met.versions), tuple(met.notes))
 
 
-def _listed(
-    name: str, modality: Modality, versions: dict[str, Sequence[object]], refused: set[str]
-) -> list[str]:
-    """The files that one name of a command line stands for; ``versions`` is told what is known of remote ones.
+@dataclass
+class _Met:
+    """What was met in listing: ``versions`` of objects by URL, links that lead out of a folder and are not read.
 
-    ``refused`` is told the links that lead out of a folder: they are listed and not read.
+    ``streamed``: URLs of objects of which nothing is to stay here.
     """
+
+    versions: dict[str, Sequence[object]] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    streamed: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+
+def _listed(name: str, modality: Modality, met: _Met) -> list[str]:
+    """The files that one name of a command line stands for."""
     if is_remote(name):
-        return _listed_behind(name, modality, versions)
+        return _listed_behind(name, modality, met)
     path = Path(name)
     if path.is_dir():
-        return _shards_below(path) or walk(path, modality, refused)
+        return _shards_below(path) or walk(path, modality, met.refused)
     if any(mark in name for mark in "*?[") and not path.exists():
         return match_files(name)
     suffix = path.suffix.lower()
@@ -191,7 +226,7 @@ def _listed(
     return [name]
 
 
-def _listed_behind(url: str, modality: Modality, versions: dict[str, Sequence[object]]) -> list[str]:
+def _listed_behind(url: str, modality: Modality, met: _Met) -> list[str]:
     """The URLs of the files that a URL stands for: of Parquet files if there are any, else of those of the kind."""
     wanted = IMAGE_SUFFIXES if modality == "image" else TEXT_SUFFIXES
     try:
@@ -211,7 +246,10 @@ def _listed_behind(url: str, modality: Modality, versions: dict[str, Sequence[ob
         kinds = {SHARD} if SHARD in shown.values() else wanted
         names, addresses = sorted(name for name in shown if shown[name] in kinds), listing.addresses()
     for name in names:
-        versions[addresses[name]] = [listing.files[name].version, listing.files[name].size]
+        met.versions[addresses[name]] = [listing.files[name].version, listing.files[name].size]
+    if (beyond := in_parts(listing.only(names))) is not None:
+        met.streamed.update(addresses[name] for name in names)
+        met.notes.append(f"{scrubbed(url)} is read in parts: {beyond[1]}.")
     return [addresses[name] for name in names]
 
 
@@ -241,18 +279,18 @@ def _shards_below(folder: Path) -> list[str]:
 
 
 def _cut_tables(
-    shards: Sequence[str], modality: Modality, column: str | None, piece_rows: int
+    shards: Sequence[str], modality: Modality, column: str | None, piece_rows: int, streamed: Collection[str]
 ) -> Iterator[TablePiece]:
     """Ranges of rows, whatever the row groups: one group of a million rows would be no piece to repeat."""
     prefixes = _prefixes(shards)
-    for shard in shards:
-        rows, schema = _measured(shard)
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="unfreeze-footer") as pool:
+        measured = list(pool.map(_measured, shards))
+    for shard, (rows, schema) in zip(shards, measured, strict=True):
         if not rows:
             continue
         # The first table with rows decides where no column was named.
         if column is None:
-            local = fetch_file(shard) if is_remote(shard) else Path(shard)
-            column = content_column(open_table(local), modality=modality, asked=None)
+            column = content_column(_opened_table(shard, shard in streamed), modality=modality, asked=None)
         if column not in schema.names:
             raise RequestError(
                 f"{scrubbed(shard)} has no column {column!r} for the {modality}s. "
@@ -264,7 +302,14 @@ def _cut_tables(
                 f"{scrubbed(shard)}: the column {column!r} holds {kind}, and this run reads texts."
             )
         for start in range(0, rows, piece_rows):
-            yield TablePiece(shard, prefixes[shard], column, start, min(start + piece_rows, rows))
+            stop = min(start + piece_rows, rows)
+            yield TablePiece(shard, prefixes[shard], column, start, stop, shard in streamed)
+
+
+def _opened_table(shard: str, streamed: bool) -> Table:
+    if not streamed:
+        return open_table(fetch_file(shard) if is_remote(shard) else Path(shard))
+    return open_parquet([part_file(shard)], name=_name(shard), folder=Links(base=scrubbed(parent_of(shard))))
 
 
 def _measured(shard: str) -> tuple[int, Any]:

@@ -105,6 +105,8 @@ def predict_bulk(request: BulkRequest, *, progress: Progress | None = None) -> W
     output = check_output(request.output)
     modality, run = _identified(run_folder(request.run))
     cut = cut_inputs(request.inputs, modality=modality, column=request.column, piece_rows=request.piece_rows)
+    for note in cut.notes:
+        progress.say(note)
     manifest = {"run": run, "inputs": cut.digest, "column": request.column, "top_k": request.top_k}
     # A store has no locks; two commands that write the same pieces write the same rows.
     with nullcontext() if is_remote(output) else locked(Path(output), flag="--output"):

@@ -84,7 +84,18 @@ class RowGroups:
         try:
             return self._cell(row)
         except (pa.ArrowException, IndexError) as problem:
-            raise OSError(f"its row group is damaged: {str(problem)[:120]}") from None
+            raise _damaged(problem) from None
+
+    def values(self, start: int, stop: int) -> Any:
+        """Rows ``start`` to ``stop`` of objects, as one Arrow column; errors are those of ``cell``."""
+        kept = []
+        try:
+            for group in range(self._group_of(start), self._group_of(stop - 1) + 1):
+                first = max(0, start - int(self._starts[group]))
+                kept += self._taken(group)[first : stop - int(self._starts[group])].chunks
+        except pa.ArrowException as problem:
+            raise _damaged(problem) from None
+        return pa.chunked_array(kept)
 
     def known_hash(self, row: int) -> bytes | None:
         """The content hash of the bytes in this row of an object, if its row group was read before."""
@@ -184,6 +195,10 @@ class RowGroups:
         if len(self._open) > MOST_OPEN:
             self._open.popitem(last=False)[1].close()
         return file
+
+
+def _damaged(problem: Exception) -> OSError:
+    return OSError(f"its row group is damaged: {str(problem)[:120]}")
 
 
 def _hashes_of(column: Any) -> NDArray[np.uint8]:

@@ -141,10 +141,17 @@ def _neighbours(found: Sequence[Samples | list[str]]) -> list[Samples | list[str
 
 
 def files_of(
-    paths: Sequence[str], modality: Modality = "image", *, refused: frozenset[str] = frozenset()
+    paths: Sequence[str],
+    modality: Modality = "image",
+    *,
+    refused: frozenset[str] = frozenset(),
+    kept: bool = True,
 ) -> Samples:
-    """The files as samples, named by their paths; those in ``refused`` are rows that cannot be read."""
-    root = Links() if any(map(is_remote, paths)) else Path()
+    """The files as samples, named by their paths; those in ``refused`` are rows that cannot be read.
+
+    ``kept``: whether what lies behind a URL stays on this disk once it was read.
+    """
+    root = Links(kept=kept) if any(map(is_remote, paths)) else Path()
     return FileSamples(root, strings(list(paths)), modality, np.arange(len(paths)), refused=refused)
 
 

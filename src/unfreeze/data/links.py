@@ -7,12 +7,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from unfreeze.errors import UnfreezeError
-from unfreeze.runtime.remote import fetch_file, is_remote, scrubbed
+from unfreeze.regular import read_file
+from unfreeze.runtime.remote import fetch_file, is_remote, read_object, scrubbed
 
 
 @dataclass(frozen=True, eq=False)
 class Links:
-    """Files by name, fetched once when they are first read.
+    """Files by name, fetched once when they are first read, or each time where nothing is to be ``kept`` here.
 
     ``folder``: where names that are no URL lie. ``base``: the URL of the folder of a remote table instead, whose names
     lead nowhere else: below that folder, or by URL into the same bucket.
@@ -20,21 +21,23 @@ class Links:
 
     folder: Path = Path()
     base: str | None = None
+    kept: bool = True
     fetched: dict[str, Path] = field(default_factory=dict, repr=False)
 
-    def file(self, name: str) -> Path:
-        """The local file of a name. Raises OSError for one that leads out, or cannot be fetched."""
+    def read(self, name: str) -> bytes:
+        """What the file of a name holds. Raises OSError for one that leads out, or cannot be had."""
         url = self._url(name)
         if url is None:
-            return self.folder / name
-        found = self.fetched.get(url)
-        if found is None:
-            try:
-                found = fetch_file(url)
-            except UnfreezeError as problem:
-                raise OSError(str(problem).rstrip(".")) from None
-            self.fetched[url] = found
-        return found
+            return read_file(self.folder / name)
+        try:
+            if not self.kept:
+                return read_object(url)
+            found = self.fetched.get(url)
+            if found is None:
+                found = self.fetched[url] = fetch_file(url)
+        except UnfreezeError as problem:
+            raise OSError(str(problem).rstrip(".")) from None
+        return read_file(found)
 
     def _url(self, name: str) -> str | None:
         if self.base is None:
@@ -51,6 +54,6 @@ class Links:
         return f"{self.base}/{name}"
 
 
-def file_in(folder: Path | Links, name: str) -> Path:
-    """The local file that a name in a folder means. Raises OSError when ``folder`` is remote and it cannot be had."""
-    return folder.file(name) if isinstance(folder, Links) else folder / name
+def content_in(folder: Path | Links, name: str) -> bytes:
+    """What the file of a name in a folder holds. Raises OSError when it cannot be read or had."""
+    return folder.read(name) if isinstance(folder, Links) else read_file(folder / name)

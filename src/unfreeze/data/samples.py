@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from unfreeze.data.dataset import Modality, Remembering, Samples
 from unfreeze.data.groups import RowGroups
-from unfreeze.data.links import Links, file_in
+from unfreeze.data.links import Links, content_in
 from unfreeze.data.walking import LEADS_OUT
-from unfreeze.regular import read_file
 from unfreeze.runtime.remote import scrubbed
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class FileSamples:
         path = self._path(row)
         if path in self.refused:
             raise OSError(f"{LEADS_OUT}; put a copy there")
-        content = read_file(file_in(self.root, path))
+        content = content_in(self.root, path)
         return content if self.modality == "image" else content.decode("utf-8-sig", errors="replace")
 
     def select(self, rows: NDArray[np.intp]) -> FileSamples:
@@ -203,7 +202,7 @@ def cell_content(value: Any, folder: Path | Links | None) -> bytes | str:
     """
     if isinstance(value, dict):
         if value.get("bytes") is None and value.get("path"):
-            return read_file(file_in(folder or Path(), str(value["path"])))
+            return content_in(folder or Path(), str(value["path"]))
         value = value.get("bytes")
     if value is None:
         raise OSError("the cell is empty")

@@ -213,10 +213,7 @@ def in_parts(listing: Listing, *, copies: int = 1) -> tuple[dict[str, PartFile],
     if missing is None or protocol_of(listing.url) not in IN_PARTS:
         return None
     missing *= copies
-    folder = _folder()
-    held = sum(part.size for part in _held(folder))
-    asked = os.environ.get(BUDGET)
-    budget = bytes_of(asked) if asked else int(SHARE_OF_FREE * (_free(folder) + held))
+    budget, held, asked = _budget()
     shelf = Shelf(budget)
     if missing <= budget:
         if missing + held > budget:
@@ -230,6 +227,26 @@ def in_parts(listing: Listing, *, copies: int = 1) -> tuple[dict[str, PartFile],
         name: PartFile(addresses[name], name, listing.store, entry, watch, shelf)
         for name, entry in listing.files.items()
     }, why
+
+
+def part_file(url: str) -> PartFile:
+    """One object, to be read in parts.
+
+    Raises DataError where there is none, and RequestError for a budget that is no size.
+    """
+    listing = list_files(url)
+    if not listing.is_file:
+        raise DataError(f"{scrubbed(url)} is a folder, where a file is expected.")
+    ((name, entry),) = listing.files.items()
+    return PartFile(url, name, listing.store, entry, Watch(listing), Shelf(_budget()[0]))
+
+
+def _budget() -> tuple[int, int, bool]:
+    """Bytes that may lie here, those that parts take already, and whether the user has set the first."""
+    folder = _folder()
+    held = sum(part.size for part in _held(folder))
+    asked = os.environ.get(BUDGET)
+    return bytes_of(asked) if asked else int(SHARE_OF_FREE * (_free(folder) + held)), held, bool(asked)
 
 
 def _folder() -> Path:

@@ -201,6 +201,12 @@ def open_object(url: str) -> Iterator[IO[bytes]]:
         yield file
 
 
+def read_object(url: str) -> bytes:
+    """The content of an object, of which nothing is kept here. Raises DataError where it cannot be had."""
+    with open_object(url) as file:
+        return file.read()
+
+
 def protocol_of(url: str) -> str:
     """The part before ``://``."""
     return url.partition("://")[0].lower()
