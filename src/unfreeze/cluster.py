@@ -7,9 +7,11 @@ import os
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from unfreeze.errors import RequestError, did_you_mean, missing_extra
@@ -18,6 +20,12 @@ from unfreeze.executors.processor import CORES, available_cores
 LOCAL, RAY, CLIENT = "local", "ray", "ray://"
 # Where Ray's own tools say which cluster is meant.
 ADDRESS = "RAY_ADDRESS"
+# Where Ray looks for the token of a cluster, before the last place, and what makes it send one.
+TOKENS, TOKEN_FILE, MODE = (
+    ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"),
+    Path(".ray") / "auth_token",
+    "RAY_AUTH_MODE",
+)
 # A worker that dies this often at the same work dies of that work.
 RETRIES = 3
 REACH_SECONDS = 10.0
@@ -82,6 +90,7 @@ def joined(engine: str, *, workers: int | None) -> Iterator[Cluster]:
     A Ray that this process uses already is used and left as it is; so is one that RAY_ADDRESS names. Raises
     RequestError when no cluster answers.
     """
+    _bring_token(engine)
     import ray
 
     ours = not ray.is_initialized()
@@ -98,6 +107,21 @@ def joined(engine: str, *, workers: int | None) -> Iterator[Cluster]:
         if ours:
             ray.shutdown(wait_for_processes=True)
             _print_messages(ray, True)
+
+
+def _bring_token(engine: str) -> None:
+    """Have Ray send the token that it would find here, as its own commands do.
+
+    It reads the variable when it is imported, and its client sends nothing otherwise.
+    """
+    found = any(map(os.environ.get, TOKENS)) or (Path.home() / TOKEN_FILE).is_file()
+    if found and _is_elsewhere(engine):
+        os.environ.setdefault(MODE, "token")
+
+
+def _is_elsewhere(engine: str) -> bool:
+    """Whether a cluster is joined that runs already."""
+    return engine.startswith(CLIENT) or bool(os.environ.get(ADDRESS))
 
 
 def settle(folder: str, cores: int) -> None:
@@ -137,7 +161,8 @@ def _start(ray: Any, engine: str, workers: int | None) -> None:
             )
     except (OSError, RuntimeError, ValueError) as problem:
         said = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:160]
-        raise RequestError(f"--engine {engine}: no Ray answers ({said.rstrip('.')}).") from None
+        hint = " Does it ask for a token? Then RAY_AUTH_TOKEN must hold it." if _is_elsewhere(engine) else ""
+        raise RequestError(f"--engine {engine}: no Ray answers ({said.rstrip('.')}).{hint}") from None
 
 
 def _print_messages(ray: Any, wanted: bool) -> None:
@@ -154,13 +179,16 @@ def _reach(address: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray begins without its message on usage statistics, and without taking SIGTERM from this program."""
+    """Ray begins without messages of its own, and without taking SIGTERM from this program."""
     told = os.environ.get("RAY_USAGE_STATS_ENABLED")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM) if main else None
     try:
-        yield
+        with warnings.catch_warnings():
+            # That no client server answers is said in a sentence of ours.
+            warnings.simplefilter("ignore", UserWarning)
+            yield
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)

@@ -2,10 +2,13 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +148,74 @@ def test_a_worker_that_is_killed_is_replaced_and_its_piece_done_again(text_run, 
     assert killed
     assert answer.status == 0, answer.err
     check_all_rows(output, shards, text_run.run.folder)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A Ray that runs already and asks for a token: its address for clients, and the variables that hold the token."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(3)]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        ports = [listener.getsockname()[1] for listener in sockets]
+    token = {"RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    names = ("port", "ray-client-server-port", "runtime-env-agent-port")
+    options = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
+    # A socket's path must be short.
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder, (tmp_path / "said").open("w") as said:
+        head = subprocess.Popen(
+            [
+                sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1",
+                "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}", *options,
+            ],
+            env=os.environ | token | {"RAY_AUTH_MODE": "token"},
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            wait_for(lambda: listens(ports[1]) and "--block" in (tmp_path / "said").read_text())
+            yield f"ray://127.0.0.1:{ports[1]}", token
+        finally:
+            head.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                head.wait(20)
+            with suppress(ProcessLookupError):
+                os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
+
+
+def listens(port):
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.slow
+def test_a_cluster_that_runs_already_is_joined_with_its_token(image_run, photos, cluster, tmp_path):
+    address, token = cluster
+    output = tmp_path / "out"
+    said = [
+        "predict",
+        image_run.run.folder,
+        photos,
+        "--engine",
+        address,
+        "--workers",
+        "1",
+        "--output",
+        output,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "unfreeze", *map(str, said)],
+        env={name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"} | token,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = pq.read_table(output / "predictions").to_pylist()
+    plain = image_run.run.model().predict(sorted(photos.glob("*/*.png")))
+    assert [row["label"] for row in rows] == [row.label for row in plain]
 
 
 def test_what_the_engine_cannot_do_is_refused(text_run, shards, tmp_path, command):
