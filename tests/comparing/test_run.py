@@ -153,6 +153,19 @@ def test_what_is_left_is_estimated_from_trainings_of_the_same_strategy(call, tra
     ]
 
 
+def test_interrupted_before_it_has_begun_it_is_told_no_way_to_go_on(call, trainer, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unfreeze.comparing.run.open_folder", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    assert trainer.cells == []
+    call()
+    assert trainer.cells == ALL
+
+
 def test_an_interrupt_outside_of_thawing_stops_as_well(call, trainer):
     trainer.raises[("partial", 0)] = KeyboardInterrupt()
     with pytest.raises(StoppedError, match="1 of 6 trainings finished and kept"):

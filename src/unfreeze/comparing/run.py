@@ -18,7 +18,7 @@ from unfreeze.comparing.cells import CellResult, finished_cell, request_hash
 from unfreeze.comparing.comparison import Comparison, conclude
 from unfreeze.comparing.engines import Engine, Job, make_engine
 from unfreeze.comparing.entry import FLOOR_ENTRY, Entry
-from unfreeze.comparing.folder import BACKBONES, CELLS, PAGE, RESULTS, identity_of, open_folder
+from unfreeze.comparing.folder import BACKBONES, CELLS, PAGE, RECORD, RESULTS, identity_of, open_folder
 from unfreeze.comparing.page import write_page
 from unfreeze.comparing.ranking import Ranked, finished_ranking, probe_backbone, rank, write_ranked
 from unfreeze.comparing.request import Cell, CompareRequest, entries_with_floor, safe_name
@@ -88,10 +88,12 @@ def compare(
 
 @contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
-    """An interruption says how to go on; a training that was stopped says so itself."""
+    """An interruption of what has begun says how to go on; a training that was stopped says so itself."""
     try:
         yield
     except KeyboardInterrupt:
+        if not (folder / RECORD).exists():
+            raise
         raise StoppedError(f"Interrupted. {_continued(folder)}") from None
 
 
