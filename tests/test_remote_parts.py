@@ -3,6 +3,8 @@
 import csv
 import functools
 import pickle
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -157,6 +159,38 @@ def test_a_run_is_bit_for_bit_that_of_the_files_on_this_disk(
             "s3://toys/cells", output_dir=tmp_path / "runs" / "again", resume=True, **settings
         )
         assert bits(resumed) == found["here"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_them_as_one_does_on_files(bucket, cells, tmp_path, tiny_vit, monkeypatch):
+    settings = {
+        "backbone": tiny_vit,
+        "strategy": "partial",
+        "precision": "fp32",
+        "batch_size": 8,
+        "epochs": 2,
+    }
+    settings |= {"store": "on", "image_size": 32}
+    one = unfreeze.train(str(cells), output_dir=tmp_path / "one", device="cpu", **settings).folder
+    options = [
+        text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    order = ["train", "s3://toys/cells", "--output-dir", "s3://toys/two", "--devices", "2", *options]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path / "cache"))
+    done = subprocess.run(
+        [sys.executable, "-m", "unfreeze", *order], cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0 < on_disk(tmp_path / "cache") <= BUDGET
+    bucket.get("toys/two/history.csv", str(tmp_path / "two.csv"))
+    ours, theirs = (losses(path) for path in (tmp_path / "two.csv", one / "history.csv"))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def losses(path):
+    with path.open(newline="") as file:
+        return [[float(row[name]) for name in ("train_loss", "val_log_loss")] for row in csv.DictReader(file)]
 
 
 def bits(run):
