@@ -179,6 +179,16 @@ def test_there_may_be_fewer_rows_than_processes(t, together, case, sharding, tmp
         assert_close(answer, alone)
 
 
+@pytest.mark.parametrize("case", [("partial", "cnn"), ("partial", "text")], ids="-".join)
+def test_all_rows_together_may_be_fewer_than_processes(t, together, case, tmp_path):
+    small = {"train": 2, "val": 1, "use": "on"}
+    alone = train(t, ALONE, case, tmp_path / "alone", **small)
+    for answer in together(
+        3, tmp_path / "ranks", lambda ranks: train(t, ranks, case, tmp_path / "all", **small)
+    ):
+        assert_close(answer, alone)
+
+
 def in_parts(monkeypatch, parts):
     """Trainings begin as those whose batches did not fit into memory; ``parts`` tells it from the process's number."""
 
