@@ -12,6 +12,9 @@ from typing import Any
 from unfreeze.regular import open_file
 
 TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
+# Objects and lists in a record: an empty object of three characters takes 72 bytes, so that the longest record took
+# 3.3 GB. What we write of a million rows or labels are flat lists.
+MOST_PARTS = 4_000_000
 
 
 def cache_root() -> Path:
@@ -51,7 +54,10 @@ def remove_torn(folder: Path) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text holds. Raises ValueError, for nesting that is too deep to follow too."""
+    """What a JSON text holds. Raises ValueError, for nesting that is too deep to follow and for too many parts too."""
+    opening: tuple[Any, Any] = ("{", "[") if isinstance(text, str) else (b"{", b"[")
+    if sum(map(text.count, opening)) > MOST_PARTS:
+        raise ValueError("too many objects and lists")
     try:
         return json.loads(text)
     except RecursionError:
