@@ -460,6 +460,10 @@ def test_a_store_that_fails_ends_a_bulk_prediction_and_damage_is_bad_rows(s3, tm
     assert "part-1.parquet:3" in bad
 
     cut = cut_inputs(["s3://toys/shards"], modality=kind, column=kind, piece_rows=3)
+    write_shards(tmp_path / "shorter", pa.table({kind: values[:SHARDS]}))
+    s3.put(str(tmp_path / "shorter" / "part-0.parquet"), "toys/shards/part-0.parquet")
+    gone = cut.pieces[0].open(kind)
+    assert [isinstance(read_raw(gone, row), Quarantined) for row in (1, 2)] == [True, True]
 
     def refuse(self, start, end):
         raise PermissionError(self.key)

@@ -73,9 +73,10 @@ def test_another_picture_under_the_same_name_is_named(outcomes, copies):
     assert isinstance(first, PeerLostError)
 
 
+@pytest.mark.parametrize("how", ["changed", "vanished"])
 @pytest.mark.parametrize("kind", ["pictures", "texts"])
 def test_what_changes_between_the_frozen_pass_and_the_training_is_named(
-    kind, photos, tmp_path, monkeypatch, tiny_cnn
+    kind, how, photos, tmp_path, monkeypatch, tiny_cnn
 ):
     if kind == "pictures":
         data = shutil.copytree(photos, tmp_path / "photos")
@@ -92,10 +93,16 @@ def test_what_changes_between_the_frozen_pass_and_the_training_is_named(
     probe = probed.probe_features
 
     def change_and_probe(*arguments):
-        changed.write_bytes(changed.read_bytes() + b" ")
+        if how == "changed":
+            changed.write_bytes(changed.read_bytes() + b" ")
+        else:
+            changed.unlink()
         return probe(*arguments)
 
     monkeypatch.setattr(probed, "probe_features", change_and_probe)
     request = TrainRequest(data=str(data), output_dir=tmp_path / "run", strategy="full", epochs=1, **settings)
-    with pytest.raises(DataError, match=rf"{changed.name} is not what it was when this training began"):
+    told = (
+        "is not what it was when this training began" if how == "changed" else "could be read before and now"
+    )
+    with pytest.raises(DataError, match=rf"{changed.name} {told}"):
         train(request)

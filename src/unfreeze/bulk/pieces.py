@@ -77,7 +77,9 @@ class TablePiece:
         rows, place = np.arange(self.start, self.stop), self._place()
         try:
             found = self._read(place, modality, rows)
-        except (OSError, pa.ArrowException) as problem:
+        except (DataError, OSError, pa.ArrowException) as problem:
+            if self.streamed and isinstance(problem, DataError):
+                raise
             said = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
             found = Lost(self.name, rows, said.rstrip("."))
         return join_samples((found,), (self.prefix,)) if self.prefix else found

@@ -93,7 +93,7 @@ class RowGroups:
             for group in range(self._group_of(start), self._group_of(stop - 1) + 1):
                 first = max(0, start - int(self._starts[group]))
                 kept += self._taken(group)[first : stop - int(self._starts[group])].chunks
-        except pa.ArrowException as problem:
+        except (pa.ArrowException, IndexError) as problem:
             raise _damaged(problem) from None
         return pa.chunked_array(kept)
 

@@ -16,11 +16,11 @@ from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.chance import keys_of
 from unfreeze.data.dataset import Dataset, Part
-from unfreeze.data.reading import content_hash, read_images, text_of
+from unfreeze.data.reading import content_hash, read_images, read_raw, text_of
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.engine.ranks import ALONE, Ranks
 from unfreeze.engine.threads import reading_threads
-from unfreeze.errors import DataError, RequestError
+from unfreeze.errors import DataError
 from unfreeze.executors import build_executor
 from unfreeze.grafts import attach
 from unfreeze.plan import Plan
@@ -146,7 +146,7 @@ class Material:
 
     @cached_property
     def _squares(self) -> NDArray[np.uint8]:
-        """Pixels of all rows, uint8 (rows, height, width, 3). RequestError for a file that has vanished or changed."""
+        """Pixels of all rows, uint8 (rows, height, width, 3). DataError for a file that has vanished or changed."""
         preprocess, count = self.backbone.preprocess, len(self._readable)
         assert isinstance(preprocess, ImagePreprocess)
         squares = allocate((count, preprocess.height, preprocess.width, 3), np.uint8)
@@ -154,7 +154,7 @@ class Material:
         read = read_images(self._readable.samples, np.arange(count), preprocess, threads=threads)
         for row, picture, digest in read:
             if isinstance(picture, Quarantined):
-                raise RequestError(f"{picture.name} could be read before and now cannot: {picture.reason}.")
+                raise _vanished(picture)
             self._check_same(row, digest)
             squares[row] = picture
             self.progress.count("Decoded for training", row + 1, count)
@@ -162,7 +162,7 @@ class Material:
 
     @cached_property
     def _tokens(self) -> list[NDArray[np.int64]]:
-        """Token ids of all rows. RequestError for a text that has changed."""
+        """Token ids of all rows. DataError for a text that has vanished or changed."""
         from unfreeze.runtime.tokenize import TextEncoder
 
         preprocess, samples = self.backbone.preprocess, self._readable.samples
@@ -170,7 +170,9 @@ class Material:
         encoder = TextEncoder(preprocess, self.backbone.assets["tokenizer.json"])
         texts: list[str] = []
         for row in range(len(samples)):
-            raw = samples.read(row)
+            raw = read_raw(samples, row)
+            if isinstance(raw, Quarantined):
+                raise _vanished(raw)
             self._check_same(row, content_hash(raw))
             texts.append(text_of(raw))
         return list(encoder.encode(texts))
@@ -190,3 +192,7 @@ class Material:
             return None
         counts = np.bincount(self.dataset.label[rows], minlength=len(self.dataset.labels))
         return (len(rows) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
+
+
+def _vanished(row: Quarantined) -> DataError:
+    return DataError(f"{row.name} could be read before and now cannot: {row.reason}.")

@@ -92,8 +92,9 @@ def run_plan(
             Opening(material.decisions, material.executor.name, features.rows, features.digests)
         )
         material.ranks.send(job)
-    # Another split or another label of a row would train on without a word.
-    material.ranks.check_alike("The names, labels or parts of the data", material.dataset.fingerprint)
+    if not material.ranks.alone:
+        # Another split or another label of a row would train on without a word.
+        material.ranks.check_alike("The names, labels or parts of the data", material.dataset.fingerprint)
     trained = material.grafted(job.plan)
     # What is measured beside a training is the first process's work alone: this task alone has the others in it.
     task = replace(material.task(job.plan, job.train, job.val), ranks=material.ranks)
