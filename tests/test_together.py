@@ -64,12 +64,20 @@ def test_another_label_is_told_by_both(outcomes, copies, tmp_path):
     assert second is None
 
 
-def test_another_picture_under_the_same_name_is_named(outcomes, copies):
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: Image.new("RGB", (40, 36)).save(path), "is not what the first process has read"),
+        (lambda path: path.write_bytes(b"no picture"), "could be read before and now cannot"),
+    ],
+    ids=["another", "none"],
+)
+def test_another_picture_under_the_same_name_is_named(outcomes, copies, damage, told):
     for path in copies[1].glob("green/*.png"):
-        Image.new("RGB", (40, 36), (number := int(path.stem), 0, number)).save(path)
+        damage(path)
     first, second = outcomes(*copies)
     assert isinstance(second, DataError)
-    assert "is not what the first process has read" in str(second)
+    assert told in str(second)
     assert isinstance(first, PeerLostError)
 
 
