@@ -141,6 +141,8 @@ class _Weighing:
         error: float,
     ) -> None:
         self.unfit: list[tuple[str, str]] = []
+        # The plans of candidates, before epochs are cut.
+        self._weighed: list[Plan] = []
         self._material, self._model, self._asked, self._facts = material, model, asked, facts
         self._left, self._error = left, error
         self._rows, self._classes = len(material.part("train")), len(material.dataset.labels)
@@ -154,18 +156,14 @@ class _Weighing:
             yield self._option(strategy, self._asked, "asked for")
         if strategy != AUTO:
             return
-        usual = set()
-        for option in self._candidates():
-            if option.candidate is not None and not option.candidate.changes:
-                usual.add(option.plan.strategy)
-            yield option
+        yield from self._candidates()
         for other in THAWING:
-            if other in usual:
-                continue
             try:
                 plan = self._plan(other, _readable_by(other, decisions.request))
             except RequestError as problem:
                 self.unfit.append((other, str(problem)))
+                continue
+            if plan in self._weighed:
                 continue
             self._tell(other)
             yield self._option(other, plan, "not tried by --strategy auto")
@@ -179,6 +177,7 @@ class _Weighing:
                 told = f"fewer than {LEAST_EPOCHS} of its epochs fit into half of --time-limit"
                 self.unfit.append((candidate.name, told))
                 continue
+            self._weighed.append(plan)
             reason = candidate.reason
             if fitting != plan:
                 reason += f"; {fitting.epochs} of its {plan.epochs} epochs fit into half of --time-limit"

@@ -76,6 +76,29 @@ def test_nothing_is_taken_where_nothing_beats_the_probe():
     assert "the probe is taken" in found.decisions[-1]
 
 
+def test_where_the_most_promising_disappoints_the_next_is_tried_while_there_is_time():
+    worth = {"full": (0.98, 0.90), "lora": (0.97, 0.96)}
+    bench = Bench(worth, floor=0.92)
+    found = bench.search(candidate("full"), candidate("lora"))
+    assert [run for run in bench.runs if run[2] == 1] == [
+        ("full", 0, 1.0),
+        ("full", 1, 1.0),
+        ("lora", 0, 1.0),
+    ]
+    assert "None of them is worth its price: lora is tried at full length next." in found.decisions
+    assert found.chosen is not None
+    assert found.chosen.candidate.name == "lora"
+
+    # Short trials of both and one half of the first take all of the time.
+    bench = Bench(worth, floor=0.92)
+    found = bench.search(candidate("full"), candidate("lora"), budget=2 * 25 / 2 + 50 + 1)
+    assert found.chosen is None
+    assert found.decisions[-1] == (
+        "No candidate that was tried at full length is expected to gain more over the probe than it costs: the probe "
+        "is taken. There was no time to try lora longer."
+    )
+
+
 def test_a_floor_without_errors_is_not_tried_to_be_beaten():
     bench = Bench({"full": (1.0, 1.0)}, floor=0.995)
     found = bench.search(candidate("full"))

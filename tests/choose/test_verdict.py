@@ -38,7 +38,22 @@ def test_what_is_right_more_often_than_the_probe_is_shipped():
 def test_what_falls_below_the_probe_is_not_shipped():
     verdict = judge(expected(0.02, 0.02), rows(70), rows(80))
     assert not verdict.ship
-    assert "does not beat the probe" in verdict.reason
+    assert verdict.reason.endswith("which is not more than its price of 0.5 points. The probe is shipped.")
+
+
+def test_weights_that_fell_below_the_probe_are_not_shipped_however_well_the_trials_did():
+    verdict = judge(expected(0.06, 0.01), rows(35, of=39), rows(39, of=39))
+    assert verdict.gain > 0.005
+    assert not verdict.ship
+    assert (
+        "but the weights that were trained are −10.3 points on rows of their own. The probe is"
+        in verdict.reason
+    )
+
+
+def test_a_gain_within_chance_is_shipped_and_told_so():
+    told = judge(expected(0.02, 0.03), rows(82), rows(80)).reason
+    assert told.endswith("which is more than its price of 0.5 points, though within chance. It is shipped.")
 
 
 def test_few_validation_rows_do_not_undo_certain_trials():

@@ -101,9 +101,11 @@ def test_several_at_once_are_wider_and_lend_each_other_the_seeds_deviation():
     assert paired_at_once([]) == ()
 
 
-def test_equal_answers_differ_by_nothing_and_rows_are_needed():
+def test_equal_answers_differ_by_what_one_more_row_could_and_rows_are_needed():
     found = paired_over_seeds(gains_of(*np.zeros((3, 50), dtype=int)))
-    assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
+    assert (found.value, found.low) == (0.0, -found.high)
+    one = paired_over_seeds(gains_of(np.repeat([1, 0], [1, 49]), *np.zeros((2, 50), dtype=int)))
+    assert 0 < found.high <= one.high
     for gains in ([], gains_of([])):
         with pytest.raises(ValueError, match="needs a seed"):
             paired_over_seeds(gains)

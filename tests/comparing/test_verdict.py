@@ -52,6 +52,20 @@ def test_a_tie_names_the_one_that_trains_least_and_the_quickest(results):
     )
 
 
+def test_one_above_the_floor_is_named_though_the_highest_mean_is_within_chance_of_it(results):
+    # The first is ahead by more, on and off the floor's rows; the second is right wherever the floor is.
+    found = results(FLOOR, ("full", 148, 52, {}), ("lora", 147, 0, {}))
+    verdict = judge(found)
+    assert verdict.best.strategy == "full"
+    assert found[1].to_floor.low < 0 < found[2].to_floor.low
+    assert verdict.sentences[0].startswith("lora is above the floor at n=500 by 3.5 points (95 % interval ")
+    assert verdict.sentences[1].startswith(
+        "full has the highest mean, but is ahead of feature-extraction, by 4.0 points"
+    )
+    assert "within chance" in verdict.sentences[1]
+    assert not any("Nothing beats" in sentence for sentence in verdict.sentences)
+
+
 def test_one_that_is_cheapest_in_both_is_named_once(results):
     found = results(
         FLOOR,

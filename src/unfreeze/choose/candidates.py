@@ -166,7 +166,7 @@ def _for_transformers(family: str, hope: float, *, far: bool) -> list[Candidate]
         Candidate(
             strategy="full",
             hope=0.8 * hope,
-            reason="three times the rate: a far domain needs to move further",
+            reason="three times the rate: data far from the pretraining need to move further",
             changes={"rate": 3 * BACKBONE_RATE[family]},
         ),
         Candidate(

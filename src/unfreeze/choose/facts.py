@@ -63,11 +63,10 @@ class Counts:
             yield Fact("rows_of_each_class", listed, f"Rows of each class: {listed}.")
         ordered = sorted(self.per_class, key=lambda name: self.per_class[name])
         least, most = ordered[0], ordered[-1]
-        few = (
-            ": too few to learn it well"
-            if self.per_class[least] < FEW_ROWS_OF_A_CLASS
-            else ", the fewest of all"
-        )
+        alike = self.per_class[least] == self.per_class[most]
+        few, many = (", as every class has",) * 2 if alike else (", the fewest of all", ", the most")
+        if self.per_class[least] < FEW_ROWS_OF_A_CLASS:
+            few = ": too few to learn it well"
         yield Fact(
             "least_rows_of_a_class",
             self.per_class[least],
@@ -76,7 +75,7 @@ class Counts:
         yield Fact(
             "most_rows_of_a_class",
             self.per_class[most],
-            f"Class '{most}' has {self.per_class[most]:,} rows, the most: always answering it would be right for "
+            f"Class '{most}' has {self.per_class[most]:,} rows{many}: always answering it would be right for "
             f"{self.per_class[most] / self.rows:.1%}.",
         )
         ratio = round(self.per_class[most] / max(self.per_class[least], 1), 2)
@@ -237,7 +236,7 @@ class Distance:
         said = (
             "much of that is learnt by heart, and more rows would help"
             if heart >= 2 * WORTH_A_WORD
-            else "it has learnt rules rather than rows"
+            else "little of that is learnt by heart"
         )
         yield Fact(
             "probe_accuracy_on_its_own_rows",
@@ -330,7 +329,7 @@ def _alike(pairs: Pairs) -> Iterator[Fact]:
 def _of_likeness(far: bool) -> str:
     if far:
         return "the network's idea of what is alike is not yours, as with data far from its own"
-    return "rows that look alike to the network do share a class"
+    return "rows that look alike to the network tell the class about as well as that head"
 
 
 def _points(gap: float) -> str:

@@ -180,7 +180,7 @@ class _Searcher:
         most = TRIALS_PER_TRAINING * self.dearest
         self.left = min(budget, most)
         bound = "--time-limit leaves" if budget <= most else "twice the dearest training makes"
-        self.bound = f"trials have {duration(self.left)}, what {bound}"
+        self.bound = f"all trials together have {duration(self.left)}, what {bound}"
         self.result = Search()
 
     def search(self) -> Search:
@@ -198,6 +198,9 @@ class _Searcher:
         if len(self.candidates) > 1:
             self.short_trials()
         self.try_fully(self.survivors())
+        while (candidate := self.next_best()) is not None:
+            self.say(f"None of them is worth its price: {candidate.name} is tried at full length next.")
+            self.try_fully([candidate])
         self.decide()
         return self.result
 
@@ -273,6 +276,19 @@ class _Searcher:
             elif now.full_length:
                 self.try_half(candidate, 1)
 
+    def next_best(self) -> Candidate | None:
+        """The most promising that was tried short alone, where all longer trials have disappointed and time is left."""
+        expected = [self.expect(candidate) for candidate in self.candidates if not self.failed(candidate)]
+        if any(one.full_length and one.worth > 0 for one in expected):
+            return None
+        open_ = [one for one in expected if self.promises(one) and self.affordable(one.candidate, 1.0)]
+        return max(open_, key=lambda one: one.worth).candidate if open_ else None
+
+    @staticmethod
+    def promises(expected: Expectation) -> bool:
+        """Whether a short trial alone says that it is worth more than it costs."""
+        return expected.measured and not expected.full_length and expected.worth > 0
+
     def try_half(self, candidate: Candidate, fold: int) -> None:
         if self.affordable(candidate, 1.0):
             self.add(self.run(candidate, fold, 1.0))
@@ -341,8 +357,15 @@ class _Searcher:
         tried = [expectation for expectation in found if expectation.measured] or found
         full = [expectation for expectation in tried if expectation.full_length] or tried
         if not full or full[0].worth <= 0:
+            hoped = [one.candidate.name for one in found if self.promises(one)]
+            but = (
+                f" There was no time to try {' and '.join(hoped)} longer."
+                if full[0].full_length and hoped
+                else ""
+            )
+            which = " that was tried at full length" if but else ""
             self.say(
-                "No candidate is expected to gain more over the probe than it costs: the probe is taken."
+                f"No candidate{which} is expected to gain more over the probe than it costs: the probe is taken.{but}"
             )
             return
         best = full[0]

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.choose.paired import paired_error, paired_gain, pooled
+from unfreeze.choose.paired import TWO_SIDED, paired_error, paired_gain, pooled
 from unfreeze.choose.trials import Expectation, gain_text
 from unfreeze.report.words import points
 
 # Standard errors by which validation accuracy must lie below the floor to be called a collapse, in two epochs running.
 COLLAPSE_ERRORS = 2.0
 COLLAPSE_EPOCHS = 2
+# Standard errors by which the weights that were trained may lie below the floor on their validation rows, however well
+# their trials did: those say what the settings are worth, and these rows alone what came of them.
+FALLEN_ERRORS = 1.0
 # A collapsed training starts again at this share of its rates: the steps in which rates are tried, about.
 LOWER = 1 / 3
 RESTARTS = 2
@@ -30,12 +33,13 @@ class Verdict:
 
 
 def judge(expected: Expectation, right: NDArray[np.bool_], floor_right: NDArray[np.bool_]) -> Verdict:
-    """Ship when what was measured puts it above the probe by more than its price.
+    """Ship when what was measured puts it above the probe by more than its price, within chance or not.
 
     ``right`` and ``floor_right`` (rows,): on validation rows. Its trials count on the rows of the training part, each
-    weighted by its certainty; what was hoped before does not. So a tie ships the probe.
+    weighted by its certainty; what was hoped before does not. What fell clearly below the probe is never shipped.
     """
-    measured = [(paired_gain(right, floor_right), paired_error(right, floor_right))]
+    own = (paired_gain(right, floor_right), paired_error(right, floor_right))
+    measured = [own]
     told = f"On {len(right)} validation rows it is right on {right.mean():.1%}, the probe on {floor_right.mean():.1%}"
     if expected.found is not None and expected.found_error is not None:
         measured.append((expected.found, expected.found_error))
@@ -43,11 +47,13 @@ def judge(expected: Expectation, right: NDArray[np.bool_], floor_right: NDArray[
     gain, error = pooled(measured)
     told += f": {gain_text(gain, error)} together"
     price = f"its price of {100 * expected.price:.1f} points"
-    if gain > expected.price:
-        return Verdict(True, gain, f"{told}, which is more than {price}. It is shipped.")
-    return Verdict(
-        False, gain, f"{told}, which is not more than {price}. It does not beat the probe, which is shipped."
-    )
+    if gain <= expected.price:
+        return Verdict(False, gain, f"{told}, which is not more than {price}. The probe is shipped.")
+    if own[0] < -FALLEN_ERRORS * own[1]:
+        fallen = f"but the weights that were trained are {points(own[0])} on rows of their own"
+        return Verdict(False, gain, f"{told}, {fallen}. The probe is shipped.")
+    chance = ", though within chance" if gain <= TWO_SIDED * error else ""
+    return Verdict(True, gain, f"{told}, which is more than {price}{chance}. It is shipped.")
 
 
 @dataclass

@@ -123,10 +123,14 @@ class _Parts:
 
     @classmethod
     def of_gains(cls, gains: Sequence[Gain]) -> _Parts:
-        """Those of a mean gain, as if one more row had gained nothing: a few that all gain alike are no certainty."""
+        """Those of a mean gain, as if one more row had gained nothing: a few that all gain alike are no certainty.
+
+        Nor are rows that all are answered alike: the next one may not be.
+        """
         means = [gain.mean for gain in gains]
         parts = cls.of(means, [gain.moves for gain in gains])
-        return replace(parts, together=parts.together + (float(np.mean(means)) / parts.rows) ** 2)
+        together = parts.together + (float(np.mean(means)) / parts.rows) ** 2
+        return replace(parts, together=max(together, 1 / parts.rows**2))
 
     def half_width(
         self, outside: float = OUTSIDE, *, among: float | None = None, freedom: int | None = None

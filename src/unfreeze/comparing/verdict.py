@@ -80,7 +80,11 @@ def _sentences(
 ) -> list[str]:
     at = f"at n={best.rows:,}"
     if floor is not None and floor in tied:
-        said = _nothing_beats(best, tied, floor, at, several=several, alone=len(finished) == 1)
+        above = [result for result in finished if result.to_floor is not None and _is_above(result.to_floor)]
+        if above and best is not floor:
+            said = _others_beat(best, max(above, key=_mean), tied, floor, at, several=several)
+        else:
+            said = _nothing_beats(best, tied, floor, at, several=several, alone=len(finished) == 1)
     elif len(tied) > 1:
         said = [f"{_listed(tied, several=several)} are tied {at}{_cheapest(tied, several=several)}."]
         said += _above(best, several=several)
@@ -94,6 +98,27 @@ def _sentences(
             "results wander from split to split."
         )
     return said
+
+
+def _is_above(gain: Estimate) -> bool:
+    return gain.low is not None and gain.low > 0
+
+
+def _mean(result: Result) -> float:
+    return 0.0 if result.accuracy is None else result.accuracy.value
+
+
+def _others_beat(
+    best: Result, above: Result, tied: tuple[Result, ...], floor: Result, at: str, *, several: bool
+) -> list[str]:
+    """The highest mean is within chance of the floor, and a lower one, which differs less by row, is not."""
+    assert above.to_floor is not None
+    ahead = f", by {points(best.to_floor)}," if best.to_floor is not None else ""
+    return [
+        f"{name_of(above, several=several)} is above the floor {at} by {points(above.to_floor)}.",
+        f"{name_of(best, several=several)} has the highest mean, but is ahead of "
+        f"{name_of(floor, several=several)}{ahead} within chance{_cheapest(tied, several=several)}.",
+    ]
 
 
 def _nothing_beats(

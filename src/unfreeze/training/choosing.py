@@ -124,7 +124,7 @@ def choose(
     path = folder / CHOICE
     if decisions.request.resume and path.exists():
         return _choice_from(path, material)
-    rows = int(fit_rows(material.dataset, material.features).sum())
+    rows = int(probe.held_out.sum())
     floor = {
         "strategy": FLOOR,
         "accuracy_out_of_fold": probe.accuracy,
