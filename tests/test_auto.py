@@ -153,6 +153,11 @@ def test_a_model_that_does_not_beat_the_probe_is_not_shipped(wanted, cells, tmp_
     assert not (run.folder / "ledger.json").exists()
     assert choice_of(run.folder)["chosen"] == "partial"
     assert run.model().labels == probed.model().labels
+    # What it took beside what was predicted is told of a training that was not shipped, too.
+    assert [section.title for section in run.report.sections] == [
+        "How the strategy was chosen",
+        "What it took",
+    ]
 
 
 def test_a_collapse_starts_again_at_a_third_of_the_rate(taken, cells, tmp_path, settings):

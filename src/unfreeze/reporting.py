@@ -64,8 +64,8 @@ class Evidence:
 
     ``oof``: rows and calibrated probabilities that no fit saw; ``test_logits`` belong to ``test_rows``, as do
     ``floor``, the probe's probabilities beside a thawed result. ``fit``: the history and ledger of thawing.
-    ``choice``: what ``choice.json`` holds. ``cost``: what was predicted of the training, which took
-    ``training_seconds``; None where it was resumed.
+    ``choice``: what ``choice.json`` holds. ``cost``: what was predicted of the training ``trained``, shipped or not,
+    which took ``training_seconds``; None where it was resumed.
     ``examples``: how many training rows the run carries.
     """
 
@@ -90,6 +90,7 @@ class Evidence:
     fit: Fit | None
     choice: Mapping[str, Any] | None
     cost: Cost | None
+    trained: Fit | None
     training_seconds: float | None
     examples: int
 
@@ -328,14 +329,10 @@ def _feature_space(evidence: Evidence) -> content.FeatureSpace:
 
 def _sections(evidence: Evidence) -> tuple[content.Section, ...]:
     choice = () if evidence.choice is None else (choice_section(evidence.choice),)
-    if evidence.fit is None:
-        return choice
-    took = (
-        ()
-        if evidence.cost is None
-        else (cost_section(evidence.cost, evidence.fit, evidence.training_seconds),)
-    )
-    return (*choice, *fit_sections(evidence.fit), *took)
+    thawed = () if evidence.fit is None else fit_sections(evidence.fit)
+    if evidence.cost is None or evidence.trained is None:
+        return (*choice, *thawed)
+    return (*choice, *thawed, cost_section(evidence.cost, evidence.trained, evidence.training_seconds))
 
 
 def _settings(evidence: Evidence) -> tuple[Resolved, ...]:

@@ -207,6 +207,7 @@ def _train_into(
         fit=fit,
         choice=None if learned.choice is None else learned.choice.to_dict(),
         cost=learned.cost,
+        trained=None if learned.choice is None else learned.choice.trained,
         training_seconds=None if learned.choice is None else learned.choice.seconds,
         examples=0 if examples is None else len(examples.labels),
         settings=decisions.resolved(),

@@ -66,7 +66,8 @@ class Choice:
 
     ``record``: floor, facts, candidates, trials, expectations and decisions, as ``choice.json`` has them. ``plan``: of
     the candidate that was taken, whose gain is ``expected``; both None where it was the probe. ``verdict``: after the
-    full training, which took ``seconds`` (None where it was resumed), beside its ``restarts`` at lower rates.
+    full training ``trained``, shipped or not, which took ``seconds`` (None where it was resumed), beside its
+    ``restarts`` at lower rates.
     """
 
     record: Mapping[str, Any]
@@ -76,6 +77,7 @@ class Choice:
     restarts: int = 0
     seconds: float | None = None
     notes: tuple[str, ...] = ()
+    trained: Fit | None = None
 
     @property
     def shipped(self) -> str:
@@ -364,7 +366,7 @@ def train_chosen(
         if verdict.ship:
             record_plan(plan, backbone, decisions)
         seconds = None if resume else time.perf_counter() - began
-        choice = replace(choice, plan=plan, verdict=verdict, seconds=seconds)
+        choice = replace(choice, plan=plan, verdict=verdict, seconds=seconds, trained=fit)
         write_choice(choice.to_dict(), folder)
         return (choice, trained, fit) if verdict.ship else (choice, fitted, None)
     verdict = Verdict(False, 0.0, given_up)
