@@ -70,7 +70,40 @@ def test_ray_is_started_with_room_for_its_workers_and_gone_afterwards(capfd):
     assert printed.out == printed.err == ""
 
 
-def test_a_cluster_that_does_not_answer_is_a_sentence(monkeypatch):
+@pytest.mark.parametrize(
+    ("where", "given", "mode"),
+    [
+        ("RAY_AUTH_TOKEN", {}, "token"),
+        ("RAY_AUTH_TOKEN_PATH", {}, "token"),
+        (".ray/auth_token", {}, "token"),
+        ("RAY_AUTH_TOKEN", {"RAY_AUTH_MODE": "disabled"}, "disabled"),
+        (None, {}, None),
+    ],
+)
+def test_a_token_that_lies_here_goes_to_a_cluster_elsewhere(monkeypatch, tmp_path, where, given, mode):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        # Set first, so that what the program sets goes with the test.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    if where == ".ray/auth_token":
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / where).write_text("a token")
+    elif where is not None:
+        monkeypatch.setenv(where, "a token")
+    with (
+        pytest.raises(RequestError, match="RAY_AUTH_TOKEN must hold it"),
+        joined("ray://127.0.0.1:1", workers=1),
+    ):
+        pass
+    assert os.environ.get("RAY_AUTH_MODE") == mode
+
+
+def test_a_cluster_that_does_not_answer_is_a_sentence(monkeypatch, tmp_path):
+    # No token of this machine, which would change the environment of what comes next.
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     for engine in ("ray", "ray://127.0.0.1:1"):
         with pytest.raises(RequestError, match=r"no Ray answers \(.*refused"), joined(engine, workers=None):
