@@ -1,4 +1,6 @@
 import socket
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -266,3 +268,20 @@ def test_threads_are_pinned_by_a_process_that_has_the_machine_for_itself(toys, m
     monkeypatch.setattr(openvino_.os, "cpu_count", lambda: machine)
     build_executor("openvino-fp32", toys.images(), boundaries=ALL, threads=1)
     assert asked["ENABLE_CPU_PINNING"] is pinned
+
+
+def test_a_signal_is_survived_after_executors_that_went_in_any_order(tiny_vit):
+    script = f"""
+import signal
+from unfreeze.backbones import load_backbone
+from unfreeze.executors import build_executor
+
+backbone = load_backbone({tiny_vit!r}, modality="image", image_size=32)
+built = [build_executor("openvino-fp32", backbone, boundaries=(number,)) for number in (1, 2, 3)]
+while built:
+    built.pop(0)
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr

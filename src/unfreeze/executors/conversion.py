@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,17 @@ VERSION = 1
 GRAPH, WEIGHTS, MANIFEST = "model.xml", "model.bin", "manifest.json"
 # A model that is being written, by the process whose number follows.
 UNFINISHED = ".new-"
+
+
+@cache
+def core() -> ov.Core:
+    """The one OpenVINO core of this process, which lives as long as the process does.
+
+    The processor plugin of each core gives its thread a stack for signals. When cores go in another order than they
+    came, a stack that was freed is left behind, and the next signal, such as Ctrl-C, ends the process with a
+    segmentation fault (OpenVINO 2026.4.1).
+    """
+    return ov.Core()
 
 
 class _Wrapped(nn.Module):
@@ -148,7 +160,7 @@ def _read(folder: Path) -> ov.Model | None:
         manifest: dict[str, Any] = parse_json(read_record(folder / MANIFEST))
         if any(file_hash(folder / name) != manifest[name] for name in (GRAPH, WEIGHTS)):
             return None
-        return ov.Core().read_model(folder / GRAPH)
+        return core().read_model(folder / GRAPH)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None
 

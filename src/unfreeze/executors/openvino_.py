@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unfreeze.contracts import Backbone, Passed, State
 from unfreeze.errors import RequestError, UnfreezeError
-from unfreeze.executors.conversion import convert_cached
+from unfreeze.executors.conversion import convert_cached, core
 from unfreeze.executors.processor import available_cores
 
 # Requests that run side by side, a core each where there are few; more streams than this only cost memory.
@@ -92,8 +92,7 @@ def build_openvino(
     threads: int | None,
 ) -> OpenVinoExecutor:
     """The compiled stages; raises RequestError when this processor lacks ``precision``."""
-    core = ov.Core()
-    if precision == "bf16" and "BF16" not in _capabilities(core):
+    if precision == "bf16" and "BF16" not in _capabilities():
         raise RequestError("The executor openvino-bf16 cannot run here: this processor has no bfloat16.")
     model = convert_cached(backbone, boundaries, keep, cache_dir=cache_dir)
     cores = threads or available_cores()
@@ -105,7 +104,7 @@ def build_openvino(
         # Every process pins its threads to the first cores: those that share a machine would all take the same ones.
         "ENABLE_CPU_PINNING": cores >= (os.cpu_count() or 1),
     }
-    compiled = core.compile_model(model, "CPU", settings)
+    compiled = core().compile_model(model, "CPU", settings)
     # Asking for one precision and getting another without a word has been seen (f16 gave bf16).
     taken = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
     if taken != hint:
@@ -119,6 +118,6 @@ def build_openvino(
     )
 
 
-def _capabilities(core: ov.Core) -> Sequence[str]:
-    found: Sequence[str] = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+def _capabilities() -> Sequence[str]:
+    found: Sequence[str] = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return found

@@ -151,11 +151,13 @@ def write_openvino(classifier: Classifier, folder: Path) -> Written:
     """``model.xml`` and ``model.bin``, from the ONNX graph."""
     try:
         import openvino as ov
+
+        from unfreeze.executors.conversion import core
     except ImportError:
         raise missing_extra("openvino", "--format openvino") from None
     written = write_onnx(classifier, folder)
     file = folder / "model.xml"
-    model = ov.Core().read_model(written.file)
+    model = core().read_model(written.file)
     ov.save_model(model, file, compress_to_fp16=False)
     written.file.unlink()
     return Written(file, dict(written.made_with) | {"openvino": version("openvino")}, written.notes)
@@ -163,10 +165,10 @@ def write_openvino(classifier: Classifier, folder: Path) -> Written:
 
 def open_openvino(file: Path, classifier: Classifier) -> Graph:
     """The graph compiled for this processor, in float32 as it was written."""
-    import openvino as ov
+    from unfreeze.executors.conversion import core
 
     names = input_names(classifier.backbone)
-    compiled = ov.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(arrays: dict[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         found = compiled({name: arrays[name] for name in names})
