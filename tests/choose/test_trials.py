@@ -99,6 +99,17 @@ def test_where_the_most_promising_disappoints_the_next_is_tried_while_there_is_t
     )
 
 
+def test_where_every_trial_fails_the_probe_is_taken():
+    bench = Bench({"full": (0.9, 0.9), "lora": (0.9, 0.9)})
+    bench.failing = {"full", "lora"}
+    found = bench.search(candidate("full"), candidate("lora"))
+    assert found.chosen is None
+    assert found.expectations == ()
+    assert found.decisions[-1] == (
+        "No candidate is expected to gain more over the probe than it costs: the probe is taken."
+    )
+
+
 def test_a_floor_without_errors_is_not_tried_to_be_beaten():
     bench = Bench({"full": (1.0, 1.0)}, floor=0.995)
     found = bench.search(candidate("full"))

@@ -358,12 +358,11 @@ class _Searcher:
         full = [expectation for expectation in tried if expectation.full_length] or tried
         if not full or full[0].worth <= 0:
             hoped = [one.candidate.name for one in found if self.promises(one)]
-            but = (
-                f" There was no time to try {' and '.join(hoped)} longer."
-                if full[0].full_length and hoped
-                else ""
-            )
-            which = " that was tried at full length" if but else ""
+            which = but = ""
+            # Where all failed there is none that was tried.
+            if hoped and full[0].full_length:
+                which = " that was tried at full length"
+                but = f" There was no time to try {' and '.join(hoped)} longer."
             self.say(
                 f"No candidate{which} is expected to gain more over the probe than it costs: the probe is taken.{but}"
             )
