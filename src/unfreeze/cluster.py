@@ -20,12 +20,9 @@ from unfreeze.executors.processor import CORES, available_cores
 LOCAL, RAY, CLIENT = "local", "ray", "ray://"
 # Where Ray's own tools say which cluster is meant.
 ADDRESS = "RAY_ADDRESS"
-# Where Ray looks for the token of a cluster, before the last place, and what makes it send one.
-TOKENS, TOKEN_FILE, MODE = (
-    ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"),
-    Path(".ray") / "auth_token",
-    "RAY_AUTH_MODE",
-)
+# Where Ray looks for the token of a cluster, what makes it send one, and the last place, in the home folder.
+TOKENS, MODE = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"), "RAY_AUTH_MODE"
+TOKEN_FILE = Path(".ray") / "auth_token"
 # A worker that dies this often at the same work dies of that work.
 RETRIES = 3
 REACH_SECONDS = 10.0

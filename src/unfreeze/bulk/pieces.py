@@ -95,13 +95,13 @@ class TablePiece:
             folder = Links(base=scrubbed(parent_of(self.place)), kept=not self.streamed)
         with open_parquet_file(place) as file:
             kind, footer = file.schema_arrow.field(self.column).type, file.metadata
-        groups = RowGroups([place], self.column, footers=[footer])
         if is_bytes_type(kind):
+            groups = RowGroups([place], self.column, footers=[footer])
             return ParquetSamples(self.name, folder, rows, groups)
         if isinstance(place, Path):
             column = _rows_of(place, self.column, self.start, self.stop)
         else:
-            column = groups.values(self.start, self.stop)
+            column = RowGroups([place], self.column, footers=[footer]).values(self.start, self.stop)
             column.validate(full=True)
         values = text_of(column, what=self.name)
         if len(values) != len(rows):

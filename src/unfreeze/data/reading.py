@@ -48,7 +48,7 @@ def read_images(
 
 def read_texts(samples: Samples, rows: Sequence[int] | NDArray[np.intp]) -> list[str]:
     """The texts of ``rows`` in that order. Raises OSError when one cannot be read."""
-    return [text_of(samples.read(int(row))) for row in rows]
+    return [as_text(samples.read(int(row))) for row in rows]
 
 
 def content_hashes(
@@ -78,7 +78,7 @@ def content_hash(content: bytes | str) -> bytes:
     return blake2b(_as_bytes(content), digest_size=HASH_BYTES).digest()
 
 
-def text_of(content: bytes | str) -> str:
+def as_text(content: bytes | str) -> str:
     """The text of a raw input; of a file, with a replacement character for each byte that is no UTF-8."""
     return content if isinstance(content, str) else content.decode("utf-8", errors="replace")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from unfreeze.contracts import Backbone, State
 from unfreeze.data.dataset import Dataset
-from unfreeze.data.reading import HASH_BYTES, content_hash, read_images, read_raw, text_of
+from unfreeze.data.reading import HASH_BYTES, as_text, content_hash, read_images, read_raw
 from unfreeze.errors import UnfreezeError
 from unfreeze.runtime.decode import Quarantined
 from unfreeze.runtime.padding import pad_ids
@@ -216,7 +216,7 @@ def _text_batches(
                 bad.append(BadRow(row, raw.name, raw.reason))
             else:
                 positions.append(position)
-                texts.append(text_of(raw))
+                texts.append(as_text(raw))
                 # Where they are expected they have been computed.
                 digests.append(content_hash(raw) if expected is None else expected[position].tobytes())
         ids = encoder.encode(texts)

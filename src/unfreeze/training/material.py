@@ -16,7 +16,7 @@ from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.chance import keys_of
 from unfreeze.data.dataset import Dataset, Part
-from unfreeze.data.reading import content_hash, read_images, read_raw, text_of
+from unfreeze.data.reading import as_text, content_hash, read_images, read_raw
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.engine.ranks import ALONE, Ranks
 from unfreeze.engine.threads import reading_threads
@@ -174,7 +174,7 @@ class Material:
             if isinstance(raw, Quarantined):
                 raise _vanished(raw)
             self._check_same(row, content_hash(raw))
-            texts.append(text_of(raw))
+            texts.append(as_text(raw))
         return list(encoder.encode(texts))
 
     def _check_same(self, row: int, digest: bytes) -> None:
