@@ -448,6 +448,23 @@ def test_candidates_are_not_measured_when_the_time_is_over(auto, cells, tmp_path
     assert [sentence.partition(":")[0] for sentence in late] == seen[1:]
 
 
+def test_where_nothing_is_hoped_for_no_cost_is_measured(auto, cells, tmp_path, pretrained):
+    def measured(self, plan):
+        raise AssertionError("a cost is measured")
+
+    auto.setattr(Priced, "predict", measured)
+    auto.setattr(
+        "unfreeze.training.choosing.list_candidates",
+        lambda *_, **__: (Candidate(strategy="partial", hope=0.0, reason="as the test wants it"),),
+    )
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **pretrained)
+    choice = choice_of(run.folder)
+    assert run.strategy == choice["shipped"] == "feature-extraction"
+    assert choice["trials"] == choice["candidates"] == []
+    (decision,) = choice["decisions"]
+    assert "0.00 points, which is not worth a trial. The probe is taken." in decision
+
+
 def test_candidates_that_come_to_the_same_training_are_tried_once(auto, cells, tmp_path, settings):
     from dataclasses import replace
 

@@ -59,6 +59,20 @@ def test_few_texts_of_a_class_are_tried_in_pairs(t):
 
 
 @pytest.mark.parametrize("kind", ["cnn", "vit", "text"])
+def test_of_few_rows_nothing_is_hoped_for_where_the_probe_is_good(t, kind):
+    def hope(rows, **known):
+        found = candidates(
+            t.toy(kind), facts(neighbours=known.get("neighbours", 0.9)), rows=rows, error=known["error"]
+        )
+        return max(one.hope for one in found if one.strategy != "contrastive")
+
+    assert hope(100, error=0.14) == 0
+    assert 0 < hope(120, error=0.14) < hope(200, error=0.14) < hope(2000, error=0.14)
+    assert hope(100, error=0.16) == hope(100, error=0.14, neighbours=0.84) == pytest.approx(0.35 / 4)
+    assert hope(120, error=0.16) > hope(120, error=0.14)
+
+
+@pytest.mark.parametrize("kind", ["cnn", "vit", "text"])
 def test_a_candidate_is_what_its_record_says(t, kind):
     for one in candidates(t.toy(kind), facts(turning=FREE), rows=64):
         again = Candidate.from_dict(json.loads(json.dumps(one.to_dict())))

@@ -9,7 +9,7 @@ import pytest
 
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.paired import paired_error
-from unfreeze.choose.trials import PRICE, Expectation, Trial, search
+from unfreeze.choose.trials import PRICE, Expectation, Trial, hopeless, search
 
 ROWS = 400
 FLOOR = 0.70
@@ -110,12 +110,18 @@ def test_where_every_trial_fails_the_probe_is_taken():
     )
 
 
-def test_a_floor_without_errors_is_not_tried_to_be_beaten():
-    bench = Bench({"full": (1.0, 1.0)}, floor=0.995)
-    found = bench.search(candidate("full"))
-    assert bench.runs == []
-    assert found.chosen is None
-    assert "not worth a trial" in found.decisions[-1]
+@pytest.mark.parametrize(
+    ("hope", "error", "points"),
+    [(0.2, 0.005, "0.10"), (0.02, 0.12, "0.24"), (0.02, 0.13, ""), (0.2, 0.1, "")],
+)
+def test_a_trial_is_worth_making_where_half_its_price_may_be_gained(hope, error, points):
+    told = hopeless((candidate("full", hope=hope), candidate("partial", hope=hope / 2)), error)
+    assert ("not worth a trial" in told) == bool(points)
+    assert f"{points} points" in told or not points
+
+
+def test_without_a_candidate_there_is_nothing_to_hope_for():
+    assert "0.00 points" in hopeless((), 0.3)
 
 
 def test_of_two_that_are_equal_the_cheaper_is_taken():
@@ -139,6 +145,29 @@ def test_the_more_errors_the_floor_leaves_the_more_are_tried_at_full_length():
         return {name for name, _, share in bench.runs if share == 1.0}
 
     assert [len(tried(floor)) for floor in (0.95, 0.85, 0.70)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("floor", "tried"),
+    [(0.95, ["a"]), (0.85, ["a", "d, rate 0.001"]), (0.70, ["a", "b", "d, rate 0.001"])],
+    ids=str,
+)
+def test_of_those_that_are_tried_fully_one_has_another_rate_or_norm_policy(floor, tried):
+    ones = [*map(candidate, "abc"), candidate("d", rate=1e-3)]
+    above = (0.04, 0.03, 0.02, 0.01)
+    bench = Bench(
+        {one.name: (floor + gain, floor) for one, gain in zip(ones, above, strict=True)}, floor=floor
+    )
+    found = bench.search(*ones)
+    named = next(sentence for sentence in found.decisions if "to be tried at full length" in sentence)
+    assert named.partition("full length: ")[2].rstrip(".").split("; ") == tried
+
+
+@pytest.mark.parametrize("kind", ["rate", "norm"])
+def test_a_policy_that_differs_already_takes_no_place(kind):
+    ones = [candidate("a"), candidate("b", **{kind: 1}), candidate("c", rate=2)]
+    bench = Bench({one.name: (0.9 - 0.01 * place, 0.85) for place, one in enumerate(ones)}, floor=0.85)
+    assert f"full length: a; b, {kind} 1." in " ".join(bench.search(*ones).decisions)
 
 
 def test_a_task_on_a_plateau_is_found_by_its_training_loss():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
@@ -144,6 +144,17 @@ class Search:
 Run = Callable[[Candidate, int, float], Trial]
 
 
+def hopeless(candidates: Iterable[Candidate], floor_error: float) -> str:
+    """Why no candidate is worth a trial, in a sentence, or nothing where one is."""
+    most = max((candidate.hope for candidate in candidates), default=0.0) * floor_error
+    if most > PRICE / 2:
+        return ""
+    return (
+        f"The probe is wrong on {floor_error:.1%} of the rows: of no candidate is more expected than "
+        f"{100 * most:.2f} points, which is not worth a trial. The probe is taken."
+    )
+
+
 def search(
     candidates: Sequence[Candidate],
     run: Run,
@@ -187,14 +198,6 @@ class _Searcher:
         if not self.candidates:
             self.say("There is no candidate that the time is enough for: the probe is taken.")
             return self.result
-        most = max(candidate.hope for candidate in self.candidates) * self.floor_error
-        if most <= PRICE / 2:
-            self.say(
-                f"The probe is wrong on {self.floor_error:.1%} of the rows: no candidate is expected to gain more than "
-                f"{100 * most:.2f} points, which is not worth a trial. The probe is taken."
-            )
-            self.result.expectations = tuple(self.expect(candidate) for candidate in self.candidates)
-            return self.result
         if len(self.candidates) > 1:
             self.short_trials()
         self.try_fully(self.survivors())
@@ -228,9 +231,13 @@ class _Searcher:
             key=lambda candidate: -self.worth(candidate),
         )
         kept = ranked[: 1 + extra]
+        if extra and len(set(map(_policy, kept))) == 1:
+            # A rate that is best on one task destroys the backbone on another.
+            other = (candidate for candidate in ranked if _policy(candidate) != _policy(kept[0]))
+            kept[-1] = next(other, kept[-1])
         if extra and len(ranked) > len(kept):
             # Some tasks stand on a plateau and then jump: accuracy alone would drop what is about to.
-            kept[-1] = self.trending(ranked[len(kept) :], kept[-1])
+            kept[-1] = self.trending([one for one in ranked if one not in kept], kept[-1])
         if kept:
             names = "; ".join(candidate.name for candidate in kept)
             self.say(f"The probe leaves {self.floor_error:.1%} errors: to be tried at full length: {names}.")
@@ -378,6 +385,11 @@ class _Searcher:
     def say(self, sentence: str) -> None:
         self.result.decisions.append(sentence)
         self.tell(sentence)
+
+
+def _policy(candidate: Candidate) -> tuple[object, object]:
+    """The rate and the norm policy of a candidate, None where they are its strategy's own."""
+    return candidate.changes.get("rate"), candidate.changes.get("norm")
 
 
 def price_of(seconds: float, *, dearest: float) -> float:

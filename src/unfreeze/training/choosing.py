@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from operator import gt
 from pathlib import Path
@@ -17,7 +17,7 @@ from unfreeze.amounts import counted, duration, size
 from unfreeze.choose.candidates import Candidate, list_candidates
 from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
-from unfreeze.choose.trials import Expectation, search
+from unfreeze.choose.trials import Expectation, hopeless, search
 from unfreeze.choose.verdict import LOWER, RESTARTS, CollapseWatch, Verdict, judge
 from unfreeze.config import FLOOR, THAWING, seconds_of
 from unfreeze.engine.checkpoints import check_same
@@ -148,16 +148,11 @@ def choose(
         "chosen": None,
         "epochs_by_phase": None,
     }
-    if not len(material.part("val")):
-        sentence = (
-            "There are no validation rows, by which a training would be judged: the probe is taken. Give --val a share "
-            "or data, or name a --strategy."
-        )
+    candidates = candidate_plans(material, facts, error=1 - probe.accuracy)
+    if sentence := _untried(material, candidates, error=1 - probe.accuracy):
         material.progress.say(sentence)
         return _written(Choice(record | {"decisions": [sentence]}, None, None), folder)
-    wanted, late = _measured(
-        candidate_plans(material, facts, error=1 - probe.accuracy), material, predict, elapsed, limit
-    )
+    wanted, late = _measured(candidates, material, predict, elapsed, limit)
     left = max(0.0, seconds_of(limit) - elapsed())
     plans, dropped = _cut(wanted, material, predict, left)
     seconds = {candidate.name: predict(plan).seconds for candidate, plan in plans.items()}
@@ -186,6 +181,16 @@ def choose(
         "epochs_by_phase": None if plan is None else [phase.epochs for phase in plan.phases],
     }
     return _written(Choice(record, plan, searched.chosen), folder)
+
+
+def _untried(material: Material, candidates: Iterable[Candidate], *, error: float) -> str:
+    """Why nothing is tried, in a sentence, or nothing where there is something to try."""
+    if not len(material.part("val")):
+        return (
+            "There are no validation rows, by which a training would be judged: the probe is taken. Give --val a share "
+            "or data, or name a --strategy."
+        )
+    return hopeless(candidates, error)
 
 
 def _written(choice: Choice, folder: Path) -> Choice:
