@@ -90,9 +90,10 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "token_dropout": THAWING,
     "mixup": ON_CLASSES,
     "label_smoothing": ON_CLASSES,
-    "pull_to_start": THAWING,
+    # Weights that start at random are none to be drawn back to.
+    "pull_to_start": tuple(name for name in THAWING if name != "scratch"),
     "ema": THAWING,
-    "interpolate": ON_CLASSES,
+    "interpolate": tuple(name for name in ON_CLASSES if name != "scratch"),
 }
 # What the classic recipe fixes: it is a baseline only as long as nothing about it is changed.
 FIXED_BY_CLASSIC = ("head", "batch_size", *READ_BY)

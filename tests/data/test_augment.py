@@ -36,6 +36,11 @@ def test_variation_depends_on_seed_round_and_key(name):
         assert (first != other).flatten(1).any(1).float().mean() > 0.7
 
 
+@pytest.mark.parametrize("name", ["none", "light", "strong", "dihedral"])
+def test_a_varied_batch_lies_in_memory_as_it_came(name):
+    assert varied(PICTURES, name).is_contiguous()
+
+
 def test_none_changes_nothing():
     assert varied(PICTURES, "none") is PICTURES
 

@@ -60,6 +60,13 @@ def test_two_are_kept_and_a_later_phase_is_newer_than_any_epoch(tmp_path, saved)
     assert saved.newest().position == Position(1, 0, 3, 5)
 
 
+def test_what_stands_later_than_a_training_that_went_back_is_forgotten(tmp_path, saved):
+    saved.save(checkpoint(0, 3, 4))
+    saved.save(checkpoint(0, 3, 0), diverged=True)
+    assert saved.newest().position == Position(0, 3, 0, 5)
+    assert len(folders(tmp_path)) == 2
+
+
 def damage_tensors(folder):
     data = bytearray((folder / "tensors.safetensors").read_bytes())
     data[-3] ^= 1

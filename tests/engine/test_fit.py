@@ -364,6 +364,32 @@ def test_the_best_mix_of_start_and_trained_weights_is_taken(t, monkeypatch):
     assert (mixed["a"].tolist(), int(mixed["n"])) == ([0.25, 0.25], 9)
 
 
+def test_validation_weighs_rows_as_training_does():
+    """Three rows of each class; the second counts four times as much."""
+    logits = np.array([[2.0, 0], [1, 0], [0, 1], [0, 0.5], [1, 0], [0, 3]], dtype=np.float32)
+    y = np.array([0, 0, 0, 1, 1, 1])
+    plain = judging._judged(logits, y, None)
+    weighed = judging._judged(logits, y, np.array([0.5, 2.0], dtype=np.float32))
+    weight = np.repeat([0.5, 2.0], 3)
+    assert weighed.log_loss == pytest.approx((plain.losses * weight).sum() / weight.sum())
+    assert weighed.accuracy == plain.accuracy
+    even = judging._judged(logits, y, np.array([3.0, 3.0], dtype=np.float32))
+    assert even.losses == pytest.approx(plain.losses)
+
+
+def test_class_weights_reach_validation(t):
+    losses = []
+    for weight in (None, np.array([0.1, 5.0], dtype=np.float32)):
+        backbone, task = t.toy("cnn"), t.task_of("cnn", class_weight=weight)
+        prefix = t.maker(backbone, task).make(t.plan_of(backbone).phases[0], 1, rounds=1)
+        head = t.head_of(backbone)
+        with torch.no_grad():
+            head.weight[0] += 1
+        losses.append(judging.score(backbone, head, task, prefix, batch_size=8))
+    assert losses[0].accuracy == losses[1].accuracy
+    assert losses[0].log_loss != pytest.approx(losses[1].log_loss, rel=1e-3)
+
+
 def test_a_stored_prefix_trains_to_the_same_weights(t, kind, tmp_path):
     results = []
     for use in ("off", "on"):

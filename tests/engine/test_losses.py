@@ -33,6 +33,22 @@ def test_label_smoothing_spreads_its_share_over_all_classes():
     assert float(loss) == pytest.approx(float(-(target * LOG).sum(1).mean()), rel=1e-6)
 
 
+def test_smoothed_rows_weigh_as_their_own_class_does():
+    weight = torch.tensor([1.0, 2.0, 50.0])
+    loss = cross_entropy(LOGITS, Y, weight=weight, smoothing=0.3) / batch_weight(Y, weight)
+    target = torch.full((4, 3), 0.1, dtype=torch.float64)
+    target[torch.arange(4), Y] += 0.7
+    rows = -(target * LOG).sum(1) * weight[Y]
+    assert float(loss) == pytest.approx(float(rows.sum() / weight[Y].sum()), rel=1e-6)
+
+
+def test_beside_a_rare_class_a_smoothed_row_is_still_drawn_to_its_own():
+    logits, weight = torch.zeros(1, 2, requires_grad=True), torch.tensor([0.5, 50.0])
+    loss = cross_entropy(logits, torch.tensor([0]), weight=weight, smoothing=0.1)
+    loss.backward()
+    assert logits.grad[0, 0] < 0 < logits.grad[0, 1]
+
+
 def test_mixup_mixes_the_targets_in_the_share_of_the_inputs():
     other = Y[torch.tensor([1, 0, 3, 2])]
     loss = cross_entropy(LOGITS, Y, weight=None, smoothing=0.0, mixed=Mixed(0.8, other))

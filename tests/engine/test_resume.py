@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -65,6 +66,25 @@ def test_stopping_at_any_place_changes_nothing(t, kind, tmp_path, use):
             train(t, folder, kind=kind, stop_after=step, use=use)
         assert_same(t, train(t, folder, kind=kind, resume=True, use=use), whole)
         assert not list((folder / "store").glob("*"))
+
+
+def test_what_one_pass_was_to_store_for_a_later_phase_is_stored_after_a_stop_between_them(
+    t, tmp_path, monkeypatch
+):
+    """The store pays for both phases together, and would not for the second alone."""
+    monkeypatch.setattr(
+        "unfreeze.engine.storing.weigh_store",
+        lambda estimates, **_: "pays" if len(estimates) > 1 else "does not pay",
+    )
+    first, second = plan().phases
+    given = replace(plan(), phases=(first, replace(second, norm="freeze", epochs=4)))
+    whole = train(t, tmp_path / "whole", given=given, use="auto")
+    assert not t.same(whole[0], train(t, tmp_path / "off", given=given)[0])
+    with pytest.raises(StoppedError):
+        train(t, tmp_path / "cut", given=given, use="auto", stop_after=11)
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "01-0000-000001")
+    assert_same(t, train(t, tmp_path / "cut", given=given, use="auto", resume=True), whole)
+    assert not list((tmp_path / "cut" / "store").glob("*"))
 
 
 def test_stopping_again_and_again_changes_nothing(t, tmp_path):

@@ -161,14 +161,15 @@ def train(
     label_smoothing: Annotated[
         float | None,
         typer.Option(
-            help="Share of each label that is spread over the other classes. (default: 0)",
+            help="Share of each label that is spread evenly over all classes. (default: 0)",
             rich_help_panel=FINE,
         ),
     ] = None,
     mixup: Annotated[
         float | None,
         typer.Option(
-            help="Strength (Beta parameter) of mixing pairs of images; 0 is off. (default: 0)",
+            help="Strength (Beta parameter) of mixing pairs of images, or of what frozen stages make of them; "
+            "0 is off. (default: 0)",
             rich_help_panel=FINE,
         ),
     ] = None,

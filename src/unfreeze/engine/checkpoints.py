@@ -175,10 +175,12 @@ class Checkpoints:
         check_same(found, self._identity, what="the checkpoint was made", but=but)
 
     def _drop_old(self, *, keep: str) -> None:
-        """Keep the newest two; a position written again after a resume counts as newest."""
-        names = sorted(path.name for path in self._whole_folders() if path.name <= keep)
-        for name in names[:-KEPT]:
-            shutil.rmtree(self._folder / name, ignore_errors=True)
+        """Keep ``keep`` and the one before it; a later one would be taken for newer than a training that went back."""
+        names = sorted(path.name for path in self._whole_folders())
+        kept = [name for name in names if name <= keep][-KEPT:]
+        for name in names:
+            if name not in kept:
+                shutil.rmtree(self._folder / name, ignore_errors=True)
         for path in self._folder.glob(".*.partial"):
             shutil.rmtree(path, ignore_errors=True)
 

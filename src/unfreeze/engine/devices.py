@@ -63,13 +63,6 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def is_out_of_memory(problem: RuntimeError) -> bool:
-    """Whether it says that memory was refused; a processor's allocator has no error type of its own."""
-    import torch
-
-    return isinstance(problem, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(problem)
-
-
 def seed_chance(seed: int, device: torch.device) -> None:
     """Seed the generators that a step on this device draws from.
 

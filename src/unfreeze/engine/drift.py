@@ -12,6 +12,7 @@ from torch import Tensor
 from unfreeze.contracts import Backbone, State
 from unfreeze.data.chance import order
 from unfreeze.engine.inputs import Inputs
+from unfreeze.executors.halving import in_halves, joined_states, joined_tensors
 
 # Enough for a mean, and few enough to cost less than an epoch; in batches that fit wherever training does.
 ROWS = 64
@@ -65,19 +66,23 @@ class Drift:
             keep = keep and self._lowest > 0 and is_kept(state, rows=len(self._rows))
             if keep:
                 kept.append(_copied(state, torch.device("cpu")))
-            for features, (_, summary) in zip(
-                found, passed(self._backbone, state, self._lowest), strict=True
+            for features, summary in zip(
+                found, in_halves(self._summaries, state, joined_tensors), strict=True
             ):
                 features.append(summary)
         if keep:
             self._kept = kept
         return found
 
+    def _summaries(self, state: State) -> list[Tensor]:
+        return [summary for _, summary in passed(self._backbone, state, self._lowest)]
+
     @torch.no_grad()
     def _at_lowest(self, place: int, rows: NDArray[np.intp]) -> State:
         """The state at the lowest boundary of batch number ``place``, which holds these rows."""
         if self._kept is None:
-            return self._backbone.run(self._inputs.batch(rows, None), 0, self._lowest)
+            raw = self._inputs.batch(rows, None)
+            return in_halves(lambda part: self._backbone.run(part, 0, self._lowest), raw, joined_states)
         # A copy on the processor too: a stage may write into what it is given.
         return _copied(self._kept[place], next(self._backbone.module.parameters()).device)
 

@@ -49,7 +49,7 @@ from unfreeze.engine.state import (
 from unfreeze.engine.stepping import Stepper, build_optimizer
 from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.task import EpochRecord, Fit, Kept, Rows, Task
-from unfreeze.engine.trainable import Group, describe_phase, select, set_modes
+from unfreeze.engine.trainable import Group, describe_phase, select, set_modes, stage_of_parameters
 from unfreeze.errors import DivergedError, StoppedError, UnfreezeError
 from unfreeze.executors.allocator import give_back_freed_memory
 from unfreeze.plan import Phase, Plan, check_modality
@@ -87,6 +87,7 @@ def fit(
         raise UnfreezeError(
             f"Phase {plan.phases[0].name!r} has no training steps: there are no training rows."
         )
+    _check_norms(plan, backbone, rows=min(plan.batch_size, len(task.train.y)))
     if plan.start == "random":
         randomise(backbone, seed=task.seed)
     maker = PlainMaker(backbone, task) if prefix is None else prefix
@@ -98,6 +99,18 @@ def fit(
         for module in (backbone.module, head):
             module.eval().requires_grad_(False)
         give_back_freed_memory()
+
+
+def _check_norms(plan: Plan, backbone: Backbone, *, rows: int) -> None:
+    """Raise UnfreezeError where norms would be trained on the statistics of a single row."""
+    owner = stage_of_parameters(backbone)
+    known = {owner.get(name) for name, _ in backbone.module.named_buffers() if name.endswith("running_mean")}
+    for phase in plan.phases:
+        if rows < 2 and phase.norm == "train" and known & {thaw.stage for thaw in phase.thaw}:
+            raise UnfreezeError(
+                f"Phase {phase.name!r} trains norm statistics, and batches of one row have none: take a larger "
+                "--batch-size, or --bn freeze."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,7 +286,10 @@ class _Loop:
         standing.before = self.weights.copy()
         standing.ema = {} if self.plan.ema is None else copied(trainable(groups), self.home)
         standing.frozen = fingerprint_frozen(self.backbone, groups, self.plan.phases[index])
-        standing.stored, standing.precision, standing.stale, standing.losses = None, None, 0, []
+        if self.plan.phases[index].boundary(len(self.backbone.stages)) not in (standing.stored or ()):
+            # What an earlier phase has decided for this one too is not decided anew, after a stop between them neither.
+            standing.stored = None
+        standing.precision, standing.stale, standing.losses = None, 0, []
         standing.scale, standing.judged = {}, None
 
     def _train(self, index: int, groups: tuple[Group, ...], optimizer: torch.optim.Optimizer) -> None:
@@ -435,7 +451,7 @@ class _Loop:
                 self._save_alone(active)
                 raise
             seen += len(rows)
-            if self.task.device.type != "cuda":
+            if self.task.device.type != "cuda" and not bool(torch.isfinite(loss)):
                 self._check_losses(active, batches)
             if stopping:
                 self._stop(active, batches)

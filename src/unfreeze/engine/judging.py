@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unfreeze.contracts import Backbone
+from unfreeze.contracts import Backbone, State
 from unfreeze.engine.ranks import carried
 from unfreeze.engine.state import Weights
 from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.task import Judged, Task
 from unfreeze.evaluate.calibration import fit_temperature
+from unfreeze.executors.halving import in_halves
 from unfreeze.heads.weights import row_log_loss
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ LARGER = {"cpu": 1, "cuda": 4, "mps": 1}
 def score(backbone: Backbone, head: nn.Module, task: Task, prefix: Prefix, *, batch_size: int) -> Judged:
     """What the present weights are worth on the task's validation rows.
 
-    Computed in the prefix's precision, each row once by one of the task's ranks. Both modules are left in evaluation
-    mode. Logits that are not finite give an infinite log-loss.
+    Computed in the prefix's precision, each row once by one of the task's ranks, in smaller batches where memory ends.
+    Rows weigh as their classes do in training. Both modules are left in evaluation mode. Logits that are not finite
+    give an infinite log-loss.
     """
     assert task.val is not None
     y, ranks = task.val.y, task.ranks
@@ -42,21 +44,38 @@ def score(backbone: Backbone, head: nn.Module, task: Task, prefix: Prefix, *, ba
     backbone.module.eval()
     head.eval()
     suffix = Suffix(backbone, prefix.boundary, task.device, prefix.precision, steps=0)
+
+    def answers(state: State) -> Tensor:
+        found: Tensor = head(suffix(state)).float()
+        return found
+
     logits = []
     with torch.no_grad(), carried():
         for state in prefix.val_batches(loaded, batch_size * LARGER[task.device.type]):
-            logits.append(head(suffix(state)).float())
+            # Where stages are cut over ranks, all of them meet in every pass: none may repeat it by itself.
+            whole = ranks.sharding is not None
+            logits.append(answers(state) if whole else in_halves(answers, state, _joined))
     values = ranks.joined(torch.cat(logits)[: share.stop - share.start], len(y)).cpu().numpy()
-    return ranks.lead(lambda: _judged(values, y))
+    return ranks.lead(lambda: _judged(values, y, task.class_weight))
 
 
-def _judged(values: NDArray[np.float32], y: NDArray[np.int64]) -> Judged:
+def _joined(first: Tensor, second: Tensor) -> Tensor:
+    return torch.cat([first, second])
+
+
+def _judged(
+    values: NDArray[np.float32], y: NDArray[np.int64], class_weight: NDArray[np.float32] | None
+) -> Judged:
     accuracy = float((values.argmax(axis=1) == y).mean())
     if not np.isfinite(values).all():
         return Judged(np.full(len(y), np.inf), accuracy)
     # An overconfident network is no worse a classifier: it is judged as it will be shipped, calibrated.
     calibrated = values.astype(np.float64) / fit_temperature(values, y)
-    return Judged(row_log_loss(calibrated, y), accuracy)
+    losses = row_log_loss(calibrated, y)
+    if class_weight is None:
+        return Judged(losses, accuracy)
+    weight = class_weight[y].astype(np.float64)
+    return Judged(losses * weight / weight.mean(), accuracy)
 
 
 def is_worse(last: NDArray[np.float64], best: NDArray[np.float64], *, looks: int) -> bool:

@@ -48,13 +48,20 @@ def draw_mix(alpha: float, *, seed: int, step: int, rows: int) -> Mix | None:
 def cross_entropy(
     logits: Tensor, y: Tensor, *, weight: Tensor | None, smoothing: float, mixed: Mixed | None = None
 ) -> Tensor:
-    """Summed weighted cross-entropy of a batch; the caller divides by ``batch_weight``."""
+    """Summed weighted cross-entropy of a batch; the caller divides by ``batch_weight``.
+
+    A row counts as much as its own class, smoothed or not. PyTorch weighs the smoothed share of each class by that
+    class: beside a rare one, rows of a frequent class would be drawn to it.
+    """
     from torch.nn import functional
 
     def summed(target: Tensor) -> Tensor:
-        return functional.cross_entropy(
-            logits.float(), target, weight=weight, label_smoothing=smoothing, reduction="sum"
-        )
+        if weight is None or not smoothing:
+            return functional.cross_entropy(
+                logits.float(), target, weight=weight, label_smoothing=smoothing, reduction="sum"
+            )
+        rows = functional.cross_entropy(logits.float(), target, label_smoothing=smoothing, reduction="none")
+        return (weight[target] * rows).sum()
 
     if mixed is None:
         return summed(y)

@@ -15,6 +15,7 @@ from unfreeze.contracts import Backbone
 from unfreeze.engine.devices import Precision, wait_for
 from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.trainable import set_modes
+from unfreeze.executors.halving import is_out_of_memory
 from unfreeze.plan import Phase
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ def _time_steps(
                     best[place] = min(best[place], seconds)
             if attempt >= _measurements(sum(best)):
                 break
-    except torch.OutOfMemoryError:
+    except RuntimeError as problem:
+        if not is_out_of_memory(problem):
+            raise
         return None
     finally:
         for suffix in suffixes:

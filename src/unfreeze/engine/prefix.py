@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.engine.devices import Precision, autocast
+from unfreeze.executors.halving import in_halves, joined_states
 from unfreeze.plan import Phase
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class PlainPrefix:
         if self.executor is not None:
             return self.executor(state).states[0]
         with torch.no_grad(), autocast(self.task.device, self.precision):
-            return self.backbone.run(state, 0, self.boundary)
+            return in_halves(lambda part: self.backbone.run(part, 0, self.boundary), state, joined_states)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unfreeze.contracts import State
 from unfreeze.data.sending import send
-from unfreeze.engine.devices import is_out_of_memory, seed_chance
+from unfreeze.engine.devices import seed_chance
 from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix, pair_loss
 from unfreeze.engine.ranks import LoneError, carried
 from unfreeze.engine.scaling import adjust, scaled, unscale
@@ -25,6 +25,7 @@ from unfreeze.engine.summing import SharedStatistics
 from unfreeze.engine.task import Task
 from unfreeze.engine.trainable import Group, is_graft
 from unfreeze.errors import UnfreezeError
+from unfreeze.executors.halving import ONE_ROW, is_out_of_memory
 from unfreeze.plan import Plan
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -68,19 +69,16 @@ class Stepper:
         if self.standing.position.done == 0:
             self._refuse_unused_grafts()
         finite = torch.isfinite(loss)
-        scale = self.standing.scale
-        if self.plan.clip or scale:
-            parameters = list(trainable(self.groups).values())
-            unscale((given.grad for given in parameters if given.grad is not None), scale)
-            norm = self._gradient_norm()
-            nn.utils.clip_grads_with_norm_(parameters, self.plan.clip or float("inf"), norm)
-            sound = torch.isfinite(norm)
-            # Gradients that only the scale has made infinite are no reason to stop: the next scale is smaller.
-            failed = ~finite | (~sound & (scale["scale"] <= 1)) if scale else ~(finite & sound)
-            finite = finite & sound
-            adjust(scale, finite)
-        else:
-            failed = ~finite
+        scale, parameters = self.standing.scale, list(trainable(self.groups).values())
+        unscale((given.grad for given in parameters if given.grad is not None), scale)
+        norm = self._gradient_norm()
+        if self.plan.clip:
+            nn.utils.clip_grads_with_norm_(parameters, self.plan.clip, norm)
+        sound = torch.isfinite(norm)
+        # Gradients that only the scale has made infinite are no reason to stop: the next scale is smaller.
+        failed = ~finite | (~sound & (scale["scale"] <= 1)) if scale else ~(finite & sound)
+        finite = finite & sound
+        adjust(scale, finite)
         if self.task.device.type == "cuda":
             # Fused AdamW leaves everything as it is where this is 1: no need to wait for the device here.
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
@@ -117,6 +115,8 @@ class Stepper:
         mine = len(self.task.ranks.loaded(rows))
         # Ranks join the pairs of a whole batch, in however many parts one process alone has computed it before.
         parts = 1 if self._joins_pairs else min(self.standing.micro_batches, mine)
+        moving = self._moving_statistics
+        before = torch._foreach_add(moving, 0) if moving else []
         try:
             with carried():
                 return self._gradients(state, rows, parts)
@@ -124,21 +124,39 @@ class Stepper:
             if not is_out_of_memory(problem):
                 raise
             self.optimizer.zero_grad(set_to_none=True)
-        # Outside of the handler, which keeps the failed pass in memory.
+        # Outside of the handler, which keeps the failed pass in memory. It has moved some of them already.
+        for statistic, value in zip(moving, before, strict=True):
+            statistic.copy_(value)
         if self._meets:
             raise LoneError(
                 "A batch does not fit into the devices' memory, and what ranks exchange within it must not be cut: "
                 "take a smaller --batch-size."
             )
         if parts == mine:
+            raise LoneError(ONE_ROW)
+        if moving and mine < 2 * 2 * parts:
             raise LoneError(
-                "One row alone does not fit into the device's memory: take a smaller backbone or --image-size."
+                "Two rows, the fewest that norm statistics are trained on, do not fit into the device's memory: take a "
+                "smaller backbone or --image-size, or --bn freeze."
             )
         self.standing.micro_batches = parts * 2
         self.suffix.close()
         torch.cuda.empty_cache()
-        self.say(f"Out of memory: every batch is now computed in {parts * 2} parts, with the same result.")
+        self.say(f"Out of memory: every batch is now computed in {parts * 2} parts, {self._of_parts}.")
         return None
+
+    @cached_property
+    def _moving_statistics(self) -> list[Tensor]:
+        return self.suffix.moving_statistics()
+
+    @property
+    def _of_parts(self) -> str:
+        """What computing a batch in parts changes."""
+        if self.plan.phases[self.index].objective == "pairs":
+            return "and pairs are those within a part"
+        if self._moving_statistics:
+            return "and norms see the statistics of a part"
+        return "which add up to the same step"
 
     def _gradients(self, state: State, rows: NDArray[np.intp], parts: int) -> Tensor:
         device, ranks = self.task.device, self.task.ranks

@@ -24,6 +24,7 @@ from unfreeze.engine.estimate import Estimate, Use, Verdict, served_together, vi
 from unfreeze.engine.prefix import PlainPrefix, Prefix
 from unfreeze.engine.shelf import Shelf, StoredPrefix, UnstoredError, fill_shelf
 from unfreeze.engine.suffix import Suffix
+from unfreeze.executors.halving import is_out_of_memory
 from unfreeze.plan import Phase
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ class StoringMaker:
         self, phase: Phase, boundary: int, *, rounds: int, stored: tuple[int, ...] | None = None
     ) -> Prefix:
         """See ``PrefixMaker``."""
+        if self._built is not None and boundary < max(self._built[0]):
+            # What it holds a copy of is trained now.
+            self._built = None
         if boundary == 0:
             return self._plain(boundary, "Nothing is frozen below it.")
         if self.use == "off":
@@ -94,12 +98,12 @@ class StoringMaker:
         if stored == ():
             return self._plain(boundary, "The frozen part is run every time.")
         reading = _Reading(phase.name, boundary, rounds)
+        if self._shelf is not None and boundary in self._shelf.train:
+            return self._read(reading, self._shelf)
         group = [reading, *self._followers(phase)]
         if stored:
             group = [one for one in group if one.boundary in stored]
             return self._fill(stored, group, "The frozen part is stored, as before.")
-        if self._shelf is not None and boundary in self._shelf.train:
-            return self._read(reading, self._shelf)
         # Every process would measure something else: the first decides.
         decision = self.task.ranks.lead(lambda: self._decide(group))
         if not decision.passed:
@@ -271,8 +275,8 @@ class StoringMaker:
             if parameters and out.requires_grad:
                 torch.autograd.grad(out.square().sum(), parameters, allow_unused=True)
             wait_for(device)
-        except torch.OutOfMemoryError:
-            if rows == 1:
+        except RuntimeError as problem:
+            if rows == 1 or not is_out_of_memory(problem):
                 raise
             return False
         return True

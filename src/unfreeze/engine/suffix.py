@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unfreeze.contracts import Backbone, State
 from unfreeze.engine.devices import Precision, autocast
 from unfreeze.engine.kernels import ProcessorKernels
+from unfreeze.engine.trainable import moving_statistics
 from unfreeze.executors.allocator import keep_freed_memory
 
 # Capturing costs about as much as this many steps save.
@@ -63,6 +64,10 @@ class Suffix:
         if self._replay is not None and (state.h.shape, state.h.dtype) == self._captured:
             return self._replay(state.h)
         return self._eager.features(state)
+
+    def moving_statistics(self) -> list[Tensor]:
+        """What a pass in the present modes changes beside its gradients."""
+        return moving_statistics(self._eager)
 
     def close(self) -> None:
         """Give the graph's memory back; what follows is run step by step."""

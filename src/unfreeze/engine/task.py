@@ -87,7 +87,10 @@ class EpochRecord:
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """What weights are worth on validation rows: ``losses`` in nats after the best temperature, and accuracy."""
+    """What weights are worth on validation rows.
+
+    ``losses``: in nats after the best temperature, each times its class's weight, whose mean is 1; and accuracy.
+    """
 
     losses: NDArray[np.float64]
     accuracy: float

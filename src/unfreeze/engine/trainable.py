@@ -12,7 +12,7 @@ from unfreeze.errors import UnfreezeError
 from unfreeze.plan import Phase, What
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 # Names that a graft adds below the module it wraps; the wrapped layer itself moves to `base_layer`, as in PEFT.
 GRAFT_MARKS = ("lora_A", "lora_B", "lora_magnitude_vector", "adapter")
@@ -131,6 +131,12 @@ def _set_mode(
     for name, child in module.named_children():
         below = f"{path}.{name}" if path else name
         _set_mode(child, below, held, thawed, inherited=training, norm=norm)
+
+
+def moving_statistics(module: nn.Module) -> list[Tensor]:
+    """What norms in training mode change in each pass: mean, variance and how many batches they have seen."""
+    norms = (part for part in module.modules() if part.training and _has_statistics(part))
+    return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
 
 def _has_statistics(module: nn.Module) -> bool:

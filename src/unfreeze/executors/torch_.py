@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from unfreeze.contracts import Backbone, Passed, State
 from unfreeze.data.sending import send
 from unfreeze.executors.allocator import keep_freed_memory
+from unfreeze.executors.halving import in_halves, joined_states, joined_tensors
 
 # Families whose convolutions run faster with channels last: 29 against 24 images a second for
 # EfficientNet-Lite0 on two cores (bench/frozen_pass.py).
@@ -60,6 +61,9 @@ class TorchExecutor:
 
     def __call__(self, batch: State) -> Passed:
         """The summaries and the kept states, on the CPU in float32."""
+        return in_halves(self._pass, batch, _joined)
+
+    def _pass(self, batch: State) -> Passed:
         # Not inference_mode: a stored state may be the input of a suffix that is trained.
         with torch.no_grad(), _evaluating(self._backbone.module), _limited(self._threads), self._arithmetic():
             mask = None if batch.mask is None else send(batch.mask, self._device)
@@ -90,6 +94,11 @@ def _prepare(backbone: Backbone, device: torch.device) -> Backbone:
     if convolutional:
         prepared.module.to(memory_format=torch.channels_last)
     return prepared
+
+
+def _joined(first: Passed, second: Passed) -> Passed:
+    states = map(joined_states, first.states, second.states)
+    return Passed(tuple(joined_tensors(first.summaries, second.summaries)), tuple(states))
 
 
 def _bring_state(state: State) -> State:
