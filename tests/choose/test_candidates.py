@@ -1,6 +1,7 @@
 """What is tried: by the backbone's family, the rows, and what the facts say of their distance and their up."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -54,8 +55,16 @@ def test_nothing_is_tried_against_an_augmentation_that_was_asked_for(t):
 
 
 def test_few_texts_of_a_class_are_tried_in_pairs(t):
-    assert "contrastive" in {one.strategy for one in candidates(t.toy("text"), facts(), rows=128)}
-    assert "contrastive" not in {one.strategy for one in candidates(t.toy("text"), facts(), rows=129)}
+    def hope(rows, known):
+        found = candidates(t.toy("text"), known, rows=rows)
+        return next((one.hope for one in found if one.strategy == "contrastive"), None)
+
+    assert hope(16, facts()) == hope(32, facts()) == 0.4
+    assert hope(128, facts()) == pytest.approx(0.1)
+    assert hope(129, facts()) is None
+    for b, tried in ((200, True), (166, False), (374, True), (376, False)):
+        uneven = replace(facts(), counts=replace(facts().counts, per_class={"a": 250, "b": b}))
+        assert (hope(64, uneven) is not None) == tried
 
 
 @pytest.mark.parametrize("kind", ["cnn", "vit", "text"])
