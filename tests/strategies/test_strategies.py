@@ -83,12 +83,31 @@ def test_gradual_moves_the_boundary_toward_the_input(t, kind, rows):
     assert rates == sorted(rates, reverse=True)
 
 
+def deep(t, stages):
+    parts = {f"block{number}": t.Conv(3, 3) for number in range(stages - 1)} | {"pool": t.nn.Identity()}
+    return t.Toy("cnn", t.Net(parts), tuple(parts), "resnet", "image", 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said", "counts"),
+    [
+        (100, 20, [3, 9, 8]),
+        (100, 3, [1, 1, 1]),
+        (100, 1, [1, 1, 1]),
+        (1000, 22, [2, 5, 5, 10]),
+        (1000, 11, [1, 2, 3, 5]),
+        (1000, None, [3, 7, 7, 14]),
+    ],
+)
+def test_gradual_shares_out_the_epochs_that_were_said(t, rows, said, counts):
+    plan = gradual.plan(deep(t, 9), replace(SETTINGS, rows=rows, epochs=said))
+    assert [phase.epochs for phase in plan.phases] == counts
+
+
 # Six stages are those of a ResNet, ConvNeXt or Swin, nine EfficientNet-Lite0's, fourteen those of a ViT of 12 blocks.
 @pytest.mark.parametrize(("stages", "first"), [(2, []), (4, []), (5, []), (6, [3]), (9, [6]), (14, [9])])
 def test_the_last_third_is_more_than_the_last_stage(t, stages, first):
-    parts = {f"block{number}": t.Conv(3, 3) for number in range(stages - 1)} | {"pool": t.nn.Identity()}
-    backbone = t.Toy("cnn", t.Net(parts), tuple(parts), "resnet", "image", 3)
-    plan = gradual.plan(backbone, SETTINGS)
+    plan = gradual.plan(deep(t, stages), SETTINGS)
     assert [phase.boundary(stages) for phase in plan.phases if phase.name == "last-third"] == first
 
 

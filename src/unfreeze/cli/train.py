@@ -84,12 +84,16 @@ def train(
     recipe: Recipe = None,
     epochs: Annotated[
         int | None,
-        typer.Option(help="Epochs of the plan. (default: by strategy and rows)", rich_help_panel=THAW),
+        typer.Option(
+            help="Epochs of the plan, of all its phases together. (default: by strategy and rows)",
+            rich_help_panel=THAW,
+        ),
     ] = None,
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Peak rate of the backbone (the head's is up to ten times that) or of a graft. (default: by family)",
+            help="Peak rate of the backbone (the head's is up to ten times that; gradual's earlier phases take two and "
+            "three times that) or of a graft. (default: by family)",
             rich_help_panel=THAW,
         ),
     ] = None,
