@@ -287,10 +287,7 @@ def _short(name: str) -> str:
 
 def _thumbnail(data: bytes | str) -> bytes:
     """A JPEG at most 160 pixels wide and high."""
-    from PIL import Image
-
-    picture = open_picture(cast("bytes", data))
-    picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
+    picture = open_picture(cast("bytes", data), most=THUMBNAIL_PIXELS)
     buffer = BytesIO()
     picture.save(buffer, format="JPEG", quality=82)
     return buffer.getvalue()

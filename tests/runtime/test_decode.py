@@ -10,7 +10,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from unfreeze.runtime import decode
 from unfreeze.runtime.decode import BadImage, decode_image, inspect_image, open_picture, verify_image
@@ -297,6 +297,33 @@ def test_a_picture_to_show_is_upright_and_whole():
     np.testing.assert_array_equal(np.asarray(shown), np.rot90(pixels, -1))
     with pytest.raises(BadImage, match="empty"):
         open_picture(b"")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_small_picture_is_decoded_no_larger_than_it_needs_to_be(kind, monkeypatch):
+    pixels = np.zeros((480, 960, 3), np.uint8)
+    pixels[:240] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data, decoded, transpose = (
+        saved(Image.fromarray(pixels), kind, exif=exif.tobytes()),
+        [],
+        ImageOps.exif_transpose,
+    )
+
+    def note(image):
+        decoded.append(image.size)
+        return transpose(image)
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", note)
+    small = open_picture(data, most=60)
+    assert small.size == (30, 60)
+    # Turned by a quarter: the upper half stands on the right.
+    assert np.asarray(small)[:, 20:].mean() > 190
+    assert np.asarray(small)[:, :10].mean() < 10
+    # Twice sixty pixels are an eighth of 960, and a quarter of 480.
+    assert decoded == [(240, 120) if kind == "JPEG" else (960, 480)]
+    assert open_picture(data, most=2000).size == (480, 960)
 
 
 def test_inspection_says_mode_and_format():

@@ -134,8 +134,7 @@ def reencode(rows: GateRows) -> tuple[Reencoded, NDArray[np.int32]]:
     for row in range(len(samples)):
         raw = samples.read(row)
         assert isinstance(raw, bytes)
-        picture = open_picture(raw)
-        picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+        picture = open_picture(raw, most=LARGEST_SIDE)
         for form, write in FORMS.items():
             sources.append(samples.name(row))
             forms.append(form)

@@ -106,11 +106,20 @@ def fit_picture(picture: Image.Image, preprocess: ImagePreprocess) -> NDArray[np
         raise BadImage(_reason(error)) from error
 
 
-def open_picture(data: bytes) -> Image.Image:
-    """The whole picture at its own size in mode RGB, upright, for showing it. Raises BadImage."""
+def open_picture(data: bytes, *, most: int | None = None) -> Image.Image:
+    """The whole picture in mode RGB, upright, for showing it, at most ``most`` pixels wide and high.
+
+    A JPEG is decoded at the smallest of its codec's scales that twice as many pixels come from: a photo of 12 million
+    pixels in a quarter of the time. Raises BadImage.
+    """
     image = _open(data)
     try:
-        return to_rgb(ImageOps.exif_transpose(image))
+        if most is not None and image.format in ("JPEG", "MPO"):
+            image.draft(None, (2 * most, 2 * most))
+        picture = to_rgb(ImageOps.exif_transpose(image))
+        if most is not None:
+            picture.thumbnail((most, most), Image.Resampling.LANCZOS)
+        return picture
     except Exception as error:  # see decode_picture
         raise BadImage(_reason(error)) from error
 

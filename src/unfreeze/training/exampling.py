@@ -105,10 +105,7 @@ def _small(dataset: Dataset, row: int) -> bytes | str | None:
 
 def thumbnail(raw: bytes) -> bytes:
     """A small JPEG of a picture, with nothing of its file but the pixels. Raises BadImage."""
-    from PIL import Image
-
-    picture = open_picture(raw)
-    picture.thumbnail((PIXELS, PIXELS), Image.Resampling.LANCZOS)
+    picture = open_picture(raw, most=PIXELS)
     buffer = BytesIO()
     # Left alone, Pillow writes the file's comment again.
     picture.save(buffer, format="JPEG", quality=80, comment=b"")
