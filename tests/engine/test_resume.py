@@ -87,6 +87,31 @@ def test_what_one_pass_was_to_store_for_a_later_phase_is_stored_after_a_stop_bet
     assert not list((tmp_path / "cut" / "store").glob("*"))
 
 
+@pytest.mark.parametrize("batches", [1, 7])
+def test_a_stop_while_the_store_is_filled_waits_for_no_other_batch(t, tmp_path, batches):
+    whole = train(t, tmp_path / "whole", use="on")
+    backbone, task, given = t.toy("cnn"), t.task_of("cnn", augment="light"), plan()
+    asked, store = iter(range(1, 1000)), tmp_path / "cut" / "store"
+    prefix = t.maker(
+        *(backbone, task, store),
+        use="on",
+        augmented=True,
+        phases=given.phases,
+        should_stop=lambda: next(asked) == batches,
+    )
+    with pytest.raises(StoppedError, match="--resume"):
+        t.run(
+            given,
+            backbone,
+            task,
+            prefix=prefix,
+            checkpoints=Checkpoints(tmp_path / "cut" / "checkpoints", {"data": "d"}),
+        )
+    assert next(asked) == batches + 1
+    assert not list(store.glob("*"))
+    assert_same(t, train(t, tmp_path / "cut", resume=True, use="on"), whole)
+
+
 def test_stopping_again_and_again_changes_nothing(t, tmp_path):
     whole = train(t, tmp_path / "whole")
     resume = False

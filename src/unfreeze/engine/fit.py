@@ -296,7 +296,10 @@ class _Loop:
         phase = self.plan.phases[index]
         boundary = phase.boundary(len(self.backbone.stages))
         self.backbone.module.eval()
-        prefix = self.prefix.make(phase, boundary, rounds=phase.epochs, stored=self.standing.stored)
+        try:
+            prefix = self.prefix.make(phase, boundary, rounds=phase.epochs, stored=self.standing.stored)
+        except StoppedError:
+            self._stop(groups, optimizer)
         try:
             self.standing.stored = prefix.stored
             self.progress.say(describe_phase(phase, groups, self.backbone, prefix.reason))
@@ -454,7 +457,8 @@ class _Loop:
             if self.task.device.type != "cuda" and not bool(torch.isfinite(loss)):
                 self._check_losses(active, batches)
             if stopping:
-                self._stop(active, batches)
+                self._check_losses(active, batches)
+                self._stop(active.groups, active.optimizer)
         self._check_losses(active, batches)
         self._end_epoch(active, seconds=time.perf_counter() - began, waited=waited, seen=seen)
 
@@ -483,7 +487,7 @@ class _Loop:
         self.progress.count(f"{phase.name}, epochs", place.epoch + 1, phase.epochs)
         self.ranks.lead(lambda: self.watch(standing.fit.history[-1]))
         if self.ranks.lead(lambda: time.perf_counter() - self.saved >= self.task.checkpoint_seconds):
-            self._save(active)
+            self._save(active.groups, active.optimizer)
 
     def _check_losses(self, active: _Active, batches: list[NDArray[np.intp]]) -> None:
         """Raise when a loss of the epoch is not finite, with the best weights in place and saved."""
@@ -511,25 +515,26 @@ class _Loop:
         standing.losses = []
         standing.position = replace(place, step=0, done=place.done - place.step)
         active.optimizer.state.clear()
-        self._save(active, diverged=True)
+        self._save(active.groups, active.optimizer, diverged=True)
 
-    def _stop(self, active: _Active, batches: list[NDArray[np.intp]]) -> NoReturn:
-        self._check_losses(active, batches)
-        self._save(active)
+    def _stop(self, groups: tuple[Group, ...], optimizer: torch.optim.Optimizer) -> NoReturn:
+        self._save(groups, optimizer)
         raise StoppedError(
             "Stopped as asked, without a checkpoint."
             if self.checkpoints is None
             else "Stopped as asked; the state is saved. Continue with --resume."
         )
 
-    def _save(self, active: _Active, *, diverged: bool = False) -> None:
+    def _save(
+        self, groups: tuple[Group, ...], optimizer: torch.optim.Optimizer, *, diverged: bool = False
+    ) -> None:
         """Write a checkpoint, where there are to be any; by all ranks."""
         if not self.saving:
             return
         self.saved = time.perf_counter()
         # Only the first process writes: the others let go of what they help to put together.
         home = torch.device("meta") if self.checkpoints is None else self.home
-        found = to_checkpoint(self.standing, self.weights, active.groups, active.optimizer, home=home)
+        found = to_checkpoint(self.standing, self.weights, groups, optimizer, home=home)
         # They wait here, and not in what the devices exchange next: NCCL gives that up after ten minutes.
         self.ranks.lead(lambda: self._write(found, diverged=diverged))
 

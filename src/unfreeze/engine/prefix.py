@@ -51,7 +51,8 @@ class PrefixMaker(Protocol):
     ) -> Prefix:
         """The prefix below ``boundary``, which will be read in ``rounds`` rounds.
 
-        ``stored``: what ``Prefix.stored`` was when this phase was begun, or None to decide now.
+        ``stored``: what ``Prefix.stored`` was when this phase was begun, or None to decide now. Raises StoppedError
+        where it was asked to stop meanwhile.
         """
 
     def close(self) -> None:

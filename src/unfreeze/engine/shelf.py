@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,18 @@ from unfreeze.engine.devices import Precision
 from unfreeze.engine.inputs import Inputs
 from unfreeze.engine.ranks import ALONE, Ranks
 from unfreeze.engine.shelving import PREFIX, claim_shelf, let_go, sweep_shelves
+from unfreeze.errors import StoppedError
+
+# What a process says of its part of a pass that it was asked to leave.
+_LEFT = "The training was asked to stop while the frozen part was run."
 
 
 class UnstoredError(Exception):
     """Activations that could not be stored; the message says why."""
+
+
+class _LeftError(Exception):
+    """The pass was asked to end."""
 
 
 @dataclass(eq=False)
@@ -99,11 +107,13 @@ def fill_shelf(
     half: bool,
     readers: int,
     ranks: Ranks = ALONE,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Shelf:
     """Run all rows through ``executor``, which keeps the states at ``passed``; ``views``: how many each boundary gets.
 
     The processes of a machine share the work, and what it gives. Raises UnstoredError when one of them could not do
-    its part; nothing is left behind then. What processes that were killed have left in ``root`` goes first.
+    its part, and StoppedError when ``should_stop`` said so; nothing is left behind then. What processes that were
+    killed have left in ``root`` goes first.
     """
     shelf = Shelf(root / ranks.lead(lambda: f"{PREFIX}{uuid.uuid4().hex}"), passed, readers)
     if ranks.local == 0:
@@ -121,6 +131,8 @@ def fill_shelf(
             }
             # An epoch's batches are those of least padding, so the fill uses them too.
             for rows in inputs.batches(0, 0, batch_size)[ranks.local :: ranks.local_count]:
+                if should_stop():
+                    raise _LeftError
                 for boundary, state in zip(passed, executor(inputs.batch(rows, view)).states, strict=True):
                     if boundary in writers:
                         writers[boundary].add(rows, state)
@@ -139,6 +151,8 @@ def fill_shelf(
 
     try:
         mine: dict[str, dict[int, Written]] | str = fill()
+    except _LeftError:
+        mine = _LEFT
     except HalfOverflowError:
         mine = "An activation does not fit into half precision"
     except OSError as problem:
@@ -147,10 +161,10 @@ def fill_shelf(
         shelf.remove()
         raise
     found = ranks.every(mine)
-    why = next((part for part in found if isinstance(part, str)), None)
-    if why is not None:
+    why = [part for part in found if isinstance(part, str)]
+    if why:
         shelf.remove()
-        raise UnstoredError(why)
+        raise StoppedError(_LEFT) if _LEFT in why else UnstoredError(why[0])
     first = ranks.rank - ranks.local
     here = [part for part in found[first : first + ranks.local_count] if not isinstance(part, str)]
     for name in here[0]:

@@ -8,7 +8,7 @@ whose boundary moves toward the input meet each other's boundaries in one pass: 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -64,7 +64,7 @@ class StoringMaker:
     """Decides for each phase whether storing pays, from measured times, and fills the store when it does.
 
     ``phases``: those of the plan, in order, of which a later one may share an earlier one's pass. ``budget`` is in
-    bytes. ``estimates`` notes what was expected.
+    bytes. ``estimates`` notes what was expected. ``should_stop`` ends a pass that is under way.
     """
 
     backbone: Backbone
@@ -79,6 +79,7 @@ class StoringMaker:
     phases: Sequence[Phase] = ()
     half: bool = True
     estimates: list[Estimate] | None = None
+    should_stop: Callable[[], bool] = lambda: False
     _shelf: Shelf | None = None
     _expected: dict[_Reading, Estimate] = field(default_factory=dict)
     # The executor that was built last, and what it keeps.
@@ -309,6 +310,7 @@ class StoringMaker:
                 half=self.half,
                 readers=len(group),
                 ranks=self.task.ranks,
+                should_stop=self.should_stop,
             )
         except UnstoredError as problem:
             return self._plain(boundary, f"{problem}: the frozen part is run every epoch.")

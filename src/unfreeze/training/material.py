@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
@@ -89,7 +90,9 @@ class Material:
             precisions=precisions(self.device, self.decisions.text("precision")),
         )
 
-    def maker(self, trained: Backbone, plan: Plan, task: Task) -> StoringMaker:
+    def maker(
+        self, trained: Backbone, plan: Plan, task: Task, should_stop: Callable[[], bool] = lambda: False
+    ) -> StoringMaker:
         """What decides for each phase whether its frozen prefix is stored."""
         from unfreeze.engine.storing import StoringMaker
 
@@ -107,6 +110,7 @@ class Material:
             ),
             folder=cache_root() / "prefix",
             augmented=plan.augment != "none" or plan.token_dropout > 0,
+            should_stop=should_stop,
         )
 
     def places(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -106,7 +106,7 @@ def run_plan(
         backbone=trained,
         head=job.head,
         task=task,
-        prefix=material.maker(trained, job.plan, task),
+        prefix=material.maker(trained, job.plan, task, should_stop),
         checkpoints=checkpoints,
         resume=resume,
         should_stop=should_stop,
