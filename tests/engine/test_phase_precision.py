@@ -19,6 +19,12 @@ BOTH = ("fp32", "bf16")
 
 
 @pytest.fixture
+def brief(monkeypatch):
+    """Phases of a few steps measure too."""
+    monkeypatch.setattr(module, "FEW_STEPS", 0)
+
+
+@pytest.fixture
 def timed(monkeypatch):
     """Steps that seem to take these seconds."""
 
@@ -28,18 +34,18 @@ def timed(monkeypatch):
     return give
 
 
-def choosing(t, backbone, task, *, prefix=None):
+def choosing(t, backbone, task, *, prefix=None, steps=100):
     """The choice for a phase that trains from stage 2 on, norm statistics too, ready to be made."""
     phase, head = t.plan_of(backbone, freeze=2, phase={"norm": "train"}).phases[0], t.head_of(backbone)
     select(backbone, head, phase)
     made = t.maker(backbone, task).make(phase, 2, rounds=1) if prefix is None else prefix
     return lambda: choose_precision(
-        backbone, head, task=task, prefix=made, phase=phase, rows=np.arange(8), steps=1
+        backbone, head, task=task, prefix=made, phase=phase, rows=np.arange(8), steps=steps
     )
 
 
-def choose(t, backbone, task, *, prefix=None):
-    return choosing(t, backbone, task, prefix=prefix)()
+def choose(t, backbone, task, *, prefix=None, steps=100):
+    return choosing(t, backbone, task, prefix=prefix, steps=steps)()
 
 
 @pytest.mark.parametrize(
@@ -74,10 +80,10 @@ def test_the_lower_precision_must_be_a_tenth_faster(t, timed, low, taken):
 
 
 def test_the_best_of_three_steps_counts_after_one_to_warm_up(t, monkeypatch):
-    seconds = {"fp32": iter([0.01, 0.5, 0.1, 0.3]), "bf16": iter([0.0, 0.9, 0.2, 0.08])}
+    seconds = {"fp32": iter([0.001, 0.05, 0.01, 0.03]), "bf16": iter([0.0, 0.09, 0.02, 0.008])}
     monkeypatch.setattr(module, "_time_step", lambda *given: next(seconds[given[-1].precision]))
     choice = choose(t, t.toy("cnn"), t.task_of("cnn", precisions=BOTH))
-    assert choice.reason == "Phase only computes in bf16: a step takes 80.0 ms, 100.0 ms in fp32."
+    assert choice.reason == "Phase only computes in bf16: a step takes 8.0 ms, 10.0 ms in fp32."
 
 
 def test_long_steps_are_measured_once_after_one_to_warm_up(t, monkeypatch):
@@ -88,6 +94,27 @@ def test_long_steps_are_measured_once_after_one_to_warm_up(t, monkeypatch):
     assert choice.reason == "Phase only computes in bf16: a step takes 4000.0 ms, 5000.0 ms in fp32."
     assert module.choosing_seconds(5.0, 4.0) == 18.0
     assert module.choosing_seconds(0.5, 0.4) == pytest.approx(3.6)
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "measured"),
+    [(0.2, 0.14, 1), (0.2, 0.16, 3), (0.2, 0.19, 3), (0.2, 0.21, 1), (0.1, 0.05, 3), (0.05, 0.09, 3)],
+)
+def test_what_is_clear_after_one_step_is_not_measured_again(t, timed, monkeypatch, high, low, measured):
+    timed(fp32=high, bf16=low)
+    counted, time_step = [], module._time_step
+    monkeypatch.setattr(module, "_time_step", lambda *given: counted.append(1) or time_step(*given))
+    choose(t, t.toy("cnn"), t.task_of("cnn", precisions=BOTH))
+    assert len(counted) == 2 * (1 + measured)
+    assert module.choosing_seconds(high, low) == pytest.approx((high + low) * (1 + measured))
+
+
+@pytest.mark.parametrize(("steps", "taken"), [(1, "fp32"), (15, "fp32"), (16, "bf16"), (0, "bf16")])
+def test_for_a_few_steps_nothing_is_measured(t, timed, steps, taken):
+    timed(fp32=1.0, bf16=0.5)
+    choice = choose(t, t.toy("cnn"), t.task_of("cnn", precisions=BOTH), steps=steps)
+    assert choice.precision == taken
+    assert bool(choice.reason) == (taken == "bf16")
 
 
 @pytest.mark.parametrize("only", BOTH)
@@ -145,6 +172,7 @@ def test_measuring_takes_fewer_rows_when_memory_runs_out(t, monkeypatch):
     assert "no measurement" in choice.reason
 
 
+@pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("taken", BOTH)
 def test_the_choice_reaches_training_and_validation_and_the_frozen_part_keeps_its_executor(
     t, kind, timed, monkeypatch, taken
@@ -187,6 +215,7 @@ def test_the_two_precisions_are_not_the_same(t):
     assert not t.same(*found)
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_phase_that_is_gone_on_with_does_not_choose_again(t, tmp_path, timed, monkeypatch):
     def train(folder, *, stop_after=None, resume=False):
         backbone, steps = t.toy("vit"), iter(range(1, 100))
@@ -210,6 +239,7 @@ def test_a_phase_that_is_gone_on_with_does_not_choose_again(t, tmp_path, timed, 
     assert t.same(tensors, whole[0])
 
 
+@pytest.mark.usefixtures("brief")
 def test_every_phase_chooses_for_itself(t, monkeypatch):
     def step(backbone, head, task, prefix, rows, suffix):
         return {"fp32": 1.0, "bf16": 0.5 if prefix.boundary == 1 else 2.0}[suffix.precision]

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 TIMES = 3
 # Seconds of a step in both precisions after which one time is enough: what disturbs a step is far below a tenth of it.
 LONG = 2.0
+# The same where one is ahead beyond doubt: the lower precision below this share of the other's time, or above it.
+FAIRLY_LONG, CLEAR = 0.2, 0.75
+# Of fewer steps than this half would be gone before it is known how to take them.
+FEW_STEPS = 16
 # Rounding costs accuracy, so a gain that could be noise does not pay for it.
 LEAST_GAIN = 0.1
 
@@ -49,11 +53,12 @@ def choose_precision(
 ) -> PrecisionChoice:
     """The task's first precision, or its second where a step on ``rows`` takes at least 10 % less time in it.
 
-    ``steps``: how many are to come. What an earlier run of the same training has measured is not measured again.
+    ``steps``: how many are to come, 0 where that is not known; for a few nothing is measured. What an earlier run of
+    the same training has measured is not measured again.
 
     Weights, statistics of norms, gradients and generators are as before; the backbone is left in evaluation mode.
     """
-    if len(task.precisions) == 1:
+    if len(task.precisions) == 1 or 0 < steps < FEW_STEPS:
         return PrecisionChoice(task.precisions[0])
     if prefix.stored and prefix.boundary == len(backbone.stages):
         # Only the head is run, which computes in full precision anyway.
@@ -85,13 +90,13 @@ def choose_precision(
 
 def choosing_seconds(before: float, after: float) -> float:
     """What ``choose_precision`` takes where a step takes so many seconds in the two precisions."""
-    both = before + after
-    return both * (1 + _measurements(both))
+    return (before + after) * (1 + _measurements(before, after))
 
 
-def _measurements(both: float) -> int:
-    """How many steps are measured in each precision where one in both takes so many seconds."""
-    return 1 if both >= LONG else TIMES
+def _measurements(before: float, after: float) -> int:
+    """How many steps are measured in each precision where one takes so many seconds in the two."""
+    both, doubtful = before + after, CLEAR * before <= after <= before
+    return 1 if both >= (LONG if doubtful else FAIRLY_LONG) else TIMES
 
 
 def _time_steps(
@@ -112,7 +117,7 @@ def _time_steps(
                 seconds = _time_step(backbone, head, task, prefix, rows, suffixes[place])
                 if attempt:
                     best[place] = min(best[place], seconds)
-            if attempt >= _measurements(sum(best)):
+            if attempt >= _measurements(*best):
                 break
     except RuntimeError as problem:
         if not is_out_of_memory(problem):

@@ -21,7 +21,7 @@ from unfreeze.choose.cost import Line, Pace, line_through
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.engine.activations import Activations, ActivationWriter, HalfOverflowError
 from unfreeze.engine.devices import Precision, peak_bytes, wait_for
-from unfreeze.engine.phase_precision import LEAST_GAIN, choosing_seconds
+from unfreeze.engine.phase_precision import FEW_STEPS, LEAST_GAIN, choosing_seconds
 from unfreeze.engine.scaling import first_scale
 from unfreeze.engine.sharding import Shards
 from unfreeze.engine.state import Standing, copied, trainable
@@ -151,9 +151,9 @@ class Pacer:
         self, phase: Phase, groups: Sequence[Group], boundary: int, small: Batch, large: Batch, steps: int
     ) -> tuple[Line, float]:
         """A step in the precision that the phase would choose, and what choosing it takes."""
+        candidates = self.task.precisions[: 1 if 0 < steps < FEW_STEPS else 2]
         lines = [
-            self._step(phase, groups, boundary, small, large, precision, steps)
-            for precision in self.task.precisions
+            self._step(phase, groups, boundary, small, large, precision, steps) for precision in candidates
         ]
         if len(lines) == 1:
             return lines[0], 0.0
