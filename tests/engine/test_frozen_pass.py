@@ -298,6 +298,7 @@ def test_decoders_leave_the_cores_to_the_processor_and_feed_an_accelerator_with_
     assert [reading_threads("cpu", cores) for cores in (1, 2, 8, 64)] == [1, 1, 4, 16]
     assert [reading_threads("cuda:0", cores) for cores in (1, 2, 8, 64)] == [1, 1, 7, 16]
     assert reading_threads("cpu") >= 1
+    assert [reading_threads(None, cores) for cores in (1, 2, 8, 64)] == [1, 2, 8, 16]
 
 
 def test_what_a_pass_waits_for_is_part_of_what_it_takes(images, counting, tmp_path):

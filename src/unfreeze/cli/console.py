@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from unfreeze.amounts import duration
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -56,8 +58,11 @@ class TerminalProgress:
         self._shown = now
         seconds = max(now - self._started, 1e-9)
         rate = (done - self._first) / seconds
-        left = "" if finished or rate <= 0 else f", {(total - done) / rate:.0f} s left"
-        line = f"{what}: {done:,} of {total:,} ({rate:,.0f}/s{left})"
+        line = f"{what}: {done:,} of {total:,}"
+        if rate > 0:
+            pace = f"{rate:,.0f}/s" if rate >= 1 else f"{duration(1 / rate)} each"
+            left = "" if finished else f", {duration((total - done) / rate)} left"
+            line += f" ({pace}{left})"
         if self._live:
             self._console.file.write(f"\r\x1b[2K{line}")
             self._console.file.flush()

@@ -28,7 +28,7 @@ def identity_of(base: TrainRequest, dataset: Dataset) -> dict[str, str]:
 
     Strategies, seeds, sizes and backbones are no part of it: a comparison may be taken up with more of them.
     """
-    digests, _ = content_hashes(dataset.samples, threads=reading_threads("cpu"))
+    digests, _ = content_hashes(dataset.samples, threads=reading_threads(None))
     contents = hashlib.sha256(digests.tobytes()).hexdigest()
     settings = {
         name: str(value) if isinstance(value, int | float | str) else "data"

@@ -184,7 +184,7 @@ class _Chooser:
         rows = spread(self.pool[self.dataset.label[self.pool] != UNLABELLED], PRECISION_ROWS)
         if len(rows) < FEWEST_PRECISION_ROWS or len(self.pool) <= len(rows):
             return choice
-        digests, _ = content_hashes(self.dataset.samples.select(rows), threads=reading_threads(self.device))
+        digests, _ = content_hashes(self.dataset.samples.select(rows), threads=reading_threads(None))
         labels = self.dataset.label[rows].astype(np.int64)
         key = self._key(name, str(len(self.pool)).encode(), digests.tobytes(), labels.tobytes())
         path = self.cache / "precision" / f"{key}.json"

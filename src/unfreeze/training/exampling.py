@@ -61,11 +61,7 @@ def take_examples(
     train = features.rows[np.isin(features.rows, dataset.rows("train"))]
     width = sum(features.arrays[boundary].shape[1] for boundary in boundaries if boundary in features.arrays)
     rows = train[choose_examples(dataset.label[train], width=width, seed=seed)]
-    shown = in_order(
-        lambda row: _small(dataset, int(row)),
-        rows,
-        threads=reading_threads("cpu" if executor is None else executor.device),
-    )
+    shown = in_order(lambda row: _small(dataset, int(row)), rows, threads=reading_threads(None))
     kept = {int(row): one for row, one in zip(rows, shown, strict=True) if one is not None}
     rows = np.array(list(kept), dtype=np.intp)
     if executor is not None:

@@ -154,8 +154,8 @@ class Material:
         preprocess, count = self.backbone.preprocess, len(self._readable)
         assert isinstance(preprocess, ImagePreprocess)
         squares = allocate((count, preprocess.height, preprocess.width, 3), np.uint8)
-        threads = reading_threads(str(self.device))
-        read = read_images(self._readable.samples, np.arange(count), preprocess, threads=threads)
+        samples = self._readable.samples
+        read = read_images(samples, np.arange(count), preprocess, threads=reading_threads(None))
         for row, picture, digest in read:
             if isinstance(picture, Quarantined):
                 raise _vanished(picture)
