@@ -83,7 +83,9 @@ def test_the_best_of_three_steps_counts_after_one_to_warm_up(t, monkeypatch):
     seconds = {"fp32": iter([0.001, 0.05, 0.01, 0.03]), "bf16": iter([0.0, 0.09, 0.02, 0.008])}
     monkeypatch.setattr(module, "_time_step", lambda *given: next(seconds[given[-1].precision]))
     choice = choose(t, t.toy("cnn"), t.task_of("cnn", precisions=BOTH))
-    assert choice.reason == "Phase only computes in bf16: a step takes 8.0 ms, 10.0 ms in fp32."
+    assert choice.reason == (
+        "Phase only computes in bf16: a step takes 8.0 ms, 10.0 ms in fp32; its 100 steps are to take 0.80 s."
+    )
 
 
 def test_long_steps_are_measured_once_after_one_to_warm_up(t, monkeypatch):
@@ -91,7 +93,9 @@ def test_long_steps_are_measured_once_after_one_to_warm_up(t, monkeypatch):
     left = {precision: iter(times) for precision, times in seconds.items()}
     monkeypatch.setattr(module, "_time_step", lambda *given: next(left[given[-1].precision]))
     choice = choose(t, t.toy("cnn"), t.task_of("cnn", precisions=BOTH))
-    assert choice.reason == "Phase only computes in bf16: a step takes 4000.0 ms, 5000.0 ms in fp32."
+    assert choice.reason == (
+        "Phase only computes in bf16: a step takes 4000.0 ms, 5000.0 ms in fp32; its 100 steps are to take 6 min 40 s."
+    )
     assert module.choosing_seconds(5.0, 4.0) == 18.0
     assert module.choosing_seconds(0.5, 0.4) == pytest.approx(3.6)
 
@@ -115,6 +119,7 @@ def test_for_a_few_steps_nothing_is_measured(t, timed, steps, taken):
     choice = choose(t, t.toy("cnn"), t.task_of("cnn", precisions=BOTH), steps=steps)
     assert choice.precision == taken
     assert bool(choice.reason) == (taken == "bf16")
+    assert ("are to take" in choice.reason) == (steps == 16)
 
 
 @pytest.mark.parametrize("only", BOTH)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from unfreeze.amounts import counted, duration
 from unfreeze.contracts import Backbone
 from unfreeze.engine.devices import Precision, wait_for
 from unfreeze.engine.suffix import Suffix
@@ -80,11 +81,14 @@ def choose_precision(
         return PrecisionChoice(low, f"Phase {phase.name} computes in {low}: memory allows no measurement.")
     before, after = seconds
     if after <= (1 - LEAST_GAIN) * before:
-        taken, reason = low, f"a step takes {after * 1e3:.1f} ms, {before * 1e3:.1f} ms in {high}"
+        taken, each = low, after
+        reason = f"a step takes {after * 1e3:.1f} ms, {before * 1e3:.1f} ms in {high}"
     else:
-        taken = high
+        taken, each = high, before
         reason = f"a step takes {before * 1e3:.1f} ms, {after * 1e3:.1f} ms in {low}, which is not 10 % less"
     task.settled.keep(name, taken)
+    if steps:
+        reason += f"; its {counted(steps, 'step')} are to take {duration(each * steps)}"
     return PrecisionChoice(taken, f"Phase {phase.name} computes in {taken}: {reason}.")
 
 
