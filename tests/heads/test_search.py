@@ -89,6 +89,12 @@ def test_one_given_penalty_is_predicted_as_in_the_search(gaussians):
 def test_weights_are_for_uneven_classes():
     assert needs_class_weights([100, 40, 90])[0] is False
     assert needs_class_weights([100, 0, 90])[0] is False
+    # Of fewer than two hundred rows two to one is much already.
+    assert [needs_class_weights([large, 60])[0] for large in (90, 91, 139, 140, 180, 181)] == [
+        *(False, True, True),
+        *(False, False, True),
+    ]
+    assert "more than 1.5 where there are fewer than 200 rows" in needs_class_weights([40, 20])[1]
     wanted, reason = needs_class_weights([900, 100])
     assert wanted is True
     assert "9.0 times" in reason
