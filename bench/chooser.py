@@ -35,6 +35,7 @@ from unfreeze.strategies.classic import by_rows
 
 STRATEGIES = (FLOOR, "partial", "gradual", "discriminative", "full", "lora")
 MAIL_CLASSES = 2
+MAILS = Path(__file__).parents[2] / "shared" / "data" / "spam_assassin.parquet"
 SIZES = {"solar": (100, 250, 500), "mails": (32, 100, 500, 4000), "digits": (200, 1000)}
 TEST_ROWS = 600
 SETTINGS = ("image_size", "max_length", "time_limit")
@@ -67,10 +68,9 @@ def digits(image_size: int | None, max_length: int | None) -> Material:
     )
 
 
-def mails(image_size: int | None, max_length: int | None) -> Material:
+def mails(image_size: int | None, max_length: int | None, *, path: Path = MAILS) -> Material:
     import pyarrow.parquet as pq
 
-    path = Path(__file__).parents[2] / "shared" / "data" / "spam_assassin.parquet"
     table = pq.read_table(path, columns=["text", "label"]).to_pydict()
     settings = {"backbone": "all-minilm-l6-v2", "max_length": max_length}
     return Material(table["text"], [str(label) for label in table["label"]], settings)

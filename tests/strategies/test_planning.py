@@ -7,7 +7,7 @@ from unfreeze.config import CHOICES, FLOOR, ON_PAIRS, READ_BY, STRATEGIES, Train
 from unfreeze.errors import RequestError
 from unfreeze.plan import Lora
 from unfreeze.strategies import classic
-from unfreeze.training.planning import follow_guide, make_plan
+from unfreeze.training.planning import follow_guide, idle_settings, make_plan
 
 # For each setting a value that no strategy has by itself.
 VALUES = {
@@ -55,6 +55,28 @@ def test_every_setting_changes_the_plan_of_each_strategy_that_reads_it(t, name, 
     plain, _ = plan_of(backbone, strategy=strategy)
     changed, _ = plan_of(backbone, strategy=strategy, **given)
     assert changed != plain
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "told"),
+    [
+        ("cnn", {"strategy": "full", "views": 3, "store": "on"}, ["--views 3", "--store on"]),
+        ("cnn", {"strategy": "full", "store": "off"}, []),
+        ("cnn", {"strategy": "partial", "views": 3, "store": "on"}, []),
+        ("cnn", {"strategy": "partial", "views": 3, "augment": "none"}, ["--views 3"]),
+        ("text", {"strategy": "partial", "views": 2}, ["--views 2"]),
+        ("text", {"strategy": "partial", "views": 2, "token_dropout": 0.1}, []),
+        ("vit", {"strategy": "full", "bn": "train"}, ["--bn train"]),
+        ("cnn", {"strategy": "full", "bn": "train"}, []),
+        ("vit", {"strategy": "full"}, []),
+    ],
+    ids=str,
+)
+def test_what_is_said_without_effect_is_told(t, kind, settings, told):
+    backbone = t.toy(kind)
+    plan, decisions = plan_of(backbone, **settings)
+    found = idle_settings(plan, backbone, decisions.request)
+    assert [sentence.partition(" changes nothing here: ")[0] for sentence in found] == told
 
 
 def test_targets_are_patterns_between_commas(t):

@@ -92,6 +92,28 @@ def describe_plan(plan: Plan, backbone: Backbone) -> str:
     return f"Plan {plan.strategy}, from {head}, {batch}: {', then '.join(phases)}."
 
 
+def idle_settings(plan: Plan, backbone: Backbone, request: TrainRequest) -> list[str]:
+    """A sentence for each setting that was said and has no effect on this plan of this backbone."""
+    bounds = [phase.boundary(len(backbone.stages)) for phase in plan.phases]
+    varied = plan.augment != "none" or plan.token_dropout > 0
+    statistics = any(name.endswith("running_mean") for name, _ in backbone.module.named_buffers())
+    idle = []
+    if not any(bounds):
+        stored = {"--views": request.views, "--store": "on" if request.store == "on" else None}
+        idle += [
+            f"{name} {value} changes nothing here: every stage is trained, so that there is nothing to store."
+            for name, value in stored.items()
+            if value is not None
+        ]
+    elif request.views is not None and not varied:
+        idle.append(
+            f"--views {request.views} changes nothing here: nothing varies the rows, and all views are alike."
+        )
+    if request.bn == "train" and not statistics:
+        idle.append(f"--bn train changes nothing here: {backbone.name} has no norms with running statistics.")
+    return idle
+
+
 def _settings(request: TrainRequest, rows: int, classes: int) -> StrategySettings:
     return StrategySettings(
         rows=rows,

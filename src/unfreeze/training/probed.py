@@ -13,7 +13,7 @@ from unfreeze.grafts import describe
 from unfreeze.plan import Plan
 from unfreeze.progress import Clock, Progress
 from unfreeze.training.material import Material
-from unfreeze.training.planning import describe_plan, follow_guide, make_plan
+from unfreeze.training.planning import describe_plan, follow_guide, idle_settings, make_plan
 from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor
 from unfreeze.training.probing import probe_features
 from unfreeze.training.together import share_pass
@@ -53,6 +53,8 @@ def probe_data(
     if decisions.thaws and decisions.text("strategy") != AUTO:
         plan = make_plan(backbone, len(dataset.rows("train")), len(dataset.labels), decisions)
         progress.say(describe_plan(plan, backbone))
+        for sentence in idle_settings(plan, backbone, decisions.request):
+            progress.say(sentence)
         if plan.graft is not None:
             progress.say(describe(backbone, plan.graft))
     with clock.part("choosing the executor"):
