@@ -3,9 +3,9 @@
     python bench/uneven.py --texts MAILS
 
 The features of a probe on 100 solar cells (EfficientNet-Lite0, 128 pixels) and on 100 mails (MiniLM, 128 tokens), of
-all cells and of 2,600 mails. Then scikit-learn's logistic regression on a few rows of them, drawn by seed and stratified,
-with classes weighed alike and without, its penalty found by cross-validation: accuracy and balanced accuracy on 1,000
-other rows, as means over the draws, and the standard error of the difference in accuracy.
+all cells and of as many mails. Then scikit-learn's logistic regression on a few rows of them, drawn by seed and
+stratified, with classes weighed alike and without, its penalty found by cross-validation: accuracy and balanced
+accuracy on 1,000 other rows, as means over the draws, and the standard error of the difference in accuracy.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def measure(name: str, material: Material) -> None:
     test, rest = slice(0, TEST_ROWS), slice(TEST_ROWS, None)
     print(f"\n{name}, {y.mean():.0%} of the second class\n")
     print(
-        "| rows | draws | accuracy, weighed alike | without | difference, points | balanced accuracy, weighed alike | without |"
+        "| rows | draws | accuracy, weighed alike | without | difference, points | balanced accuracy, weighed alike "
+        "| without |"
     )
     print("|---|---|---|---|---|---|---|")
     for rows in SIZES:
@@ -82,8 +83,8 @@ def measure(name: str, material: Material) -> None:
         gain = 100 * (np.array(right[True]) - np.array(right[False]))
         shown = [f"{np.mean(values):.3f}" for values in (right[True], right[False], even[True], even[False])]
         print(
-            f"| {rows} | {draws} | {shown[0]} | {shown[1]} | {gain.mean():+.1f} ± {gain.std(ddof=1) / draws**0.5:.1f} | "
-            f"{shown[2]} | {shown[3]} |",
+            f"| {rows} | {draws} | {shown[0]} | {shown[1]} | {gain.mean():+.1f} ± "
+            f"{gain.std(ddof=1) / draws**0.5:.1f} | {shown[2]} | {shown[3]} |",
             flush=True,
         )
 
