@@ -100,7 +100,8 @@ def test_only_whole_batches_of_the_captured_shape_are_replayed(t, monkeypatch):
     def captured(part):
         return lambda h: replayed.append(len(h)) or part.features(State(h))
 
-    suffix = on_pretended_gpu(t, monkeypatch, backbone, [], captured)
+    told = []
+    suffix = on_pretended_gpu(t, monkeypatch, backbone, told, captured)
     suffix(State(images(2, 0)), whole=False)
     assert not replayed
     for rows, whole in ((6, True), (6, False), (4, True), (6, True)):
@@ -108,6 +109,7 @@ def test_only_whole_batches_of_the_captured_shape_are_replayed(t, monkeypatch):
             suffix(State(images(rows, 1)), whole=whole), backbone.run(State(images(rows, 1))).h
         )
     assert replayed == [6, 6]
+    assert told == ["The trained part is captured as a graph: 50 steps are to come, and it pays from 50 on."]
     with torch.no_grad():
         suffix(State(images(6, 1)))
     suffix.close()

@@ -28,7 +28,7 @@ class Suffix:
     """Runs the stages from ``boundary`` on in ``precision``; pooled features (batch, dim) in float32.
 
     ``steps``: how many batches are to come; with enough of them on a GPU the first whole batch is captured, in the
-    modes that its modules are in, and batches of its shape are replayed. ``say`` is told when that fails.
+    modes that its modules are in, and batches of its shape are replayed. ``say`` is told that, or that it fails.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Suffix:
         if device.type == "cpu":
             keep_freed_memory()
         self._eager = _Part(backbone, boundary, device, precision)
-        self._device, self._say = device, say
+        self._device, self._say, self._steps = device, say, steps
         self._wanted = device.type == "cuda" and steps >= LEAST_STEPS
         self._captured: tuple[torch.Size, torch.dtype] | None = None
         self._replay: Callable[[Tensor], Tensor] | None = None
@@ -93,6 +93,11 @@ class Suffix:
             torch.cuda.synchronize(self._device)
             torch.cuda.empty_cache()
             self._say(f"The trained part is run kernel by kernel: it could not be captured ({problem}).")
+        else:
+            self._say(
+                f"The trained part is captured as a graph: {self._steps:,} steps are to come, and it pays from "
+                f"{LEAST_STEPS} on."
+            )
         # The trial runs have moved the statistics of norms.
         for name, buffer in self._eager.named_buffers():
             buffer.copy_(buffers[name])
