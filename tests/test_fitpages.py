@@ -22,7 +22,7 @@ FIT = Fit(
     history=[epoch("first", 0, 1.0), epoch("first", 1, 3.0), epoch("second", 0, 1.0)],
     ledger=[
         ledger("first", {"a": 0.0, "b": 0.3, "pool": 0.4}),
-        ledger("second", {"a": 0.0, "b": 0.1, "pool": 0.2}, "bf16", change=0.25),
+        replace(ledger("second", {"a": 0.0, "b": 0.1, "pool": 0.2}, "bf16", change=0.25), epoch_seconds=1.2),
     ],
     taken="second, epoch 1",
 )
@@ -31,8 +31,8 @@ FIT = Fit(
 def test_a_phase_is_a_row_with_its_precision_and_its_rate_over_all_epochs():
     history, _ = fit_sections(FIT)
     assert history.tables[0].rows == (
-        ("first", "fp32", "2", "50", "25.0%", "3.00 GB"),
-        ("second", "bf16", "1", "100", "25.0%", "3.00 GB"),
+        ("first", "fp32", "2", "2.0 s", "", "50", "25.0%", "3.00 GB"),
+        ("second", "bf16", "1", "1.0 s", "1.2 s", "100", "25.0%", "3.00 GB"),
     )
     assert history.tables[0].columns[1] == "precision"
 

@@ -82,11 +82,15 @@ def _history(fit: Fit) -> Section:
         )
     rows = tuple(_phase_row(fit, record) for record in fit.ledger)
     table = Table(
-        ("phase", "precision", "epochs", "rows a second", "waiting for data", "peak memory"),
+        (
+            *("phase", "precision", "epochs", "an epoch", "predicted"),
+            *("rows a second", "waiting for data", "peak memory"),
+        ),
         rows,
-        numeric=frozenset({2, 3, 4, 5}),
-        caption="Peak memory is the most up to then: on a GPU of what is computed there, on a processor of the whole "
-        "program. Rates of each epoch stand in history.csv.",
+        numeric=frozenset(range(2, 8)),
+        caption="Predicted is what the steps of an epoch were to take by those that were measured before the phase, "
+        "where precisions were compared; an epoch has its data to wait for too. Peak memory is the most up to then: on "
+        "a GPU of what is computed there, on a processor of the whole program. Rates of each epoch are in history.csv.",
     )
     rule = (
         "The rule: the last weights, unless those with the lowest log-loss on the validation rows (after the "
@@ -110,13 +114,23 @@ def _phase_borders(fit: Fit) -> tuple[Border, ...]:
 def _phase_row(fit: Fit, phase: PhaseRecord) -> tuple[str, ...]:
     named = (phase.phase, phase.precision)
     records = [record for record in fit.history if record.phase == phase.phase]
+    predicted = "" if phase.epoch_seconds is None else duration(phase.epoch_seconds)
     if not records:
-        return (*named, "0", "", "", "")
+        return (*named, "0", "", predicted, "", "", "")
     seconds = max(sum(record.seconds for record in records), 1e-9)
     rate = sum(record.rows_per_second * record.seconds for record in records) / seconds
     waited = sum(record.wait_share * record.seconds for record in records) / seconds
     peak = max(record.peak_bytes for record in records)
-    return (*named, str(len(records)), f"{rate:,.0f}", f"{waited:.1%}", f"{peak / 1e9:.2f} GB")
+    each = duration(seconds / len(records))
+    return (
+        *named,
+        str(len(records)),
+        each,
+        predicted,
+        f"{rate:,.0f}",
+        f"{waited:.1%}",
+        f"{peak / 1e9:.2f} GB",
+    )
 
 
 def _ledger(fit: Fit) -> Section:

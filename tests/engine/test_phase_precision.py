@@ -232,15 +232,19 @@ def test_a_phase_that_is_gone_on_with_does_not_choose_again(t, tmp_path, timed, 
             resume=resume,
             should_stop=lambda: next(steps) == stop_after,
         )
-        return t.tensors_of(backbone, head), [record.precision for record in result.ledger]
+        records = result.ledger
+        tensors = t.tensors_of(backbone, head)
+        return tensors, [record.precision for record in records], [record.epoch_seconds for record in records]
 
     timed(fp32=1.0, bf16=0.5)
     whole = train(tmp_path / "whole")
+    assert whole[2] == [2.5]
     with pytest.raises(StoppedError):
         train(tmp_path / "cut", stop_after=3)
     monkeypatch.setattr(module, "_time_step", lambda *_: pytest.fail("measured again"))
-    tensors, taken = train(tmp_path / "cut", resume=True)
+    tensors, taken, predicted = train(tmp_path / "cut", resume=True)
     assert taken == whole[1] == ["bf16"]
+    assert predicted == whole[2]
     assert t.same(tensors, whole[0])
 
 

@@ -270,6 +270,7 @@ class _Loop:
                 standing.frozen,
                 drift=self._moved(phase),
                 precision=standing.precision,
+                epoch_seconds=standing.epoch_seconds,
             )
         )
 
@@ -289,7 +290,7 @@ class _Loop:
         if self.plan.phases[index].boundary(len(self.backbone.stages)) not in (standing.stored or ()):
             # What an earlier phase has decided for this one too is not decided anew, after a stop between them neither.
             standing.stored = None
-        standing.precision, standing.stale, standing.losses = None, 0, []
+        standing.precision, standing.epoch_seconds, standing.stale, standing.losses = None, None, 0, []
         standing.scale, standing.judged = {}, None
 
     def _train(self, index: int, groups: tuple[Group, ...], optimizer: torch.optim.Optimizer) -> None:
@@ -416,6 +417,8 @@ class _Loop:
                 )
             )
             self.standing.precision = choice.precision
+            if choice.step_seconds is not None and steps:
+                self.standing.epoch_seconds = choice.step_seconds * steps / self.plan.phases[index].epochs
             self.standing.scale = first_scale(choice.precision, self.task.device)
             if choice.reason:
                 self.progress.say(choice.reason)

@@ -33,7 +33,8 @@ class PhaseRecord:
 
     ``change``: relative change of each stage's trainable weights, ‖Δw‖/‖w‖, by stage name (``head`` too).
     ``drift``: how far the features at the end of each stage moved since the training began, relative to their length.
-    ``precision``: what the phase computed in.
+    ``precision``: what the phase computed in. ``epoch_seconds``: what the steps of an epoch were predicted to take,
+    from a few that were measured before the phase; None where none was.
     ``frozen_before`` and ``frozen_after``: a hash over all frozen weights and norm statistics; equal when they did
     not change.
     """
@@ -46,6 +47,7 @@ class PhaseRecord:
     precision: Precision
     frozen_before: str
     frozen_after: str
+    epoch_seconds: float | None = None
 
     @property
     def frozen_unchanged(self) -> bool:
@@ -104,6 +106,7 @@ def record_phase(
     *,
     drift: Mapping[str, float],
     precision: Precision,
+    epoch_seconds: float | None = None,
 ) -> PhaseRecord:
     """The record of a phase that has ended."""
     owner = stage_of_parameters(backbone)
@@ -138,6 +141,7 @@ def record_phase(
         precision=precision,
         frozen_before=frozen_before,
         frozen_after=fingerprint_frozen(backbone, groups, phase),
+        epoch_seconds=epoch_seconds,
     )
 
 

@@ -36,10 +36,14 @@ LEAST_GAIN = 0.1
 
 @dataclass(frozen=True)
 class PrecisionChoice:
-    """The precision of a phase, and why, as a sentence; empty where there was nothing to choose."""
+    """The precision of a phase, and why, as a sentence; empty where there was nothing to choose.
+
+    ``step_seconds``: what a step was measured to take in it, where one was.
+    """
 
     precision: Precision
     reason: str = ""
+    step_seconds: float | None = None
 
 
 def choose_precision(
@@ -89,7 +93,7 @@ def choose_precision(
     task.settled.keep(name, taken)
     if steps:
         reason += f"; its {counted(steps, 'step')} are to take {duration(each * steps)}"
-    return PrecisionChoice(taken, f"Phase {phase.name} computes in {taken}: {reason}.")
+    return PrecisionChoice(taken, f"Phase {phase.name} computes in {taken}: {reason}.", each)
 
 
 def choosing_seconds(before: float, after: float) -> float:

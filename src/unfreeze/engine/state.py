@@ -78,7 +78,8 @@ class Standing:
     ``start``: the first weights, where the plan looks back at them; ``before``: those the phase began with, and
     ``frozen`` the hash of what it must not change. ``stored``: the boundaries that one pass has stored for the
     phase (activations are rounded, so the choice must not be made anew), and ``precision`` what it computes in; both
-    are None before the phase has decided. ``scale``: that of a float16 phase's loss. ``losses``: those of the epoch
+    are None before the phase has decided. ``epoch_seconds``: what the steps of one of its epochs were then predicted to
+    take, where a step was measured. ``scale``: that of a float16 phase's loss. ``losses``: those of the epoch
     so far; ``judged``: what the weights were worth after the epoch before.
     """
 
@@ -93,6 +94,7 @@ class Standing:
     frozen: str = ""
     stored: tuple[int, ...] | None = None
     precision: Precision | None = None
+    epoch_seconds: float | None = None
     stale: int = 0
     micro_batches: int = 1
     fit: Fit = field(default_factory=Fit)
@@ -159,6 +161,7 @@ def to_checkpoint(
         "frozen": standing.frozen,
         "stored": standing.stored,
         "precision": standing.precision,
+        "epoch_seconds": standing.epoch_seconds,
         "stale": standing.stale,
         "micro_batches": standing.micro_batches,
         "taken": standing.fit.taken,
@@ -234,6 +237,7 @@ def _standing(found: Checkpoint, parts: Mapping[str, Tensors]) -> Standing:
         frozen=numbers["frozen"],
         stored=None if numbers["stored"] is None else tuple(numbers["stored"]),
         precision=numbers["precision"],
+        epoch_seconds=numbers["epoch_seconds"],
         stale=numbers["stale"],
         micro_batches=numbers["micro_batches"],
         fit=Fit(
@@ -251,6 +255,8 @@ def _check_numbers(numbers: Mapping[str, Any]) -> None:
         raise ValueError("one of its numbers is not whole")
     if numbers["micro_batches"] < 1 or numbers["precision"] not in (None, *get_args(Precision)):
         raise ValueError("it was computed in parts or a precision that are none")
+    if not isinstance(numbers["epoch_seconds"], float | None):
+        raise ValueError("what it predicted of an epoch is no number")
     if not isinstance(numbers["frozen"], str) or not isinstance(numbers["taken"], str):
         raise ValueError("its hash or its name of weights is no text")
     for record in numbers["history"]:
