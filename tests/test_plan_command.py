@@ -43,7 +43,7 @@ def plain(cache):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNFREEZE_CACHE", str(cache))
         patch.setattr("unfreeze.engine.choice.available_executors", lambda device: ("torch-fp32",))
-        yield
+        yield patch
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +148,13 @@ def test_the_load_of_texts_is_that_of_their_batches(texts):
 
 @pytest.fixture(scope="module")
 def outlook(photos, tiny_cnn, tmp_path_factory):
-    """On a convolutional network so small that a few batches of each strategy take no time."""
-    with plain(tmp_path_factory.mktemp("cache")):
+    """On a convolutional network so small that a few batches of each strategy take no time.
+
+    The pictures are so easy that nothing would be tried.
+    """
+    with plain(tmp_path_factory.mktemp("cache")) as patched:
+        patched.setattr("unfreeze.choose.candidates.NEAR_ROWS", 0)
+        patched.setattr("unfreeze.planned.hopeless", lambda *_: "")
         return look_ahead(
             TrainRequest(
                 data=str(photos),
@@ -193,6 +198,18 @@ def test_the_rules_choose_by_hope_and_price(outlook):
     assert "40.0%" in wrong.reason
     assert choose_by_rules((), "auto", floor_error=0.4).name == "feature-extraction"
     assert choose_by_rules((), "lora", floor_error=0.4).name == "lora"
+
+
+def test_where_nothing_is_hoped_for_nothing_would_be_tried(photos, tiny_cnn, tmp_path):
+    with plain(tmp_path):
+        request = TrainRequest(data=str(photos), backbone=tiny_cnn, image_size=32, epochs=1, batch_size=8)
+        found = look_ahead(request)
+    assert found.choice.name == "feature-extraction"
+    assert "which is not worth a trial" in found.choice.reason
+    assert {option.reason for option in found.options} == {"not tried by --strategy auto"}
+    assert {option.plan.strategy for option in found.options} == {
+        *("partial", "gradual", "discriminative", "full", "lora", "scratch")
+    }
 
 
 def test_it_is_readable_at_eighty_columns(outlook):

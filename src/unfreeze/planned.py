@@ -10,7 +10,7 @@ from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
 from unfreeze.choose.settings import Decisions
-from unfreeze.choose.trials import PRICE, Expectation, price_of
+from unfreeze.choose.trials import PRICE, Expectation, hopeless, price_of
 from unfreeze.config import AUTO, FLOOR, READ_BY, THAWING, TrainRequest, seconds_of
 from unfreeze.contracts import Backbone
 from unfreeze.errors import DataError, RequestError
@@ -118,7 +118,8 @@ def look_ahead(request: TrainRequest, *, progress: Progress | None = None) -> Ou
         floor=(floor, *wilson_interval(floor, int(probe.probe.held_out.sum()))),
         options=options,
         unfit=tuple(weighing.unfit),
-        choice=choose_by_rules(options, decisions.text("strategy"), floor_error=1 - floor),
+        choice=weighing.untried
+        or choose_by_rules(options, decisions.text("strategy"), floor_error=1 - floor),
         seconds=clock.seconds,
     )
 
@@ -141,6 +142,8 @@ class _Weighing:
         error: float,
     ) -> None:
         self.unfit: list[tuple[str, str]] = []
+        # Where ``auto`` would try nothing.
+        self.untried: RuleChoice | None = None
         # The plans of candidates, before epochs are cut.
         self._weighed: list[Plan] = []
         self._material, self._model, self._asked, self._facts = material, model, asked, facts
@@ -170,7 +173,11 @@ class _Weighing:
 
     def _candidates(self) -> Iterator[Option]:
         half = self._left * FINAL_SHARE
-        for candidate, plan in candidate_plans(self._material, self._facts, error=self._error).items():
+        found = candidate_plans(self._material, self._facts, error=self._error)
+        if why := hopeless(found, self._error):
+            self.untried = RuleChoice(FLOOR, why)
+            return
+        for candidate, plan in found.items():
             self._tell(candidate.name)
             fitting = fit_into(plan, self._model.predict, half)
             if fitting is None:
