@@ -28,8 +28,10 @@ FAR_ERROR = 0.15
 NEAR_RANK, FAR_RANK = 8, 32
 # Texts of a class up to which pairs are tried (SetFit is ahead of fine-tuning up to about as many, Tunstall et al.
 # 2022), and the share of the probe's errors that they removed, of up to so many: 48 and 37 % on 8 and 16 mails a class,
-# 15 % on 32 (bench/RESULTS.md). Of 32 and 100 mails, of which two thirds are of one class, pairs made the probe worse.
+# 15 % on 32 (bench/RESULTS.md).
 FEW_TEXTS, FEW_TEXTS_HOPE, FEWEST_TEXTS = 64, 0.4, 16
+# How many times the texts of the smallest class the largest may have: of 32 and 100 mails, of which two thirds are of
+# one class, pairs made the probe worse.
 EVEN = 1.5
 # Flips and quarter turns of pictures that stand them gained 0.4 points of full fine-tuning on average, between -1.2 and
 # 1.5 (four pairs of settings, solar cells, bench/RESULTS.md), which is no ground to hope for more than usual.
