@@ -161,11 +161,16 @@ def _train_into(
     learned = learn(folder, material, probe, floor, probed.plan, clock)
     fitted, fit = learned.fitted, learned.fit
     with clock.part("test rows, from the raw inputs"):
-        tested = test_classifier(floor.classifier, dataset, probed.executor.exact, decisions, progress)
+        what = "Test rows" if fitted.exact is None else "Test rows through the probe"
+        tested = test_classifier(
+            floor.classifier, dataset, probed.executor.exact, decisions, progress, what=what
+        )
         floor_tested, oof = None, (floor.rows, floor.probabilities)
         if fitted.exact is not None:
             floor_tested = tested
-            tested = test_classifier(fitted.classifier, dataset, fitted.exact, decisions, progress)
+            tested = test_classifier(
+                fitted.classifier, dataset, fitted.exact, decisions, progress, what="Test rows"
+            )
     with clock.part("scoring"):
         validation = score(fitted.probabilities, fitted.y, dataset.labels.names)
         test = score(tested.probabilities, dataset.label[tested.rows], dataset.labels.names)

@@ -144,10 +144,11 @@ def score_rows(
     executor: Executor,
     decisions: Decisions,
     progress: Progress,
+    what: str,
 ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
     """Logits of the readable ones of ``rows``, in fp32 from the raw inputs, past the store; and those rows.
 
-    Raises DataError when none can be read.
+    ``what``: they are counted as. Raises DataError when none can be read.
     """
     boundaries = tuple(sorted(classifier.head.boundaries))
     passed = compute_features(
@@ -157,7 +158,7 @@ def score_rows(
         rows=rows,
         boundaries=boundaries,
         batch_size=decisions.number("batch_size"),
-        progress=lambda done, total: progress.count("Rows from the raw inputs", done, total),
+        progress=lambda done, total: progress.count(f"{what}, from the raw inputs", done, total),
     )
     name_left_out(passed, progress)
     if not len(passed.rows):
@@ -167,11 +168,18 @@ def score_rows(
 
 
 def test_classifier(
-    classifier: Classifier, dataset: Dataset, exact: Executor, decisions: Decisions, progress: Progress
+    classifier: Classifier,
+    dataset: Dataset,
+    exact: Executor,
+    decisions: Decisions,
+    progress: Progress,
+    *,
+    what: str,
 ) -> Tested:
-    """The test rows through the classifier; ``exact``: an fp32 executor of its weights."""
+    """The test rows through the classifier, counted as ``what``; ``exact``: an fp32 executor of its weights."""
+    test = dataset.rows("test")
     logits, rows = score_rows(
-        classifier, dataset, dataset.rows("test"), executor=exact, decisions=decisions, progress=progress
+        classifier, dataset, test, executor=exact, decisions=decisions, progress=progress, what=what
     )
     return Tested(rows, logits, softmax(logits, classifier.temperature), exact)
 

@@ -163,7 +163,13 @@ def _measure(
     dataset, decisions = material.dataset, material.decisions
     classifier = Classifier(backbone=backbone, head=head, labels=dataset.labels)
     logits, rows = score_rows(
-        classifier, dataset, val_rows, executor=exact, decisions=decisions, progress=material.progress
+        classifier,
+        dataset,
+        val_rows,
+        executor=exact,
+        decisions=decisions,
+        progress=material.progress,
+        what="Validation rows",
     )
     used = "which trained nothing" if plan.ends_in_pairs else "which also chose the epoch"
     how = f"{len(rows):,} validation rows, {used}"
