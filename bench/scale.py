@@ -1,11 +1,12 @@
 """Many rows: seconds and memory of each part of a training by the number of rows.
 
     python bench/scale.py --rows 10000,100000,1000000
+    python bench/scale.py --rows 10000,100000 --strategy full --epochs 1
 
 A Parquet table of short made-up texts with a text encoder of two narrow layers and random weights, so that what is
 measured is everything but the network: reading, splitting, hashing, tokenising, storing, fitting, scoring, saving,
-reporting. Every number of rows is trained by ``--strategy feature-extraction`` in a process of its own, with nothing
-stored before. Linear time is the same microseconds a row in each column.
+reporting, and with a strategy that thaws the loop. Every number of rows is trained in a process of its own, with
+nothing stored before. Linear time is the same microseconds a row in each column.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pathlib import Path
 from unfreeze.config import TrainRequest
 from unfreeze.run import train
 run = train(TrainRequest(data=sys.argv[1], output_dir=Path(sys.argv[2]), backbone=sys.argv[3],
-                         strategy="feature-extraction", max_length=16))
+                         strategy=sys.argv[4], epochs=int(sys.argv[5]) or None, max_length=16))
 print(json.dumps({"accuracy": run.test.accuracy, "seconds": run.seconds,
                   "timing": {entry.part: entry.seconds for entry in run.report.timing}}))
 """
@@ -42,13 +43,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", default="10000,100000,1000000")
+    parser.add_argument("--strategy", default="feature-extraction")
+    parser.add_argument("--epochs", type=int, default=0, help="of a strategy that thaws; 0: its own")
     arguments = parser.parse_args()
     sizes = [int(size) for size in arguments.rows.split(",")]
     print(f"{processor_name()}, {available_cores()} cores", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_encoder(folder / "encoder")
-        found = {rows: measure(rows, folder) for rows in sizes}
+        how = (arguments.strategy, str(arguments.epochs))
+        found = {rows: measure(rows, folder, how) for rows in sizes}
     print_table(found)
 
 
@@ -92,10 +96,12 @@ def write_rows(path: Path, rows: int) -> None:
     parquet.write_table(pa.table({"text": texts, "label": [LABELS[place] for place in label]}), path)
 
 
-def measure(rows: int, folder: Path) -> dict[str, object]:
+def measure(rows: int, folder: Path, how: tuple[str, str]) -> dict[str, object]:
+    """``how``: the strategy, and its epochs."""
     table, out = folder / f"{rows}.parquet", folder / f"run{rows}"
     write_rows(table, rows)
-    command = [sys.executable, "-W", "ignore", "-c", TRAIN, str(table), str(out), str(folder / "encoder")]
+    given = (str(table), str(out), str(folder / "encoder"), *how)
+    command = [sys.executable, "-W", "ignore", "-c", TRAIN, *given]
     result = run_json(command, {"UNFREEZE_CACHE": str(folder / f"cache{rows}")})
     result["disk_bytes"] = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(json.dumps({"rows": rows} | result), flush=True)
