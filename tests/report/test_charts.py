@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from unfreeze.report import svg
+from unfreeze.report import charts, svg
 from unfreeze.report.charts import Bar, BarChart, Level, LineChart, Series, draw
 from unfreeze.report.content import FeatureSpace, ReliabilityBin
 from unfreeze.report.heatmap import confused_pairs, confusion_matrix
@@ -105,6 +105,25 @@ def test_ticks_are_round_and_inside():
         assert values[-1] <= high * (1 + 1e-9)
         step = (values[1] - values[0]) / 10.0 ** np.floor(np.log10(values[1] - values[0]) + 1e-9)
         assert min(abs(step - nice) for nice in (1, 2, 5)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("epochs", "shown"),
+    [
+        ((1, 2, 3, 4), "1 2 3 4"),
+        ((1, 2), "1 2"),
+        ((5,), "5"),
+        (range(1, 25), "5 10 15 20"),
+        ((1, 2.5), "1.0 1.5 2.0 2.5"),
+    ],
+    ids=str,
+)
+def test_between_whole_numbers_there_is_no_tick(epochs, shown):
+    places = tuple(map(float, epochs))
+    chart = LineChart("t", "epoch", "y", (Series("a", tuple(0.5 for _ in places), places),))
+    across = svg.Scale(places[0], places[-1], 0.0, 500.0)
+    axis = ET.fromstring(f"<svg>{charts._x_axis(chart, across, 10.0, turned=False, step=1)}</svg>")
+    assert " ".join(one.text for one in axis.iter("text")) == shown
 
 
 def test_no_coordinate_is_written_as_negative_zero():

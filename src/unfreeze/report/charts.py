@@ -170,7 +170,9 @@ def _y_axis(chart: LineChart, up: Scale, left: float, right: float) -> Markup:
 def _x_axis(chart: LineChart, across: Scale, floor: float, *, turned: bool, step: int) -> Markup:
     body = line(across.start, floor, across.stop, floor, "axis")
     if not chart.x_names:
-        values = svg.ticks(across.low, across.high, 6)
+        whole = all(float(x).is_integer() for one in chart.series for x in one.positions)
+        # There is no epoch one and a half.
+        values = svg.ticks(across.low, across.high, min(6, int(across.high - across.low)) if whole else 6)
         gap = values[1] - values[0] if len(values) > 1 else 1.0
         for value in values:
             text = svg.tick_text(value, gap, percent=False)
