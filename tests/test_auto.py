@@ -465,6 +465,26 @@ def test_where_nothing_is_hoped_for_no_cost_is_measured(auto, cells, tmp_path, p
     assert "0.00 points, which is not worth a trial. The probe is taken." in decision
 
 
+def test_what_is_left_of_the_candidates_must_be_worth_a_trial_too(auto, cells, tmp_path, pretrained):
+    """The one that was hoped for takes more time than there is."""
+    ones = (
+        Candidate(strategy="full", hope=9.0, reason="as the test wants it"),
+        Candidate(strategy="partial", hope=1e-9, reason="as the test wants it"),
+        Candidate(strategy="lora", hope=0.0, reason="as the test wants it"),
+    )
+    auto.setattr("unfreeze.training.choosing.list_candidates", lambda *_, **__: ones)
+    auto.setattr(
+        "unfreeze.training.choosing.fit_into", lambda plan, *_: None if plan.strategy == "full" else plan
+    )
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **pretrained)
+    choice = choice_of(run.folder)
+    assert run.strategy == choice["shipped"] == "feature-extraction"
+    assert choice["trials"] == []
+    dropped, last = choice["decisions"]
+    assert dropped.startswith("full:")
+    assert "not worth a trial" in last
+
+
 def test_candidates_that_come_to_the_same_training_are_tried_once(auto, cells, tmp_path, settings):
     from dataclasses import replace
 

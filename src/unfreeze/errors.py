@@ -2,6 +2,7 @@
 
     UnfreezeError            the work failed: exit status 1
     ├── DivergedError        a loss was no number: a lower rate may help
+    ├── LoneError            one process of several met it by itself
     ├── StoppedError         it was asked to stop, and goes on with --resume: exit status 75
     └── RequestError         the request was wrong: exit status 2
         └── DataError        the request was wrong because of the data it names
@@ -50,6 +51,10 @@ class DivergedError(UnfreezeError):
         goes_on = "Go on from the best weights so far with --resume and" if kept else "Train again with"
         super().__init__(f"{where}{batch}. {goes_on} a lower --lr, such as a third of it.")
         self.where, self.rows, self.kept = where, rows, kept
+
+
+class LoneError(UnfreezeError):
+    """What one process has met by itself while the others wait for it: it has to end, so that they notice."""
 
 
 class RequestError(UnfreezeError):

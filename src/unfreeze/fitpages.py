@@ -89,7 +89,7 @@ def _history(fit: Fit) -> Section:
         rows,
         numeric=frozenset(range(2, 8)),
         caption="Predicted is what the steps of an epoch were to take by those that were measured before the phase, "
-        "where precisions were compared; an epoch has its data to wait for too. Peak memory is the most up to then: on "
+        "where precisions were compared, without what the optimizer does. Peak memory is the most up to then: on "
         "a GPU of what is computed there, on a processor of the whole program. Rates of each epoch are in history.csv.",
     )
     rule = (

@@ -163,11 +163,12 @@ def test_of_those_that_are_tried_fully_one_has_another_rate_or_norm_policy(floor
     assert named.partition("full length: ")[2].rstrip(".").split("; ") == tried
 
 
-@pytest.mark.parametrize("kind", ["rate", "norm"])
+@pytest.mark.parametrize("kind", ["rate", "norm", "graft"])
 def test_a_policy_that_differs_already_takes_no_place(kind):
-    ones = [candidate("a"), candidate("b", **{kind: 1}), candidate("c", rate=2)]
+    second = candidate("lora", rank=1) if kind == "graft" else candidate("b", **{kind: 1})
+    ones = [candidate("a"), second, candidate("c", rate=2)]
     bench = Bench({one.name: (0.9 - 0.01 * place, 0.85) for place, one in enumerate(ones)}, floor=0.85)
-    assert f"full length: a; b, {kind} 1." in " ".join(bench.search(*ones).decisions)
+    assert f"full length: a; {second.name}." in " ".join(bench.search(*ones).decisions)
 
 
 def test_a_task_on_a_plateau_is_found_by_its_training_loss():

@@ -6,7 +6,7 @@ import torch
 from unfreeze.contracts import State
 from unfreeze.engine.prefix import PlainMaker
 from unfreeze.engine.stepping import Stepper
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import LoneError, UnfreezeError
 from unfreeze.executors.halving import in_halves, joined_states
 from unfreeze.plan import Phase, Plan, Thaw
 
@@ -133,7 +133,7 @@ def test_norms_are_never_trained_on_a_single_row(t, monkeypatch):
         return run(state, start, stop)
 
     monkeypatch.setattr(backbone, "run", narrow)
-    with pytest.raises(UnfreezeError, match="Two rows, the fewest that norm statistics"):
+    with pytest.raises(UnfreezeError, match="Norm statistics are trained on two rows or more"):
         t.run(t.plan_of(backbone, phase={"norm": "train"}), backbone, t.task_of("cnn"))
     monkeypatch.undo()
     backbone = t.toy("cnn")
@@ -149,6 +149,32 @@ def test_norms_are_never_trained_on_a_single_row(t, monkeypatch):
     t.run(head, backbone, t.task_of("cnn", train=6))
     plan = t.plan_of(t.toy("vit"), epochs=1, batch_size=1, phase={"norm": "train"})
     t.run(plan, t.toy("vit"), t.task_of("vit", train=6))
+
+
+@pytest.mark.parametrize(("norm", "last"), [("train", [2]), ("freeze", [1, 1])])
+def test_a_short_last_batch_is_cut_into_single_rows_only_where_norms_are_frozen(t, monkeypatch, norm, last):
+    backbone, sizes = t.toy("cnn"), []
+    run = backbone.run
+
+    def limited(state, start=0, stop=None):
+        if torch.is_grad_enabled():
+            if len(state.h) > 8:
+                raise RuntimeError(REFUSED)
+            sizes.append(len(state.h))
+        return run(state, start, stop)
+
+    monkeypatch.setattr(backbone, "run", limited)
+    plan = t.plan_of(backbone, epochs=1, batch_size=16, phase={"norm": norm})
+    t.run(plan, backbone, t.task_of("cnn", train=18, val=0))
+    assert sizes == [8, 8, *last]
+
+
+def test_one_row_without_room_ends_the_process_that_met_it():
+    def never(state):
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(LoneError, match="One row alone does not fit"):
+        in_halves(never, State(torch.zeros(4, 2)), joined_states)
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.0])

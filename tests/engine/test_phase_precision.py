@@ -113,6 +113,23 @@ def test_what_is_clear_after_one_step_is_not_measured_again(t, timed, monkeypatc
     assert module.choosing_seconds(high, low) == pytest.approx((high + low) * (1 + measured))
 
 
+def test_of_a_part_of_a_batch_nothing_is_predicted(t, monkeypatch):
+    sizes = []
+
+    def step(backbone, head, task, prefix, rows, suffix):
+        sizes.append(len(rows))
+        if len(rows) > 4:
+            raise torch.OutOfMemoryError
+        return 1.0
+
+    monkeypatch.setattr(module, "_time_step", step)
+    choice = choose(t, t.toy("cnn"), t.task_of("cnn", precisions=BOTH))
+    assert sizes[0] == 8
+    assert set(sizes[1:]) == {4}
+    assert choice.step_seconds is None
+    assert "are to take" not in choice.reason
+
+
 @pytest.mark.parametrize(("steps", "taken"), [(1, "fp32"), (15, "fp32"), (16, "bf16"), (0, "bf16")])
 def test_for_a_few_steps_nothing_is_measured(t, timed, steps, taken):
     timed(fp32=1.0, bf16=0.5)

@@ -11,6 +11,7 @@ import torch
 
 from unfreeze.engine import checkpoints as module
 from unfreeze.engine.checkpoints import Checkpoints
+from unfreeze.engine.ranks import PeerLostError
 from unfreeze.errors import StoppedError, UnfreezeError
 from unfreeze.plan import Phase, Plan, Thaw
 
@@ -237,3 +238,18 @@ def test_the_drift_of_a_phase_of_the_head_alone_is_that_of_the_one_before_after_
         train(t, tmp_path / "cut", given=given, stop_after=stop)
     assert_same(t, train(t, tmp_path / "cut", given=given, resume=True), whole)
     assert whole[2][2].drift == whole[2][1].drift != whole[2][0].drift
+
+
+def test_a_lost_peer_is_not_told_as_a_stop(t, tmp_path):
+    """The prefix is made together, so that a process that has gone is noticed there."""
+    backbone, task = t.toy("cnn"), t.task_of("cnn")
+
+    class Losing:
+        def make(self, *_, **__):
+            raise PeerLostError("Another process has ended.")
+
+        def close(self):
+            pass
+
+    with pytest.raises(PeerLostError, match="Another process has ended"):
+        t.run(plan(), backbone, task, prefix=Losing(), checkpoints=Checkpoints(tmp_path, {"data": "d"}))

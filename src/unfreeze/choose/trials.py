@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from unfreeze.amounts import duration
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.paired import TWO_SIDED, discordant, paired_error, paired_gain, pooled
-from unfreeze.config import ON_PAIRS
+from unfreeze.config import GRAFTING, ON_PAIRS
 from unfreeze.report.words import points
 
 # A short trial has this share of the epochs of a full-length one.
@@ -387,9 +387,9 @@ class _Searcher:
         self.tell(sentence)
 
 
-def _policy(candidate: Candidate) -> tuple[object, object]:
-    """The rate and the norm policy of a candidate, None where they are its strategy's own."""
-    return candidate.changes.get("rate"), candidate.changes.get("norm")
+def _policy(candidate: Candidate) -> tuple[object, ...]:
+    """The rate and the norm policy of a candidate, None where they are those of weights or of grafts by default."""
+    return candidate.strategy in GRAFTING, candidate.changes.get("rate"), candidate.changes.get("norm")
 
 
 def price_of(seconds: float, *, dearest: float) -> float:

@@ -35,7 +35,7 @@ def augment(batch: Tensor, name: Name, *, seed: int, round_: int, keys: NDArray[
 
     ``keys`` (batch,) identify the samples; ``round_`` is the epoch, or the view when views are stored. The result is
     rounded to uint8, so that every executor reads the same pixels, and lies in memory as the batch does: a training
-    step reads the channels of a pixel together, on Lite0 in two thirds of the time (bench/allocator.py).
+    step that reads the channels of a pixel together took Lite0 two thirds of the time in fp32 (bench/RESULTS.md).
     """
     if name == "none":
         return batch

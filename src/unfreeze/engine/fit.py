@@ -299,6 +299,8 @@ class _Loop:
         self.backbone.module.eval()
         try:
             prefix = self.prefix.make(phase, boundary, rounds=phase.epochs, stored=self.standing.stored)
+        except PeerLostError:
+            raise
         except StoppedError:
             self._stop(groups, optimizer)
         try:

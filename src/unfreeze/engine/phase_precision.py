@@ -74,10 +74,10 @@ def choose_precision(
     high, low = task.precisions
     # Dropout costs what it costs in training, but no statistic may move.
     set_modes(backbone, head, replace(phase, norm="freeze"))
-    seconds = None
+    seconds, whole = None, len(rows)
     with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
         while seconds is None and len(rows):
-            seconds = _time_steps(backbone, head, task, prefix, rows, steps)
+            seconds, measured = _time_steps(backbone, head, task, prefix, rows, steps), len(rows)
             rows = rows[: len(rows) // 2]
     backbone.module.eval()
     head.eval()
@@ -91,9 +91,11 @@ def choose_precision(
         taken, each = high, before
         reason = f"a step takes {before * 1e3:.1f} ms, {after * 1e3:.1f} ms in {low}, which is not 10 % less"
     task.settled.keep(name, taken)
-    if steps:
-        reason += f"; its {counted(steps, 'step')} are to take {duration(each * steps)}"
-    return PrecisionChoice(taken, f"Phase {phase.name} computes in {taken}: {reason}.", each)
+    # Of a part of a batch nobody knows what all of it takes.
+    step = each if measured == whole else None
+    if steps and step is not None:
+        reason += f"; its {counted(steps, 'step')} are to take {duration(step * steps)}"
+    return PrecisionChoice(taken, f"Phase {phase.name} computes in {taken}: {reason}.", step)
 
 
 def choosing_seconds(before: float, after: float) -> float:

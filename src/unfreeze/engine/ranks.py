@@ -40,10 +40,6 @@ class LedError(UnfreezeError):
     """The first process has failed at what all were waiting for; it says why."""
 
 
-class LoneError(UnfreezeError):
-    """What one process has met by itself while the others wait for it: it has to end, so that they notice."""
-
-
 @dataclass(frozen=True)
 class Sharding:
     """That weights in training are cut over ranks; ``reshard``: put together anew for the backward pass too."""

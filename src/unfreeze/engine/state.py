@@ -237,7 +237,7 @@ def _standing(found: Checkpoint, parts: Mapping[str, Tensors]) -> Standing:
         frozen=numbers["frozen"],
         stored=None if numbers["stored"] is None else tuple(numbers["stored"]),
         precision=numbers["precision"],
-        epoch_seconds=numbers["epoch_seconds"],
+        epoch_seconds=numbers.get("epoch_seconds"),
         stale=numbers["stale"],
         micro_batches=numbers["micro_batches"],
         fit=Fit(
@@ -255,7 +255,7 @@ def _check_numbers(numbers: Mapping[str, Any]) -> None:
         raise ValueError("one of its numbers is not whole")
     if numbers["micro_batches"] < 1 or numbers["precision"] not in (None, *get_args(Precision)):
         raise ValueError("it was computed in parts or a precision that are none")
-    if not isinstance(numbers["epoch_seconds"], float | None):
+    if not isinstance(numbers.get("epoch_seconds"), float | None):
         raise ValueError("what it predicted of an epoch is no number")
     if not isinstance(numbers["frozen"], str) or not isinstance(numbers["taken"], str):
         raise ValueError("its hash or its name of weights is no text")

@@ -16,7 +16,7 @@ from unfreeze.contracts import State
 from unfreeze.data.sending import send
 from unfreeze.engine.devices import seed_chance
 from unfreeze.engine.losses import Mixed, batch_weight, cross_entropy, draw_mix, pair_loss
-from unfreeze.engine.ranks import LoneError, carried
+from unfreeze.engine.ranks import carried
 from unfreeze.engine.scaling import adjust, scaled, unscale
 from unfreeze.engine.sharding import Shards
 from unfreeze.engine.state import Standing, trainable
@@ -24,7 +24,7 @@ from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.summing import SharedStatistics
 from unfreeze.engine.task import Task
 from unfreeze.engine.trainable import Group, is_graft
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import LoneError, UnfreezeError
 from unfreeze.executors.halving import ONE_ROW, is_out_of_memory
 from unfreeze.plan import Plan
 
@@ -114,8 +114,9 @@ class Stepper:
         """The gradients of this rank's rows, or None when memory ran out and they are now cut into more parts."""
         mine = len(self.task.ranks.loaded(rows))
         # Ranks join the pairs of a whole batch, in however many parts one process alone has computed it before.
-        parts = 1 if self._joins_pairs else min(self.standing.micro_batches, mine)
         moving = self._moving_statistics
+        most = max(1, mine // 2) if moving else mine
+        parts = 1 if self._joins_pairs else min(self.standing.micro_batches, most)
         before = torch._foreach_add(moving, 0) if moving else []
         try:
             with carried():
@@ -136,8 +137,8 @@ class Stepper:
             raise LoneError(ONE_ROW)
         if moving and mine < 2 * 2 * parts:
             raise LoneError(
-                "Two rows, the fewest that norm statistics are trained on, do not fit into the device's memory: take a "
-                "smaller backbone or --image-size, or --bn freeze."
+                "Norm statistics are trained on two rows or more, and parts of a batch that are no smaller do not fit "
+                "into the device's memory: take a smaller backbone or --image-size, or --bn freeze."
             )
         self.standing.micro_batches = parts * 2
         self.suffix.close()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unfreeze.contracts import State
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import LoneError
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ def is_out_of_memory(problem: RuntimeError) -> bool:
 def in_halves(run: Callable[[State], T], state: State, join: Callable[[T, T], T]) -> T:
     """What ``run`` makes of the rows of a state; joined of two halves, cut again as often as needed, where memory ends.
 
-    Raises UnfreezeError where one row alone does not fit.
+    Raises LoneError where one row alone does not fit.
     """
     rows = len(state.h)
     try:
@@ -34,7 +34,7 @@ def in_halves(run: Callable[[State], T], state: State, join: Callable[[T, T], T]
             raise
     # Outside of the handler, which keeps the failed pass in memory.
     if rows < 2:
-        raise UnfreezeError(ONE_ROW)
+        raise LoneError(ONE_ROW)
     torch.cuda.empty_cache()
     upper, lower = (_cut(state, part) for part in (slice(None, rows // 2), slice(rows // 2, None)))
     return join(in_halves(run, upper, join), in_halves(run, lower, join))

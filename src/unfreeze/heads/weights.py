@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 # there on a fit can look good while it gives the small class up. It is a convention, not a measured
 # optimum.
 UNEVEN_RATIO = 3.0
-# Of few rows a fit gives the small class up sooner: with two to one, balanced probes on 24 to 100 mails and solar cells
-# were right on up to 3 points more rows, and no size lost (bench/RESULTS.md, classes that are not even).
+# Of few rows a fit gives the small class up sooner: at 2.2 to one, balanced heads on 24 to 100 mails and solar cells
+# were right on up to 3 points more rows, and lost nothing beyond chance (bench/RESULTS.md, classes that are not even).
+# The line lies between even and that.
 FEW_ROWS, UNEVEN_RATIO_OF_FEW = 200, 1.5
 
 

@@ -155,6 +155,10 @@ def choose(
     wanted, late = _measured(candidates, material, predict, elapsed, limit)
     left = max(0.0, seconds_of(limit) - elapsed())
     plans, dropped = _cut(wanted, material, predict, left)
+    if plans and (sentence := hopeless(plans, 1 - probe.accuracy)):
+        # The one that was hoped for has found no time or no room.
+        material.progress.say(sentence)
+        return _written(Choice(record | {"decisions": [*late, *dropped, sentence]}, None, None), folder)
     seconds = {candidate.name: predict(plan).seconds for candidate, plan in plans.items()}
     with stop_on_signal(material.progress, then="trials are not saved") as should_stop:
         trier = Trier(
@@ -245,7 +249,7 @@ def _cut(
 
 
 def candidate_plans(material: Material, facts: Facts, *, error: float) -> dict[Candidate, Plan]:
-    """The candidates, the most hopeful first, with their full plans.
+    """The candidates of which something is hoped, the most hopeful first, with their full plans.
 
     ``facts``: of these rows; ``error``: the share of them that the probe gets wrong. Of candidates that come to the
     same training, as on a network of one stage, the first stays.
@@ -256,7 +260,7 @@ def candidate_plans(material: Material, facts: Facts, *, error: float) -> dict[C
         backbone, rows=rows, classes=classes, floor_error=error, facts=facts, said=said_settings(request)
     )
     plans: dict[Plan, tuple[Candidate, Plan]] = {}
-    for one in found:
+    for one in (candidate for candidate in found if candidate.hope > 0):
         plan = plan_candidate(one, backbone, rows, classes, request)
         phases = tuple(replace(phase, name=str(number)) for number, phase in enumerate(plan.phases))
         plans.setdefault(replace(plan, strategy="any", phases=phases), (one, plan))

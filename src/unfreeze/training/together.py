@@ -20,9 +20,9 @@ from unfreeze.config import TrainRequest
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset
 from unfreeze.engine.frozen_pass import Features, compute_features, open_store
-from unfreeze.engine.ranks import LoneError, PeerLostError, Ranks
+from unfreeze.engine.ranks import PeerLostError, Ranks
 from unfreeze.engine.settled import settled_in
-from unfreeze.errors import DataError, UnfreezeError
+from unfreeze.errors import DataError, LoneError, UnfreezeError
 from unfreeze.executors import build_executor
 from unfreeze.plan import Plan
 from unfreeze.progress import Progress, Silent
