@@ -83,6 +83,7 @@ def test_what_was_measured_once_is_decided_for_every_later_run(
     """Whatever is faster a second time: the precision of a phase, and whether its prefix is stored."""
     settings = SETTINGS | {"strategy": "partial", "backbone": tiny_vit, "epochs": 1, "precision": "auto"}
     monkeypatch.setattr("unfreeze.engine.devices.precisions", lambda device, wanted: ("fp32", "bf16"))
+    monkeypatch.setattr("unfreeze.engine.phase_precision.FEW_STEPS", 0)
     runs = []
     for faster, verdict in (("bf16", "does not pay"), ("fp32", "pays"), ("fp32", "pays")):
         seconds = (1.0, 0.5) if faster == "bf16" else (1.0, 1.5)
