@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,6 +29,10 @@ class State:
 
     h: Tensor
     mask: Tensor | None = None
+
+    def rows(self, chosen: Any) -> State:
+        """Those of the batch that an index of its first dimension names, with their masks."""
+        return State(self.h[chosen], None if self.mask is None else self.mask[chosen])
 
 
 @dataclass(frozen=True)

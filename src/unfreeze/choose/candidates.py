@@ -112,7 +112,7 @@ def list_candidates(
             reason = f"few texts a class: {rows} texts have {rows * (rows - 1) // 2:,} pairs"
             share = min(1.0, FEWEST_TEXTS * classes / rows)
             found.append(Candidate(strategy="contrastive", hope=FEW_TEXTS_HOPE * share, reason=reason))
-    elif _has_batch_norm(backbone):
+    elif has_batch_norm(backbone):
         found = _for_batch_norm(family, hope)
     else:
         found = _for_transformers(family, hope, far=far)
@@ -213,5 +213,6 @@ def _for_texts(family: str, hope: float, *, far: bool) -> list[Candidate]:
     ]
 
 
-def _has_batch_norm(backbone: Backbone) -> bool:
+def has_batch_norm(backbone: Backbone) -> bool:
+    """Whether the network has norms with running statistics."""
     return any(name.endswith("running_mean") for stage in backbone.stages for name in stage.tensors)

@@ -205,7 +205,7 @@ def _hash_rows(names: Sequence[str]) -> str:
 
 def _speed(batch: State, executor: Executor) -> tuple[float, float]:
     """Seconds for one row, and rows a second of a whole batch: medians after a first, unmeasured pass."""
-    one = State(batch.h[:1], None if batch.mask is None else batch.mask[:1])
+    one = batch.rows(slice(1))
     return _median_seconds(executor, one), len(batch.h) / _median_seconds(executor, batch)
 
 

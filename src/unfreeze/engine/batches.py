@@ -86,8 +86,7 @@ def golden_batch(dataset: Dataset, backbone: Backbone, rows: Sequence[int] | NDA
             f"{bad[0].name} cannot be read: {bad[0].reason}." if bad else "There is no row to read."
         )
     order = np.argsort(batches[0].positions)
-    state = batches[0].state
-    return State(state.h[order], None if state.mask is None else state.mask[order])
+    return batches[0].state.rows(order)
 
 
 def pad_texts(ids: Sequence[NDArray[np.int64]], pad_id: int, *, most: int) -> State:

@@ -30,10 +30,6 @@ class UnstoredError(Exception):
     """Activations that could not be stored; the message says why."""
 
 
-class _LeftError(Exception):
-    """The pass was asked to end."""
-
-
 @dataclass(eq=False)
 class Shelf:
     """``train``: boundary to the views of the training rows; ``val``: boundary to the validation rows.
@@ -132,7 +128,7 @@ def fill_shelf(
             # An epoch's batches are those of least padding, so the fill uses them too.
             for rows in inputs.batches(0, 0, batch_size)[ranks.local :: ranks.local_count]:
                 if should_stop():
-                    raise _LeftError
+                    raise StoppedError(_LEFT)
                 for boundary, state in zip(passed, executor(inputs.batch(rows, view)).states, strict=True):
                     if boundary in writers:
                         writers[boundary].add(rows, state)
@@ -151,7 +147,7 @@ def fill_shelf(
 
     try:
         mine: dict[str, dict[int, Written]] | str = fill()
-    except _LeftError:
+    except StoppedError:
         mine = _LEFT
     except HalfOverflowError:
         mine = "An activation does not fit into half precision"

@@ -113,9 +113,9 @@ class Stepper:
     def _try_gradients(self, state: State, rows: NDArray[np.intp]) -> Tensor | None:
         """The gradients of this rank's rows, or None when memory ran out and they are now cut into more parts."""
         mine = len(self.task.ranks.loaded(rows))
-        # Ranks join the pairs of a whole batch, in however many parts one process alone has computed it before.
         moving = self._moving_statistics
         most = max(1, mine // 2) if moving else mine
+        # Ranks join the pairs of a whole batch, in however many parts one process alone has computed it before.
         parts = 1 if self._joins_pairs else min(self.standing.micro_batches, most)
         before = torch._foreach_add(moving, 0) if moving else []
         try:
@@ -175,7 +175,7 @@ class Stepper:
             other = y[partner]
         if len(state.h) > len(ranks.loaded(rows)):
             own = send(ranks.loaded(np.arange(len(rows))), state.h.device)
-            state = State(state.h[own], None if state.mask is None else state.mask[own])
+            state = state.rows(own)
         share = ranks.share(len(rows))
         mine, other = y[share], None if other is None else other[share]
         total = torch.zeros((), device=device)
@@ -184,7 +184,7 @@ class Stepper:
             seed_chance((seed + done + ranks.rank * 1_000_000_007) % 2**63, device)
             for part in np.array_split(np.arange(len(state.h)), parts):
                 chosen = slice(int(part[0]), int(part[-1]) + 1)
-                piece = State(state.h[chosen], None if state.mask is None else state.mask[chosen])
+                piece = state.rows(chosen)
                 with self._statistics(len(mine[chosen])):
                     # Only whole batches are replayed; the shorter last one of an epoch must not be what is captured.
                     features = self.suffix(piece, whole=parts == 1 and len(rows) == self.plan.batch_size)

@@ -36,7 +36,7 @@ def in_halves(run: Callable[[State], T], state: State, join: Callable[[T, T], T]
     if rows < 2:
         raise LoneError(ONE_ROW)
     torch.cuda.empty_cache()
-    upper, lower = (_cut(state, part) for part in (slice(None, rows // 2), slice(rows // 2, None)))
+    upper, lower = state.rows(slice(None, rows // 2)), state.rows(slice(rows // 2, None))
     return join(in_halves(run, upper, join), in_halves(run, lower, join))
 
 
@@ -49,7 +49,3 @@ def joined_states(first: State, second: State) -> State:
 def joined_tensors(first: Iterable[Tensor], second: Iterable[Tensor]) -> list[Tensor]:
     """The rows of each two that stand in the same place."""
     return [torch.cat(pair) for pair in zip(first, second, strict=True)]
-
-
-def _cut(state: State, rows: slice) -> State:
-    return State(state.h[rows], None if state.mask is None else state.mask[rows])

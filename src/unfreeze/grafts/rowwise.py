@@ -100,7 +100,7 @@ class Rowwise:
         found, start = [], 0
         for count, updates in parts:
             rows = slice(start, start + count)
-            piece = State(batch.h[rows], None if batch.mask is None else batch.mask[rows])
+            piece = batch.rows(rows)
             found.append(self(piece, boundaries, [(count, updates)]))
             start += count
         return {boundary: torch.cat([one[boundary] for one in found]) for boundary in boundaries}

@@ -33,6 +33,8 @@ FORMATS = (
 )
 # Values of a picture that are widened at a time.
 BAND_VALUES = 2**20
+# Formats whose codec decodes at half, a quarter and an eighth of the size.
+SCALED = ("JPEG", "MPO")
 ROTATED_BY_A_QUARTER = (5, 6, 7, 8)
 ORIENTATION_TAG = 0x0112
 RESAMPLING = {
@@ -91,7 +93,7 @@ def decode_picture(data: bytes, preprocess: ImagePreprocess) -> Image.Image:
     """
     image = _open(data)
     try:
-        if preprocess.draft and image.format in ("JPEG", "MPO"):
+        if preprocess.draft and image.format in SCALED:
             image.draft(None, _needed_size(image, preprocess))
         return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow's codecs raise nearly any type on damaged bytes
@@ -114,7 +116,7 @@ def open_picture(data: bytes, *, most: int | None = None) -> Image.Image:
     """
     image = _open(data)
     try:
-        if most is not None and image.format in ("JPEG", "MPO"):
+        if most is not None and image.format in SCALED:
             image.draft(None, (2 * most, 2 * most))
         picture = to_rgb(ImageOps.exif_transpose(image))
         if most is not None:

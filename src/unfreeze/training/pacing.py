@@ -62,8 +62,8 @@ class Batch:
 
     def cut(self, rows: int) -> Batch:
         """The first rows."""
-        below = None if self.below is None else _first(self.below, rows)
-        return Batch(self.rows[:rows], _first(self.raw, rows), below)
+        below = None if self.below is None else self.below.rows(slice(rows))
+        return Batch(self.rows[:rows], self.raw.rows(slice(rows)), below)
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,10 +319,6 @@ def _numbers(batch: Batch) -> float:
     if mask is not None and h.ndim == 3:
         return float(mask.sum()) * h.shape[2]
     return float(h.numel())
-
-
-def _first(state: State, rows: int) -> State:
-    return State(state.h[:rows], None if state.mask is None else state.mask[:rows])
 
 
 def resident_bytes(device: torch.device) -> int:

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, cast
 
 from unfreeze.amounts import counted
-from unfreeze.choose.candidates import Candidate
+from unfreeze.choose.candidates import Candidate, has_batch_norm
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import AUTO, Origin, TrainRequest, target_patterns
 from unfreeze.contracts import Backbone
@@ -96,7 +96,6 @@ def idle_settings(plan: Plan, backbone: Backbone, request: TrainRequest) -> list
     """A sentence for each setting that was said and has no effect on this plan of this backbone."""
     bounds = [phase.boundary(len(backbone.stages)) for phase in plan.phases]
     varied = plan.augment != "none" or plan.token_dropout > 0
-    statistics = any(name.endswith("running_mean") for name, _ in backbone.module.named_buffers())
     idle = []
     if not any(bounds):
         stored = {"--views": request.views, "--store": "on" if request.store == "on" else None}
@@ -109,7 +108,7 @@ def idle_settings(plan: Plan, backbone: Backbone, request: TrainRequest) -> list
         idle.append(
             f"--views {request.views} changes nothing here: nothing varies the rows, and all views are alike."
         )
-    if request.bn == "train" and not statistics:
+    if request.bn == "train" and not has_batch_norm(backbone):
         idle.append(f"--bn train changes nothing here: {backbone.name} has no norms with running statistics.")
     return idle
 
