@@ -107,6 +107,27 @@ def test_equal_texts_share_a_part(tmp_path):
     assert np.abs(np.bincount(data.part) / 200 - [0.7, 0.15, 0.15]).max() < 0.05
 
 
+@pytest.mark.parametrize("copies", [2, 3, 4, 5, 10, 20])
+@pytest.mark.parametrize("texts", [7, 30, 60])
+def test_texts_that_repeat_regularly_never_lie_in_two_parts(texts, copies):
+    text, label = np.arange(texts * copies) % texts, np.arange(texts * copies) % texts % 2
+    identity = pa.array([f"text {number}" for number in text])
+    order = hash_order(identity, seed=0)
+    part = draw_parts(Pool("toys", ("a", "b"), label.astype(np.int32), order), SHARES)
+    assert all(len(set(part[text == number])) == 1 for number in range(texts))
+    rows = np.array(table(label, part, 2))
+    assert rows.min() >= copies
+    if texts >= 30:
+        assert np.abs(rows / rows.sum(axis=0) - [[0.7], [0.15], [0.15]]).max() < 0.08
+
+
+def test_a_text_that_is_most_of_a_class_is_learnt_from():
+    texts = ["often"] * 50 + [f"text {number}" for number in range(50)]
+    data = load_dataset((texts + [f"other {n}" for n in range(20)], ["a"] * 100 + ["b"] * 20))
+    assert (data.part[:50] == PARTS.index("train")).all()
+    assert table(data.label, data.part, 2) == [[70, 14], [15, 3], [15, 3]]
+
+
 def test_equal_texts_never_empty_a_part():
     data = load_dataset((["same"] * 10 + [f"text {n}" for n in range(10)], ["a"] * 10 + ["b"] * 10))
     assert table(data.label, data.part, 2) == [[6, 8], [2, 1], [2, 1]]

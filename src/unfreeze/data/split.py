@@ -101,20 +101,42 @@ def _draw_rows(pool: Pool, shares: Mapping[Part, float]) -> NDArray[np.int8]:
         counts = class_counts(rows_of_class, wishes)
         owed = {name: float(np.clip(wishes[name] - counts[name], -0.5, 0.5)) for name in shares}
         rows = by_class[start : start + rows_of_class]
-        part[rows] = _with_equals_together(pool.order[rows], _spread(counts))
+        part[rows] = _place(pool.order[rows], counts)
         start += rows_of_class
     return part
 
 
-def _with_equals_together(order: NDArray[np.uint64], part: NDArray[np.int8]) -> NDArray[np.int8]:
-    """One class's parts, with rows of equal identity (the same text) in one part.
+def _place(order: NDArray[np.uint64], counts: Mapping[Part, int]) -> NDArray[np.int8]:
+    """The parts of one class's rows, about so many in each, with rows of equal identity (the same text) in one part.
 
-    A text that is learned and tested on makes results too good. A class that would vanish from a part stays
-    as it is drawn; its repeated rows show up in the audit.
+    A text that is learned and tested on makes results too good. Texts that occur several times go where most rows are
+    missing, the most frequent first, and none of the parts stays without one. A class of fewer texts than parts is
+    drawn by rows; its repeated ones show up in the audit.
     """
-    _, first, inverse = np.unique(order, return_index=True, return_inverse=True)
-    together = part[first][inverse]
-    return together if len(np.unique(together)) == len(np.unique(part)) else part
+    parts = [PARTS.index(part) for part, count in counts.items() if count]
+    _, text, sizes = np.unique(order, return_inverse=True, return_counts=True)
+    if len(sizes) == len(order) or len(sizes) < len(parts):
+        return _spread(counts)
+    missing = {PARTS.index(part): count for part, count in counts.items() if count}
+    part_of = np.full(len(sizes), -1, dtype=np.int8)
+    empty, left = set(parts), len(sizes)
+    several = np.flatnonzero(sizes > 1)
+    for index in several[np.argsort(-sizes[several], kind="stable")]:
+        # As many texts as empty parts: each gets one.
+        open_ = empty if left == len(empty) else parts
+        taken = max(open_, key=lambda part: (missing[part], part == parts[0]))
+        part_of[index] = taken
+        missing[taken] -= int(sizes[index])
+        empty.discard(taken)
+        left -= 1
+    rows = part_of[text]
+    if not left:
+        return rows
+    wanted = {PARTS[part]: max(0, count) for part, count in missing.items()}
+    while sum(wanted.values()) > left:
+        wanted[max(wanted, key=lambda part: (wanted[part], PARTS.index(part) not in empty))] -= 1
+    rows[rows < 0] = _spread(wanted)
+    return rows
 
 
 def _spread(counts: Mapping[Part, int]) -> NDArray[np.int8]:
