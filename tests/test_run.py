@@ -140,6 +140,44 @@ def test_given_validation_rows_are_not_fitted_on_and_match_by_name(tmp_path, mak
     assert few["how"].startswith("out of fold")
 
 
+def test_texts_that_stand_twice_do_not_flatter_what_is_known_of_noise(tmp_path, plain_torch):
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(list("abcdefghijklmnop"), 8)) for _ in range(60)]
+    labels = list(random.choice(["left", "right"], 60))
+    run = unfreeze.train(
+        (texts * 2, labels * 2),
+        output_dir=tmp_path / "run",
+        backbone="all-minilm-l6-v2",
+        max_length=16,
+        strategy="feature-extraction",
+    )
+    assert metrics_of(run.folder)["validation"]["accuracy"] < 0.65
+
+
+PAIRS = [f"{word}, {number}" for number in range(2) for word in ("moon", "rain", "bread")]
+
+
+@pytest.mark.parametrize("strategy", ["auto", "full", "contrastive"])
+def test_one_row_of_each_class_to_train_on_is_enough(strategy, tmp_path, plain_torch):
+    data = PAIRS, ["a", "b", "c"] * 2
+    run = unfreeze.train(
+        data,
+        test=data,
+        output_dir=tmp_path / "run",
+        backbone="all-minilm-l6-v2",
+        max_length=16,
+        strategy=strategy,
+        **({} if strategy == "auto" else {"epochs": 1}),
+    )
+    assert run.test.n == 6
+
+
+def test_where_nothing_can_be_held_out_it_is_said(tmp_path, plain_torch):
+    data = PAIRS[:3], ["a", "b", "c"]
+    with pytest.raises(DataError, match="has one row of each class to learn from"):
+        unfreeze.train(data, val=data, test=data, output_dir=tmp_path / "run", backbone="all-minilm-l6-v2")
+
+
 def test_shares_decide_how_many_rows_are_test(text_run):
     with (text_run.run.folder / "predictions.csv").open() as file:
         truth = Counter(line.rstrip().rpartition(",")[2] for line in file.readlines()[1:])

@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unfreeze.heads.folds import ALWAYS_TRAINED, assign_folds, stratified_sample
+from unfreeze.heads.folds import (
+    ALWAYS_TRAINED,
+    assign_folds,
+    can_be_held_out,
+    held_together,
+    stratified_sample,
+)
 
 
 def test_folds_are_even_in_size_and_in_every_class():
@@ -50,6 +56,53 @@ def test_there_are_no_more_folds_than_groups_and_none_is_empty():
     assert sorted(np.bincount(assign_folds(y, folds=5, seed=0, groups=groups))) == [5, 5, 30]
     one = np.zeros(40, dtype=np.int32)
     assert assign_folds(y, folds=5, seed=0, groups=one).max() + 1 == 5
+
+
+def test_rows_stand_for_themselves_where_neither_group_nor_content_repeats():
+    assert held_together(np.array([5, 9, 7], dtype=np.uint64), None) is None
+
+
+def test_equal_contents_are_held_out_together_and_join_the_groups_that_they_are_in():
+    contents = np.array([1, 2, 1, 3, 4, 3], dtype=np.uint64)
+    alone = held_together(contents, None)
+    assert alone[0] == alone[2]
+    assert alone[3] == alone[5]
+    assert len(set(alone)) == 4
+    # The first group shares a content with the second, and that one none with the third.
+    joined = held_together(contents, np.array([0, 0, 1, 2, 2, 3], dtype=np.int32))
+    assert joined.tolist() == [joined[0]] * 3 + [joined[3]] * 3
+    assert joined[0] != joined[3]
+
+
+@pytest.mark.parametrize("copies", [2, 4, 10])
+def test_copies_share_a_fold_and_folds_stay_even_in_every_class(copies):
+    random = np.random.default_rng(copies)
+    # Two thirds of the contents stand once.
+    content = np.concatenate([np.arange(200), np.repeat(np.arange(200, 300), copies)])
+    y = (content % 3 == 0).astype(np.intp)
+    shuffled = random.permutation(len(y))
+    content, y = content[shuffled], y[shuffled]
+    fold = assign_folds(y, folds=5, seed=1, groups=held_together(content.astype(np.uint64), None))
+    assert all(len(set(fold[content == one])) == 1 for one in range(300))
+    for label in range(2):
+        per_fold = np.bincount(fold[y == label], minlength=5)
+        assert per_fold.max() - per_fold.min() <= copies
+
+
+def test_a_class_of_one_content_is_never_held_out():
+    y = np.repeat([0, 1, 2], [10, 4, 10])
+    groups = np.concatenate([np.arange(10), [50] * 4, np.arange(10) + 20])
+    fold = assign_folds(y, folds=5, seed=0, groups=groups)
+    assert (fold[y == 1] == ALWAYS_TRAINED).all()
+    assert (fold[y != 1] >= 0).all()
+
+
+def test_where_every_class_is_one_content_rows_are_held_out_from_their_copies():
+    y = np.repeat([0, 1], 6)
+    assert not can_be_held_out(y, y)
+    assert (assign_folds(y, folds=3, seed=0, groups=y) == assign_folds(y, folds=3, seed=0)).all()
+    assert can_be_held_out(y)
+    assert not can_be_held_out(np.arange(5))
 
 
 def test_the_seed_decides_the_folds():

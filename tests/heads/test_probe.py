@@ -5,6 +5,7 @@ import pytest
 
 from unfreeze.errors import UnfreezeError
 from unfreeze.heads import probe as probe_module
+from unfreeze.heads.folds import held_together
 from unfreeze.heads.probe import fit_probe
 from unfreeze.proportions import wilson_interval
 
@@ -74,6 +75,21 @@ def test_out_of_fold_scores_do_not_flatter_memorised_rows():
     result = fitted({1: x}, y, 2)
     assert result.probe.accuracy < 0.65
     assert result.probe.log_loss > 0.65
+
+
+def test_copies_of_rows_do_not_flatter_a_probe_that_knows_nothing():
+    random = np.random.default_rng(0)
+    features = np.repeat(random.normal(size=(80, 200)).astype(np.float32), 2, axis=0)
+    y = np.repeat(random.integers(0, 2, 80), 2)
+    contents = np.repeat(np.arange(80), 2).astype(np.uint64)
+    assert fitted({1: features}, y, 2).probe.accuracy > 0.8
+    assert fitted({1: features}, y, 2, groups=held_together(contents, None)).probe.accuracy < 0.65
+
+
+def test_that_classes_cannot_be_held_out_is_said():
+    y = np.repeat([0, 1], 10)
+    features = {1: np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)}
+    assert any("which flatters" in reason for reason in fitted(features, y, 2, groups=y).reasons)
 
 
 def test_groups_stop_a_probe_from_recognising_them():

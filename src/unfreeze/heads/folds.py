@@ -8,15 +8,43 @@ from numpy.typing import NDArray
 ALWAYS_TRAINED = -1
 
 
+def held_together(contents: NDArray[np.uint64], groups: NDArray[np.int32] | None) -> NDArray[np.intp] | None:
+    """Codes (rows,) of what must be held out together, or None where every row stands for itself.
+
+    Rows of a group belong together, and so do rows of equal content: what is learnt from one copy is known of the
+    others. ``contents`` (rows,): a hash each; ``groups`` (rows,): codes.
+    """
+    names, content = np.unique(contents, return_inverse=True)
+    if groups is None:
+        return None if len(names) == len(contents) else content
+    if len(names) == len(contents):
+        return groups.astype(np.intp)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    known, group = np.unique(groups, return_inverse=True)
+    nodes = len(names) + len(known)
+    edges = coo_array((np.ones(len(content), bool), (content, len(names) + group)), shape=(nodes, nodes))
+    parts = connected_components(edges, directed=False)[1]
+    joined: NDArray[np.intp] = parts[content].astype(np.intp)
+    return joined
+
+
+def can_be_held_out(y: NDArray[np.intp], groups: NDArray[np.integer] | None = None) -> bool:
+    """Whether there is a class of which some rows can be held out while others are learnt from."""
+    code = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    return bool((_groups_of_classes(y, code) > 1).any())
+
+
 def assign_folds(
-    y: NDArray[np.intp], *, folds: int, seed: int, groups: NDArray[np.int32] | None = None
+    y: NDArray[np.intp], *, folds: int, seed: int, groups: NDArray[np.integer] | None = None
 ) -> NDArray[np.intp]:
     """The fold in which each row is held out, (rows,), or ``ALWAYS_TRAINED``.
 
     Classes are spread evenly over the folds. There are at most ``folds`` of them, no more than the smallest
-    class of two rows or more has rows, and at least two. The row of a class with one row is always in
-    training. With ``groups``, rows of a group share a fold, and there are no more folds than groups; a
-    single group cannot be held out from itself and is ignored.
+    class of two rows or more has rows, and at least two. With ``groups`` (see ``held_together``), rows of a group
+    share a fold, and there are no more folds than groups. The rows of a class with one row, or in one group alone,
+    are always in training; where that is every class, groups are ignored, since none can be held out from itself.
     """
     counts = np.bincount(y)
     several = counts[counts > 1]
@@ -24,12 +52,8 @@ def assign_folds(
         raise ValueError("cross-validation needs a class with two rows or more")
     limit = max(2, min(folds, int(several.min())))
     order = np.random.default_rng(seed)
-    if groups is not None:
-        distinct = len(np.unique(groups))
-        if distinct > 1:
-            assigned = _by_group(y, groups, folds=min(limit, distinct), order=order)
-            assigned[counts[y] == 1] = ALWAYS_TRAINED
-            return assigned
+    if groups is not None and can_be_held_out(y, groups):
+        return _by_group(y, groups, folds=limit, order=order)
     assigned = np.empty(len(y), dtype=np.intp)
     first = 0
     for label in np.flatnonzero(counts):
@@ -44,31 +68,53 @@ def assign_folds(
 
 
 def _by_group(
-    y: NDArray[np.intp], groups: NDArray[np.int32], *, folds: int, order: np.random.Generator
+    y: NDArray[np.intp], groups: NDArray[np.integer], *, folds: int, order: np.random.Generator
 ) -> NDArray[np.intp]:
-    """Folds of whole groups: the largest group first, each into the fold that most lacks its classes."""
+    """Folds of whole groups: the largest first, each into the fold that most lacks its classes, single rows last."""
     names, code = np.unique(groups, return_inverse=True)
-    classes = int(y.max()) + 1
-    table = np.zeros((len(names), classes))
-    np.add.at(table, (code, y), 1)
-    table /= np.maximum(table.sum(axis=0), 1)
-    shuffled = order.permutation(len(names))
+    folds = min(folds, len(names))
+    of_class = np.bincount(y)
     sizes = np.bincount(code)
-    held = np.zeros((folds, classes))
-    fold_of = np.empty(len(names), dtype=np.intp)
+    shuffled = order.permutation(len(names))
+    # Rows by group, so that a group is a slice.
+    by_group = np.argsort(code, kind="stable")
+    ends = np.cumsum(sizes)
+    # In shares of a class, so that a rare one counts as much as a frequent one.
+    held = np.zeros((folds, len(of_class)))
     taken = np.zeros(folds, dtype=np.intp)
+    assigned = np.empty(len(y), dtype=np.intp)
     remaining = len(names)
     for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
-        cost = held @ table[group]
+        if sizes[group] == 1:
+            break
+        rows = by_group[ends[group] - sizes[group] : ends[group]]
+        labels, counts = np.unique(y[rows], return_counts=True)
+        shares = counts / of_class[labels]
+        cost = held[:, labels] @ shares
         empty = taken == 0
         if remaining == int(empty.sum()):
             cost = np.where(empty, cost, np.inf)
         fold = int(np.lexsort((taken, cost))[0])
-        fold_of[group] = fold
-        held[fold] += table[group]
-        taken[fold] += 1
+        assigned[rows] = fold
+        held[fold, labels] += shares
+        taken[fold] += len(rows)
         remaining -= 1
-    return fold_of[code]
+    single = np.flatnonzero(sizes[code] == 1)
+    for label in np.unique(y[single]):
+        rows = order.permutation(single[y[single] == label])
+        # As if each fold were a column of this class's rows, filled up from its lowest place.
+        places = np.round(held[:, label] * of_class[label])[:, None] + np.arange(len(rows))
+        level = np.lexsort((np.repeat(taken, len(rows)), places.ravel()))[: len(rows)] // len(rows)
+        assigned[rows] = level
+        taken += np.bincount(level, minlength=folds)
+    assigned[_groups_of_classes(y, code)[y] == 1] = ALWAYS_TRAINED
+    return assigned
+
+
+def _groups_of_classes(y: NDArray[np.intp], code: NDArray[np.intp]) -> NDArray[np.intp]:
+    """In how many groups each class occurs, (classes,)."""
+    pairs = np.unique(y.astype(np.int64) * (int(code.max(initial=0)) + 1) + code)
+    return np.bincount(pairs // (int(code.max(initial=0)) + 1), minlength=int(y.max(initial=-1)) + 1)
 
 
 def stratified_sample(y: NDArray[np.intp], *, size: int, seed: int) -> NDArray[np.intp]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.heads.design import Design, make_design
-from unfreeze.heads.folds import ALWAYS_TRAINED, assign_folds, stratified_sample
+from unfreeze.heads.folds import ALWAYS_TRAINED, assign_folds, can_be_held_out, stratified_sample
 from unfreeze.heads.head import Head, HeadKind
 from unfreeze.heads.mlp import fit_mlp
 from unfreeze.heads.search import (
@@ -117,7 +117,7 @@ def fit_probe(
     classes: int,
     boundaries_names: Mapping[int, str],
     seed: int,
-    groups: NDArray[np.int32] | None = None,
+    groups: NDArray[np.integer] | None = None,
     folds: int = PROBE_FOLDS,
     class_weight: str | None = None,
     kind: HeadKind = "linear",
@@ -125,11 +125,11 @@ def fit_probe(
     """The best probe of these features, the pooled one, and a probe at every boundary.
 
     ``features``: boundary → float32 (rows, width); the last boundary is the pooled feature. ``y`` (rows,),
-    in 0..classes-1. ``class_weight``: None, or ``"balanced"``. Every boundary's penalty is the one with the
-    lowest out-of-fold log-loss. The last half of the boundaries, at most five, are also joined; that head
-    is taken when it has a lower log-loss out of fold and no lower accuracy (balanced accuracy when
-    ``"balanced"``). With ``kind="mlp"`` the classic head on the pooled feature is fitted instead. On more
-    than ``CURVE_ROWS`` rows the penalties are searched on a stratified sample of that size.
+    in 0..classes-1; ``groups`` (rows,): what is held out together (see ``held_together``). ``class_weight``: None, or
+    ``"balanced"``. Every boundary's penalty is the one with the lowest out-of-fold log-loss. The last half of the
+    boundaries, at most five, are also joined; that head is taken when it has a lower log-loss out of fold and no lower
+    accuracy (balanced accuracy when ``"balanced"``). With ``kind="mlp"`` the classic head on the pooled feature is
+    fitted instead. On more than ``CURVE_ROWS`` rows the penalties are searched on a stratified sample of that size.
 
     Raises UnfreezeError when a feature is not finite, ValueError when arguments do not fit together.
     """
@@ -214,7 +214,7 @@ def _make_task(
     classes: int,
     names: Mapping[int, str],
     seed: int,
-    groups: NDArray[np.int32] | None,
+    groups: NDArray[np.integer] | None,
     folds: int,
     balanced: bool,
 ) -> tuple[_Task, list[str]]:
@@ -239,9 +239,16 @@ def _make_task(
         reasons.append(
             f"{used} folds instead of {folds}: the smallest class (or the number of groups) allows no more."
         )
-    singles = int((assigned == ALWAYS_TRAINED).sum())
+    singles = len(np.unique(truth[assigned == ALWAYS_TRAINED]))
     if singles:
-        reasons.append(f"{singles} classes have one row: it is always trained on and never scored.")
+        reasons.append(
+            f"{singles} classes have one row, or one group or content alone: they are always trained on and never "
+            "scored."
+        )
+    if groups is not None and not can_be_held_out(truth, groups):
+        reasons.append(
+            "Every class is one group or one content: rows are scored by heads that saw others of it, which flatters."
+        )
     return _Task(features, names, truth, assigned, rows, sampled_folds, classes, balanced), reasons
 
 

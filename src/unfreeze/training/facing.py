@@ -161,7 +161,7 @@ def _distance(material: Material, probe: ProbeResult, shift: Shift | None) -> Di
     fitted = fit_rows(dataset, features)
     rows, pooled = features.rows[fitted], features.arrays[last][fitted]
     y = dataset.label[rows].astype(np.intp)
-    assigned = assign_folds(y, folds=PROBE_FOLDS, seed=seed, groups=dataset.groups_of(rows))
+    assigned = assign_folds(y, folds=PROBE_FOLDS, seed=seed, groups=material.together(rows))
     some = stratified_sample(y, size=NEIGHBOUR_ROWS, seed=seed)
     scored = some[assigned[some] != ALWAYS_TRAINED]
     head = probe.pooled.head

@@ -24,6 +24,7 @@ from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import DataError
 from unfreeze.executors import build_executor
 from unfreeze.grafts import attach
+from unfreeze.heads.folds import held_together
 from unfreeze.plan import Plan
 from unfreeze.progress import Progress
 from unfreeze.runtime.decode import Quarantined
@@ -116,6 +117,14 @@ class Material:
     def places(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         """Where these rows stand among the features."""
         return np.searchsorted(self.features.rows, rows)
+
+    def together(self, rows: NDArray[np.intp]) -> NDArray[np.intp] | None:
+        """Codes of what of these rows must be held out together; None where each stands for itself."""
+        return held_together(self.keys(rows), self.dataset.groups_of(rows))
+
+    def keys(self, rows: NDArray[np.intp]) -> NDArray[np.uint64]:
+        """A number for what each of these rows holds, equal where they hold the same."""
+        return self._keys[self.places(rows)]
 
     def _rows(self, plan: Plan, rows: NDArray[np.intp]) -> Rows:
         from unfreeze.engine.task import Rows

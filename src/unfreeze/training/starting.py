@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.contracts import Executor
+from unfreeze.heads.design import make_design
 from unfreeze.heads.head import Head
 from unfreeze.heads.probe import fit_probe
+from unfreeze.heads.search import fit_head
 from unfreeze.plan import Plan
 from unfreeze.training.material import Material
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 # Rows of one batch when nothing is trained.
 BATCH_ROWS = 32
+# The penalty of all rows together where none can be chosen: scikit-learn's default, C = 1.
+PENALTY_OF_ROWS = 1.0
 
 
 def starting_head(material: Material, plan: Plan, rows: NDArray[np.intp]) -> nn.Module:
@@ -52,16 +56,28 @@ def pooled_features(material: Material, exact: Executor, rows: NDArray[np.intp])
     return np.concatenate(features)
 
 
-def _fit(material: Material, features: NDArray[np.floating], rows: NDArray[np.intp]) -> Head:
+def _fit(material: Material, features: NDArray[np.float32], rows: NDArray[np.intp]) -> Head:
     dataset, decisions, last = material.dataset, material.decisions, len(material.backbone.stages)
+    y = dataset.label[rows].astype(np.intp)
+    name, balanced = material.backbone.stages[-1].name, decisions.text("class_weight") == "balanced"
+    if len(np.unique(y)) == len(y):
+        # One row a class: nothing can be held out that a penalty could be chosen by.
+        return fit_head(
+            make_design([features], name=name),
+            y,
+            boundaries=(last,),
+            penalty=PENALTY_OF_ROWS / len(y),
+            classes=len(dataset.labels),
+            balanced=balanced,
+        )
     found = fit_probe(
         {last: features},
-        dataset.label[rows],
+        y,
         classes=len(dataset.labels),
-        boundaries_names={last: material.backbone.stages[-1].name},
+        boundaries_names={last: name},
         seed=decisions.number("seed"),
-        groups=dataset.groups_of(rows),
-        class_weight="balanced" if decisions.text("class_weight") == "balanced" else None,
+        groups=material.together(rows),
+        class_weight="balanced" if balanced else None,
         kind="mlp" if decisions.text("head") == "mlp" else "linear",
     )
     return found.probe.head

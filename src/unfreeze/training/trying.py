@@ -52,11 +52,11 @@ class Trier:
 
     @cached_property
     def assigned(self) -> NDArray[np.intp]:
-        """The half in which each row is held out; groups stay together."""
-        dataset = self.material.dataset
-        y = dataset.label[self.rows].astype(np.intp)
+        """The half in which each row is held out; groups and equal contents stay together."""
+        material = self.material
+        y = material.dataset.label[self.rows].astype(np.intp)
         return assign_folds(
-            y, folds=FOLDS, seed=self.material.decisions.number("seed"), groups=dataset.groups_of(self.rows)
+            y, folds=FOLDS, seed=material.decisions.number("seed"), groups=material.together(self.rows)
         )
 
     @cached_property
@@ -81,11 +81,13 @@ class Trier:
         plan = shorten(self.plans[candidate.name], share)
         held = self.assigned == fold
         train, scored = self.rows[~held], self.rows[held]
-        head = self._head(plan, fold, train)
         failed = ""
         losses: tuple[float, ...] = ()
         right = np.zeros(len(scored), dtype=bool)
         try:
+            if not len(scored):
+                raise UnfreezeError(f"No row can be held out in half {fold + 1}.")
+            head = self._head(plan, fold, train)
             trained, result = run_plan(
                 material,
                 # Without validation rows no epoch is preferred for what it says of the rows that are scored.

@@ -43,7 +43,7 @@ def measure_turning(material: Material, pooled: Probe) -> Turning | None:
     rows, y = features.rows[fitted][some], everything[some]
     known = features.arrays[max(features.arrays)][fitted][some]
     turned = _turned_features(material, rows)
-    assigned = assign_folds(y, folds=PROBE_FOLDS, seed=seed, groups=dataset.groups_of(rows))
+    assigned = assign_folds(y, folds=PROBE_FOLDS, seed=seed, groups=material.together(rows))
     penalty = pooled.regularisation * len(everything) / len(some)
     right = {"without": np.zeros(len(y), dtype=bool), "beside": np.zeros(len(y), dtype=bool)}
     for fold in np.unique(assigned[assigned != ALWAYS_TRAINED]):
