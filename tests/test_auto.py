@@ -13,7 +13,7 @@ from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost, PhaseCost
 from unfreeze.choose.trials import Expectation, Search, Trial
 from unfreeze.config import TrainRequest
-from unfreeze.errors import DivergedError, RequestError
+from unfreeze.errors import DivergedError, RequestError, StoppedError
 from unfreeze.plan import Phase, Plan, Thaw
 from unfreeze.training import choosing
 
@@ -192,7 +192,82 @@ def test_a_loss_that_is_no_number_starts_again_at_a_third_of_the_rate(taken, cel
     (record,) = json.loads((run.folder / "ledger.json").read_text())
     assert record["groups"][0]["rate"] == pytest.approx(3e-6)
     told = choice_of(run.folder)["decisions"][-2:]
-    assert told == ["The loss is not finite.", "It starts again at a third of its rates, for 4 epochs."]
+    assert told == [
+        "The loss is not finite.",
+        "It starts again at a third of its rates, for 4 epochs: what its trials found does not count any more.",
+    ]
+
+
+def test_what_starts_again_is_judged_by_its_own_rows_and_for_its_own_price(taken, cells, tmp_path, settings):
+    seen = []
+
+    def judge(expected, right, floor_right):
+        seen.append(expected)
+        return SimpleNamespace(ship=True, gain=0.1, reason="Good.")
+
+    tried = Expectation(
+        candidate=PARTIAL,
+        gain=0.1,
+        error=0.1,
+        seconds=8.0,
+        price=0.004,
+        full_length=True,
+        found=0.2,
+        found_error=0.01,
+    )
+    found = Search(expectations=(tried,), chosen=tried, decisions=["It is taken."])
+    taken.setattr("unfreeze.training.choosing.search", lambda *_, **__: found)
+    taken.setattr("unfreeze.training.choosing.judge", judge)
+    for name, fallen in (("well", [False] * 4), ("fallen", [True, *[False] * 4])):
+        answers = iter(fallen)
+        taken.setattr("unfreeze.training.choosing.CollapseWatch.fallen", lambda *_, a=answers: next(a))
+        unfreeze.train(str(cells), output_dir=tmp_path / name, **settings)
+    assert [(one.found, one.price) for one in seen] == [(0.2, 0.004), (None, pytest.approx(0.002))]
+
+
+def test_a_run_that_is_killed_when_it_starts_again_can_be_resumed(taken, cells, tmp_path, settings):
+    from unfreeze.training.thawing import thaw
+
+    thawed = []
+
+    def killed(*arguments, **settings):
+        thawed.append(settings["resume"])
+        if len(thawed) == 2:
+            raise KeyboardInterrupt
+        return thaw(*arguments, **settings)
+
+    fallen = iter([True, *[False] * 4])
+    taken.setattr("unfreeze.training.choosing.CollapseWatch.fallen", lambda *_: next(fallen))
+    taken.setattr("unfreeze.training.choosing.thaw", killed)
+    with pytest.raises(StoppedError):
+        unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", resume=True, **settings)
+    assert thawed == [False, False, True]
+    assert choice_of(run.folder)["restarts_at_lower_rates"] == 1
+
+
+def test_a_row_that_was_trained_on_a_copy_of_judges_nothing(taken, cells, tmp_path, settings):
+    counted = []
+
+    def judge(expected, right, floor_right):
+        counted.append(len(right))
+        return SimpleNamespace(ship=True, gain=0.1, reason="Good.")
+
+    taken.setattr("unfreeze.training.choosing.judge", judge)
+    for name in ("distinct", "copied"):
+        run = unfreeze.train(str(cells), output_dir=tmp_path / name, **settings)
+        validated = json.loads((run.folder / "metrics.json").read_text())["validation"]["n"]
+        for folder in cells.iterdir():
+            # The same picture by another name may be drawn into another part.
+            for number, path in enumerate(sorted(folder.glob("[0-9]*.png"))):
+                (tmp_path / "copied-cells" / folder.name).mkdir(parents=True, exist_ok=True)
+                for copy in range(2):
+                    target = tmp_path / "copied-cells" / folder.name / f"{number}-{copy}.png"
+                    target.write_bytes(path.read_bytes())
+        cells = tmp_path / "copied-cells"
+        counted.append(validated)
+    assert counted[0] == counted[1]
+    assert 0 < counted[2] < counted[3]
 
 
 def test_a_training_that_always_collapses_ships_the_probe(taken, cells, tmp_path, settings):
@@ -264,6 +339,17 @@ def test_a_run_that_is_stopped_goes_on_with_what_was_chosen(wanted, cells, tmp_p
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", resume=True, **pretrained)
     assert run.strategy == "partial"
     assert choice_of(run.folder)["trials"] == before["trials"]
+
+
+def test_a_stopped_run_says_that_another_time_limit_comes_too_late(
+    wanted, cells, tmp_path, stopping, pretrained
+):
+    with stopping(3):
+        unfreeze.train(str(cells), output_dir=tmp_path / "run", time_limit="5m", **pretrained)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", time_limit="2h", resume=True, **pretrained)
+    setting = origin_of(run, "time_limit")
+    assert setting.value == "2h"
+    assert setting.reason.startswith("trials and epochs are those of 5 min")
 
 
 @pytest.mark.parametrize(

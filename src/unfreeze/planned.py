@@ -10,7 +10,7 @@ from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
 from unfreeze.choose.settings import Decisions
-from unfreeze.choose.trials import PRICE, Expectation, hopeless, price_of
+from unfreeze.choose.trials import PRICE, Expectation, price_of
 from unfreeze.config import AUTO, FLOOR, READ_BY, THAWING, TrainRequest, seconds_of
 from unfreeze.contracts import Backbone
 from unfreeze.errors import DataError, RequestError
@@ -18,7 +18,16 @@ from unfreeze.plan import Plan
 from unfreeze.progress import Clock, Progress, Silent
 from unfreeze.proportions import wilson_interval
 from unfreeze.report.words import points
-from unfreeze.training.choosing import FINAL_SHARE, LEAST_EPOCHS, TIME_LIMIT, candidate_plans, fit_into
+from unfreeze.training.choosing import (
+    FINAL_SHARE,
+    LEAST_EPOCHS,
+    TIME_LIMIT,
+    candidate_plans,
+    fit_into,
+    room_for_training,
+    too_large,
+    untried,
+)
 from unfreeze.training.facing import gather_facts
 from unfreeze.training.material import Material
 from unfreeze.training.planning import make_plan
@@ -99,7 +108,7 @@ def look_ahead(request: TrainRequest, *, progress: Progress | None = None) -> Ou
     decisions = Decisions(request)
     probed = probe_data(dataset, decisions, clock, tell)
     material, probe = probed.material, probed.probe
-    if decisions.thaws and not len(material.part("val")):
+    if decisions.thaws and decisions.text("strategy") != AUTO and not len(material.part("val")):
         raise DataError(f"{dataset.source} leaves no validation rows: give --val a share or data.")
     with clock.part("gathering facts"):
         facts = gather_facts(material, probe)
@@ -160,6 +169,8 @@ class _Weighing:
         if strategy != AUTO:
             return
         yield from self._candidates()
+        if not len(self._material.part("val")):
+            return
         for other in THAWING:
             try:
                 plan = self._plan(other, _readable_by(other, decisions.request))
@@ -174,11 +185,15 @@ class _Weighing:
     def _candidates(self) -> Iterator[Option]:
         half = self._left * FINAL_SHARE
         found = candidate_plans(self._material, self._facts, error=self._error)
-        if why := hopeless(found, self._error):
+        if why := untried(self._material, found, error=self._error):
             self.untried = RuleChoice(FLOOR, why)
             return
+        room = room_for_training(self._material)
         for candidate, plan in found.items():
             self._tell(candidate.name)
+            if why := too_large(self._model.predict(plan), room):
+                self.unfit.append((candidate.name, why))
+                continue
             fitting = fit_into(plan, self._model.predict, half)
             if fitting is None:
                 told = f"fewer than {LEAST_EPOCHS} of its epochs fit into half of --time-limit"

@@ -45,7 +45,7 @@ def judge(expected: Expectation, right: NDArray[np.bool_], floor_right: NDArray[
         measured.append((expected.found, expected.found_error))
         told += f", and its trials on the other rows found {points(expected.found)}"
     gain, error = pooled(measured)
-    told += f": {gain_text(gain, error)} together"
+    told += f": {gain_text(gain, error)}" + (" together" if len(measured) > 1 else "")
     price = f"its price of {100 * expected.price:.1f} points"
     if gain <= expected.price:
         return Verdict(False, gain, f"{told}, which is not more than {price}. The probe is shipped.")

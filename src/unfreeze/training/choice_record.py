@@ -88,6 +88,7 @@ class _Expectation(_Kept):
 
 class _Record(_Kept):
     floor: _Floor
+    time_limit_seconds: Seconds
     facts: dict[str, _Fact]
     settings: dict[Annotated[str, Field(max_length=80)], Annotated[str, Field(max_length=1_000)]]
     candidates: tuple[_Candidate, ...]

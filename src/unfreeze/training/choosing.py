@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.amounts import counted, duration, size
+from unfreeze.bundle.folder import CHECKPOINTS
 from unfreeze.choose.candidates import Candidate, list_candidates
 from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
@@ -125,7 +127,13 @@ def choose(
     )
     path = folder / CHOICE
     if decisions.request.resume and path.exists():
-        return _choice_from(path, material)
+        choice = _choice_from(path, material)
+        before = choice.record["time_limit_seconds"]
+        if before != seconds_of(limit):
+            told = f"trials and epochs are those of {duration(before)}; for what starts again at lower rates"
+            decisions.record("time_limit", limit, decisions.entries["time_limit"].origin, told)
+            material.progress.say(f"--time-limit {limit}: {told}.")
+        return choice
     rows = int(probe.held_out.sum())
     floor = {
         "strategy": FLOOR,
@@ -149,7 +157,7 @@ def choose(
         "epochs_by_phase": None,
     }
     candidates = candidate_plans(material, facts, error=1 - probe.accuracy)
-    if sentence := _untried(material, candidates, error=1 - probe.accuracy):
+    if sentence := untried(material, candidates, error=1 - probe.accuracy):
         material.progress.say(sentence)
         return _written(Choice(record | {"decisions": [sentence]}, None, None), folder)
     wanted, late = _measured(candidates, material, predict, elapsed, limit)
@@ -187,7 +195,7 @@ def choose(
     return _written(Choice(record, plan, searched.chosen), folder)
 
 
-def _untried(material: Material, candidates: Iterable[Candidate], *, error: float) -> str:
+def untried(material: Material, candidates: Iterable[Candidate], *, error: float) -> str:
     """Why nothing is tried, in a sentence, or nothing where there is something to try."""
     if not len(material.part("val")):
         return (
@@ -210,23 +218,32 @@ def _measured(
     limit: str,
 ) -> tuple[dict[Candidate, Plan], list[str]]:
     """The candidates whose cost is measured within the time limit and fits into memory; a sentence for each other."""
-    # A prediction counts what the program holds already.
-    room = free_memory(material.device) + resident_bytes(material.device)
+    room = room_for_training(material)
     plans: dict[Candidate, Plan] = {}
     dropped: list[str] = []
     for number, (candidate, plan) in enumerate(wanted.items()):
         if number and elapsed() >= seconds_of(limit):
             dropped.append(f"{candidate.name}: --time-limit {limit} is over before its cost is measured.")
         # What costs are made of is measured when the first of its kind is asked for.
-        elif (needed := predict(plan).memory_bytes) > room:
-            dropped.append(
-                f"{candidate.name}: it would take {size(needed)} of memory, and there are {size(room)}."
-            )
+        elif why := too_large(predict(plan), room):
+            dropped.append(f"{candidate.name}: {why}.")
         else:
             plans[candidate] = plan
             continue
         material.progress.say(dropped[-1])
     return plans, dropped
+
+
+def room_for_training(material: Material) -> int:
+    """Bytes that a training may take, in all; what the program holds already is counted in a prediction."""
+    return free_memory(material.device) + resident_bytes(material.device)
+
+
+def too_large(cost: Cost, room: int) -> str:
+    """Why memory has no room for a training, or nothing where it has."""
+    if cost.memory_bytes <= room:
+        return ""
+    return f"it would take {size(cost.memory_bytes)} of memory, and there are {size(room)}"
 
 
 def _cut(
@@ -334,6 +351,9 @@ def train_chosen(
     decisions, backbone, progress = material.decisions, material.backbone, material.progress
     val = material.part("val")
     floor_right = _floor_right(material, probe, val)
+    # A row that the network was trained on a copy of says nothing of it.
+    own = ~np.isin(material.keys(val), material.keys(material.part("train")))
+    own = own if own.any() else ~own
     notes: list[str] = []
     first, stopped_at = choice.plan, choice.restarts
     given_up = "Every training failed or fell below the probe, at lower rates too: the probe is shipped."
@@ -348,10 +368,15 @@ def train_chosen(
                 )
                 break
             first = fitting
-            notes.append(f"It starts again at a third of its rates, for {counted(first.epochs, 'epoch')}.")
+            notes.append(
+                f"It starts again at a third of its rates, for {counted(first.epochs, 'epoch')}: what its trials found "
+                "does not count any more."
+            )
             progress.say(notes[-1])
             record = {**choice.record, "epochs_by_phase": [phase.epochs for phase in first.phases]}
             choice = replace(choice, record=record)
+            # They are of higher rates: a run that is stopped now could not go on from them.
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         choice = replace(choice, restarts=restarts, notes=tuple(notes))
         # A run that is stopped now goes on at these rates.
         write_choice(choice.to_dict(), folder)
@@ -370,7 +395,13 @@ def train_chosen(
             continue
         right = np.zeros(len(val), dtype=bool)
         right[np.searchsorted(val, trained.rows)] = trained.logits.argmax(axis=1) == trained.y
-        verdict = judge(expected, right, floor_right)
+        measured = expected
+        if restarts:
+            # Its trials were of rates that have failed, and say nothing of these.
+            share = predict(plan).seconds / max(expected.seconds, 1e-9)
+            price = expected.price * min(1.0, share)
+            measured = replace(expected, found=None, found_error=None, price=price)
+        verdict = judge(measured, right[own], floor_right[own])
         progress.say(verdict.reason)
         if verdict.ship:
             record_plan(plan, backbone, decisions)
