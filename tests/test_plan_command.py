@@ -2,13 +2,16 @@
 
 import io
 import json
+import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from unfreeze.choose.settings import Decisions, record_data
 from unfreeze.config import TrainRequest
+from unfreeze.errors import DataError
 from unfreeze.planned import choose_by_rules, look_ahead
 from unfreeze.progress import Silent
 from unfreeze.training.costing import CostModel, draw_sample
@@ -154,7 +157,7 @@ def outlook(photos, tiny_cnn, tmp_path_factory):
     """
     with plain(tmp_path_factory.mktemp("cache")) as patched:
         patched.setattr("unfreeze.choose.candidates.NEAR_ROWS", 0)
-        patched.setattr("unfreeze.planned.hopeless", lambda *_: "")
+        patched.setattr("unfreeze.training.choosing.hopeless", lambda *_: "")
         return look_ahead(
             TrainRequest(
                 data=str(photos),
@@ -210,6 +213,35 @@ def test_where_nothing_is_hoped_for_nothing_would_be_tried(photos, tiny_cnn, tmp
     assert {option.plan.strategy for option in found.options} == {
         *("partial", "gradual", "discriminative", "full", "lora", "scratch")
     }
+
+
+def test_without_validation_rows_the_probe_would_be_taken(photos, tiny_cnn, tmp_path):
+    for folder in photos.iterdir():
+        (tmp_path / "few" / folder.name).mkdir(parents=True)
+        for path in sorted(folder.iterdir())[:3]:
+            shutil.copy(path, tmp_path / "few" / folder.name)
+    request = TrainRequest(data=str(tmp_path / "few"), backbone=tiny_cnn, image_size=32, batch_size=8)
+    with plain(tmp_path / "cache"):
+        found = look_ahead(request)
+        with pytest.raises(DataError, match="leaves no validation rows"):
+            look_ahead(replace(request, strategy="full"))
+    assert found.options == ()
+    assert found.choice.name == "feature-extraction"
+    assert found.choice.reason.startswith("There are no validation rows")
+
+
+def test_what_memory_has_no_room_for_is_named_and_not_promised(photos, tiny_cnn, tmp_path, monkeypatch):
+    with plain(tmp_path) as patched:
+        patched.setattr("unfreeze.training.choosing.hopeless", lambda *_: "")
+        patched.setattr("unfreeze.choose.candidates.NEAR_ROWS", 0)
+        patched.setattr("unfreeze.planned.room_for_training", lambda _: 1000)
+        found = look_ahead(
+            TrainRequest(data=str(photos), backbone=tiny_cnn, image_size=32, epochs=1, batch_size=8)
+        )
+    assert not [option for option in found.options if option.candidate]
+    named = dict(found.unfit)
+    assert "of memory, and there are 1 kB" in named["full"]
+    assert found.choice.name == "feature-extraction"
 
 
 def test_it_is_readable_at_eighty_columns(outlook):
