@@ -117,7 +117,8 @@ def test_what_is_taken_was_tried_on_both_halves_and_is_told_with_its_evidence(
     wanted, cells, tmp_path, pretrained
 ):
     wanted.setattr(
-        "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=True, gain=0.1, reason="Good.")
+        "unfreeze.training.choosing.judge",
+        lambda *_, **__: SimpleNamespace(ship=True, gain=0.1, reason="Good."),
     )
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **pretrained)
     choice = choice_of(run.folder)
@@ -139,7 +140,8 @@ def test_what_is_taken_was_tried_on_both_halves_and_is_told_with_its_evidence(
 
 def test_a_model_that_does_not_beat_the_probe_is_not_shipped(wanted, cells, tmp_path, pretrained):
     wanted.setattr(
-        "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=False, gain=-0.1, reason="Worse.")
+        "unfreeze.training.choosing.judge",
+        lambda *_, **__: SimpleNamespace(ship=False, gain=-0.1, reason="Worse."),
     )
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **pretrained)
     probed = unfreeze.train(
@@ -164,7 +166,8 @@ def test_a_collapse_starts_again_at_a_third_of_the_rate(taken, cells, tmp_path, 
     fallen = iter([True, True, False, False, False, False])
     taken.setattr("unfreeze.training.choosing.CollapseWatch.fallen", lambda *_: next(fallen))
     taken.setattr(
-        "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=True, gain=0.1, reason="Good.")
+        "unfreeze.training.choosing.judge",
+        lambda *_, **__: SimpleNamespace(ship=True, gain=0.1, reason="Good."),
     )
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings, lr=9e-6)
     assert choice_of(run.folder)["restarts_at_lower_rates"] == 2
@@ -185,7 +188,8 @@ def test_a_loss_that_is_no_number_starts_again_at_a_third_of_the_rate(taken, cel
 
     taken.setattr("unfreeze.training.choosing.thaw", thawed)
     taken.setattr(
-        "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=True, gain=0.1, reason="Good.")
+        "unfreeze.training.choosing.judge",
+        lambda *_, **__: SimpleNamespace(ship=True, gain=0.1, reason="Good."),
     )
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings, lr=9e-6)
     assert choice_of(run.folder)["restarts_at_lower_rates"] == 1
@@ -201,7 +205,7 @@ def test_a_loss_that_is_no_number_starts_again_at_a_third_of_the_rate(taken, cel
 def test_what_starts_again_is_judged_by_its_own_rows_and_for_its_own_price(taken, cells, tmp_path, settings):
     seen = []
 
-    def judge(expected, right, floor_right):
+    def judge(expected, right, floor_right, *, among):
         seen.append(expected)
         return SimpleNamespace(ship=True, gain=0.1, reason="Good.")
 
@@ -249,7 +253,7 @@ def test_a_run_that_is_killed_when_it_starts_again_can_be_resumed(taken, cells, 
 def test_a_row_that_was_trained_on_a_copy_of_judges_nothing(taken, cells, tmp_path, settings):
     counted = []
 
-    def judge(expected, right, floor_right):
+    def judge(expected, right, floor_right, *, among):
         counted.append(len(right))
         return SimpleNamespace(ship=True, gain=0.1, reason="Good.")
 
@@ -326,7 +330,8 @@ def test_epochs_are_cut_to_the_time_there_is(wanted, cells, tmp_path, settings):
 
 def test_a_run_that_is_stopped_goes_on_with_what_was_chosen(wanted, cells, tmp_path, stopping, pretrained):
     wanted.setattr(
-        "unfreeze.training.choosing.judge", lambda *_: SimpleNamespace(ship=True, gain=0.1, reason="Good.")
+        "unfreeze.training.choosing.judge",
+        lambda *_, **__: SimpleNamespace(ship=True, gain=0.1, reason="Good."),
     )
     with stopping(3):
         unfreeze.train(str(cells), output_dir=tmp_path / "run", **pretrained)

@@ -56,6 +56,20 @@ def test_a_gain_within_chance_is_shipped_and_told_so():
     assert told.endswith("which is more than its price of 0.5 points, though within chance. It is shipped.")
 
 
+def test_the_best_of_several_is_told_so_and_known_less_well():
+    alone, best = (judge(expected(0.035, 0.02), rows(83), rows(80), among=among) for among in (1, 3))
+    assert "flatters" not in alone.reason
+    assert "which flatters" in best.reason
+    assert alone.gain == best.gain
+    assert best.ship
+    assert "though within chance" not in alone.reason
+    assert "though within chance" in best.reason
+    # Without trials there is nothing that was the best of any.
+    assert judge(expected(None, None), rows(84), rows(80), among=3) == judge(
+        expected(None, None), rows(84), rows(80)
+    )
+
+
 def test_few_validation_rows_do_not_undo_certain_trials():
     assert judge(expected(0.05, 0.005), rows(18, of=20), rows(19, of=20)).ship
 

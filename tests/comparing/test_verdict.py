@@ -144,6 +144,26 @@ def test_differences_hold_for_all_strategies_at_once(make_cell, share_right):
     assert one.low > 0 > many.low
 
 
+def test_differences_to_the_floor_hold_for_all_backbones_at_once(make_cell, share_right):
+    def above(*backbones):
+        cells = [
+            make_cell(name, right, backbone=backbone)
+            for backbone in backbones
+            for name, right in (
+                ("feature-extraction", share_right(140)),
+                ("full", share_right(151 if backbone == "toy" else 149, 3)),
+            )
+        ]
+        found = summarise(cells)
+        return found[0], found[1]
+
+    (_, one), (floor, many) = above("toy"), above("toy", *"abcdef")
+    assert one.to_floor.value == many.to_floor.value
+    assert one.to_floor.low > 0 > many.to_floor.low
+    assert many.is_best
+    assert (floor.to_best.low, floor.to_best.high) == (-many.to_floor.high, -many.to_floor.low)
+
+
 def test_a_mean_of_fewer_seeds_is_not_the_best(make_cell, share_right):
     cells = [make_cell("feature-extraction", share_right(140), seed=seed) for seed in range(3)]
     cells += [make_cell("full", share_right(200), seed=0)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from unfreeze.choose.likeness import ALIKE, NEIGHBOURS, Pairs
-from unfreeze.choose.paired import TWO_SIDED
+from unfreeze.choose.paired import reach
 
 # From this ratio of the largest to the smallest class on, accuracy hides the smallest one.
 LOPSIDED = 10.0
@@ -185,7 +185,7 @@ class Turning:
     def facts(self) -> Iterator[Fact]:
         """Both in one sentence."""
         matters = "which way is up matters"
-        if self.without - self.beside <= TWO_SIDED * self.error:
+        if self.without - self.beside <= reach(self.error):
             matters = "turning them does no harm" if self.harmless else "turning them may do harm"
         yield Fact(
             "with_turned_copies",

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Standard errors on each side of a 95 % interval.
-TWO_SIDED = 1.96
+# The share of draws that an interval leaves out.
+OUTSIDE = 0.05
+
+
+def reach(error: float, *, among: int = 1) -> float:
+    """Half of a 95 % interval of so many standard errors, for the best of ``among`` measured alike (Bonferroni)."""
+    return NormalDist().inv_cdf(1 - OUTSIDE / 2 / among) * error
 
 
 def pooled(measured: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from unfreeze.amounts import duration
 from unfreeze.choose.candidates import Candidate
-from unfreeze.choose.paired import TWO_SIDED, discordant, paired_error, paired_gain, pooled
+from unfreeze.choose.paired import discordant, paired_error, paired_gain, pooled, reach
 from unfreeze.config import GRAFTING, ON_PAIRS
 from unfreeze.report.words import points
 
@@ -397,6 +397,6 @@ def price_of(seconds: float, *, dearest: float) -> float:
     return PRICE * seconds / max(dearest, 1e-9)
 
 
-def gain_text(gain: float, error: float) -> str:
-    """A gain in points with its 95 % interval."""
-    return f"{points(gain)} ± {TWO_SIDED * 100 * error:.1f}"
+def gain_text(gain: float, error: float, *, among: int = 1) -> str:
+    """A gain in points with its 95 % interval, which is wider for the best of ``among``."""
+    return f"{points(gain)} ± {100 * reach(error, among=among):.1f}"

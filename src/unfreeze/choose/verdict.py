@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.choose.paired import TWO_SIDED, paired_error, paired_gain, pooled
+from unfreeze.choose.paired import paired_error, paired_gain, pooled, reach
 from unfreeze.choose.trials import Expectation, gain_text
 from unfreeze.report.words import points
 
@@ -32,11 +32,14 @@ class Verdict:
     reason: str
 
 
-def judge(expected: Expectation, right: NDArray[np.bool_], floor_right: NDArray[np.bool_]) -> Verdict:
+def judge(
+    expected: Expectation, right: NDArray[np.bool_], floor_right: NDArray[np.bool_], *, among: int = 1
+) -> Verdict:
     """Ship when what was measured puts it above the probe by more than its price, within chance or not.
 
-    ``right`` and ``floor_right`` (rows,): on validation rows. Its trials count on the rows of the training part, each
-    weighted by its certainty; what was hoped before does not. What fell clearly below the probe is never shipped.
+    ``right`` and ``floor_right`` (rows,): on validation rows. ``among``: how many were tried at full length. Its trials
+    count on the rows of the training part, each weighted by its certainty; what was hoped before does not. What fell
+    clearly below the probe is never shipped.
     """
     own = (paired_gain(right, floor_right), paired_error(right, floor_right))
     measured = [own]
@@ -44,15 +47,19 @@ def judge(expected: Expectation, right: NDArray[np.bool_], floor_right: NDArray[
     if expected.found is not None and expected.found_error is not None:
         measured.append((expected.found, expected.found_error))
         told += f", and its trials on the other rows found {points(expected.found)}"
+        if among > 1:
+            told += f" (the best of {among}, which flatters)"
+    else:
+        among = 1
     gain, error = pooled(measured)
-    told += f": {gain_text(gain, error)}" + (" together" if len(measured) > 1 else "")
+    told += f": {gain_text(gain, error, among=among)}" + (" together" if len(measured) > 1 else "")
     price = f"its price of {100 * expected.price:.1f} points"
     if gain <= expected.price:
         return Verdict(False, gain, f"{told}, which is not more than {price}. The probe is shipped.")
     if own[0] < -FALLEN_ERRORS * own[1]:
         fallen = f"but the weights that were trained are {points(own[0])} on rows of their own"
         return Verdict(False, gain, f"{told}, {fallen}. The probe is shipped.")
-    chance = ", though within chance" if gain <= TWO_SIDED * error else ""
+    chance = ", though within chance" if gain <= reach(error, among=among) else ""
     return Verdict(True, gain, f"{told}, which is more than {price}{chance}. It is shipped.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -22,8 +22,8 @@ class Result:
     numbers are None. ``chosen``: what ``auto`` took under each of the seeds, else empty. ``is_best``: no other of this
     size has a higher mean accuracy; it was chosen by the rows that this accuracy is counted on. ``to_floor`` and
     ``to_best``: accuracy less that of the same backbone's floor, and of the best, on the same test rows, as shares in
-    -1..1; their intervals hold for all strategies compared at once. ``trained`` of ``parameters`` were in the
-    optimizer. ``seconds`` (without the frozen pass, which all share) and ``joules`` are medians over the seeds,
+    -1..1; their intervals hold for all strategies and backbones compared at once. ``trained`` of ``parameters`` were in
+    the optimizer. ``seconds`` (without the frozen pass, which all share) and ``joules`` are medians over the seeds,
     ``peak_bytes`` the largest of them.
     """
 
@@ -77,16 +77,16 @@ def summarise(cells: Iterable[CellResult]) -> tuple[Result, ...]:
         groups.setdefault((cell.strategy, cell.backbone, cell.size), []).append(cell)
     finished = {key: [cell for cell in group if cell.finished] for key, group in groups.items()}
     to_floor: dict[Key, Estimate] = {}
-    for backbone, size in dict.fromkeys(key[1:] for key in groups):
-        floor = (FLOOR, backbone, size)
-        alike = [key for key in finished if key[1:] == floor[1:] and key != floor]
-        to_floor |= _to_one(alike, floor, finished)
-    best = {size: _best(finished, size) for size in {key[2] for key in groups}}
     to_best: dict[Key, Estimate] = {}
+    best = {size: _best(finished, size) for size in dict.fromkeys(key[2] for key in groups)}
     for size, key in best.items():
+        alike = [other for other in finished if other[2] == size]
+        # The differences of all backbones at once: the best one of many is looked for among all of them.
+        floors = {other: (FLOOR, other[1], size) for other in alike if other[0] != FLOOR}
+        to_floor |= _differences(floors, finished)
         if key is None:
             continue
-        to_best |= _to_one([other for other in finished if other[2] == size and other != key], key, finished)
+        to_best |= _differences({other: key for other in alike if other != key}, finished)
         if key in to_floor:
             # The same difference, seen from the other side.
             to_best[FLOOR, key[1], size] = _turned(to_floor[key])
@@ -114,10 +114,10 @@ def differences(first: Sequence[CellResult], second: Sequence[CellResult]) -> li
     return gains
 
 
-def _to_one(keys: Sequence[Key], one: Key, finished: dict[Key, list[CellResult]]) -> dict[Key, Estimate]:
-    """The differences of these to one, of those that share a seed with it."""
-    gains = {key: differences(finished[key], finished.get(one, [])) for key in keys}
-    known = [key for key in keys if gains[key]]
+def _differences(pairs: Mapping[Key, Key], finished: Mapping[Key, list[CellResult]]) -> dict[Key, Estimate]:
+    """The difference of each to its other, of those that share a seed with it; the intervals hold for all at once."""
+    gains = {key: differences(finished[key], finished.get(other, [])) for key, other in pairs.items()}
+    known = [key for key in pairs if gains[key]]
     return dict(zip(known, paired_at_once([gains[key] for key in known]), strict=True))
 
 

@@ -401,7 +401,7 @@ def train_chosen(
             share = predict(plan).seconds / max(expected.seconds, 1e-9)
             price = expected.price * min(1.0, share)
             measured = replace(expected, found=None, found_error=None, price=price)
-        verdict = judge(measured, right[own], floor_right[own])
+        verdict = judge(measured, right[own], floor_right[own], among=_tried_fully(choice.record))
         progress.say(verdict.reason)
         if verdict.ship:
             record_plan(plan, backbone, decisions)
@@ -414,6 +414,12 @@ def train_chosen(
     choice = replace(choice, verdict=verdict, notes=tuple(notes))
     write_choice(choice.to_dict(), folder)
     return choice, fitted, None
+
+
+def _tried_fully(record: Mapping[str, Any]) -> int:
+    """How many candidates had a trial of full length; at least one was taken."""
+    full = {trial["candidate"] for trial in record["trials"] if trial["share_of_epochs"] == 1.0}
+    return max(1, len(full))
 
 
 @dataclass(frozen=True)
