@@ -205,7 +205,7 @@ def test_a_loss_that_is_no_number_starts_again_at_a_third_of_the_rate(taken, cel
 def test_what_starts_again_is_judged_by_its_own_rows_and_for_its_own_price(taken, cells, tmp_path, settings):
     seen = []
 
-    def judge(expected, right, floor_right, *, among):
+    def judge(expected, right, floor_right, **_):
         seen.append(expected)
         return SimpleNamespace(ship=True, gain=0.1, reason="Good.")
 
@@ -253,7 +253,7 @@ def test_a_run_that_is_killed_when_it_starts_again_can_be_resumed(taken, cells, 
 def test_a_row_that_was_trained_on_a_copy_of_judges_nothing(taken, cells, tmp_path, settings):
     counted = []
 
-    def judge(expected, right, floor_right, *, among):
+    def judge(expected, right, floor_right, **_):
         counted.append(len(right))
         return SimpleNamespace(ship=True, gain=0.1, reason="Good.")
 

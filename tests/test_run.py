@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 import unfreeze
 from unfreeze.config import read_config
 from unfreeze.errors import DataError, RequestError, StoppedError
+from unfreeze.proportions import wilson_interval
 
 DESIGNED = {
     "n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "log_loss", "ece",
@@ -152,6 +153,32 @@ def test_texts_that_stand_twice_do_not_flatter_what_is_known_of_noise(tmp_path, 
         strategy="feature-extraction",
     )
     assert metrics_of(run.folder)["validation"]["accuracy"] < 0.65
+
+
+def test_intervals_are_over_groups_where_the_data_have_them(tmp_path, make_mails, plain_torch):
+    make_mails(tmp_path / "mails.csv", per_class=40, seed=1, noise=0.5)
+    with (tmp_path / "mails.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (tmp_path / "senders.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "sender"])
+        writer.writeheader()
+        writer.writerows(row | {"sender": f"sender {number // 5}"} for number, row in enumerate(rows))
+    run = unfreeze.train(
+        str(tmp_path / "senders.csv"),
+        group_column="sender",
+        output_dir=tmp_path / "run",
+        backbone="all-minilm-l6-v2",
+        max_length=16,
+        strategy="feature-extraction",
+    )
+    assert len(run.test_groups) == len(run.test_names) == run.test.n
+    assert len(set(run.test_groups)) == run.test.n / 5
+    validation = metrics_of(run.folder)["validation"]
+    assert validation["how"].endswith("; all intervals are over groups of rows")
+    right = round(validation["accuracy"] * validation["n"])
+    assert (validation["accuracy_low"], validation["accuracy_high"]) != wilson_interval(
+        right / validation["n"], validation["n"]
+    )
 
 
 PAIRS = [f"{word}, {number}" for number in range(2) for word in ("moon", "rain", "bread")]

@@ -16,7 +16,6 @@ from unfreeze.contracts import Backbone
 from unfreeze.errors import DataError, RequestError
 from unfreeze.plan import Plan
 from unfreeze.progress import Clock, Progress, Silent
-from unfreeze.proportions import wilson_interval
 from unfreeze.report.words import points
 from unfreeze.training.choosing import (
     FINAL_SHARE,
@@ -124,7 +123,7 @@ def look_ahead(request: TrainRequest, *, progress: Progress | None = None) -> Ou
         source=dataset.source,
         backbone=material.backbone.name,
         facts=facts,
-        floor=(floor, *wilson_interval(floor, int(probe.probe.held_out.sum()))),
+        floor=(floor, *probe.probe.interval),
         options=options,
         unfit=tuple(weighing.unfit),
         choice=weighing.untried

@@ -212,6 +212,7 @@ def _baselines(evidence: Evidence) -> tuple[content.Baseline, ...]:
     dataset, labels = evidence.dataset, evidence.dataset.labels.names
     fitted = dataset.rows("train", "val")
     train_y, test_y = dataset.label[fitted], dataset.label[evidence.test_rows]
+    groups = dataset.groups_of(evidence.test_rows)
     majority = majority_baseline(train_y, test_y, labels)
     winner = labels[int(np.bincount(train_y, minlength=len(labels)).argmax())]
     found = [
@@ -219,8 +220,8 @@ def _baselines(evidence: Evidence) -> tuple[content.Baseline, ...]:
         content.Baseline("majority", content.Estimate(majority.accuracy), name=winner),
     ]
     if evidence.floor is not None:
-        scores = score(evidence.floor, test_y, labels)
-        difference = paired_difference(softmax(evidence.test_logits), evidence.floor, test_y)
+        scores = score(evidence.floor, test_y, labels, groups=groups)
+        difference = paired_difference(softmax(evidence.test_logits), evidence.floor, test_y, groups=groups)
         found.append(
             content.Baseline(
                 "probe",
@@ -241,13 +242,13 @@ def _baselines(evidence: Evidence) -> tuple[content.Baseline, ...]:
             classes=len(labels),
             seed=0,
         )
-        scores = score(probabilities, test_y, labels)
+        scores = score(probabilities, test_y, labels, groups=groups)
         found.append(
             content.Baseline(
                 "tfidf",
                 content.Estimate(scores.accuracy, scores.accuracy_low, scores.accuracy_high),
                 difference=content.Estimate(
-                    *paired_difference(softmax(evidence.test_logits), probabilities, test_y)
+                    *paired_difference(softmax(evidence.test_logits), probabilities, test_y, groups=groups)
                 ),
                 name=f"on {len(some):,} of the texts" if len(some) < len(fitted) else "",
             )
@@ -297,11 +298,8 @@ def _joined(probe: ProbeResult) -> content.ThawPoint | None:
     chosen = probe.probe
     if len(chosen.boundaries) == 1:
         return None
-    from unfreeze.proportions import wilson_interval
-
-    low, high = wilson_interval(chosen.accuracy, int(chosen.held_out.sum()))
     return content.ThawPoint(
-        f"{len(chosen.boundaries)} depths joined", content.Estimate(chosen.accuracy, low, high)
+        f"{len(chosen.boundaries)} depths joined", content.Estimate(chosen.accuracy, *chosen.interval)
     )
 
 

@@ -39,7 +39,11 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished training: its folder and what it measured. ``url``: where it was written to as well."""
+    """A finished training: its folder and what it measured.
+
+    ``test_names`` and ``test_groups``: of the test rows, the latter empty where the data have no groups. ``url``: where
+    it was written to as well.
+    """
 
     folder: Path
     strategy: str
@@ -50,6 +54,7 @@ class Run:
     test_names: tuple[str, ...]
     report: ReportData = field(repr=False)
     url: str | None = None
+    test_groups: tuple[int, ...] = ()
 
     def model(self) -> Model:
         """The classifier, loaded from the folder as any user would."""
@@ -172,8 +177,11 @@ def _train_into(
                 fitted.classifier, dataset, fitted.exact, decisions, progress, what="Test rows"
             )
     with clock.part("scoring"):
-        validation = score(fitted.probabilities, fitted.y, dataset.labels.names)
-        test = score(tested.probabilities, dataset.label[tested.rows], dataset.labels.names)
+        labels = dataset.labels.names
+        groups, test_groups = dataset.groups_of(fitted.rows), dataset.groups_of(tested.rows)
+        validation = score(fitted.probabilities, fitted.y, labels, groups=groups)
+        test = score(tested.probabilities, dataset.label[tested.rows], labels, groups=test_groups)
+        how = fitted.how + ("" if groups is None else "; all intervals are over groups of rows")
     examples = None
     if decisions.value("examples"):
         with clock.part("examples"):
@@ -190,7 +198,7 @@ def _train_into(
         if fit is not None:
             write_fit(fit, folder)
         save_run(folder, fitted, dataset, decisions, names, tested, examples)
-        save_metrics(folder, validation, test, fitted.how)
+        save_metrics(folder, validation, test, how)
     from unfreeze.reporting import Evidence, write_pages
 
     evidence = Evidence(
@@ -202,7 +210,7 @@ def _train_into(
         probe=probe,
         classifier=fitted.classifier,
         validation=validation,
-        validation_how=fitted.how,
+        validation_how=how,
         calibration_rows=len(fitted.rows),
         oof=oof,
         test=test,
@@ -231,6 +239,7 @@ def _train_into(
         validation=validation,
         test=test,
         test_names=names,
+        test_groups=() if test_groups is None else tuple(map(int, test_groups)),
         report=report,
         url=None if place.url is None else place.shown,
     )

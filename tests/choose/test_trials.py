@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unfreeze.choose.candidates import Candidate
-from unfreeze.choose.paired import paired_error
+from unfreeze.choose.paired import paired_error, paired_score
 from unfreeze.choose.trials import PRICE, Expectation, Trial, hopeless, search
 
 ROWS = 400
@@ -288,6 +288,16 @@ def test_the_error_of_a_difference_counts_the_rows_that_differ():
     assert paired_error(right, floor) == pytest.approx(1 / 100)
     right[:8] = True
     assert paired_error(right, floor) == pytest.approx(3 / 100)
+
+
+def test_rows_of_a_group_that_rise_together_are_less_certain():
+    right, floor = np.repeat([True, False], [60, 40]), np.repeat([True, False], [50, 50])
+    tens = np.arange(100) // 10
+    # One group of ten rises, and one more could.
+    assert paired_error(right, floor, tens) == pytest.approx(np.sqrt(100 + 100) / 100)
+    assert paired_error(right, floor, np.arange(100)) == paired_error(right, floor)
+    assert paired_score(right, floor) == pytest.approx(10 / np.sqrt(11))
+    assert paired_score(right, floor, tens) == pytest.approx(10 / np.sqrt(200))
 
 
 def test_an_expectation_is_kept_as_json():

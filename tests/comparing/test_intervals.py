@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from unfreeze.comparing.intervals import Gain, Moves, over_seeds, paired_at_once, paired_over_seeds
-from unfreeze.comparing.rows import key_rows, read_keys
+from unfreeze.comparing.rows import are_keys, key_groups, key_rows, read_keys
 from unfreeze.evaluate.compare import paired_difference
 
 
@@ -173,6 +173,38 @@ def test_the_best_of_eight_that_are_as_good_as_the_floor_is_seldom_above_it(seed
         gains = [[Gain(keys, right[place] - right[0]) for keys, right in drawn] for place in range(1, 9)]
         called += max(paired_at_once(gains), key=lambda found: found.value).low > 0
     assert called <= 10
+
+
+@pytest.mark.parametrize(("seeds", "shared"), [(1, True), (3, True), (3, False)])
+def test_rows_of_a_group_that_rise_together_do_not_make_false_differences(seeds, shared):
+    def called(*, known):
+        rng = np.random.default_rng(0)
+        false = 0
+        for _ in range(200):
+            # 20 groups of 20 rows, each of which one of two equal strategies finds easier.
+            group = np.repeat(np.arange(20), 20)
+            ease = rng.normal(size=(2, 20))
+            gains = []
+            for seed in range(seeds):
+                if not shared:
+                    ease = rng.normal(size=(2, 20))
+                right = (ease[:, group] + rng.normal(size=(2, 400)) > -0.5).astype(int)
+                keys = (group if known else np.arange(400)) + (0 if shared else 1_000 * seed)
+                gains.append(Gain(keys.astype(np.uint64), right[0] - right[1]))
+            found = paired_over_seeds(gains)
+            false += found.low > 0 or found.high < 0
+        return false
+
+    assert called(known=True) <= 14
+    if shared:
+        assert called(known=False) > 50
+
+
+def test_keys_of_groups_are_the_same_for_all_their_rows():
+    keys = read_keys(key_groups([3, 0, 3]), rows_hash="", count=3)
+    assert list(keys) == [3, 0, 3]
+    assert are_keys(key_groups([3, 0, 3]), 3, distinct=False)
+    assert not are_keys(key_groups([3, 0, 3]), 3)
 
 
 def test_keys_tell_rows_apart_and_find_them_again():

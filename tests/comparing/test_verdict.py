@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from unfreeze.comparing.results import summarise
+from unfreeze.comparing.rows import key_groups
 from unfreeze.comparing.verdict import judge, share_text
 
 
@@ -162,6 +163,22 @@ def test_differences_to_the_floor_hold_for_all_backbones_at_once(make_cell, shar
     assert one.to_floor.low > 0 > many.to_floor.low
     assert many.is_best
     assert (floor.to_best.low, floor.to_best.high) == (-many.to_floor.high, -many.to_floor.low)
+
+
+def test_rows_of_a_group_are_drawn_together(make_cell, share_right):
+    def told(groups):
+        cells = [
+            make_cell(name, share_right(count), seed=seed, rows_hash="own test part", groups=groups)
+            for seed in range(3)
+            for name, count in (("feature-extraction", 140), ("full", 160))
+        ]
+        return summarise(cells)[1]
+
+    alone, grouped = told(""), told(key_groups([row // 20 for row in range(200)]))
+    for name in ("accuracy", "balanced_accuracy", "to_floor"):
+        one, other = getattr(alone, name), getattr(grouped, name)
+        assert one.value == other.value
+        assert other.high - other.low > 2 * (one.high - one.low)
 
 
 def test_a_mean_of_fewer_seeds_is_not_the_best(make_cell, share_right):

@@ -87,6 +87,38 @@ def test_about_ninety_five_of_a_hundred_intervals_cover_the_truth():
     assert 180 <= covered <= 198
 
 
+def drawn_in_groups(seed, groups=30, rows=15):
+    """Codes, truth and answers of groups, each with an ease of its own; half of all answers are right."""
+    random = np.random.default_rng(seed)
+    group = np.repeat(np.arange(groups), rows)
+    right = random.normal(size=groups)[group] + 0.5 * random.normal(size=len(group)) > 0
+    y = np.arange(len(group)) % 2
+    return group, y, np.eye(2)[np.where(right, y, 1 - y)]
+
+
+@pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy"])
+def test_intervals_over_groups_cover_the_truth_where_those_over_rows_do_not(name):
+    covered = {"groups": 0, "rows": 0}
+    for seed in range(200):
+        group, y, p = drawn_in_groups(seed)
+        for kind, groups in (("groups", group), ("rows", None)):
+            found = score(p, y, names(2), groups=groups, resamples=200)
+            covered[kind] += getattr(found, f"{name}_low") <= 0.5 <= getattr(found, f"{name}_high")
+    assert 180 <= covered["groups"] <= 199
+    assert covered["rows"] < 120
+
+
+def test_a_group_a_row_gives_the_intervals_of_rows():
+    p, y = toy(150, 3, seed=4)
+    alone, grouped = (
+        score(p, y, names(3), groups=groups, resamples=4000) for groups in (None, np.arange(150))
+    )
+    assert (alone.accuracy_low, alone.accuracy_high) == (grouped.accuracy_low, grouped.accuracy_high)
+    assert (grouped.macro_f1_low, grouped.macro_f1_high) == pytest.approx(
+        (alone.macro_f1_low, alone.macro_f1_high), abs=0.012
+    )
+
+
 def test_classes_that_do_not_occur_are_left_out_of_the_means():
     p = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7]])
     found = score(p, np.array([0, 1, 1]), names(3))

@@ -56,5 +56,10 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
     deviation = (0.03 * 0.97 / 1000) ** 0.5
     assert (low, high) == pytest.approx((0.03 - 1.96 * deviation, 0.03 + 1.96 * deviation), abs=0.002)
     assert paired_difference(np.eye(2)[first], np.eye(2)[first], y) == (0.0, 0.0, 0.0)
+    # Ten groups of a hundred rows each, the first of which holds all that differs.
+    grouped = paired_difference(np.eye(2)[first], np.eye(2)[second], y, groups=np.arange(1000) // 100)
+    assert grouped[0] == pytest.approx(0.03)
+    assert grouped[1] == 0.0
+    assert grouped[2] > 0.055
     with pytest.raises(ValueError, match="same rows"):
         paired_difference(np.eye(2)[first[:5]], np.eye(2)[first], y)

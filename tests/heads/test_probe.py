@@ -7,7 +7,7 @@ from unfreeze.errors import UnfreezeError
 from unfreeze.heads import probe as probe_module
 from unfreeze.heads.folds import held_together
 from unfreeze.heads.probe import fit_probe
-from unfreeze.proportions import wilson_interval
+from unfreeze.proportions import effective_rows, wilson_interval
 
 
 def names(features):
@@ -181,6 +181,29 @@ def test_the_mlp_head_sees_what_a_line_cannot():
     assert result.probe.accuracy > 0.8
     assert (result.probe.head.kind, result.probe.boundaries) == ("mlp", (2,))
     assert result.probe.candidates == ()
+
+
+def test_rows_in_groups_count_for_as_many_as_they_tell_of():
+    right = np.arange(200) < 120
+    assert effective_rows(right, None) == effective_rows(right, np.arange(200)) == 200
+    # Whole groups of ten are right or wrong: no more than twenty rows, less what so few groups do not tell.
+    whole = effective_rows(right, np.arange(200) // 10)
+    assert whole == pytest.approx(19 * (1.959964 / 2.093024) ** 2, rel=1e-5)
+    # The same share in every group: as good as rows of their own.
+    assert effective_rows(right, np.arange(200) % 20) == 200
+    assert effective_rows(np.ones(200, dtype=bool), np.arange(200) // 10) == 20
+    assert effective_rows(right, np.zeros(200, dtype=int)) == 1
+
+
+def test_the_probe_s_interval_is_over_groups():
+    random = np.random.default_rng(0)
+    group = np.repeat(np.arange(20), 15)
+    y = (group % 2).astype(np.intp)
+    # The groups, and not the rows, are easy or hard.
+    features = {1: (y + random.normal(size=20)[group])[:, None].astype(np.float32)}
+    found = fitted(features, y, 2, groups=group).probe
+    low, high = wilson_interval(found.accuracy, 300)
+    assert found.interval[1] - found.interval[0] > 2 * (high - low)
 
 
 def test_wilson_s_interval_of_known_counts():

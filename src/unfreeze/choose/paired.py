@@ -9,6 +9,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from unfreeze.proportions import by_group
+
 # The share of draws that an interval leaves out.
 OUTSIDE = 0.05
 
@@ -29,10 +31,30 @@ def paired_gain(right: NDArray[np.bool_], floor_right: NDArray[np.bool_]) -> flo
     return float(right.mean() - floor_right.mean())
 
 
-def paired_error(right: NDArray[np.bool_], floor_right: NDArray[np.bool_]) -> float:
-    """Standard error of the difference of two accuracies on the same rows; never 0, however alike they are."""
+def paired_error(
+    right: NDArray[np.bool_], floor_right: NDArray[np.bool_], groups: NDArray[np.integer] | None = None
+) -> float:
+    """Standard error of the difference of two accuracies on the same rows; never 0, however alike they are.
+
+    ``groups`` (rows,): codes of rows that may rise and fall together.
+    """
+    return _deviation(right, floor_right, groups) / len(right)
+
+
+def paired_score(
+    right: NDArray[np.bool_], floor_right: NDArray[np.bool_], groups: NDArray[np.integer] | None = None
+) -> float:
+    """The difference of two accuracies on the same rows, in its standard errors."""
     risen, fallen = discordant(right, floor_right)
-    return math.sqrt(risen + fallen + 1) / len(right)
+    return (risen - fallen) / _deviation(right, floor_right, groups)
+
+
+def _deviation(
+    right: NDArray[np.bool_], floor_right: NDArray[np.bool_], groups: NDArray[np.integer] | None
+) -> float:
+    """The standard deviation of how many more rows are right, as if one more row, or group, differed."""
+    sums = by_group(right.astype(np.int8) - floor_right, groups)
+    return math.sqrt(float(sums @ sums) + (len(right) / len(sums)) ** 2)
 
 
 def discordant(right: NDArray[np.bool_], floor_right: NDArray[np.bool_]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from unfreeze.amounts import duration
 from unfreeze.choose.candidates import Candidate
-from unfreeze.choose.paired import discordant, paired_error, paired_gain, pooled, reach
+from unfreeze.choose.paired import discordant, paired_error, paired_gain, paired_score, pooled, reach
 from unfreeze.config import GRAFTING, ON_PAIRS
 from unfreeze.report.words import points
 
@@ -40,7 +40,8 @@ class Trial:
 
     ``right`` and ``floor_right`` (rows,): whether the candidate and the probe, fitted on the same rows, are right on
     each held-out row; ``y`` its class, and ``train`` (rows,) whether it is of the training part: validation rows are
-    asked once more in the end. ``losses``: mean training loss of each epoch. ``share``: of the full number of epochs.
+    asked once more in the end. ``groups`` (rows,): codes of those that belong together, None where each stands for
+    itself. ``losses``: mean training loss of each epoch. ``share``: of the full number of epochs.
     ``failed``: why it ended without a result.
     """
 
@@ -54,6 +55,7 @@ class Trial:
     losses: tuple[float, ...]
     seconds: float
     failed: str = ""
+    groups: NDArray[np.integer] | None = None
 
     @property
     def gain(self) -> float:
@@ -68,12 +70,14 @@ class Trial:
     @property
     def best_class_gain(self) -> float:
         """Standard errors by which the recall of the most improved class rose."""
-        best = 0.0
-        for label in np.unique(self.y):
-            rows = self.y == label
-            risen, fallen = discordant(self.right[rows], self.floor_right[rows])
-            best = max(best, (risen - fallen) / math.sqrt(risen + fallen + 1))
-        return best
+        return max((paired_score(*self.answers(self.y == label)) for label in np.unique(self.y)), default=0.0)
+
+    def answers(
+        self, rows: NDArray[np.bool_] | slice = slice(None)
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.integer] | None]:
+        """Whether the candidate and the probe are right on these rows, and their groups."""
+        groups = None if self.groups is None else self.groups[rows]
+        return self.right[rows], self.floor_right[rows], groups
 
     def to_dict(self) -> dict[str, object]:
         """JSON-serialisable form."""
@@ -336,10 +340,11 @@ class _Searcher:
             if trial.share < longest:
                 continue
             doubt = SHORT_DOUBT if trial.share < 1 else 1.0
-            known.append((trial.gain, doubt * paired_error(trial.right, trial.floor_right)))
-            right, floor_right = trial.right[trial.train], trial.floor_right[trial.train]
+            known.append((trial.gain, doubt * paired_error(*trial.answers())))
+            right, floor_right, groups = trial.answers(trial.train)
             if len(right):
-                found.append((paired_gain(right, floor_right), doubt * paired_error(right, floor_right)))
+                error = doubt * paired_error(right, floor_right, groups)
+                found.append((paired_gain(right, floor_right), error))
         gain, error = pooled(known)
         found_gain, found_error = pooled(found) if found else (None, None)
         seconds = self.seconds[candidate.name]

@@ -33,15 +33,20 @@ class Verdict:
 
 
 def judge(
-    expected: Expectation, right: NDArray[np.bool_], floor_right: NDArray[np.bool_], *, among: int = 1
+    expected: Expectation,
+    right: NDArray[np.bool_],
+    floor_right: NDArray[np.bool_],
+    *,
+    groups: NDArray[np.integer] | None = None,
+    among: int = 1,
 ) -> Verdict:
     """Ship when what was measured puts it above the probe by more than its price, within chance or not.
 
-    ``right`` and ``floor_right`` (rows,): on validation rows. ``among``: how many were tried at full length. Its trials
-    count on the rows of the training part, each weighted by its certainty; what was hoped before does not. What fell
-    clearly below the probe is never shipped.
+    ``right`` and ``floor_right`` (rows,): on validation rows; ``groups``: codes of those that belong together.
+    ``among``: how many were tried at full length. Its trials count on the rows of the training part, each weighted by
+    its certainty; what was hoped before does not. What fell clearly below the probe is never shipped.
     """
-    own = (paired_gain(right, floor_right), paired_error(right, floor_right))
+    own = (paired_gain(right, floor_right), paired_error(right, floor_right, groups))
     measured = [own]
     told = f"On {len(right)} validation rows it is right on {right.mean():.1%}, the probe on {floor_right.mean():.1%}"
     if expected.found is not None and expected.found_error is not None:
@@ -68,7 +73,7 @@ class CollapseWatch:
     """Tells when validation accuracy has fallen clearly below the floor's, in epochs running."""
 
     floor_accuracy: float
-    rows: int
+    rows: float
     below: int = 0
 
     def fallen(self, accuracy: float | None) -> bool:

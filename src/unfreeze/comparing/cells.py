@@ -22,7 +22,7 @@ from unfreeze.bundle.loading import read_bundle
 from unfreeze.comparing.meter import Meter
 from unfreeze.comparing.records import AS_WRITTEN, HASH_LENGTH, are_amounts, are_shares, is_mean, read_as
 from unfreeze.comparing.request import Cell
-from unfreeze.comparing.rows import are_keys, key_rows, read_keys
+from unfreeze.comparing.rows import are_keys, key_groups, key_rows, read_keys
 from unfreeze.config import AUTO, TrainRequest
 from unfreeze.errors import RequestError, StoppedError, UnfreezeError
 from unfreeze.progress import Progress
@@ -42,10 +42,10 @@ class CellResult:
     """What a cell came to; everything below ``sentence`` is there when it is finished.
 
     ``truth`` and ``answers`` index ``labels``, one number a test row, in an order that ``rows_hash`` stands for;
-    ``rows`` holds a key for each, empty in records from before there were any. ``chosen``: the strategy that ``auto``
-    took, else empty. ``learned_from``: rows of train and val. ``trained``: parameters that the optimizer held, of all
-    ``parameters`` of network and head. ``seconds``: without the ``shared_seconds`` of the frozen pass; None when some
-    were lost.
+    ``rows`` holds a key for each, empty in records from before there were any, and ``groups`` one for the group of
+    each, empty where the data have none. ``chosen``: the strategy that ``auto`` took, else empty. ``learned_from``:
+    rows of train and val. ``trained``: parameters that the optimizer held, of all ``parameters`` of network and head.
+    ``seconds``: without the ``shared_seconds`` of the frozen pass; None when some were lost.
     """
 
     strategy: str
@@ -65,6 +65,7 @@ class CellResult:
     answers: tuple[int, ...] = ()
     rows_hash: str = ""
     rows: str = ""
+    groups: str = ""
     chosen: str = ""
     learned_from: int = 0
     trained: int = 0
@@ -88,6 +89,13 @@ class CellResult:
     def row_keys(self) -> NDArray[np.uint64]:
         """Which rows the test rows are (rows,): equal keys of two cells stand for the same row."""
         return read_keys(self.rows, rows_hash=self.rows_hash, count=len(self.truth))
+
+    @property
+    def drawn_keys(self) -> NDArray[np.uint64]:
+        """What the test rows were drawn with (rows,): the keys of their groups, or of themselves."""
+        if not self.groups:
+            return self.row_keys
+        return read_keys(self.groups, rows_hash="", count=len(self.truth))
 
     @property
     def true_class(self) -> NDArray[np.str_]:
@@ -222,6 +230,7 @@ def _is_sound(result: CellResult, named: _Named) -> bool:
         and are_amounts(*counts, result.seconds, result.shared_seconds, result.joules)
         and len(result.rows_hash) <= HASH_LENGTH
         and are_keys(result.rows, len(result.truth))
+        and are_keys(result.groups, len(result.truth), distinct=False)
         and max(len(result.sentence), len(result.chosen)) <= LONGEST_SENTENCE
     )
 
@@ -246,6 +255,7 @@ def _measured(named: _Named, run: Run, meter: Meter, *, resumed: bool) -> CellRe
         answers=answers,
         rows_hash=hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
         rows=key_rows(names),
+        groups=key_groups(run.test_groups),
         chosen=run.strategy if named.strategy.partition(":")[0] == AUTO else "",
         learned_from=rows["train"] + rows["val"],
         trained=_trained(run.folder) or head,

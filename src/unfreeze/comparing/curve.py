@@ -204,7 +204,7 @@ def _class_gains(before: Sequence[CellResult], after: Sequence[CellResult]) -> t
         there = [(pair, mask) for pair, mask in zip(pairs, masks, strict=True) if mask.any()]
         gains.append(
             [
-                Gain(earlier.row_keys[mask], later.right[mask].astype(np.int8) - earlier.right[mask])
+                Gain(earlier.drawn_keys[mask], later.right[mask].astype(np.int8) - earlier.right[mask])
                 for (earlier, later), mask in there
             ]
         )
@@ -235,7 +235,7 @@ def _resampled_errors(
     for seed in seeds:
         cells = [next(cell for cell in group if cell.seed == seed) for group in groups]
         if all(same_rows(cells[0], cell) for cell in cells):
-            rows.append(cells[0].row_keys)
+            rows.append(cells[0].drawn_keys)
             wrong.append(np.stack([~cell.right for cell in cells], axis=1))
     if not rows:
         columns = [
@@ -255,16 +255,16 @@ def _drawn_rows(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Errors (resamples, seeds, sizes) with all rows drawn again, and which seeds have any (resamples, seeds).
 
-    Rows are drawn as counts of the patterns in which seeds have them, and are right and wrong at each size.
+    Rows are drawn as counts of the patterns in which seeds have them, and are right and wrong at each size; those of
+    the same key, a group's, are drawn together.
     """
     keys, places = np.unique(np.concatenate(rows), return_inverse=True)
     sizes = wrong[0].shape[1]
-    # For each row and seed whether the seed has it, and which sizes are wrong about it.
+    # For each key and seed how many rows the seed has of it, and how many of them each size is wrong about.
     table = np.zeros((len(keys), len(rows), 1 + sizes), dtype=np.int64)
     ends = np.cumsum([len(one) for one in rows])
     for seed, (here, missed) in enumerate(zip(np.split(places, ends[:-1]), wrong, strict=True)):
-        table[here, seed, 0] = 1
-        table[here, seed, 1:] = missed
+        np.add.at(table[:, seed], here, np.column_stack([np.ones(len(here), dtype=np.int64), missed]))
     patterns, counts = np.unique(table.reshape(len(keys), -1), axis=0, return_counts=True)
     drawn = random.multinomial(len(keys), counts / len(keys), size=RESAMPLES) @ patterns
     drawn = drawn.reshape(RESAMPLES, len(rows), 1 + sizes)

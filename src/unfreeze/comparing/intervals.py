@@ -19,8 +19,8 @@ OUTSIDE = 0.05
 class Moves:
     """By how much each test row moves the value of one seed.
 
-    ``rows``: keys, each once, uint64 (rows,). ``by``: a row's part of the value less what is expected of it (rows,);
-    they sum to 0.
+    ``rows``: keys, uint64 (rows,), the same for rows that were drawn together. ``by``: a row's part of the value less
+    what is expected of it (rows,); they sum to 0.
     """
 
     rows: NDArray[np.uint64]
@@ -31,13 +31,19 @@ class Moves:
         """By how much each row moves the mean of these values (rows,)."""
         return cls(rows, (values - values.mean()) / len(values))
 
+    @property
+    def together(self) -> Moves:
+        """The same with each key once, and what its rows do together."""
+        keys, places = np.unique(self.rows, return_inverse=True)
+        return Moves(keys, np.bincount(places, weights=self.by).astype(np.float64))
+
 
 @dataclass(frozen=True, eq=False)
 class Gain:
     """What one answer gains over another on the test rows of a seed.
 
-    ``rows``: keys, each once, uint64 (rows,). ``gained``: +1, 0 or -1 a row, as one is right and the other is not
-    (rows,).
+    ``rows``: keys, uint64 (rows,), the same for rows that were drawn together. ``gained``: +1, 0 or -1 a row, as one is
+    right and the other is not (rows,).
     """
 
     rows: NDArray[np.uint64]
@@ -116,8 +122,9 @@ class _Parts:
         among = float(np.var(values, ddof=1)) / seeds if seeds > 1 else 0.0
         if not moves:
             return cls(seeds, among, 0, 0.0, 0.0)
-        by = np.concatenate([one.by for one in moves])
-        keys, places = np.unique(np.concatenate([one.rows for one in moves]), return_inverse=True)
+        drawn = [one.together for one in moves]
+        by = np.concatenate([one.by for one in drawn])
+        keys, places = np.unique(np.concatenate([one.rows for one in drawn]), return_inverse=True)
         sums = np.bincount(places, weights=by)
         return cls(seeds, among, len(keys), float(sums @ sums) / seeds**2, float(by @ by) / seeds**2)
 

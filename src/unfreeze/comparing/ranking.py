@@ -18,13 +18,12 @@ from unfreeze.choose.settings import Decisions
 from unfreeze.comparing.cells import FAILED, FINISHED
 from unfreeze.comparing.intervals import Gain, Moves, over_seeds, paired_at_once
 from unfreeze.comparing.records import AS_WRITTEN, HASH_LENGTH, are_amounts, are_shares, is_mean, read_as
-from unfreeze.comparing.rows import are_keys, key_rows, read_keys
+from unfreeze.comparing.rows import are_keys, key_groups, key_rows, read_keys
 from unfreeze.config import FLOOR, TrainRequest
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.engine.frozen_pass import golden_batch
 from unfreeze.errors import UnfreezeError
 from unfreeze.progress import Progress
-from unfreeze.proportions import wilson_interval
 from unfreeze.report.content import Estimate
 from unfreeze.runtime.files import write_atomically
 from unfreeze.training.prepare import frozen_pass, open_backbone, pick_executor, read_data
@@ -35,7 +34,7 @@ SPEED_ROWS = 32
 # Repetitions within a second or two are enough for a median.
 REPETITIONS, SPEED_SECONDS = 9, 2.0
 # The fields that say something of every row.
-BY_ROW = ("right", "rows_hash", "rows")
+BY_ROW = ("right", "rows_hash", "rows", "groups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +42,10 @@ class Ranked:
     """A backbone: the accuracy of its probe out of fold over the rows that are not test, and what it costs.
 
     ``right``: for each seed, "1" or "0" a held-out row, in an order that ``rows_hash`` stands for; ``rows``: their
-    keys. ``to_best``: accuracy less that of the first on the same rows, as a share in -1..1; its interval holds for all
-    backbones at once. ``bytes``: of its weights as they are saved. ``latency_seconds`` and ``rows_per_second``: of the
-    network alone, for one row and for 32, on ``executor``; decoding comes on top.
+    keys, and ``groups``: those of their groups, where the data have any. ``to_best``: accuracy less that of the first
+    on the same rows, as a share in -1..1; its interval holds for all backbones at once. ``bytes``: of its weights as
+    they are saved. ``latency_seconds`` and ``rows_per_second``: of the network alone, for one row and for 32, on
+    ``executor``; decoding comes on top.
     """
 
     backbone: str
@@ -54,6 +54,7 @@ class Ranked:
     right: tuple[str, ...] = ()
     rows_hash: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     accuracy: Estimate | None = None
     to_best: Estimate | None = None
     log_loss: float | None = None
@@ -123,11 +124,13 @@ def _is_sound(entry: Ranked, seeds: int) -> bool:
     reached = entry.accuracy
     if entry.state != FINISHED or reached is None:
         return False
-    if not len(entry.right) == len(entry.rows_hash) == len(entry.rows or entry.right) == seeds:
+    kept = (entry.right, entry.rows_hash, entry.rows or entry.right, entry.groups or entry.right)
+    if any(len(one) != seeds for one in kept):
         return False
     if not all(text and set(text) <= {"0", "1"} for text in entry.right):
         return False
     keys = zip(entry.rows, entry.right, strict=False)
+    groups = zip(entry.groups, entry.right, strict=False)
     sizes = (entry.log_loss, entry.parameters, entry.width, entry.bytes)
     speeds = (entry.latency_seconds, entry.rows_per_second)
     return (
@@ -137,12 +140,13 @@ def _is_sound(entry: Ranked, seeds: int) -> bool:
         and all(speed is None or speed > 0 for speed in speeds)
         and all(len(text) <= HASH_LENGTH for text in (*entry.rows_hash, entry.executor))
         and all(text and are_keys(text, len(hits)) for text, hits in keys)
+        and all(text and are_keys(text, len(hits), distinct=False) for text, hits in groups)
     )
 
 
 def _probed(name: str, base: TrainRequest, seeds: Sequence[int], progress: Progress) -> Ranked:
     backbone: Backbone | None = None
-    right, hashes, keys, accuracies, losses, moves = [], [], [], [], [], []
+    right, hashes, keys, groups, accuracies, losses, moves = [], [], [], [], [], [], []
     for seed in seeds:
         request = replace(base, backbone=name, strategy=FLOOR, seed=seed)
         dataset, decisions = read_data(request), Decisions(request)
@@ -157,18 +161,22 @@ def _probed(name: str, base: TrainRequest, seeds: Sequence[int], progress: Progr
         names = [f"{dataset.samples.name(int(row))}\0{dataset.label[row]}" for row in rows]
         hashes.append(_hash_rows(names))
         keys.append(key_rows(names))
-        moves.append(Moves.of_mean(read_keys(keys[-1], rows_hash="", count=len(hits)), hits))
+        if (codes := dataset.groups_of(rows)) is not None:
+            groups.append(key_groups(codes.tolist()))
+        drawn = (groups or keys)[-1]
+        moves.append(Moves.of_mean(read_keys(drawn, rows_hash="", count=len(hits)), hits))
         accuracies.append(probe.accuracy)
         losses.append(probe.log_loss)
     assert backbone is not None
     latency, speed = _speed(golden_batch(dataset, backbone, features.rows[:SPEED_ROWS]), executor)
-    single = Estimate(accuracies[0], *wilson_interval(accuracies[0], len(right[0])))
+    single = Estimate(accuracies[0], *probe.interval)
     return Ranked(
         backbone=name,
         state=FINISHED,
         right=tuple(right),
         rows_hash=tuple(hashes),
         rows=tuple(keys),
+        groups=tuple(groups),
         accuracy=over_seeds(accuracies, moves) if len(seeds) > 1 else single,
         log_loss=statistics.mean(losses),
         parameters=sum(parameter.numel() for parameter in backbone.module.parameters()),
@@ -186,7 +194,7 @@ def _gains(entry: Ranked, best: Ranked) -> list[Gain]:
     for place, (mine, its) in enumerate(zip(entry.right, best.right, strict=False)):
         rows_hash = entry.rows_hash[place]
         if rows_hash == best.rows_hash[place] and len(mine) == len(its):
-            kept = entry.rows[place] if entry.rows else ""
+            kept = (entry.groups or entry.rows)[place] if entry.rows else ""
             keys = read_keys(kept, rows_hash=rows_hash, count=len(mine))
             found.append(Gain(keys, _digits(mine) - _digits(its)))
     return found

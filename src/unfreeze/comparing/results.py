@@ -110,7 +110,7 @@ def differences(first: Sequence[CellResult], second: Sequence[CellResult]) -> li
     for cell in first:
         other = others.get(cell.seed)
         if other is not None and same_rows(cell, other):
-            gains.append(Gain(cell.row_keys, cell.right.astype(np.int8) - other.right.astype(np.int8)))
+            gains.append(Gain(cell.drawn_keys, cell.right.astype(np.int8) - other.right.astype(np.int8)))
     return gains
 
 
@@ -193,7 +193,7 @@ def _moves(cell: CellResult, *, by_class: bool) -> Moves:
     groups = cell.true_class if by_class else np.zeros(len(right), dtype=np.intp)
     _, places, counts = np.unique(groups, return_inverse=True, return_counts=True)
     expected = np.bincount(places, weights=right) / counts
-    return Moves(cell.row_keys, (right - expected[places]) / (counts[places] * len(counts)))
+    return Moves(cell.drawn_keys, (right - expected[places]) / (counts[places] * len(counts)))
 
 
 def _median(values: Iterable[float | None]) -> float | None:

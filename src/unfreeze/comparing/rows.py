@@ -27,14 +27,21 @@ def key_rows(names: Sequence[str]) -> str:
     return "".join(keys)
 
 
-def are_keys(text: str, count: int) -> bool:
-    """Whether a text is what ``key_rows`` gives for so many rows, or empty."""
+def key_groups(codes: Sequence[int]) -> str:
+    """The keys of rows in groups of these codes, equal within a group and in all parts of the same data."""
+    return "".join(f"{code:0{2 * KEY_BYTES}x}" for code in codes)
+
+
+def are_keys(text: str, count: int, *, distinct: bool = True) -> bool:
+    """Whether a text is what ``key_rows`` gives for so many rows, or ``key_groups``, or empty."""
     digits = 2 * KEY_BYTES
     if not text:
         return True
     if len(text) != digits * count or not set(text) <= set("0123456789abcdef"):
         return False
-    return len({text[start : start + digits] for start in range(0, len(text), digits)}) == count
+    return (
+        not distinct or len({text[start : start + digits] for start in range(0, len(text), digits)}) == count
+    )
 
 
 def read_keys(text: str, *, rows_hash: str, count: int) -> NDArray[np.uint64]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.errors import UnfreezeError
 from unfreeze.evaluate.calibration import expected_calibration_error
 from unfreeze.evaluate.scores import ClassScores, Scores
-from unfreeze.proportions import wilson_interval
+from unfreeze.proportions import effective_rows, wilson_interval
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 TOP_K = (1, 2, 3, 5)
 # Below this a probability is taken for this, so that one certain mistake does not make the loss infinite.
@@ -23,6 +28,7 @@ def score(
     y: NDArray[np.integer],
     labels: tuple[str, ...],
     *,
+    groups: NDArray[np.integer] | None = None,
     seed: int = 0,
     resamples: int = 1000,
 ) -> Scores:
@@ -30,7 +36,8 @@ def score(
 
     Balanced accuracy and macro-F1 are means over the classes that occur in ``y``; a class that does not has
     support 0 and scores of 0. Intervals are 95 %: of accuracy Wilson's, which knows that a few rows that are all
-    right prove little; of the others percentile bootstrap intervals (Efron 1979) over the rows.
+    right prove little; of the others percentile bootstrap intervals (Efron 1979) over the rows. With ``groups``
+    (rows,), codes of rows that may stand and fall together, both are over groups.
     Raises UnfreezeError when there are no rows or a probability is not a number from 0 to 1.
     """
     given, truth = check_probabilities(probabilities, y)
@@ -39,10 +46,10 @@ def score(
     classes = len(labels)
     predicted = given.argmax(axis=1)
     confusion = np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    low, high = _intervals(confusion, seed=seed, resamples=resamples)
+    low, high = _intervals(confusion, truth, predicted, groups, seed=seed, resamples=resamples)
     accuracy, balanced, macro_f1 = (float(values[0]) for values in _summaries(*_margins(confusion)))
     n = len(truth)
-    accuracy_low, accuracy_high = wilson_interval(accuracy, n)
+    accuracy_low, accuracy_high = wilson_interval(accuracy, effective_rows(predicted == truth, groups))
     rank = _rank_of_truth(given, truth)
     own = given[np.arange(n), truth]
     return Scores(
@@ -105,22 +112,34 @@ def _summaries(
 
 
 def _intervals(
-    confusion: NDArray[np.integer], *, seed: int, resamples: int
+    confusion: NDArray[np.integer],
+    truth: NDArray[np.intp],
+    answers: NDArray[np.intp],
+    groups: NDArray[np.integer] | None,
+    *,
+    seed: int,
+    resamples: int,
 ) -> tuple[list[float], list[float]]:
     """Lower and upper ends of the 95 % intervals of balanced accuracy and macro-F1.
 
     To draw rows with replacement is to draw cells of the confusion matrix from a multinomial distribution:
-    the same bootstrap, at a cost that does not grow with the rows.
+    the same bootstrap, at a cost that does not grow with the rows. Groups are drawn whole, each with its cells.
     """
     true, predicted = np.nonzero(confusion)
     cells = confusion[true, predicted]
     total, classes = int(cells.sum()), len(confusion)
     random = np.random.default_rng(seed)
     resamples = min(resamples, max(LEAST_RESAMPLES, DRAWN_NUMBERS // len(cells)))
-    at_once = max(1, BATCH_NUMBERS // max(len(cells), classes))
+    table = None if groups is None else _cells_of(groups, truth, answers, (true, predicted), classes)
+    units = len(cells) if table is None else table.shape[0]
+    at_once = max(1, BATCH_NUMBERS // max(len(cells), classes, units))
     found: list[NDArray[np.float64]] = []
     for start in range(0, resamples, at_once):
-        drawn = random.multinomial(total, cells / total, size=min(at_once, resamples - start))
+        size = min(at_once, resamples - start)
+        if table is None:
+            drawn = random.multinomial(total, cells / total, size=size)
+        else:
+            drawn = random.multinomial(units, np.full(units, 1 / units), size=size) @ table
         right = true == predicted
         hits = _add_up(drawn[:, right], true[right], classes)
         found.append(
@@ -128,6 +147,22 @@ def _intervals(
         )
     low, high = np.percentile(np.concatenate(found, axis=1), [2.5, 97.5], axis=1)
     return low.tolist(), high.tolist()
+
+
+def _cells_of(
+    groups: NDArray[np.integer],
+    truth: NDArray[np.intp],
+    answers: NDArray[np.intp],
+    places: tuple[NDArray[np.intp], NDArray[np.intp]],
+    classes: int,
+) -> csr_array:
+    """Rows of each group in each of the cells of the confusion matrix at ``places``, int64 (groups, cells)."""
+    from scipy.sparse import coo_array
+
+    names, group = np.unique(groups, return_inverse=True)
+    cell = np.searchsorted(places[0] * classes + places[1], truth * classes + answers)
+    shape = len(names), len(places[0])
+    return coo_array((np.ones(len(cell), dtype=np.int64), (group, cell)), shape=shape).tocsr()
 
 
 def _add_up(drawn: NDArray[np.int64], owner: NDArray[np.intp], classes: int) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from unfreeze.heads.search import (
     search_penalty,
 )
 from unfreeze.heads.weights import row_log_loss, row_weights
-from unfreeze.proportions import wilson_interval
+from unfreeze.proportions import effective_rows, wilson_interval
 
 CURVE_ROWS = 20_000
 PROBE_FOLDS = 5
@@ -52,7 +52,8 @@ class Probe:
 
     ``oof_logits`` (rows, classes) come from fits without the row where ``held_out`` (rows,) is True; a
     class with one row is always in training, and its logits are the mean of all folds. ``log_loss`` (nats)
-    and ``accuracy`` are those of the held-out rows, each row counting the same. ``candidates``: the
+    and ``accuracy`` are those of the held-out rows, each row counting the same; ``interval``: of the accuracy (95 %,
+    Wilson's; rows that are held out together count as they belong together). ``candidates``: the
     penalties tried (none for mlp), on at most ``CURVE_ROWS`` rows. ``regularisation``: λ of a linear head,
     the weight decay of an mlp.
     """
@@ -64,6 +65,7 @@ class Probe:
     held_out: NDArray[np.bool_]
     log_loss: float
     accuracy: float
+    interval: tuple[float, float]
     candidates: tuple[Candidate, ...]
 
 
@@ -93,6 +95,7 @@ class _Task:
     assigned_rows: NDArray[np.intp]
     classes: int
     balanced: bool
+    groups: NDArray[np.integer] | None
 
     @property
     def sampled(self) -> bool:
@@ -249,7 +252,7 @@ def _make_task(
         reasons.append(
             "Every class is one group or one content: rows are scored by heads that saw others of it, which flatters."
         )
-    return _Task(features, names, truth, assigned, rows, sampled_folds, classes, balanced), reasons
+    return _Task(features, names, truth, assigned, rows, sampled_folds, classes, balanced, groups), reasons
 
 
 def _joined_boundaries(features: Features, rows: int) -> tuple[int, ...]:
@@ -265,7 +268,7 @@ def _point(task: _Task, boundary: int, width: int, search: Search) -> ThawPoint:
     scored = task.assigned_rows != ALWAYS_TRAINED
     truth, logits = task.y[task.rows][scored], search.logits[scored]
     accuracy = search.best.accuracy
-    low, high = wilson_interval(accuracy, len(truth))
+    low, high = _interval(task, task.rows[scored], logits)
     return ThawPoint(
         boundary=boundary,
         name=task.names[boundary],
@@ -312,8 +315,16 @@ def _probe(
         held_out=held_out,
         log_loss=float(row_log_loss(scored, truth).mean()),
         accuracy=float((scored.argmax(axis=1) == truth).mean()),
+        interval=_interval(task, np.flatnonzero(held_out), scored),
         candidates=candidates,
     )
+
+
+def _interval(task: _Task, rows: NDArray[np.intp], logits: NDArray[np.float32]) -> tuple[float, float]:
+    """The interval of the share of these rows that their logits are right on."""
+    right = logits.argmax(axis=1) == task.y[rows]
+    groups = None if task.groups is None else task.groups[rows]
+    return wilson_interval(float(right.mean()), effective_rows(right, groups))
 
 
 def _mlp_probe(task: _Task, last: int, *, seed: int) -> Probe:

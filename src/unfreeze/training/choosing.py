@@ -26,7 +26,7 @@ from unfreeze.engine.checkpoints import check_same
 from unfreeze.errors import DivergedError, UnfreezeError
 from unfreeze.heads.probe import Probe, ProbeResult
 from unfreeze.plan import Plan
-from unfreeze.proportions import wilson_interval
+from unfreeze.proportions import effective_rows
 from unfreeze.runtime.files import write_atomically
 from unfreeze.training.choice_record import damaged, read_choice
 from unfreeze.training.facing import free_memory, gather_facts
@@ -138,7 +138,7 @@ def choose(
     floor = {
         "strategy": FLOOR,
         "accuracy_out_of_fold": probe.accuracy,
-        "interval": list(wilson_interval(probe.accuracy, rows)),
+        "interval": list(probe.interval),
         "rows": rows,
     }
     facts = gather_facts(material, found)
@@ -382,7 +382,9 @@ def train_chosen(
         write_choice(choice.to_dict(), folder)
         plan = lower_rates(first, LOWER**restarts)
         progress.say(describe_plan(plan, backbone))
-        watch = _Watch(CollapseWatch(float(floor_right.mean()), len(val)))
+        watch = _Watch(
+            CollapseWatch(float(floor_right.mean()), effective_rows(floor_right, material.together(val)))
+        )
         # Checkpoints that lie there are of the rates with which the run was stopped.
         resume = bool(decisions.request.resume) and restarts == stopped_at
         began = time.perf_counter()
@@ -401,7 +403,13 @@ def train_chosen(
             share = predict(plan).seconds / max(expected.seconds, 1e-9)
             price = expected.price * min(1.0, share)
             measured = replace(expected, found=None, found_error=None, price=price)
-        verdict = judge(measured, right[own], floor_right[own], among=_tried_fully(choice.record))
+        verdict = judge(
+            measured,
+            right[own],
+            floor_right[own],
+            groups=material.together(val[own]),
+            among=_tried_fully(choice.record),
+        )
         progress.say(verdict.reason)
         if verdict.ship:
             record_plan(plan, backbone, decisions)

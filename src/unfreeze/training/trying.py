@@ -122,6 +122,7 @@ class Trier:
             losses=losses,
             seconds=time.perf_counter() - began,
             failed=failed,
+            groups=material.together(scored),
         )
 
     def _head(self, plan: Plan, fold: int, train: NDArray[np.intp]) -> nn.Module:

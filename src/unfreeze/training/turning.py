@@ -43,7 +43,8 @@ def measure_turning(material: Material, pooled: Probe) -> Turning | None:
     rows, y = features.rows[fitted][some], everything[some]
     known = features.arrays[max(features.arrays)][fitted][some]
     turned = _turned_features(material, rows)
-    assigned = assign_folds(y, folds=PROBE_FOLDS, seed=seed, groups=material.together(rows))
+    together = material.together(rows)
+    assigned = assign_folds(y, folds=PROBE_FOLDS, seed=seed, groups=together)
     penalty = pooled.regularisation * len(everything) / len(some)
     right = {"without": np.zeros(len(y), dtype=bool), "beside": np.zeros(len(y), dtype=bool)}
     for fold in np.unique(assigned[assigned != ALWAYS_TRAINED]):
@@ -59,7 +60,7 @@ def measure_turning(material: Material, pooled: Probe) -> Turning | None:
     return Turning(
         without=float(without.mean()),
         beside=float(beside.mean()),
-        error=paired_error(beside, without),
+        error=paired_error(beside, without, None if together is None else together[scored]),
         rows=len(without),
     )
 
