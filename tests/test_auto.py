@@ -117,7 +117,7 @@ def test_what_is_taken_was_tried_on_both_halves_and_is_told_with_its_evidence(
     wanted, cells, tmp_path, pretrained
 ):
     wanted.setattr(
-        "unfreeze.training.choosing.judge",
+        "unfreeze.training.chosen.judge",
         lambda *_, **__: SimpleNamespace(ship=True, gain=0.1, reason="Good."),
     )
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **pretrained)
@@ -140,7 +140,7 @@ def test_what_is_taken_was_tried_on_both_halves_and_is_told_with_its_evidence(
 
 def test_a_model_that_does_not_beat_the_probe_is_not_shipped(wanted, cells, tmp_path, pretrained):
     wanted.setattr(
-        "unfreeze.training.choosing.judge",
+        "unfreeze.training.chosen.judge",
         lambda *_, **__: SimpleNamespace(ship=False, gain=-0.1, reason="Worse."),
     )
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **pretrained)
@@ -164,9 +164,9 @@ def test_a_model_that_does_not_beat_the_probe_is_not_shipped(wanted, cells, tmp_
 
 def test_a_collapse_starts_again_at_a_third_of_the_rate(taken, cells, tmp_path, settings):
     fallen = iter([True, True, False, False, False, False])
-    taken.setattr("unfreeze.training.choosing.CollapseWatch.fallen", lambda *_: next(fallen))
+    taken.setattr("unfreeze.training.chosen.CollapseWatch.fallen", lambda *_: next(fallen))
     taken.setattr(
-        "unfreeze.training.choosing.judge",
+        "unfreeze.training.chosen.judge",
         lambda *_, **__: SimpleNamespace(ship=True, gain=0.1, reason="Good."),
     )
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings, lr=9e-6)
@@ -186,9 +186,9 @@ def test_a_loss_that_is_no_number_starts_again_at_a_third_of_the_rate(taken, cel
             raise DivergedError("The loss is not finite")
         return thaw(*arguments, **settings)
 
-    taken.setattr("unfreeze.training.choosing.thaw", thawed)
+    taken.setattr("unfreeze.training.chosen.thaw", thawed)
     taken.setattr(
-        "unfreeze.training.choosing.judge",
+        "unfreeze.training.chosen.judge",
         lambda *_, **__: SimpleNamespace(ship=True, gain=0.1, reason="Good."),
     )
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings, lr=9e-6)
@@ -221,10 +221,10 @@ def test_what_starts_again_is_judged_by_its_own_rows_and_for_its_own_price(taken
     )
     found = Search(expectations=(tried,), chosen=tried, decisions=["It is taken."])
     taken.setattr("unfreeze.training.choosing.search", lambda *_, **__: found)
-    taken.setattr("unfreeze.training.choosing.judge", judge)
+    taken.setattr("unfreeze.training.chosen.judge", judge)
     for name, fallen in (("well", [False] * 4), ("fallen", [True, *[False] * 4])):
         answers = iter(fallen)
-        taken.setattr("unfreeze.training.choosing.CollapseWatch.fallen", lambda *_, a=answers: next(a))
+        taken.setattr("unfreeze.training.chosen.CollapseWatch.fallen", lambda *_, a=answers: next(a))
         unfreeze.train(str(cells), output_dir=tmp_path / name, **settings)
     assert [(one.found, one.price) for one in seen] == [(0.2, 0.004), (None, pytest.approx(0.002))]
 
@@ -241,8 +241,8 @@ def test_a_run_that_is_killed_when_it_starts_again_can_be_resumed(taken, cells, 
         return thaw(*arguments, **settings)
 
     fallen = iter([True, *[False] * 4])
-    taken.setattr("unfreeze.training.choosing.CollapseWatch.fallen", lambda *_: next(fallen))
-    taken.setattr("unfreeze.training.choosing.thaw", killed)
+    taken.setattr("unfreeze.training.chosen.CollapseWatch.fallen", lambda *_: next(fallen))
+    taken.setattr("unfreeze.training.chosen.thaw", killed)
     with pytest.raises(StoppedError):
         unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings)
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", resume=True, **settings)
@@ -257,7 +257,7 @@ def test_a_row_that_was_trained_on_a_copy_of_judges_nothing(taken, cells, tmp_pa
         counted.append(len(right))
         return SimpleNamespace(ship=True, gain=0.1, reason="Good.")
 
-    taken.setattr("unfreeze.training.choosing.judge", judge)
+    taken.setattr("unfreeze.training.chosen.judge", judge)
     for name in ("distinct", "copied"):
         run = unfreeze.train(str(cells), output_dir=tmp_path / name, **settings)
         validated = json.loads((run.folder / "metrics.json").read_text())["validation"]["n"]
@@ -275,14 +275,14 @@ def test_a_row_that_was_trained_on_a_copy_of_judges_nothing(taken, cells, tmp_pa
 
 
 def test_a_training_that_always_collapses_ships_the_probe(taken, cells, tmp_path, settings):
-    taken.setattr("unfreeze.training.choosing.CollapseWatch.fallen", lambda *_: True)
+    taken.setattr("unfreeze.training.chosen.CollapseWatch.fallen", lambda *_: True)
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings)
     assert run.strategy == "feature-extraction"
     assert "at lower rates too" in choice_of(run.folder)["verdict"]["reason"]
 
 
 def test_what_starts_again_takes_the_epochs_that_the_time_is_enough_for(taken, cells, tmp_path, settings):
-    from unfreeze.training.choosing import train_chosen
+    from unfreeze.training.chosen import train_chosen
 
     plans, clock = [], iter([597.0, 640.0])
 
@@ -293,7 +293,7 @@ def test_what_starts_again_takes_the_epochs_that_the_time_is_enough_for(taken, c
     def hurried(*arguments, predict, elapsed):
         return train_chosen(*arguments, predict=predict, elapsed=lambda: next(clock))
 
-    taken.setattr("unfreeze.training.choosing.thaw", thawed)
+    taken.setattr("unfreeze.training.chosen.thaw", thawed)
     taken.setattr("unfreeze.training.learning.train_chosen", hurried)
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings)
     # A second an epoch, and three are left of ten minutes.
@@ -330,7 +330,7 @@ def test_epochs_are_cut_to_the_time_there_is(wanted, cells, tmp_path, settings):
 
 def test_a_run_that_is_stopped_goes_on_with_what_was_chosen(wanted, cells, tmp_path, stopping, pretrained):
     wanted.setattr(
-        "unfreeze.training.choosing.judge",
+        "unfreeze.training.chosen.judge",
         lambda *_, **__: SimpleNamespace(ship=True, gain=0.1, reason="Good."),
     )
     with stopping(3):
@@ -355,6 +355,77 @@ def test_a_stopped_run_says_that_another_time_limit_comes_too_late(
     setting = origin_of(run, "time_limit")
     assert setting.value == "2h"
     assert setting.reason.startswith("trials and epochs are those of 5 min")
+
+
+@pytest.fixture
+def stopped_in_trials(wanted, cells, tmp_path, pretrained):
+    """A run that was stopped in its second trial: the halves that are tried from then on, and what goes on with it."""
+    from unfreeze.training.trying import Trier
+
+    ran, run = [], Trier._run
+
+    def counted(self, candidate, fold, share):
+        ran.append(fold)
+        if len(ran) == 2:
+            raise StoppedError("Stopped as asked, without a checkpoint.")
+        return run(self, candidate, fold, share)
+
+    def resumed(**changes):
+        settings = pretrained | {"time_limit": "5m", "resume": True} | changes
+        return unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings)
+
+    wanted.setattr(Trier, "_run", counted)
+    with pytest.raises(StoppedError, match=r"that were finished are kept\. Continue with --resume"):
+        resumed(resume=None)
+    ran.clear()
+    ran.extend("..")
+    return ran, resumed
+
+
+def test_a_run_that_is_stopped_among_its_trials_goes_on_with_those_that_are_finished(
+    wanted, cells, tmp_path, pretrained, stopped_in_trials
+):
+    ran, resumed = stopped_in_trials
+    whole = choice_of(unfreeze.train(str(cells), output_dir=tmp_path / "whole", **pretrained).folder)
+    wanted.setattr("unfreeze.training.choosing._begin", None)
+    run = resumed()
+    assert ran[2:] == [0, 1, 1]
+    choice = choice_of(run.folder)
+    told = [{name: value for name, value in trial.items() if name != "seconds"} for trial in choice["trials"]]
+    assert told == [
+        {name: value for name, value in trial.items() if name != "seconds"} for trial in whole["trials"]
+    ]
+    assert choice["expectations"] == whole["expectations"]
+    assert choice["time_limit_seconds"] == 300
+    assert not (run.folder / "checkpoints").exists()
+
+
+def test_trials_of_other_settings_are_not_taken_up(stopped_in_trials):
+    _, resumed = stopped_in_trials
+    with pytest.raises(RequestError, match=r"this was tried with another --epochs .4, now 5."):
+        resumed(epochs=5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record["trials"][0].update(right="012"),
+        lambda record: record["trials"][0].update(seconds=-1),
+        lambda record: record["candidates"][0].update(epochs=[100]),
+        lambda record: record["candidates"][0].update(name="another"),
+        lambda record: record.pop("left"),
+        lambda record: record["trials"][0].update(right="01"),
+    ],
+    ids=["no answers", "negative time", "more epochs", "no candidate", "not whole", "other rows"],
+)
+def test_trials_that_cannot_have_been_made_here_are_made_anew(stopped_in_trials, tmp_path, change):
+    ran, resumed = stopped_in_trials
+    path = tmp_path / "run" / "checkpoints" / "trials.json"
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+    resumed()
+    assert ran[2:] == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -22,22 +22,24 @@ Seconds = Annotated[float, Field(ge=0, le=2**53)]
 Loss = Annotated[float, Field(allow_inf_nan=True)]
 
 
-class _Kept(BaseModel):
+class Strict(BaseModel):
+    """A part of a record, which holds what it says and no other kind of value."""
+
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-class _Floor(_Kept):
+class _Floor(Strict):
     accuracy_out_of_fold: Share
     interval: tuple[Share, Share]
     rows: Count
 
 
-class _Fact(_Kept):
+class _Fact(Strict):
     value: float | int | str
     sentence: str
 
 
-class _Changes(_Kept):
+class _Changes(Strict):
     model_config = ConfigDict(extra="forbid")
 
     rate: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -46,7 +48,7 @@ class _Changes(_Kept):
     augment: AugmentName | None = None
 
 
-class _Candidate(_Kept):
+class _Candidate(Strict):
     name: str
     strategy: str
     hope: Annotated[float, Field(ge=0)]
@@ -56,7 +58,7 @@ class _Candidate(_Kept):
     predicted_seconds: Seconds
 
 
-class _Trial(_Kept):
+class _Trial(Strict):
     candidate: str
     fold: Count
     share_of_epochs: Share
@@ -73,7 +75,7 @@ class _Trial(_Kept):
         return self
 
 
-class _Expectation(_Kept):
+class _Expectation(Strict):
     model_config = ConfigDict(extra="forbid")
 
     candidate: str
@@ -86,7 +88,7 @@ class _Expectation(_Kept):
     found_error: Seconds | None = None
 
 
-class _Record(_Kept):
+class _Record(Strict):
     floor: _Floor
     time_limit_seconds: Seconds
     facts: dict[str, _Fact]

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import gt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from unfreeze.amounts import counted, duration, size
 from unfreeze.bundle.folder import CHECKPOINTS
@@ -20,13 +15,12 @@ from unfreeze.choose.candidates import Candidate, list_candidates
 from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
 from unfreeze.choose.trials import Expectation, hopeless, search
-from unfreeze.choose.verdict import LOWER, RESTARTS, CollapseWatch, Verdict, judge
+from unfreeze.choose.verdict import Verdict
 from unfreeze.config import FLOOR, THAWING, seconds_of
 from unfreeze.engine.checkpoints import check_same
-from unfreeze.errors import DivergedError, UnfreezeError
-from unfreeze.heads.probe import Probe, ProbeResult
+from unfreeze.errors import StoppedError
+from unfreeze.heads.probe import ProbeResult
 from unfreeze.plan import Plan
-from unfreeze.proportions import effective_rows
 from unfreeze.runtime.files import write_atomically
 from unfreeze.training.choice_record import damaged, read_choice
 from unfreeze.training.facing import free_memory, gather_facts
@@ -34,32 +28,24 @@ from unfreeze.training.identity import identify_choice
 from unfreeze.training.material import Material
 from unfreeze.training.pacing import resident_bytes
 from unfreeze.training.planning import (
-    describe_plan,
-    lower_rates,
     plan_candidate,
-    record_plan,
     said_settings,
     shorten,
 )
-from unfreeze.training.probing import Fitted, fit_rows
 from unfreeze.training.stopping import stop_on_signal
-from unfreeze.training.thawing import thaw
+from unfreeze.training.trial_record import Begun, Planned, TrialRecord, read_trials
 from unfreeze.training.trying import Trier
 
 if TYPE_CHECKING:
-    from unfreeze.engine.fit import EpochRecord, Fit
+    from unfreeze.engine.fit import Fit
 
-CHOICE = "choice.json"
+CHOICE, TRIALS = "choice.json", "trials.json"
 # About as long as fastai needs on 500 pictures and two cores (8 minutes, bench/prefix.py).
 TIME_LIMIT = "10m"
 # Of what is left of the time limit, the share that the final training may take; trials share the rest with measuring.
 FINAL_SHARE = 0.5
 # With fewer epochs a fine-tuning has not begun to follow its schedule.
 LEAST_EPOCHS = 3
-
-
-class CollapsedError(UnfreezeError):
-    """Validation accuracy fell clearly below the floor's: the rate was too high."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,26 +146,37 @@ def choose(
     if sentence := untried(material, candidates, error=1 - probe.accuracy):
         material.progress.say(sentence)
         return _written(Choice(record | {"decisions": [sentence]}, None, None), folder)
-    wanted, late = _measured(candidates, material, predict, elapsed, limit)
-    left = max(0.0, seconds_of(limit) - elapsed())
-    plans, dropped = _cut(wanted, material, predict, left)
+    trials = folder / CHECKPOINTS / TRIALS
+    begun, plans = _begun_before(trials, material, candidates) or _begin(
+        material, candidates, predict, elapsed, limit
+    )
     if plans and (sentence := hopeless(plans, 1 - probe.accuracy)):
         # The one that was hoped for has found no time or no room.
         material.progress.say(sentence)
-        return _written(Choice(record | {"decisions": [*late, *dropped, sentence]}, None, None), folder)
-    seconds = {candidate.name: predict(plan).seconds for candidate, plan in plans.items()}
-    with stop_on_signal(material.progress, then="trials are not saved") as should_stop:
+        return _written(Choice(record | {"decisions": [*begun.dropped, sentence]}, None, None), folder)
+    record["time_limit_seconds"] = begun.time_limit_seconds
+    seconds = {one.name: one.seconds for one in begun.candidates}
+    with stop_on_signal(material.progress, then="finished trials are kept") as should_stop:
         trier = Trier(
-            material, probe, {candidate.name: plan for candidate, plan in plans.items()}, should_stop
+            material,
+            probe,
+            {candidate.name: plan for candidate, plan in plans.items()},
+            TrialRecord(trials, begun),
+            should_stop,
         )
-        searched = search(
-            tuple(plans),
-            trier,
-            floor_error=1 - probe.accuracy,
-            seconds=lambda candidate: seconds[candidate.name],
-            budget=left - max(seconds.values(), default=0.0),
-            say=material.progress.say,
-        )
+        try:
+            searched = search(
+                tuple(plans),
+                trier,
+                floor_error=1 - probe.accuracy,
+                seconds=lambda candidate: seconds[candidate.name],
+                budget=begun.left - max(seconds.values(), default=0.0),
+                say=material.progress.say,
+            )
+        except StoppedError:
+            raise StoppedError(
+                "Stopped as asked; the trials that were finished are kept. Continue with --resume."
+            ) from None
     plan = None if searched.chosen is None else plans[searched.chosen.candidate]
     record |= {
         "candidates": [
@@ -188,11 +185,60 @@ def choose(
         ],
         "trials": [trial.to_dict() for trial in searched.trials],
         "expectations": [expectation.to_dict() for expectation in searched.expectations],
-        "decisions": [*late, *dropped, *searched.decisions],
+        "decisions": [*begun.dropped, *searched.decisions],
         "chosen": None if searched.chosen is None else searched.chosen.candidate.name,
         "epochs_by_phase": None if plan is None else [phase.epochs for phase in plan.phases],
     }
     return _written(Choice(record, plan, searched.chosen), folder)
+
+
+def _begin(
+    material: Material,
+    candidates: Mapping[Candidate, Plan],
+    predict: Callable[[Plan], Cost],
+    elapsed: Callable[[], float],
+    limit: str,
+) -> tuple[Begun, dict[Candidate, Plan]]:
+    """What trials begin with, and the plans of the candidates, as long as there is time for them."""
+    wanted, late = _measured(candidates, material, predict, elapsed, limit)
+    left = max(0.0, seconds_of(limit) - elapsed())
+    plans, dropped = _cut(wanted, material, predict, left)
+    begun = Begun(
+        settings=identify_choice(material),
+        time_limit_seconds=seconds_of(limit),
+        left=left,
+        candidates=tuple(
+            Planned(
+                name=candidate.name,
+                epochs=tuple(phase.epochs for phase in plan.phases),
+                seconds=predict(plan).seconds,
+            )
+            for candidate, plan in plans.items()
+        ),
+        dropped=(*late, *dropped),
+    )
+    return begun, plans
+
+
+def _begun_before(
+    path: Path, material: Material, candidates: Mapping[Candidate, Plan]
+) -> tuple[Begun, dict[Candidate, Plan]] | None:
+    """What the trials of a run that was stopped among them began with; None where there are none to go on with.
+
+    Raises RequestError where they are of other settings or data.
+    """
+    begun = read_trials(path) if material.decisions.request.resume else None
+    if begun is None:
+        return None
+    check_same(begun.settings, identify_choice(material), what="this was tried")
+    known = {candidate.name: candidate for candidate in candidates}
+    plans = {}
+    for one in begun.candidates:
+        if one.name not in known or (plan := _with_epochs(candidates[known[one.name]], one.epochs)) is None:
+            return None
+        plans[known[one.name]] = plan
+    material.progress.say(f"{counted(len(begun.trials), 'trial')} of before are taken up again.")
+    return begun, plans
 
 
 def untried(material: Material, candidates: Iterable[Candidate], *, error: float) -> str:
@@ -304,15 +350,20 @@ def _taken_up(path: Path, record: dict[str, Any], material: Material) -> Choice:
     candidate = Candidate.from_dict(known)
     rows, classes = len(material.part("train")), len(material.dataset.labels)
     plan = plan_candidate(candidate, material.backbone, rows, classes, material.decisions.request)
-    epochs = record["epochs_by_phase"] or ()
+    fitting = _with_epochs(plan, record["epochs_by_phase"] or ())
+    if fitting is None:
+        raise damaged(path, "its epochs are not those of a plan")
+    expected = {one["candidate"]: one for one in record["expectations"]}[name]
+    return Choice(record, fitting, Expectation.from_dict(expected, candidate), restarts=restarts)
+
+
+def _with_epochs(plan: Plan, epochs: Sequence[int]) -> Plan | None:
+    """The plan with so many epochs in its phases; None where they are not such as it can be cut to."""
     # Plans are cut to fit into the time, and never made longer.
     if len(epochs) != len(plan.phases) or any(map(gt, epochs, (phase.epochs for phase in plan.phases))):
-        raise damaged(path, "its epochs are not those of a plan")
+        return None
     phases = tuple(replace(phase, epochs=count) for phase, count in zip(plan.phases, epochs, strict=True))
-    expected = {one["candidate"]: one for one in record["expectations"]}[name]
-    return Choice(
-        record, replace(plan, phases=phases), Expectation.from_dict(expected, candidate), restarts=restarts
-    )
+    return replace(plan, phases=phases)
 
 
 def fit_into(plan: Plan, predict: Callable[[Plan], Cost], seconds: float) -> Plan | None:
@@ -328,132 +379,6 @@ def fit_into(plan: Plan, predict: Callable[[Plan], Cost], seconds: float) -> Pla
     return None
 
 
-def train_chosen(
-    folder: Path,
-    material: Material,
-    choice: Choice,
-    fitted: Fitted,
-    probe: Probe,
-    *,
-    predict: Callable[[Plan], Cost],
-    elapsed: Callable[[], float],
-) -> tuple[Choice, Fitted, Fit | None]:
-    """The full training of what was chosen, and whether it or the probe (``fitted``) is shipped.
-
-    A training that falls clearly below the probe, or whose loss is not finite, starts again at a third of its rates,
-    twice at most, with the epochs that fit into what is left of the time limit. ``predict`` and ``elapsed``: as for
-    ``choose``.
-    """
-    if choice.plan is None:
-        return choice, fitted, None
-    expected = choice.expected
-    assert expected is not None
-    decisions, backbone, progress = material.decisions, material.backbone, material.progress
-    val = material.part("val")
-    floor_right = _floor_right(material, probe, val)
-    # A row that the network was trained on a copy of says nothing of it.
-    own = ~np.isin(material.keys(val), material.keys(material.part("train")))
-    own = own if own.any() else ~own
-    notes: list[str] = []
-    first, stopped_at = choice.plan, choice.restarts
-    given_up = "Every training failed or fell below the probe, at lower rates too: the probe is shipped."
-    for restarts in range(choice.restarts, RESTARTS + 1):
-        if restarts > stopped_at:
-            left = max(0.0, seconds_of(decisions.text("time_limit")) - elapsed())
-            fitting = fit_into(first, predict, left)
-            if fitting is None:
-                given_up = (
-                    f"It failed or fell below the probe, and for another training {left:.0f} s of --time-limit are "
-                    f"left, into which fewer than {LEAST_EPOCHS} epochs fit: the probe is shipped."
-                )
-                break
-            first = fitting
-            notes.append(
-                f"It starts again at a third of its rates, for {counted(first.epochs, 'epoch')}: what its trials found "
-                "does not count any more."
-            )
-            progress.say(notes[-1])
-            record = {**choice.record, "epochs_by_phase": [phase.epochs for phase in first.phases]}
-            choice = replace(choice, record=record)
-            # They are of higher rates: a run that is stopped now could not go on from them.
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        choice = replace(choice, restarts=restarts, notes=tuple(notes))
-        # A run that is stopped now goes on at these rates.
-        write_choice(choice.to_dict(), folder)
-        plan = lower_rates(first, LOWER**restarts)
-        progress.say(describe_plan(plan, backbone))
-        watch = _Watch(
-            CollapseWatch(float(floor_right.mean()), effective_rows(floor_right, material.together(val)))
-        )
-        # Checkpoints that lie there are of the rates with which the run was stopped.
-        resume = bool(decisions.request.resume) and restarts == stopped_at
-        began = time.perf_counter()
-        try:
-            trained, fit = thaw(folder, material, plan, resume=resume, watch=watch)
-        except (CollapsedError, DivergedError) as problem:
-            told = f"{problem.where}." if isinstance(problem, DivergedError) else str(problem)
-            notes.append(told)
-            progress.say(told)
-            continue
-        right = np.zeros(len(val), dtype=bool)
-        right[np.searchsorted(val, trained.rows)] = trained.logits.argmax(axis=1) == trained.y
-        measured = expected
-        if restarts:
-            # Its trials were of rates that have failed, and say nothing of these.
-            share = predict(plan).seconds / max(expected.seconds, 1e-9)
-            price = expected.price * min(1.0, share)
-            measured = replace(expected, found=None, found_error=None, price=price)
-        verdict = judge(
-            measured,
-            right[own],
-            floor_right[own],
-            groups=material.together(val[own]),
-            among=_tried_fully(choice.record),
-        )
-        progress.say(verdict.reason)
-        if verdict.ship:
-            record_plan(plan, backbone, decisions)
-        seconds = None if resume else time.perf_counter() - began
-        choice = replace(choice, plan=plan, verdict=verdict, seconds=seconds, trained=fit)
-        write_choice(choice.to_dict(), folder)
-        return (choice, trained, fit) if verdict.ship else (choice, fitted, None)
-    verdict = Verdict(False, 0.0, given_up)
-    progress.say(verdict.reason)
-    choice = replace(choice, verdict=verdict, notes=tuple(notes))
-    write_choice(choice.to_dict(), folder)
-    return choice, fitted, None
-
-
-def _tried_fully(record: Mapping[str, Any]) -> int:
-    """How many candidates had a trial of full length; at least one was taken."""
-    full = {trial["candidate"] for trial in record["trials"] if trial["share_of_epochs"] == 1.0}
-    return max(1, len(full))
-
-
-@dataclass(frozen=True)
-class _Watch:
-    collapse: CollapseWatch
-
-    def __call__(self, record: EpochRecord) -> None:
-        if self.collapse.fallen(record.val_accuracy):
-            raise CollapsedError(
-                f"Phase {record.phase}, epoch {record.epoch + 1}: {record.val_accuracy:.1%} right on validation, the "
-                f"probe {self.collapse.floor_accuracy:.1%}: the rate is too high."
-            )
-
-
 def write_choice(record: Mapping[str, Any], folder: Path) -> None:
     """Write ``choice.json``, of what ``Choice.to_dict`` gave."""
     write_atomically(folder / CHOICE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-
-
-def _floor_right(material: Material, probe: Probe, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Whether the probe is right on each of these rows, from a fit that never saw it."""
-    chosen = fit_rows(material.dataset, material.features)
-    places = material.places(rows)
-    arrays = material.features.arrays
-    logits = probe.head.logits(np.concatenate([arrays[b][places] for b in probe.boundaries], axis=1))
-    # Rows that the head was fitted on were predicted out of fold.
-    fitted = chosen[places]
-    logits[fitted] = probe.oof_logits[np.cumsum(chosen)[places[fitted]] - 1]
-    return np.asarray(logits.argmax(axis=1) == material.dataset.label[rows])

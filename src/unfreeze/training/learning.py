@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from unfreeze.choose.cost import Cost, describe_cost
 from unfreeze.config import AUTO
 from unfreeze.progress import Clock
-from unfreeze.training.choosing import Choice, choose, train_chosen
+from unfreeze.training.choosing import Choice, choose
+from unfreeze.training.chosen import train_chosen
 from unfreeze.training.costing import CostModel
 from unfreeze.training.material import Material
 from unfreeze.training.probing import Fitted

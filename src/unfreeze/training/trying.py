@@ -26,6 +26,7 @@ from unfreeze.training.planning import shorten
 from unfreeze.training.probing import exact_executor, fit_rows
 from unfreeze.training.starting import fitted_anew, pooled_features, starting_head
 from unfreeze.training.together import Training, run_plan
+from unfreeze.training.trial_record import TrialRecord, rights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,12 +36,13 @@ if TYPE_CHECKING:
 class Trier:
     """Runs trials of the ``plans`` of candidates, by name, beside the probe fitted on the same halves.
 
-    ``heads``: those that trials have started from.
+    ``record``: of those that are finished, which are not run again. ``heads``: those that trials have started from.
     """
 
     material: Material
     probe: Probe
     plans: Mapping[str, Plan]
+    record: TrialRecord
     should_stop: Callable[[], bool]
     heads: dict[object, nn.Module] = field(default_factory=dict)
 
@@ -76,6 +78,16 @@ class Trier:
 
     def __call__(self, candidate: Candidate, fold: int, share: float) -> Trial:
         """The trial of a candidate on a fold, for a share of its epochs; its last weights are what is scored."""
+        scored = self.rows[self.assigned == fold]
+        if (tried := self.record.find(candidate.name, fold, share, rows=len(scored))) is not None:
+            return self._trial(
+                candidate, fold, share, rights(tried), tried.losses, tried.seconds, tried.failed
+            )
+        trial = self._run(candidate, fold, share)
+        self.record.keep(trial)
+        return trial
+
+    def _run(self, candidate: Candidate, fold: int, share: float) -> Trial:
         began = time.perf_counter()
         material = self.material
         plan = shorten(self.plans[candidate.name], share)
@@ -111,6 +123,21 @@ class Trier:
         except UnfreezeError as problem:
             # A candidate that breaks is an answer; the others go on.
             failed = str(problem)
+        seconds = time.perf_counter() - began
+        return self._trial(candidate, fold, share, right, losses, seconds, failed)
+
+    def _trial(
+        self,
+        candidate: Candidate,
+        fold: int,
+        share: float,
+        right: NDArray[np.bool_],
+        losses: tuple[float, ...],
+        seconds: float,
+        failed: str,
+    ) -> Trial:
+        held, material = self.assigned == fold, self.material
+        scored = self.rows[held]
         return Trial(
             candidate=candidate,
             fold=fold,
@@ -120,7 +147,7 @@ class Trier:
             y=material.dataset.label[scored].astype(np.intp),
             train=np.isin(scored, material.part("train")),
             losses=losses,
-            seconds=time.perf_counter() - began,
+            seconds=seconds,
             failed=failed,
             groups=material.together(scored),
         )

@@ -1,0 +1,97 @@
+"""Trials that are finished, and what they were begun with: a run that is stopped among them goes on with those."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from unfreeze.choose.trials import Trial
+from unfreeze.regular import read_record
+from unfreeze.runtime.files import write_atomically
+from unfreeze.training.choice_record import Count, Loss, Seconds, Share, Strict
+
+
+class Planned(Strict):
+    """A candidate by name, the epochs of each of its phases, and the predicted seconds of its full training."""
+
+    name: str
+    epochs: tuple[Annotated[int, Field(ge=1)], ...]
+    seconds: Seconds
+
+
+class Tried(Strict):
+    """A finished trial; ``right``: "1" or "0" a held-out row."""
+
+    candidate: str
+    fold: Count
+    share: Share
+    right: Annotated[str, Field(pattern="^[01]*$")]
+    losses: tuple[Loss, ...]
+    seconds: Seconds
+    failed: str
+
+
+class Begun(Strict):
+    """What trials were begun with; ``left``: seconds of the time limit, ``dropped``: sentences on other candidates."""
+
+    settings: dict[str, str]
+    time_limit_seconds: Seconds
+    left: Seconds
+    candidates: tuple[Planned, ...]
+    dropped: tuple[str, ...]
+    trials: tuple[Tried, ...] = ()
+
+
+def read_trials(path: Path) -> Begun | None:
+    """What was kept there; None where there is nothing, or nothing that can be gone on with."""
+    try:
+        return Begun.model_validate_json(read_record(path))
+    except (OSError, ValueError, ValidationError):
+        return None
+
+
+@dataclass(eq=False)
+class TrialRecord:
+    """The trials of a search in a file, written whole after each of them."""
+
+    path: Path
+    begun: Begun
+    trials: list[Tried] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.trials = list(self.begun.trials)
+
+    def find(self, candidate: str, fold: int, share: float, *, rows: int) -> Tried | None:
+        """The trial of a candidate on a fold of so many held-out rows, if it is finished."""
+        for trial in self.trials:
+            if (trial.candidate, trial.fold, trial.share, len(trial.right)) == (candidate, fold, share, rows):
+                return trial
+        return None
+
+    def keep(self, trial: Trial) -> None:
+        """Add a finished trial."""
+        self.trials.append(
+            Tried(
+                candidate=trial.candidate.name,
+                fold=trial.fold,
+                share=trial.share,
+                right="".join("1" if right else "0" for right in trial.right),
+                losses=trial.losses,
+                seconds=trial.seconds,
+                failed=trial.failed,
+            )
+        )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        record = self.begun.model_copy(update={"trials": tuple(self.trials)})
+        write_atomically(self.path, json.dumps(record.model_dump()) + "\n")
+
+
+def rights(tried: Tried) -> NDArray[np.bool_]:
+    """Whether the candidate was right on each held-out row."""
+    return np.asarray(np.frombuffer(tried.right.encode("ascii"), dtype=np.uint8) == ord("1"))
