@@ -647,6 +647,36 @@ def test_what_is_left_of_the_candidates_must_be_worth_a_trial_too(auto, cells, t
     assert "not worth a trial" in last
 
 
+@pytest.mark.parametrize(("fewest", "tried"), [(1, 3), (1_000, 1)])
+def test_where_few_answers_are_wrong_the_most_hopeful_candidate_alone_is_tried(
+    auto, cells, tmp_path, settings, fewest, tried
+):
+    auto.setattr("unfreeze.choose.trials.FEWEST_ERRORS", fewest)
+    auto.setattr("unfreeze.choose.candidates.NEAR_ROWS", 0)
+    auto.setattr("unfreeze.training.choosing.hopeless", lambda *_: "")
+    measured = []
+
+    class Measuring(Priced):
+        def predict(self, plan):
+            measured.append(plan.strategy)
+            return super().predict(plan)
+
+    auto.setattr("unfreeze.training.learning.CostModel", Measuring)
+    run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings)
+    choice = choice_of(run.folder)
+    names = [one["name"] for one in choice["candidates"]]
+    assert len(names) >= tried
+    if tried == 1:
+        assert names == ["full"]
+        assert set(measured) == {"full"}
+        assert {trial["share_of_epochs"] for trial in choice["trials"]} <= {1.0}
+        assert choice["decisions"][0].endswith(
+            "too few to tell candidates from each other by: the most hopeful one is tried."
+        )
+    else:
+        assert 0.25 in {trial["share_of_epochs"] for trial in choice["trials"]}
+
+
 def test_candidates_that_come_to_the_same_training_are_tried_once(auto, cells, tmp_path, settings):
     from dataclasses import replace
 

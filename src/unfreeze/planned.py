@@ -10,7 +10,7 @@ from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
 from unfreeze.choose.settings import Decisions
-from unfreeze.choose.trials import PRICE, Expectation, price_of
+from unfreeze.choose.trials import PRICE, Expectation, price_of, tells_apart
 from unfreeze.config import AUTO, FLOOR, READ_BY, THAWING, TrainRequest, seconds_of
 from unfreeze.contracts import Backbone
 from unfreeze.errors import DataError, RequestError
@@ -117,7 +117,10 @@ def look_ahead(request: TrainRequest, *, progress: Progress | None = None) -> Ou
         from unfreeze.training.costing import CostModel
 
         left = max(0.0, limit - spent)
-        weighing = _Weighing(material, CostModel(material), probed.plan, facts, left=left, error=1 - floor)
+        few = not tells_apart(1 - floor, int(probe.probe.held_out.sum()))
+        weighing = _Weighing(
+            material, CostModel(material), probed.plan, facts, left=left, error=1 - floor, few=few
+        )
         options = tuple(weighing.options())
     return Outlook(
         source=dataset.source,
@@ -136,7 +139,7 @@ class _Weighing:
     """The plans that a request could lead to, each with its cost.
 
     ``asked``: the plan of a strategy that was named. ``left``: seconds of the time limit that are left; ``error``: the
-    share of rows that the probe gets wrong.
+    share of rows that the probe gets wrong, ``few``: that these are too few to tell candidates from each other by.
     """
 
     def __init__(
@@ -148,6 +151,7 @@ class _Weighing:
         *,
         left: float,
         error: float,
+        few: bool,
     ) -> None:
         self.unfit: list[tuple[str, str]] = []
         # Where ``auto`` would try nothing.
@@ -155,7 +159,7 @@ class _Weighing:
         # The plans of candidates, before epochs are cut.
         self._weighed: list[Plan] = []
         self._material, self._model, self._asked, self._facts = material, model, asked, facts
-        self._left, self._error = left, error
+        self._left, self._error, self._few = left, error, few
         self._rows, self._classes = len(material.part("train")), len(material.dataset.labels)
 
     def options(self) -> Iterator[Option]:
@@ -203,6 +207,8 @@ class _Weighing:
             if fitting != plan:
                 reason += f"; {fitting.epochs} of its {plan.epochs} epochs fit into half of --time-limit"
             yield self._option(candidate.name, fitting, reason, candidate)
+            if self._few:
+                return
 
     def _plan(self, strategy: str, request: TrainRequest) -> Plan:
         decisions = Decisions(replace(request, strategy=strategy))

@@ -19,7 +19,7 @@ def facts(*, neighbours=0.9, turning=None):
         sizes=ImageSizes(width=10, height=10, smallest=10, largest=10, side=8),
         duplicates=Pairs(count=0, across=0, rows=500, total=500),
         machine=Machine(device="cpu", processor="Some Processor", cores=2, memory_bytes=10**9),
-        distance=Distance(probe=0.9, neighbours=neighbours, learnt=0.9, rows=500, shift=None),
+        distance=Distance(probe=0.9, neighbours=neighbours, error=0.0, learnt=0.9, rows=500, shift=None),
         turning=turning,
     )
 
@@ -35,6 +35,20 @@ def candidates(backbone, known, *, error=0.1, rows=400, **said):
 def test_the_rank_goes_by_the_distance_from_the_pretraining(t, kind, error, neighbours, rank):
     found = candidates(t.toy(kind), facts(neighbours=neighbours), error=error)
     assert [one.changes["rank"] for one in found if one.strategy == "lora"] == [rank]
+
+
+def test_what_few_rows_say_of_the_distance_is_taken_for_less(t):
+    def rank(known, error):
+        found = candidates(t.toy("vit"), known, error=error)
+        return next(one.changes["rank"] for one in found if one.strategy == "lora")
+
+    many = facts()
+    few = replace(many, distance=replace(many.distance, rows=32))
+    # Five of 32 rows, and the same share of 500.
+    assert (rank(few, 5 / 32), rank(many, 5 / 32)) == (8, 32)
+    ahead = replace(many.distance, neighbours=0.84)
+    unsure = replace(ahead, error=0.02)
+    assert [rank(replace(many, distance=one), 0.1) for one in (ahead, unsure)] == [32, 8]
 
 
 @pytest.mark.parametrize("kind", ["cnn", "vit"])

@@ -19,6 +19,7 @@ def facts(*, counts=COUNTS, sizes=None, pairs=None, distance=None):
         or Distance(
             probe=0.824,
             neighbours=0.741,
+            error=0.0,
             learnt=0.991,
             rows=1_700,
             shift=Shift(early=0.21, late=0.93, norms=49, rows=64),
@@ -105,14 +106,14 @@ def test_the_dictionary_holds_values_and_sentences():
     ("probe", "neighbours", "words"), [(0.9, 0.8, "is not yours"), (0.9, 0.88, "about as well as that head")]
 )
 def test_the_words_on_likeness_follow_the_gap(probe, neighbours, words):
-    distance = Distance(probe=probe, neighbours=neighbours, learnt=0.95, rows=100, shift=None)
+    distance = Distance(probe=probe, neighbours=neighbours, error=0.0, learnt=0.95, rows=100, shift=None)
     found = facts(distance=distance)
     assert words in sentence(found, "neighbours_accuracy")
     assert "no record" in sentence(found, "shift")
 
 
 def test_neighbours_that_do_better_are_said_to():
-    distance = Distance(probe=0.7, neighbours=0.75, learnt=0.7, rows=100, shift=None)
+    distance = Distance(probe=0.7, neighbours=0.75, error=0.0, learnt=0.7, rows=100, shift=None)
     assert "5.0 points below" in sentence(facts(distance=distance), "probe_over_neighbours")
     assert "little of that is learnt by heart" in sentence(
         facts(distance=distance), "probe_accuracy_on_its_own_rows"

@@ -25,6 +25,9 @@ NEAR_ROWS = 100
 # similar rows (facts.py). Low-rank updates need more rank then: on 5 images a class rank 8 gave 66.7 % and rank 64
 # 73.0 % of a far domain, but rank 1 was best for a near one (arXiv 2409.16434).
 FAR_ERROR = 0.15
+# A few rows tell little of it: as if so many more had been asked, of which one was wrong, about as many as of the tasks
+# that were measured.
+MORE_ROWS = 10
 NEAR_RANK, FAR_RANK = 8, 32
 # Texts of a class up to which pairs are tried (SetFit is ahead of fine-tuning up to about as many, Tunstall et al.
 # 2022), and the share of the probe's errors that they removed, of up to so many: 48 and 37 % on 8 and 16 mails a class,
@@ -101,7 +104,9 @@ def list_candidates(
     ``facts``: of the same rows. ``said``: fields of ``StrategySettings`` that the user fixed; candidates do not
     differ in them.
     """
-    far = floor_error >= FAR_ERROR or facts.distance.far
+    scored = facts.distance.rows
+    error = (floor_error * scored + 1) / (scored + MORE_ROWS)
+    far = error >= FAR_ERROR or facts.distance.far
     hope = _hope(rows, far=far)
     family = backbone.family
     if family in ("encoder", "decoder"):

@@ -200,11 +200,13 @@ class Distance:
     """Signs of how far the data are from the pretraining.
 
     ``probe`` and ``neighbours``: shares of held-out rows that a head on the pooled features and the most similar rows
-    answer rightly, on the same folds; ``learnt``: the head's share on the ``rows`` that it was fitted on.
+    answer rightly, on the same folds, and ``error`` the standard error of their difference; ``learnt``: the head's
+    share on the ``rows`` that it was fitted on.
     """
 
     probe: float
     neighbours: float
+    error: float
     learnt: float
     rows: int
     shift: Shift | None
@@ -216,8 +218,8 @@ class Distance:
 
     @property
     def far(self) -> bool:
-        """Whether that is so much that what is alike to the network is not alike in these data."""
-        return self.over_neighbours >= WORTH_A_WORD
+        """Whether that is certainly so much that what is alike to the network is not alike in these data."""
+        return self.over_neighbours - self.error >= WORTH_A_WORD
 
     def facts(self) -> Iterator[Fact]:
         """The signs, one by one."""

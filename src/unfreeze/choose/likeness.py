@@ -66,22 +66,23 @@ def count_pairs(features: Floats, part: NDArray[np.integer]) -> Pairs:
 
 def neighbours_right(
     features: Floats, y: NDArray[np.integer], assigned: NDArray[np.intp], *, classes: int
-) -> float:
-    """The share of held-out rows whose class most of their ``NEIGHBOURS`` most similar training rows have.
+) -> NDArray[np.bool_]:
+    """Whether most of a row's ``NEIGHBOURS`` most similar training rows have its class, (rows,).
 
-    ``assigned`` (rows,): the fold in which each row is held out, or ``ALWAYS_TRAINED``. Ties go to the more similar.
+    ``assigned`` (rows,): the fold in which each row is held out, or ``ALWAYS_TRAINED``, of which none is asked. Ties go
+    to the more similar.
     """
-    right = scored = 0
+    right = np.zeros(len(y), dtype=bool)
     for fold in np.unique(assigned[assigned != ALWAYS_TRAINED]):
         held = assigned == fold
         known = standardise(features[~held])
-        asked, truth = standardise(features[held], features[~held]), y[held]
+        asked, places = standardise(features[held], features[~held]), np.flatnonzero(held)
         labels = np.asarray(y[~held], dtype=np.intp)
         for start, block in _blocks(asked):
             answer = _vote(block @ known.T, labels, classes)
-            right += int((answer == truth[start : start + len(block)]).sum())
-        scored += int(held.sum())
-    return right / max(scored, 1)
+            here = places[start : start + len(block)]
+            right[here] = answer == y[here]
+    return right
 
 
 def evenly(rows: int, most: int) -> NDArray[np.intp]:

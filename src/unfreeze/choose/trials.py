@@ -30,6 +30,10 @@ LEAST_DOUBT = 0.1
 # How often one class may rise as far by chance, among all classes of a trial: two standard errors for a single one.
 RISEN_BY_CHANCE = 0.023
 FOLDS = 2
+# Wrong answers of the probe below which trials do not tell candidates from each other: on 100 solar cells, of which it
+# gets 17 to 27 wrong, five short trials and three long ones took twice the time of the winner's whole training, and the
+# best of them was no better than the others (bench/RESULTS.md, what is lost by choosing).
+FEWEST_ERRORS = 30
 # Trials together take at most this many times what training the dearest candidate takes.
 TRIALS_PER_TRAINING = 2.0
 
@@ -157,6 +161,11 @@ def hopeless(candidates: Iterable[Candidate], floor_error: float) -> str:
         f"The probe is wrong on {floor_error:.1%} of the rows: of no candidate is more expected than "
         f"{100 * most:.2f} points, which is not worth a trial. The probe is taken."
     )
+
+
+def tells_apart(floor_error: float, rows: int) -> bool:
+    """Whether the probe is wrong on so many of these rows that trials can tell candidates from each other."""
+    return floor_error * rows >= FEWEST_ERRORS
 
 
 def search(

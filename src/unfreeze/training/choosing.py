@@ -14,7 +14,7 @@ from unfreeze.bundle.folder import CHECKPOINTS
 from unfreeze.choose.candidates import Candidate, list_candidates
 from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
-from unfreeze.choose.trials import Expectation, hopeless, search
+from unfreeze.choose.trials import Expectation, hopeless, search, tells_apart
 from unfreeze.choose.verdict import Verdict
 from unfreeze.config import FLOOR, THAWING, seconds_of
 from unfreeze.engine.checkpoints import check_same
@@ -147,14 +147,23 @@ def choose(
         material.progress.say(sentence)
         return _written(Choice(record | {"decisions": [sentence]}, None, None), folder)
     trials = folder / CHECKPOINTS / TRIALS
+    few = not tells_apart(1 - probe.accuracy, rows)
     begun, plans = _begun_before(trials, material, candidates) or _begin(
-        material, candidates, predict, elapsed, limit
+        material, candidates, predict, elapsed, limit, few=few
     )
     if plans and (sentence := hopeless(plans, 1 - probe.accuracy)):
         # The one that was hoped for has found no time or no room.
         material.progress.say(sentence)
         return _written(Choice(record | {"decisions": [*begun.dropped, sentence]}, None, None), folder)
     record["time_limit_seconds"] = begun.time_limit_seconds
+    leading = list(begun.dropped)
+    if few and plans:
+        wrong = round((1 - probe.accuracy) * rows)
+        leading.append(
+            f"The probe is wrong on {wrong} of {rows} rows, too few to tell candidates from each other by: the most "
+            "hopeful one is tried."
+        )
+        material.progress.say(leading[-1])
     seconds = {one.name: one.seconds for one in begun.candidates}
     with stop_on_signal(material.progress, then="finished trials are kept") as should_stop:
         trier = Trier(
@@ -185,7 +194,7 @@ def choose(
         ],
         "trials": [trial.to_dict() for trial in searched.trials],
         "expectations": [expectation.to_dict() for expectation in searched.expectations],
-        "decisions": [*begun.dropped, *searched.decisions],
+        "decisions": [*leading, *searched.decisions],
         "chosen": None if searched.chosen is None else searched.chosen.candidate.name,
         "epochs_by_phase": None if plan is None else [phase.epochs for phase in plan.phases],
     }
@@ -198,11 +207,22 @@ def _begin(
     predict: Callable[[Plan], Cost],
     elapsed: Callable[[], float],
     limit: str,
+    *,
+    few: bool,
 ) -> tuple[Begun, dict[Candidate, Plan]]:
-    """What trials begin with, and the plans of the candidates, as long as there is time for them."""
-    wanted, late = _measured(candidates, material, predict, elapsed, limit)
-    left = max(0.0, seconds_of(limit) - elapsed())
-    plans, dropped = _cut(wanted, material, predict, left)
+    """What trials begin with, and the plans of the candidates, as long as there is time for them.
+
+    ``few``: of the first alone that there is time and room for.
+    """
+    plans: dict[Candidate, Plan] = {}
+    told: list[str] = []
+    for some in ({one: plan} for one, plan in candidates.items()) if few else (candidates,):
+        wanted, late = _measured(some, material, predict, elapsed, limit, first=not told)
+        left = max(0.0, seconds_of(limit) - elapsed())
+        plans, dropped = _cut(wanted, material, predict, left)
+        told += [*late, *dropped]
+        if plans:
+            break
     begun = Begun(
         settings=identify_choice(material),
         time_limit_seconds=seconds_of(limit),
@@ -215,7 +235,7 @@ def _begin(
             )
             for candidate, plan in plans.items()
         ),
-        dropped=(*late, *dropped),
+        dropped=tuple(told),
     )
     return begun, plans
 
@@ -262,13 +282,18 @@ def _measured(
     predict: Callable[[Plan], Cost],
     elapsed: Callable[[], float],
     limit: str,
+    *,
+    first: bool,
 ) -> tuple[dict[Candidate, Plan], list[str]]:
-    """The candidates whose cost is measured within the time limit and fits into memory; a sentence for each other."""
+    """The candidates whose cost is measured within the time limit and fits into memory; a sentence for each other.
+
+    ``first``: that none was measured before, so that one is in any case.
+    """
     room = room_for_training(material)
     plans: dict[Candidate, Plan] = {}
     dropped: list[str] = []
     for number, (candidate, plan) in enumerate(wanted.items()):
-        if number and elapsed() >= seconds_of(limit):
+        if (number or not first) and elapsed() >= seconds_of(limit):
             dropped.append(f"{candidate.name}: --time-limit {limit} is over before its cost is measured.")
         # What costs are made of is measured when the first of its kind is asked for.
         elif why := too_large(predict(plan), room):

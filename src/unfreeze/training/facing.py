@@ -10,6 +10,7 @@ import numpy as np
 
 from unfreeze.choose.facts import Counts, Distance, Facts, ImageSizes, Machine, Shift, TextLengths
 from unfreeze.choose.likeness import count_pairs, evenly, neighbours_right
+from unfreeze.choose.paired import paired_error
 from unfreeze.contracts import Backbone
 from unfreeze.data.audit import audit
 from unfreeze.executors.processor import available_cores, processor_name
@@ -161,13 +162,18 @@ def _distance(material: Material, probe: ProbeResult, shift: Shift | None) -> Di
     fitted = fit_rows(dataset, features)
     rows, pooled = features.rows[fitted], features.arrays[last][fitted]
     y = dataset.label[rows].astype(np.intp)
-    assigned = assign_folds(y, folds=PROBE_FOLDS, seed=seed, groups=material.together(rows))
+    together = material.together(rows)
+    assigned = assign_folds(y, folds=PROBE_FOLDS, seed=seed, groups=together)
     some = stratified_sample(y, size=NEIGHBOUR_ROWS, seed=seed)
-    scored = some[assigned[some] != ALWAYS_TRAINED]
+    held = assigned[some] != ALWAYS_TRAINED
+    scored = some[held]
+    alike = neighbours_right(pooled[some], y[some], assigned[some], classes=len(dataset.labels))[held]
+    right = probe.pooled.oof_logits[scored].argmax(axis=1) == y[scored]
     head = probe.pooled.head
     return Distance(
-        probe=float((probe.pooled.oof_logits[scored].argmax(axis=1) == y[scored]).mean()),
-        neighbours=neighbours_right(pooled[some], y[some], assigned[some], classes=len(dataset.labels)),
+        probe=float(right.mean()),
+        neighbours=float(alike.mean()),
+        error=paired_error(right, alike, None if together is None else together[scored]),
         learnt=float((head.logits(pooled[some]).argmax(axis=1) == y[some]).mean()),
         rows=len(scored),
         shift=shift,
