@@ -203,6 +203,7 @@ def test_rows_of_a_group_that_rise_together_do_not_make_false_differences(seeds,
 def test_keys_of_groups_are_the_same_for_all_their_rows():
     keys = read_keys(key_groups([3, 0, 3]), rows_hash="", count=3)
     assert list(keys) == [3, 0, 3]
+    assert len(set(read_keys(key_groups([-1, -2, 5]), rows_hash="", count=3))) == 3
     assert are_keys(key_groups([3, 0, 3]), 3, distinct=False)
     assert not are_keys(key_groups([3, 0, 3]), 3)
 

@@ -167,6 +167,18 @@ def test_groups_reach_the_data_set(tmp_path):
     assert data.group is not None
     assert all(len(set(data.part[data.group == code])) == 1 for code in range(10))
     assert len(set(data.group)) == 10
+    assert data.groups_of(np.arange(20)).tolist() == data.group[:20].tolist()
+
+
+def test_rows_of_a_part_that_was_given_are_groups_of_their_own(tmp_path):
+    for name, count in (("m.csv", 100), ("test.csv", 20)):
+        lines = [f"{name} text {n},{'ab'[n // 10 % 2]},patient {n // 10}\n" for n in range(count)]
+        (tmp_path / name).write_text("text,label,patient\n" + "".join(lines))
+    data = load_dataset(tmp_path / "m.csv", group_column="patient", test=tmp_path / "test.csv")
+    assert data.groups_of(data.rows("test")) is None
+    mixed = data.groups_of(np.arange(len(data)))
+    assert len(set(mixed)) == 10 + 20
+    assert load_dataset(tmp_path / "m.csv").groups_of(np.arange(5)) is None
 
 
 @pytest.mark.parametrize(

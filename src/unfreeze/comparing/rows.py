@@ -29,7 +29,7 @@ def key_rows(names: Sequence[str]) -> str:
 
 def key_groups(codes: Sequence[int]) -> str:
     """The keys of rows in groups of these codes, equal within a group and in all parts of the same data."""
-    return "".join(f"{code:0{2 * KEY_BYTES}x}" for code in codes)
+    return "".join(f"{code % 2**64:0{2 * KEY_BYTES}x}" for code in codes)
 
 
 def are_keys(text: str, count: int, *, distinct: bool = True) -> bool:

@@ -93,8 +93,18 @@ class Dataset:
         return digest.hexdigest()
 
     def groups_of(self, rows: NDArray[np.intp]) -> NDArray[np.int32] | None:
-        """The groups of these rows, or None where the data have none."""
-        return None if self.group is None else self.group[rows]
+        """The groups of these rows, codes (rows,), or None where none of them has one.
+
+        A row without, such as those of a test part that was given, is a group of its own.
+        """
+        if self.group is None:
+            return None
+        codes = self.group[rows]
+        alone = codes < 0
+        if alone.all():
+            return None
+        codes[alone] = -1 - np.arange(int(alone.sum()), dtype=np.int32)
+        return codes
 
     def rows(self, *parts: Part) -> NDArray[np.intp]:
         """Positions of the rows in these parts, ascending."""
