@@ -144,8 +144,7 @@ def choose(
     }
     candidates = candidate_plans(material, facts, error=1 - probe.accuracy)
     if sentence := untried(material, candidates, error=1 - probe.accuracy):
-        material.progress.say(sentence)
-        return _written(Choice(record | {"decisions": [sentence]}, None, None), folder)
+        return _not_tried(material, record, [sentence], folder)
     trials = folder / CHECKPOINTS / TRIALS
     few = not tells_apart(1 - probe.accuracy, rows)
     begun, plans = _begun_before(trials, material, candidates) or _begin(
@@ -153,8 +152,7 @@ def choose(
     )
     if plans and (sentence := hopeless(plans, 1 - probe.accuracy)):
         # The one that was hoped for has found no time or no room.
-        material.progress.say(sentence)
-        return _written(Choice(record | {"decisions": [*begun.dropped, sentence]}, None, None), folder)
+        return _not_tried(material, record, [*begun.dropped, sentence], folder)
     record["time_limit_seconds"] = begun.time_limit_seconds
     leading = list(begun.dropped)
     if few and plans:
@@ -201,6 +199,12 @@ def choose(
     return _written(Choice(record, plan, searched.chosen), folder)
 
 
+def _not_tried(material: Material, record: Mapping[str, Any], why: list[str], folder: Path) -> Choice:
+    """The probe, without a trial; the last sentence of ``why`` has not been told yet."""
+    material.progress.say(why[-1])
+    return _written(Choice({**record, "decisions": why}, None, None), folder)
+
+
 def _begin(
     material: Material,
     candidates: Mapping[Candidate, Plan],
@@ -216,6 +220,7 @@ def _begin(
     """
     plans: dict[Candidate, Plan] = {}
     told: list[str] = []
+    left = 0.0
     for some in ({one: plan} for one, plan in candidates.items()) if few else (candidates,):
         wanted, late = _measured(some, material, predict, elapsed, limit, first=not told)
         left = max(0.0, seconds_of(limit) - elapsed())
