@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -357,16 +358,16 @@ def test_a_stopped_run_says_that_another_time_limit_comes_too_late(
     assert setting.reason.startswith("trials and epochs are those of 5 min")
 
 
-@pytest.fixture
-def stopped_in_trials(wanted, cells, tmp_path, pretrained):
-    """A run that was stopped in its second trial: the halves that are tried from then on, and what goes on with it."""
+@pytest.fixture(params=[2])
+def stopped_in_trials(request, wanted, cells, tmp_path, pretrained):
+    """A run that was stopped in one of its trials: the halves that are tried from then on, and what goes on with it."""
     from unfreeze.training.trying import Trier
 
     ran, run = [], Trier._run
 
     def counted(self, candidate, fold, share):
         ran.append(fold)
-        if len(ran) == 2:
+        if len(ran) == request.param:
             raise StoppedError("Stopped as asked, without a checkpoint.")
         return run(self, candidate, fold, share)
 
@@ -377,8 +378,7 @@ def stopped_in_trials(wanted, cells, tmp_path, pretrained):
     wanted.setattr(Trier, "_run", counted)
     with pytest.raises(StoppedError, match=r"that were finished are kept\. Continue with --resume"):
         resumed(resume=None)
-    ran.clear()
-    ran.extend("..")
+    ran[:] = ["before"] * request.param
     return ran, resumed
 
 
@@ -388,8 +388,9 @@ def test_a_run_that_is_stopped_among_its_trials_goes_on_with_those_that_are_fini
     ran, resumed = stopped_in_trials
     whole = choice_of(unfreeze.train(str(cells), output_dir=tmp_path / "whole", **pretrained).folder)
     wanted.setattr("unfreeze.training.choosing._begin", None)
-    run = resumed()
-    assert ran[2:] == [0, 1, 1]
+    ran[2:] = []
+    run = resumed(time_limit="2h")
+    assert ran[2:] == [1]
     choice = choice_of(run.folder)
     told = [{name: value for name, value in trial.items() if name != "seconds"} for trial in choice["trials"]]
     assert told == [
@@ -397,7 +398,46 @@ def test_a_run_that_is_stopped_among_its_trials_goes_on_with_those_that_are_fini
     ]
     assert choice["expectations"] == whole["expectations"]
     assert choice["time_limit_seconds"] == 300
+    assert origin_of(run, "time_limit").reason.startswith("trials and epochs are those of 5 min")
     assert not (run.folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("stopped_in_trials", [1], indirect=True)
+def test_a_run_that_is_stopped_in_its_first_trial_can_be_resumed(stopped_in_trials, wanted):
+    ran, resumed = stopped_in_trials
+    wanted.setattr("unfreeze.training.choosing._begin", None)
+    resumed()
+    assert ran[1:] == [0, 1]
+
+
+def test_a_trial_that_failed_is_tried_again_and_counts_for_none_that_it_was_better_than(
+    wanted, cells, tmp_path, pretrained
+):
+    from unfreeze.training.chosen import _tried_fully
+    from unfreeze.training.trial_record import read_trials
+    from unfreeze.training.trying import Trier
+
+    run = Trier._run
+
+    def failing(self, candidate, fold, share):
+        made = run(self, candidate, fold, share)
+        kept.append(len(read_trials(tmp_path / "run" / "checkpoints" / "trials.json").trials))
+        return replace(made, failed="Memory ran out.") if fold == 0 else made
+
+    kept = []
+    wanted.setattr(Trier, "_run", failing)
+    found = unfreeze.train(str(cells), output_dir=tmp_path / "run", **pretrained)
+    choice = choice_of(found.folder)
+    assert [trial["failed"] for trial in choice["trials"]] == ["Memory ran out."]
+    assert kept == [0]
+    good = {"candidate": "full", "share_of_epochs": 1.0, "failed": None}
+    trials = [
+        good,
+        good | {"candidate": "lora", "failed": "x"},
+        good | {"candidate": "a", "share_of_epochs": 0.25},
+    ]
+    assert _tried_fully({"trials": trials}) == 1
+    assert _tried_fully({"trials": [*trials, good | {"candidate": "partial"}]}) == 2
 
 
 def test_trials_of_other_settings_are_not_taken_up(stopped_in_trials):

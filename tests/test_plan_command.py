@@ -158,6 +158,7 @@ def outlook(photos, tiny_cnn, tmp_path_factory):
     with plain(tmp_path_factory.mktemp("cache")) as patched:
         patched.setattr("unfreeze.choose.candidates.NEAR_ROWS", 0)
         patched.setattr("unfreeze.training.choosing.hopeless", lambda *_: "")
+        patched.setattr("unfreeze.planned.hopeless", lambda *_: "")
         return look_ahead(
             TrainRequest(
                 data=str(photos),

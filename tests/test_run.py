@@ -174,7 +174,10 @@ def test_intervals_are_over_groups_where_the_data_have_them(tmp_path, make_mails
     assert len(run.test_groups) == len(run.test_names) == run.test.n
     assert len(set(run.test_groups)) == run.test.n / 5
     validation = metrics_of(run.folder)["validation"]
-    assert validation["how"].endswith("; all intervals are over groups of rows")
+    assert (
+        "They are over groups of rows, on test and validation rows."
+        in (run.folder / "report.html").read_text()
+    )
     right = round(validation["accuracy"] * validation["n"])
     assert (validation["accuracy_low"], validation["accuracy_high"]) != wilson_interval(
         right / validation["n"], validation["n"]
@@ -197,6 +200,20 @@ def test_one_row_of_each_class_to_train_on_is_enough(strategy, tmp_path, plain_t
         **({} if strategy == "auto" else {"epochs": 1}),
     )
     assert run.test.n == 6
+
+
+def test_epochs_of_a_head_cannot_be_chosen_by_one_row_of_each_class(tmp_path, plain_torch):
+    data = PAIRS, ["a", "b", "c"] * 2
+    with pytest.raises(RequestError, match="--head mlp needs a class with two rows to train on"):
+        unfreeze.train(
+            data,
+            test=data,
+            output_dir=tmp_path / "run",
+            backbone="all-minilm-l6-v2",
+            max_length=16,
+            strategy="full",
+            head="mlp",
+        )
 
 
 def test_where_nothing_can_be_held_out_it_is_said(tmp_path, plain_torch):

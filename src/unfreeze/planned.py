@@ -10,7 +10,7 @@ from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
 from unfreeze.choose.settings import Decisions
-from unfreeze.choose.trials import PRICE, Expectation, price_of, tells_apart
+from unfreeze.choose.trials import PRICE, Expectation, hopeless, price_of, tells_apart
 from unfreeze.config import AUTO, FLOOR, READ_BY, THAWING, TrainRequest, seconds_of
 from unfreeze.contracts import Backbone
 from unfreeze.errors import DataError, RequestError
@@ -192,6 +192,7 @@ class _Weighing:
             self.untried = RuleChoice(FLOOR, why)
             return
         room = room_for_training(self._material)
+        weighed: dict[Candidate, Option] = {}
         for candidate, plan in found.items():
             self._tell(candidate.name)
             if why := too_large(self._model.predict(plan), room):
@@ -202,13 +203,17 @@ class _Weighing:
                 told = f"fewer than {LEAST_EPOCHS} of its epochs fit into half of --time-limit"
                 self.unfit.append((candidate.name, told))
                 continue
-            self._weighed.append(plan)
             reason = candidate.reason
             if fitting != plan:
                 reason += f"; {fitting.epochs} of its {plan.epochs} epochs fit into half of --time-limit"
-            yield self._option(candidate.name, fitting, reason, candidate)
+            weighed[candidate] = self._option(candidate.name, fitting, reason, candidate)
             if self._few:
-                return
+                break
+        if weighed and (why := hopeless(weighed, self._error)):
+            self.untried = RuleChoice(FLOOR, why)
+            return
+        self._weighed = [found[candidate] for candidate in weighed]
+        yield from weighed.values()
 
     def _plan(self, strategy: str, request: TrainRequest) -> Plan:
         decisions = Decisions(replace(request, strategy=strategy))

@@ -78,6 +78,7 @@ class Evidence:
     classifier: Classifier
     validation: Scores
     validation_how: str
+    grouped: tuple[str, ...]
     calibration_rows: int
     oof: tuple[NDArray[np.intp], NDArray[np.float64]]
     test: Scores
@@ -138,6 +139,7 @@ def _collect(evidence: Evidence, baselines: tuple[content.Baseline, ...], clock:
         test=content.Metrics.from_dict(evidence.test.to_dict()),
         validation=content.Metrics.from_dict(evidence.validation.to_dict()),
         validation_how=evidence.validation_how,
+        grouped=evidence.grouped,
         calibration=content.Calibration(
             temperature=classifier.temperature,
             fitted_on=evidence.validation_how,

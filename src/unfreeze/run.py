@@ -179,9 +179,9 @@ def _train_into(
     with clock.part("scoring"):
         labels = dataset.labels.names
         groups, test_groups = dataset.groups_of(fitted.rows), dataset.groups_of(tested.rows)
+        parts = (("test", test_groups), ("validation", groups))
         validation = score(fitted.probabilities, fitted.y, labels, groups=groups)
         test = score(tested.probabilities, dataset.label[tested.rows], labels, groups=test_groups)
-        how = fitted.how + ("" if groups is None else "; all intervals are over groups of rows")
     examples = None
     if decisions.value("examples"):
         with clock.part("examples"):
@@ -198,7 +198,7 @@ def _train_into(
         if fit is not None:
             write_fit(fit, folder)
         save_run(folder, fitted, dataset, decisions, names, tested, examples)
-        save_metrics(folder, validation, test, how)
+        save_metrics(folder, validation, test, fitted.how)
     from unfreeze.reporting import Evidence, write_pages
 
     evidence = Evidence(
@@ -210,7 +210,8 @@ def _train_into(
         probe=probe,
         classifier=fitted.classifier,
         validation=validation,
-        validation_how=how,
+        validation_how=fitted.how,
+        grouped=tuple(name for name, codes in parts if codes is not None),
         calibration_rows=len(fitted.rows),
         oof=oof,
         test=test,

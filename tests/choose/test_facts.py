@@ -103,10 +103,15 @@ def test_the_dictionary_holds_values_and_sentences():
 
 
 @pytest.mark.parametrize(
-    ("probe", "neighbours", "words"), [(0.9, 0.8, "is not yours"), (0.9, 0.88, "about as well as that head")]
+    ("neighbours", "error", "words"),
+    [
+        (0.8, 0.02, "is not yours"),
+        (0.8, 0.08, "may not be yours, which so few rows cannot tell"),
+        (0.88, 0.0, "about as well as that head"),
+    ],
 )
-def test_the_words_on_likeness_follow_the_gap(probe, neighbours, words):
-    distance = Distance(probe=probe, neighbours=neighbours, error=0.0, learnt=0.95, rows=100, shift=None)
+def test_the_words_on_likeness_follow_the_gap(neighbours, error, words):
+    distance = Distance(probe=0.9, neighbours=neighbours, error=error, learnt=0.95, rows=100, shift=None)
     found = facts(distance=distance)
     assert words in sentence(found, "neighbours_accuracy")
     assert "no record" in sentence(found, "shift")

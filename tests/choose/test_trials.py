@@ -9,7 +9,7 @@ import pytest
 
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.paired import paired_error, paired_score
-from unfreeze.choose.trials import PRICE, Expectation, Trial, hopeless, search
+from unfreeze.choose.trials import PRICE, Expectation, Trial, hopeless, search, tells_apart
 
 ROWS = 400
 FLOOR = 0.70
@@ -288,6 +288,12 @@ def test_the_error_of_a_difference_counts_the_rows_that_differ():
     assert paired_error(right, floor) == pytest.approx(1 / 100)
     right[:8] = True
     assert paired_error(right, floor) == pytest.approx(3 / 100)
+
+
+def test_thirty_wrong_answers_tell_candidates_apart():
+    for rows in range(31, 400):
+        assert tells_apart(1 - (rows - 30) / rows, rows)
+        assert not tells_apart(1 - (rows - 29) / rows, rows)
 
 
 def test_rows_of_a_group_that_rise_together_are_less_certain():

@@ -121,6 +121,16 @@ def test_texts_that_repeat_regularly_never_lie_in_two_parts(texts, copies):
         assert np.abs(rows / rows.sum(axis=0) - [[0.7], [0.15], [0.15]]).max() < 0.08
 
 
+@pytest.mark.parametrize("pairs", [50, 300])
+def test_every_part_has_its_share_of_the_texts_that_repeat(pairs):
+    text = np.concatenate([np.repeat(np.arange(pairs), 2), np.arange(pairs, 1000 - pairs)])
+    order = hash_order(pa.array([f"text {number}" for number in text]), seed=0)
+    part = draw_parts(Pool("toys", ("a",), np.zeros(1000, dtype=np.int32), order), SHARES)
+    assert np.bincount(part).tolist() == [700, 150, 150]
+    repeated = np.bincount(part[: 2 * pairs], minlength=3) / (2 * pairs)
+    assert np.abs(repeated - [0.7, 0.15, 0.15]).max() < 0.02
+
+
 def test_a_text_that_is_most_of_a_class_is_learnt_from():
     texts = ["often"] * 50 + [f"text {number}" for number in range(50)]
     data = load_dataset((texts + [f"other {n}" for n in range(20)], ["a"] * 100 + ["b"] * 20))

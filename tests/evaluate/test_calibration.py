@@ -89,6 +89,16 @@ def test_the_threshold_keeps_its_promise_and_is_the_lowest_that_does():
         assert beta.ppf(0.05, hits, count - hits + 1) < 0.9
 
 
+def test_groups_of_rows_that_are_all_right_promise_less():
+    # Of 300 rows all are right: 30 groups of ten tell less than that.
+    p, y = np.tile([0.9, 0.1], (300, 1)), np.zeros(300, dtype=int)
+    alone, grouped = (
+        abstain_threshold(p, y, precision=0.9, groups=groups) for groups in (None, np.arange(300) // 10)
+    )
+    assert alone.precision_low == pytest.approx(0.05 ** (1 / 300))
+    assert grouped.precision_low == pytest.approx(0.05 ** (1 / 30))
+
+
 def test_no_threshold_where_the_rows_are_too_few_or_too_wrong():
     p = np.tile([0.9, 0.1], (20, 1))
     assert abstain_threshold(p, np.zeros(20, dtype=int), precision=0.9) is None

@@ -230,7 +230,7 @@ class Distance:
             "that it had not seen; the probe, which may read other depths too, is what a training has to beat.",
         )
         gap = self.over_neighbours
-        yield Fact("neighbours_accuracy", self.neighbours, f"{self._looking_up()}: {_of_likeness(self.far)}.")
+        yield Fact("neighbours_accuracy", self.neighbours, f"{self._looking_up()}: {self._of_likeness()}.")
         yield Fact(
             "probe_over_neighbours", gap, f"That head is {_points(gap)} asking the rows that are most alike."
         )
@@ -247,6 +247,13 @@ class Distance:
             f"reaches on unseen ones: {said}.",
         )
         yield from self._shift()
+
+    def _of_likeness(self) -> str:
+        if self.far:
+            return "the network's idea of what is alike is not yours, as with data far from its own"
+        if self.over_neighbours >= WORTH_A_WORD:
+            return "the network's idea of what is alike may not be yours, which so few rows cannot tell"
+        return "rows that look alike to the network tell the class about as well as that head"
 
     def _looking_up(self) -> str:
         return (
@@ -326,12 +333,6 @@ def _alike(pairs: Pairs) -> Iterator[Fact]:
         "it is: keep such rows together with --group-column."
     )
     yield Fact("near_duplicates_across", pairs.across, told)
-
-
-def _of_likeness(far: bool) -> str:
-    if far:
-        return "the network's idea of what is alike is not yours, as with data far from its own"
-    return "rows that look alike to the network tell the class about as well as that head"
 
 
 def _points(gap: float) -> str:

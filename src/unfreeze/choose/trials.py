@@ -165,7 +165,7 @@ def hopeless(candidates: Iterable[Candidate], floor_error: float) -> str:
 
 def tells_apart(floor_error: float, rows: int) -> bool:
     """Whether the probe is wrong on so many of these rows that trials can tell candidates from each other."""
-    return floor_error * rows >= FEWEST_ERRORS
+    return round(floor_error * rows) >= FEWEST_ERRORS
 
 
 def search(

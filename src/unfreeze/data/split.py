@@ -52,8 +52,9 @@ def hash_order(identity: Any, seed: int) -> NDArray[np.uint64]:
 def draw_parts(pool: Pool, shares: Mapping[Part, float]) -> NDArray[np.int8]:
     """The part of each row, int8 (rows,), an index into ``PARTS``.
 
-    ``shares`` holds the share of the rows for each part to be drawn besides train. Within a class, strata are
-    spread evenly over the parts, and rows of equal identity share a part. Raises DataError when a class or a
+    ``shares`` holds the share of the rows for each part to be drawn besides train. With groups these are drawn whole.
+    Else strata are spread evenly over the parts within a class, and its rows of equal identity share a part, wherever
+    that leaves them. Raises DataError when a class or a
     grouping is too small.
     """
     wanted = {part: share for part, share in shares.items() if share > 0}
@@ -109,22 +110,28 @@ def _draw_rows(pool: Pool, shares: Mapping[Part, float]) -> NDArray[np.int8]:
 def _place(order: NDArray[np.uint64], counts: Mapping[Part, int]) -> NDArray[np.int8]:
     """The parts of one class's rows, about so many in each, with rows of equal identity (the same text) in one part.
 
-    A text that is learned and tested on makes results too good. Texts that occur several times go where most rows are
-    missing, the most frequent first, and none of the parts stays without one. A class of fewer texts than parts is
-    drawn by rows; its repeated ones show up in the audit.
+    A text that is learned and tested on makes results too good. Texts that occur several times go, the most frequent
+    first, where the greatest share of the rows is missing, of parts that have room for them, and no part stays without
+    one. A class of fewer texts than parts is drawn by rows; its repeated ones show up in the audit.
     """
     parts = [PARTS.index(part) for part, count in counts.items() if count]
     _, text, sizes = np.unique(order, return_inverse=True, return_counts=True)
     if len(sizes) == len(order) or len(sizes) < len(parts):
         return _spread(counts)
-    missing = {PARTS.index(part): count for part, count in counts.items() if count}
+    wanted = {PARTS.index(part): count for part, count in counts.items() if count}
+    missing = dict(wanted)
     part_of = np.full(len(sizes), -1, dtype=np.int8)
     empty, left = set(parts), len(sizes)
     several = np.flatnonzero(sizes > 1)
     for index in several[np.argsort(-sizes[several], kind="stable")]:
         # As many texts as empty parts: each gets one.
         open_ = empty if left == len(empty) else parts
-        taken = max(open_, key=lambda part: (missing[part], part == parts[0]))
+        roomy = [part for part in open_ if missing[part] >= sizes[index]]
+        taken = (
+            max(roomy, key=lambda part: missing[part] / wanted[part])
+            if roomy
+            else max(open_, key=lambda part: missing[part])
+        )
         part_of[index] = taken
         missing[taken] -= int(sizes[index])
         empty.discard(taken)
@@ -132,10 +139,10 @@ def _place(order: NDArray[np.uint64], counts: Mapping[Part, int]) -> NDArray[np.
     rows = part_of[text]
     if not left:
         return rows
-    wanted = {PARTS[part]: max(0, count) for part, count in missing.items()}
-    while sum(wanted.values()) > left:
-        wanted[max(wanted, key=lambda part: (wanted[part], PARTS.index(part) not in empty))] -= 1
-    rows[rows < 0] = _spread(wanted)
+    rest = {PARTS[part]: max(0, count) for part, count in missing.items()}
+    while sum(rest.values()) > left:
+        rest[max(rest, key=lambda part: (rest[part], PARTS.index(part) not in empty))] -= 1
+    rows[rows < 0] = _spread(rest)
     return rows
 
 

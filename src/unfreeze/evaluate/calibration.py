@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from unfreeze.proportions import effective_rows
+
 # On rows that the model separates without a mistake the best temperature is zero, which would make every
 # answer certain. The bounds keep logits within a factor of four, or ten, of what was fitted.
 LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.25, 10.0
@@ -116,14 +118,19 @@ def expected_calibration_error(
 
 
 def abstain_threshold(
-    probabilities: NDArray[np.floating], y: NDArray[np.integer], *, precision: float
+    probabilities: NDArray[np.floating],
+    y: NDArray[np.integer],
+    *,
+    precision: float,
+    groups: NDArray[np.integer] | None = None,
 ) -> Threshold | None:
     """The lowest confidence from which on the answers reach the wished precision, or None when none does.
 
     Reached means that the one-sided 95 % lower bound of the share of right answers (Clopper and Pearson
     1934) is at least ``precision``. The bound is that of one threshold; as many are looked at, it is
     slightly hopeful. The threshold lies half-way to the next lower confidence seen; 0 when every row may be
-    answered.
+    answered. With ``groups`` (rows,), codes of rows that may stand and fall together, rows count in the bound for as
+    many as they tell of, all answers together.
     """
     if not 0.0 < precision < 1.0:
         raise ValueError(f"precision must lie between 0 and 1, not {precision}")
@@ -136,7 +143,9 @@ def abstain_threshold(
     # Rows of equal confidence are answered together.
     ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
     answered, hits = ends + 1, hits[ends]
-    bound = np.where(hits > 0, betaincinv(np.maximum(hits, 1), answered - hits + 1, ONE_SIDED), 0.0)
+    worth = effective_rows(right, groups) / len(right)
+    told = np.maximum(hits, 1) * worth
+    bound = np.where(hits > 0, betaincinv(told, (answered - hits) * worth + 1, ONE_SIDED), 0.0)
     reached = np.flatnonzero(bound >= precision)
     if not len(reached):
         return None

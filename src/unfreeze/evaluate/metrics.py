@@ -123,23 +123,24 @@ def _intervals(
     """Lower and upper ends of the 95 % intervals of balanced accuracy and macro-F1.
 
     To draw rows with replacement is to draw cells of the confusion matrix from a multinomial distribution:
-    the same bootstrap, at a cost that does not grow with the rows. Groups are drawn whole, each with its cells.
+    the same bootstrap, at a cost that does not grow with the rows. Groups are drawn whole, those with the same cells
+    together.
     """
     true, predicted = np.nonzero(confusion)
     cells = confusion[true, predicted]
-    total, classes = int(cells.sum()), len(confusion)
+    classes = len(confusion)
     random = np.random.default_rng(seed)
-    resamples = min(resamples, max(LEAST_RESAMPLES, DRAWN_NUMBERS // len(cells)))
-    table = None if groups is None else _cells_of(groups, truth, answers, (true, predicted), classes)
-    units = len(cells) if table is None else table.shape[0]
-    at_once = max(1, BATCH_NUMBERS // max(len(cells), classes, units))
+    counts, table = cells, None
+    if groups is not None:
+        counts, table = _kinds_of_groups(groups, truth * classes + answers, true * classes + predicted)
+    drawn_at_once = max(len(cells), len(counts))
+    resamples = min(resamples, max(LEAST_RESAMPLES, DRAWN_NUMBERS // drawn_at_once))
+    at_once = max(1, BATCH_NUMBERS // max(drawn_at_once, classes))
     found: list[NDArray[np.float64]] = []
     for start in range(0, resamples, at_once):
-        size = min(at_once, resamples - start)
-        if table is None:
-            drawn = random.multinomial(total, cells / total, size=size)
-        else:
-            drawn = random.multinomial(units, np.full(units, 1 / units), size=size) @ table
+        drawn = random.multinomial(counts.sum(), counts / counts.sum(), size=min(at_once, resamples - start))
+        if table is not None:
+            drawn = drawn @ table
         right = true == predicted
         hits = _add_up(drawn[:, right], true[right], classes)
         found.append(
@@ -149,20 +150,25 @@ def _intervals(
     return low.tolist(), high.tolist()
 
 
-def _cells_of(
-    groups: NDArray[np.integer],
-    truth: NDArray[np.intp],
-    answers: NDArray[np.intp],
-    places: tuple[NDArray[np.intp], NDArray[np.intp]],
-    classes: int,
-) -> csr_array:
-    """Rows of each group in each of the cells of the confusion matrix at ``places``, int64 (groups, cells)."""
+def _kinds_of_groups(
+    groups: NDArray[np.integer], cell: NDArray[np.intp], cells: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], csr_array]:
+    """How many groups there are of each kind, (kinds,), and what one holds, rows in each cell, int64 (kinds, cells).
+
+    ``cell``: in which cell of the confusion matrix each row lies, one of ``cells``, ascending. Groups of a kind have as
+    many rows in every cell, which is told by a hash of 64 bits.
+    """
     from scipy.sparse import coo_array
 
     names, group = np.unique(groups, return_inverse=True)
-    cell = np.searchsorted(places[0] * classes + places[1], truth * classes + answers)
-    shape = len(names), len(places[0])
-    return coo_array((np.ones(len(cell), dtype=np.int64), (group, cell)), shape=shape).tocsr()
+    place = np.searchsorted(cells, cell)
+    signs = np.random.default_rng(0).integers(0, 2**64, len(cells), dtype=np.uint64)
+    hashes = np.zeros(len(names), dtype=np.uint64)
+    np.add.at(hashes, group, signs[place])
+    _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
+    ones = np.ones(len(place), dtype=np.int64)
+    table = coo_array((ones, (group, place)), shape=(len(names), len(cells))).tocsr()
+    return counts, table[first]
 
 
 def _add_up(drawn: NDArray[np.int64], owner: NDArray[np.intp], classes: int) -> NDArray[np.int64]:

@@ -11,23 +11,14 @@ ALWAYS_TRAINED = -1
 def held_together(contents: NDArray[np.uint64], groups: NDArray[np.int32] | None) -> NDArray[np.intp] | None:
     """Codes (rows,) of what must be held out together, or None where every row stands for itself.
 
-    Rows of a group belong together, and so do rows of equal content: what is learnt from one copy is known of the
-    others. ``contents`` (rows,): a hash each; ``groups`` (rows,): codes.
+    Rows of a group, where there are groups: a content that many of them share, such as an empty picture, says nothing
+    of how they belong together. Else rows of equal content: what is learnt from one copy is known of the others.
+    ``contents`` (rows,): a hash each; ``groups`` (rows,): codes.
     """
-    names, content = np.unique(contents, return_inverse=True)
-    if groups is None:
-        return None if len(names) == len(contents) else content
-    if len(names) == len(contents):
+    if groups is not None:
         return groups.astype(np.intp)
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    known, group = np.unique(groups, return_inverse=True)
-    nodes = len(names) + len(known)
-    edges = coo_array((np.ones(len(content), bool), (content, len(names) + group)), shape=(nodes, nodes))
-    parts = connected_components(edges, directed=False)[1]
-    joined: NDArray[np.intp] = parts[content].astype(np.intp)
-    return joined
+    names, content = np.unique(contents, return_inverse=True)
+    return None if len(names) == len(contents) else content
 
 
 def can_be_held_out(y: NDArray[np.intp], groups: NDArray[np.integer] | None = None) -> bool:

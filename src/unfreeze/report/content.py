@@ -268,9 +268,10 @@ class Section:
 class ReportData:
     """Everything that a report shows; whatever is empty or None is left out.
 
-    ``validation_how`` says how the validation numbers came about, such as "out of fold over 1,968 rows".
-    ``threshold_note`` says why there is no abstain threshold. ``joined`` is the probe on several depths. ``examples``:
-    how many training rows the run carries.
+    ``validation_how`` says how the validation numbers came about, such as "out of fold over 1,968 rows". ``grouped``:
+    the parts, "test" and "validation", whose scores have intervals over groups of rows. ``threshold_note`` says why
+    there is no abstain threshold. ``joined`` is the probe on several depths. ``examples``: how many training rows the
+    run carries.
     """
 
     modality: Modality
@@ -290,6 +291,7 @@ class ReportData:
     versions: Mapping[str, str]
     fingerprint: str
     folder: str
+    grouped: tuple[str, ...] = ()
     threshold: AbstainThreshold | None = None
     threshold_note: str = ""
     thaw: tuple[ThawPoint, ...] = ()

@@ -114,11 +114,7 @@ def choose(
     path = folder / CHOICE
     if decisions.request.resume and path.exists():
         choice = _choice_from(path, material)
-        before = choice.record["time_limit_seconds"]
-        if before != seconds_of(limit):
-            told = f"trials and epochs are those of {duration(before)}; for what starts again at lower rates"
-            decisions.record("time_limit", limit, decisions.entries["time_limit"].origin, told)
-            material.progress.say(f"--time-limit {limit}: {told}.")
+        _tell_of_limits(material, limit, choice.record["time_limit_seconds"])
         return choice
     rows = int(probe.held_out.sum())
     floor = {
@@ -154,6 +150,7 @@ def choose(
         # The one that was hoped for has found no time or no room.
         return _not_tried(material, record, [*begun.dropped, sentence], folder)
     record["time_limit_seconds"] = begun.time_limit_seconds
+    _tell_of_limits(material, limit, begun.time_limit_seconds)
     leading = list(begun.dropped)
     if few and plans:
         wrong = round((1 - probe.accuracy) * rows)
@@ -264,6 +261,16 @@ def _begun_before(
         plans[known[one.name]] = plan
     material.progress.say(f"{counted(len(begun.trials), 'trial')} of before are taken up again.")
     return begun, plans
+
+
+def _tell_of_limits(material: Material, limit: str, before: float) -> None:
+    """Say that another limit than the one that trials were begun with comes too late for them."""
+    if before == seconds_of(limit):
+        return
+    told = f"trials and epochs are those of {duration(before)}; for what starts again at lower rates"
+    origin = material.decisions.entries["time_limit"].origin
+    material.decisions.record("time_limit", limit, origin, told)
+    material.progress.say(f"--time-limit {limit}: {told}.")
 
 
 def untried(material: Material, candidates: Iterable[Candidate], *, error: float) -> str:

@@ -132,9 +132,9 @@ def train_chosen(
 
 
 def _tried_fully(record: Mapping[str, Any]) -> int:
-    """How many candidates had a trial of full length; at least one was taken."""
-    full = {trial["candidate"] for trial in record["trials"] if trial["share_of_epochs"] == 1.0}
-    return max(1, len(full))
+    """How many candidates had a trial of full length that did not fail; at least one was taken."""
+    tried = (trial for trial in record["trials"] if not trial["failed"] and trial["share_of_epochs"] == 1.0)
+    return max(1, len({trial["candidate"] for trial in tried}))
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,9 @@ def calibrate(
     threshold = None
     if len(rows) >= THRESHOLD_ROWS:
         target = decisions.entries["precision_target"].value
-        found = abstain_threshold(softmax(logits, temperature), y, precision=float(str(target)))
+        found = abstain_threshold(
+            softmax(logits, temperature), y, precision=float(str(target)), groups=dataset.groups_of(rows)
+        )
         if found is not None:
             threshold = Threshold(
                 probability=found.confidence, precision=found.precision_low, coverage=found.coverage

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.contracts import Executor
+from unfreeze.errors import RequestError
 from unfreeze.heads.design import make_design
 from unfreeze.heads.head import Head
 from unfreeze.heads.probe import fit_probe
@@ -61,6 +62,11 @@ def _fit(material: Material, features: NDArray[np.float32], rows: NDArray[np.int
     y = dataset.label[rows].astype(np.intp)
     name, balanced = material.backbone.stages[-1].name, decisions.text("class_weight") == "balanced"
     if len(np.unique(y)) == len(y):
+        if decisions.text("head") == "mlp":
+            raise RequestError(
+                "--head mlp needs a class with two rows to train on, by which its epochs are chosen: add some, or "
+                "leave the head linear."
+            )
         # One row a class: nothing can be held out that a penalty could be chosen by.
         return fit_head(
             make_design([features], name=name),

@@ -1,4 +1,4 @@
-"""Trials that are finished, and what they were begun with: a run that is stopped among them goes on with those."""
+"""Trials that came to a result, and what they were begun with: a run that is stopped among them goes on with those."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ class Tried(Strict):
     right: Annotated[str, Field(pattern="^[01]*$")]
     losses: tuple[Loss, ...]
     seconds: Seconds
-    failed: str
 
 
 class Begun(Strict):
@@ -66,6 +65,7 @@ class TrialRecord:
 
     def __post_init__(self) -> None:
         self.trials = list(self.begun.trials)
+        self._write()
 
     def find(self, candidate: str, fold: int, share: float, *, rows: int) -> Tried | None:
         """The trial of a candidate on a fold of so many held-out rows, if it is finished."""
@@ -84,9 +84,11 @@ class TrialRecord:
                 right="".join("1" if right else "0" for right in trial.right),
                 losses=trial.losses,
                 seconds=trial.seconds,
-                failed=trial.failed,
             )
         )
+        self._write()
+
+    def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         record = self.begun.model_copy(update={"trials": tuple(self.trials)})
         write_atomically(self.path, json.dumps(record.model_dump()) + "\n")

@@ -54,7 +54,7 @@ class Trier:
 
     @cached_property
     def assigned(self) -> NDArray[np.intp]:
-        """The half in which each row is held out; groups and equal contents stay together."""
+        """The half in which each row is held out; groups, or equal contents, stay together."""
         material = self.material
         y = material.dataset.label[self.rows].astype(np.intp)
         return assign_folds(
@@ -80,11 +80,11 @@ class Trier:
         """The trial of a candidate on a fold, for a share of its epochs; its last weights are what is scored."""
         scored = self.rows[self.assigned == fold]
         if (tried := self.record.find(candidate.name, fold, share, rows=len(scored))) is not None:
-            return self._trial(
-                candidate, fold, share, rights(tried), tried.losses, tried.seconds, tried.failed
-            )
+            return self._trial(candidate, fold, share, rights(tried), tried.losses, tried.seconds, "")
         trial = self._run(candidate, fold, share)
-        self.record.keep(trial)
+        # What failed, for want of memory perhaps, is tried again when the run is.
+        if not trial.failed:
+            self.record.keep(trial)
         return trial
 
     def _run(self, candidate: Candidate, fold: int, share: float) -> Trial:
