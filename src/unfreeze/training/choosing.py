@@ -103,9 +103,7 @@ def choose(
 
     ``predict``: the cost of a whole training. ``elapsed``: seconds of the time limit that are gone.
     """
-    probe = found.probe
-
-    decisions = material.decisions
+    probe, decisions = found.probe, material.decisions
     asked = decisions.request.time_limit
     limit = asked or TIME_LIMIT
     decisions.record(
