@@ -31,8 +31,8 @@ LEAST_DOUBT = 0.1
 RISEN_BY_CHANCE = 0.023
 FOLDS = 2
 # Wrong answers of the probe below which trials do not tell candidates from each other: on 100 solar cells, of which it
-# gets 17 to 27 wrong, five short trials and three long ones took twice the time of the winner's whole training, and the
-# best of them was no better than the others (bench/RESULTS.md, what is lost by choosing).
+# gets 17 to 27 wrong, five short trials and three long ones took two to three times the winner's whole training, and
+# the best of them was no better than the others (bench/RESULTS.md, what is lost by choosing).
 FEWEST_ERRORS = 30
 # Trials together take at most this many times what training the dearest candidate takes.
 TRIALS_PER_TRAINING = 2.0
