@@ -18,8 +18,8 @@ HOPE = 0.35
 # Rows at which half of it may be hoped for: with a few dozen rows fine-tuning mostly learns them by heart.
 HALF_HOPE_ROWS = 300
 # Training rows up to which nothing is hoped for where the probe is good already: on 27 and 85 mails, of which it gets 5
-# to 12 % wrong, every thawing lost to it, by 1.8 to 8.5 points. On 85 solar cells, of which it gets 19 % wrong, the
-# best one gained 2.7 (bench/RESULTS.md, what is lost by choosing).
+# to 8 % wrong, every thawing lost to it, by 1.3 to 5.9 points over four seeds. On 85 solar cells, of which it gets 21 %
+# wrong, the best one gained 2.5 over five (bench/results/chooser.jsonl).
 NEAR_ROWS = 100
 # From this share of errors on the features are far from the task, as they are where a head is well ahead of the most
 # similar rows (facts.py). Low-rank updates need more rank then: on 5 images a class rank 8 gave 66.7 % and rank 64
