@@ -522,8 +522,10 @@ def test_a_store_that_fails_ends_a_trial_and_is_no_answer_about_its_candidate(mo
         dataset=SimpleNamespace(label=np.zeros(4, dtype=np.int32)),
         progress=Silent(),
         part=lambda name: np.arange(4),
+        together=lambda rows: None,
     )
-    trier = trying.Trier(material, None, {"full": None}, lambda: False)
+    record = SimpleNamespace(find=lambda *given, **more: None)
+    trier = trying.Trier(material, None, {"full": None}, record, lambda: False)
     trier.__dict__.update(rows=np.arange(4), assigned=np.array([0, 1, 0, 1]), floor_right=np.ones(4, bool))
     monkeypatch.setattr(trying, "shorten", lambda plan, share: plan)
     monkeypatch.setattr(trying.Trier, "_head", lambda *given: None)
