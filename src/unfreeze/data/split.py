@@ -54,8 +54,7 @@ def draw_parts(pool: Pool, shares: Mapping[Part, float]) -> NDArray[np.int8]:
 
     ``shares`` holds the share of the rows for each part to be drawn besides train. With groups these are drawn whole.
     Else strata are spread evenly over the parts within a class, and its rows of equal identity share a part, wherever
-    that leaves them. Raises DataError when a class or a
-    grouping is too small.
+    that leaves them. Raises DataError when a class or a grouping is too small.
     """
     wanted = {part: share for part, share in shares.items() if share > 0}
     if not wanted:
