@@ -7,6 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+# The share of draws that an interval leaves out.
+OUTSIDE = 0.05
 # The 97.5th percentile of the standard normal distribution.
 NORMAL_95 = 1.959964
 

@@ -74,7 +74,7 @@ class Trial:
     @property
     def best_class_gain(self) -> float:
         """Standard errors by which the recall of the most improved class rose."""
-        return max((paired_score(*self.answers(self.y == label)) for label in np.unique(self.y)), default=0.0)
+        return max((0.0, *(paired_score(*self.answers(self.y == label)) for label in np.unique(self.y))))
 
     def answers(
         self, rows: NDArray[np.bool_] | slice = slice(None)

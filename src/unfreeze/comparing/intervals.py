@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unfreeze.proportions import OUTSIDE
 from unfreeze.report.content import Estimate
-
-OUTSIDE = 0.05
 
 
 @dataclass(frozen=True, eq=False)

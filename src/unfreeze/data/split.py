@@ -113,18 +113,17 @@ def _place(order: NDArray[np.uint64], counts: Mapping[Part, int]) -> NDArray[np.
     first, where the greatest share of the rows is missing, of parts that have room for them, and no part stays without
     one. A class of fewer texts than parts is drawn by rows; its repeated ones show up in the audit.
     """
-    parts = [PARTS.index(part) for part, count in counts.items() if count]
-    _, text, sizes = np.unique(order, return_inverse=True, return_counts=True)
-    if len(sizes) == len(order) or len(sizes) < len(parts):
-        return _spread(counts)
     wanted = {PARTS.index(part): count for part, count in counts.items() if count}
+    _, text, sizes = np.unique(order, return_inverse=True, return_counts=True)
+    if len(sizes) == len(order) or len(sizes) < len(wanted):
+        return _spread(counts)
     missing = dict(wanted)
     part_of = np.full(len(sizes), -1, dtype=np.int8)
-    empty, left = set(parts), len(sizes)
+    empty, left = set(wanted), len(sizes)
     several = np.flatnonzero(sizes > 1)
     for index in several[np.argsort(-sizes[several], kind="stable")]:
         # As many texts as empty parts: each gets one.
-        open_ = empty if left == len(empty) else parts
+        open_ = empty if left == len(empty) else wanted
         roomy = [part for part in open_ if missing[part] >= sizes[index]]
         taken = (
             max(roomy, key=lambda part: missing[part] / wanted[part])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from unfreeze.arrays import allocate
 from unfreeze.contracts import Backbone, Executor, State
+from unfreeze.data.chance import keys_of
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import HASH_BYTES, content_hashes
 from unfreeze.engine.batches import BadRow, Batch, ahead, golden_batch, pad_texts, read_batches
@@ -58,6 +59,11 @@ class Features:
     seconds_run: float
     digests: NDArray[np.uint8]
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def keys(self) -> NDArray[np.uint64]:
+        """One key a kept row, equal where rows hold the same."""
+        return keys_of(self.digests)
 
     @cached_property
     def contents(self) -> str:

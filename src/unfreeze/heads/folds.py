@@ -21,10 +21,10 @@ def held_together(contents: NDArray[np.uint64], groups: NDArray[np.int32] | None
     return None if len(names) == len(contents) else content
 
 
-def can_be_held_out(y: NDArray[np.intp], groups: NDArray[np.integer] | None = None) -> bool:
+def can_be_held_out(y: NDArray[np.integer], groups: NDArray[np.integer] | None = None) -> bool:
     """Whether there is a class of which some rows can be held out while others are learnt from."""
-    code = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    return bool((_groups_of_classes(y, code) > 1).any())
+    occurrences = np.bincount(y) if groups is None else _groups_of_classes(y, groups)
+    return bool((occurrences > 1).any())
 
 
 def assign_folds(
@@ -98,14 +98,15 @@ def _by_group(
         level = np.lexsort((np.repeat(taken, len(rows)), places.ravel()))[: len(rows)] // len(rows)
         assigned[rows] = level
         taken += np.bincount(level, minlength=folds)
-    assigned[_groups_of_classes(y, code)[y] == 1] = ALWAYS_TRAINED
+    assigned[_groups_of_classes(y, groups)[y] == 1] = ALWAYS_TRAINED
     return assigned
 
 
-def _groups_of_classes(y: NDArray[np.intp], code: NDArray[np.intp]) -> NDArray[np.intp]:
+def _groups_of_classes(y: NDArray[np.integer], groups: NDArray[np.integer]) -> NDArray[np.intp]:
     """In how many groups each class occurs, (classes,)."""
-    pairs = np.unique(y.astype(np.int64) * (int(code.max(initial=0)) + 1) + code)
-    return np.bincount(pairs // (int(code.max(initial=0)) + 1), minlength=int(y.max(initial=-1)) + 1)
+    names, code = np.unique(groups, return_inverse=True)
+    pairs = np.unique(y.astype(np.int64) * len(names) + code)
+    return np.bincount(pairs // len(names))
 
 
 def stratified_sample(y: NDArray[np.intp], *, size: int, seed: int) -> NDArray[np.intp]:

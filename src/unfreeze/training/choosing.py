@@ -27,11 +27,7 @@ from unfreeze.training.facing import free_memory, gather_facts
 from unfreeze.training.identity import identify_choice
 from unfreeze.training.material import Material
 from unfreeze.training.pacing import resident_bytes
-from unfreeze.training.planning import (
-    plan_candidate,
-    said_settings,
-    shorten,
-)
+from unfreeze.training.planning import plan_candidate, said_settings, shorten
 from unfreeze.training.stopping import stop_on_signal
 from unfreeze.training.trial_record import Begun, Planned, TrialRecord, read_trials
 from unfreeze.training.trying import Trier
@@ -114,7 +110,7 @@ def choose(
         choice = _choice_from(path, material)
         _tell_of_limits(material, limit, choice.record["time_limit_seconds"])
         return choice
-    rows = int(probe.held_out.sum())
+    rows, error = int(probe.held_out.sum()), 1 - probe.accuracy
     floor = {
         "strategy": FLOOR,
         "accuracy_out_of_fold": probe.accuracy,
@@ -136,25 +132,24 @@ def choose(
         "chosen": None,
         "epochs_by_phase": None,
     }
-    candidates = candidate_plans(material, facts, error=1 - probe.accuracy)
-    if sentence := untried(material, candidates, error=1 - probe.accuracy):
+    candidates = candidate_plans(material, facts, error=error)
+    if sentence := untried(material, candidates, error=error):
         return _not_tried(material, record, [sentence], folder)
     trials = folder / CHECKPOINTS / TRIALS
-    few = not tells_apart(1 - probe.accuracy, rows)
+    few = not tells_apart(error, rows)
     begun, plans = _begun_before(trials, material, candidates) or _begin(
         material, candidates, predict, elapsed, limit, few=few
     )
-    if plans and (sentence := hopeless(plans, 1 - probe.accuracy)):
+    if plans and (sentence := hopeless(plans, error)):
         # The one that was hoped for has found no time or no room.
         return _not_tried(material, record, [*begun.dropped, sentence], folder)
     record["time_limit_seconds"] = begun.time_limit_seconds
     _tell_of_limits(material, limit, begun.time_limit_seconds)
     leading = list(begun.dropped)
     if few and plans:
-        wrong = round((1 - probe.accuracy) * rows)
         leading.append(
-            f"The probe is wrong on {wrong} of {rows} rows, too few to tell candidates from each other by: the most "
-            "hopeful one is tried."
+            f"The probe is wrong on {round(error * rows)} of {rows} rows, too few to tell candidates from each "
+            "other by: the most hopeful one is tried."
         )
         material.progress.say(leading[-1])
     seconds = {one.name: one.seconds for one in begun.candidates}
@@ -170,7 +165,7 @@ def choose(
             searched = search(
                 tuple(plans),
                 trier,
-                floor_error=1 - probe.accuracy,
+                floor_error=error,
                 seconds=lambda candidate: seconds[candidate.name],
                 budget=begun.left - max(seconds.values(), default=0.0),
                 say=material.progress.say,

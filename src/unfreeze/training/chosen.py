@@ -61,6 +61,7 @@ def train_chosen(
     # A row that the network was trained on a copy of says nothing of it.
     own = ~np.isin(material.keys(val), material.keys(material.part("train")))
     own = own if own.any() else ~own
+    floor_rows = effective_rows(floor_right, material.together(val))
     notes: list[str] = []
     first, stopped_at = choice.plan, choice.restarts
     given_up = "Every training failed or fell below the probe, at lower rates too: the probe is shipped."
@@ -89,9 +90,7 @@ def train_chosen(
         write_choice(choice.to_dict(), folder)
         plan = lower_rates(first, LOWER**restarts)
         progress.say(describe_plan(plan, backbone))
-        watch = _Watch(
-            CollapseWatch(float(floor_right.mean()), effective_rows(floor_right, material.together(val)))
-        )
+        watch = _Watch(CollapseWatch(float(floor_right.mean()), floor_rows))
         # Checkpoints that lie there are of the rates with which the run was stopped.
         resume = bool(decisions.request.resume) and restarts == stopped_at
         began = time.perf_counter()

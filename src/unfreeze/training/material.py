@@ -15,7 +15,6 @@ from unfreeze.arrays import allocate
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone, Executor
-from unfreeze.data.chance import keys_of
 from unfreeze.data.dataset import Dataset, Part
 from unfreeze.data.reading import as_text, content_hash, read_images, read_raw
 from unfreeze.engine.frozen_pass import Features
@@ -124,7 +123,7 @@ class Material:
 
     def keys(self, rows: NDArray[np.intp]) -> NDArray[np.uint64]:
         """A number for what each of these rows holds, equal where they hold the same."""
-        return self._keys[self.places(rows)]
+        return self.features.keys[self.places(rows)]
 
     def _rows(self, plan: Plan, rows: NDArray[np.intp]) -> Rows:
         from unfreeze.engine.task import Rows
@@ -138,7 +137,7 @@ class Material:
         if isinstance(self.backbone.preprocess, TextPreprocess):
             pad, seed = self.backbone.preprocess.pad_id, self.decisions.number("seed")
             dropout = plan.token_dropout if plan else 0.0
-            return TextInputs(self._tokens, self._keys, pad, seed, self.device, dropout)
+            return TextInputs(self._tokens, self.features.keys, pad, seed, self.device, dropout)
         return self._images.varied(plan.augment if plan else "none")
 
     @cached_property
@@ -146,12 +145,9 @@ class Material:
         """The squares of all rows, of which the inputs of every part and trial are made."""
         from unfreeze.engine.inputs import ImageInputs
 
-        return ImageInputs(self._squares, self._keys, "none", self.decisions.number("seed"), self.device)
-
-    @cached_property
-    def _keys(self) -> NDArray[np.uint64]:
-        """One key a row, by which augmentation varies it."""
-        return keys_of(self.features.digests)
+        return ImageInputs(
+            self._squares, self.features.keys, "none", self.decisions.number("seed"), self.device
+        )
 
     @cached_property
     def _readable(self) -> Dataset:

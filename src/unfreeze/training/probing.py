@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from unfreeze.bundle.classifier import Classifier, Threshold
 from unfreeze.choose.settings import Decisions
 from unfreeze.contracts import Backbone, Executor
-from unfreeze.data.chance import keys_of
 from unfreeze.data.dataset import Dataset
 from unfreeze.engine.frozen_pass import Features, compute_features
 from unfreeze.errors import DataError
 from unfreeze.evaluate.calibration import abstain_threshold, fit_temperature, softmax
 from unfreeze.executors import build_executor
-from unfreeze.heads.folds import held_together
+from unfreeze.heads.folds import can_be_held_out, held_together
 from unfreeze.heads.head import Head
 from unfreeze.heads.probe import Probe, ProbeResult, fit_probe
 from unfreeze.heads.weights import needs_class_weights
@@ -73,7 +72,7 @@ def probe_features(
     """The probe at every depth, and the head that ships."""
     chosen = fit_rows(dataset, features)
     y = dataset.label[features.rows[chosen]]
-    if len(np.unique(y)) == len(y):
+    if not can_be_held_out(y):
         raise DataError(
             f"{dataset.source} has one row of each class to learn from: a class needs a second one, so that something "
             "can be held out."
@@ -87,7 +86,7 @@ def probe_features(
         classes=len(dataset.labels),
         boundaries_names={index + 1: stage.name for index, stage in enumerate(backbone.stages)},
         seed=decisions.number("seed"),
-        groups=held_together(keys_of(features.digests[chosen]), dataset.groups_of(features.rows[chosen])),
+        groups=held_together(features.keys[chosen], dataset.groups_of(features.rows[chosen])),
         class_weight="balanced" if balanced else None,
         kind="mlp" if kind == "mlp" else "linear",
     )

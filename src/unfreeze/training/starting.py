@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from unfreeze.contracts import Executor
 from unfreeze.errors import RequestError
 from unfreeze.heads.design import make_design
+from unfreeze.heads.folds import can_be_held_out
 from unfreeze.heads.head import Head
 from unfreeze.heads.probe import fit_probe
 from unfreeze.heads.search import fit_head
@@ -61,7 +62,7 @@ def _fit(material: Material, features: NDArray[np.float32], rows: NDArray[np.int
     dataset, decisions, last = material.dataset, material.decisions, len(material.backbone.stages)
     y = dataset.label[rows].astype(np.intp)
     name, balanced = material.backbone.stages[-1].name, decisions.text("class_weight") == "balanced"
-    if len(np.unique(y)) == len(y):
+    if not can_be_held_out(y):
         if decisions.text("head") == "mlp":
             raise RequestError(
                 "--head mlp needs a class with two rows to train on, by which its epochs are chosen: add some, or "

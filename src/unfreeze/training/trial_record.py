@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from unfreeze.choose.trials import Trial
 from unfreeze.regular import read_record
@@ -35,6 +35,11 @@ class Tried(Strict):
     losses: tuple[Loss, ...]
     seconds: Seconds
 
+    @property
+    def rights(self) -> NDArray[np.bool_]:
+        """Whether the candidate was right on each held-out row, (rows,)."""
+        return np.asarray(np.frombuffer(self.right.encode("ascii"), dtype=np.uint8) == ord("1"))
+
 
 class Begun(Strict):
     """What trials were begun with; ``left``: seconds of the time limit, ``dropped``: sentences on other candidates."""
@@ -51,7 +56,7 @@ def read_trials(path: Path) -> Begun | None:
     """What was kept there; None where there is nothing, or nothing that can be gone on with."""
     try:
         return Begun.model_validate_json(read_record(path))
-    except (OSError, ValueError, ValidationError):
+    except (OSError, ValueError):
         return None
 
 
@@ -61,39 +66,30 @@ class TrialRecord:
 
     path: Path
     begun: Begun
-    trials: list[Tried] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.trials = list(self.begun.trials)
         self._write()
 
     def find(self, candidate: str, fold: int, share: float, *, rows: int) -> Tried | None:
         """The trial of a candidate on a fold of so many held-out rows, if it is finished."""
-        for trial in self.trials:
+        for trial in self.begun.trials:
             if (trial.candidate, trial.fold, trial.share, len(trial.right)) == (candidate, fold, share, rows):
                 return trial
         return None
 
     def keep(self, trial: Trial) -> None:
         """Add a finished trial."""
-        self.trials.append(
-            Tried(
-                candidate=trial.candidate.name,
-                fold=trial.fold,
-                share=trial.share,
-                right="".join("1" if right else "0" for right in trial.right),
-                losses=trial.losses,
-                seconds=trial.seconds,
-            )
+        tried = Tried(
+            candidate=trial.candidate.name,
+            fold=trial.fold,
+            share=trial.share,
+            right="".join("1" if right else "0" for right in trial.right),
+            losses=trial.losses,
+            seconds=trial.seconds,
         )
+        self.begun = self.begun.model_copy(update={"trials": (*self.begun.trials, tried)})
         self._write()
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        record = self.begun.model_copy(update={"trials": tuple(self.trials)})
-        write_atomically(self.path, json.dumps(record.model_dump()) + "\n")
-
-
-def rights(tried: Tried) -> NDArray[np.bool_]:
-    """Whether the candidate was right on each held-out row."""
-    return np.asarray(np.frombuffer(tried.right.encode("ascii"), dtype=np.uint8) == ord("1"))
+        write_atomically(self.path, json.dumps(self.begun.model_dump()) + "\n")

@@ -26,7 +26,7 @@ from unfreeze.training.planning import shorten
 from unfreeze.training.probing import exact_executor, fit_rows
 from unfreeze.training.starting import fitted_anew, pooled_features, starting_head
 from unfreeze.training.together import Training, run_plan
-from unfreeze.training.trial_record import TrialRecord, rights
+from unfreeze.training.trial_record import TrialRecord
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,7 +80,7 @@ class Trier:
         """The trial of a candidate on a fold, for a share of its epochs; its last weights are what is scored."""
         scored = self.rows[self.assigned == fold]
         if (tried := self.record.find(candidate.name, fold, share, rows=len(scored))) is not None:
-            return self._trial(candidate, fold, share, rights(tried), tried.losses, tried.seconds, "")
+            return self._trial(candidate, fold, share, tried.rights, tried.losses, tried.seconds, "")
         trial = self._run(candidate, fold, share)
         # What failed, for want of memory perhaps, is tried again when the run is.
         if not trial.failed:
