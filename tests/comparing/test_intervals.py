@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from unfreeze.comparing.intervals import Gain, Moves, over_seeds, paired_at_once, paired_over_seeds
+from unfreeze.comparing.intervals import (
+    Gain,
+    Moves,
+    over_seeds,
+    paired_at_once,
+    paired_over_seeds,
+    paired_to_best,
+)
 from unfreeze.comparing.rows import are_keys, key_groups, key_rows, read_keys
 from unfreeze.evaluate.compare import paired_difference
 
@@ -173,6 +180,26 @@ def test_the_best_of_eight_that_are_as_good_as_the_floor_is_seldom_above_it(seed
         gains = [[Gain(keys, right[place] - right[0]) for keys, right in drawn] for place in range(1, 9)]
         called += max(paired_at_once(gains), key=lambda found: found.value).low > 0
     assert called <= 10
+
+
+@pytest.mark.parametrize(("seeds", "strategies"), [(1, 4), (1, 9), (3, 6), (5, 9)])
+def test_none_of_several_equal_ones_is_often_called_worse_than_the_one_that_was_luckiest(seeds, strategies):
+    def called(estimates):
+        rng = np.random.default_rng(0)
+        false = 0
+        for _ in range(200):
+            drawn = draw(rng, strategies, seeds, 400)
+            best = int(
+                np.argmax([np.mean([right[place] for _, right in drawn]) for place in range(strategies)])
+            )
+            others = [place for place in range(strategies) if place != best]
+            gains = [[Gain(keys, right[place] - right[best]) for keys, right in drawn] for place in others]
+            false += any(found.high < 0 for found in estimates(gains))
+        return false
+
+    # As differences that nobody had picked, they would be called more often.
+    assert called(paired_to_best) <= 10
+    assert called(paired_to_best) < called(paired_at_once)
 
 
 @pytest.mark.parametrize(("seeds", "shared"), [(1, True), (3, True), (3, False)])

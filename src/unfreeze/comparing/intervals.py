@@ -78,13 +78,25 @@ def paired_over_seeds(gains: Sequence[Gain]) -> Estimate:
     return paired_at_once([gains])[0]
 
 
-def paired_at_once(differences: Sequence[Sequence[Gain]]) -> tuple[Estimate, ...]:
+def paired_to_best(differences: Sequence[Sequence[Gain]]) -> tuple[Estimate, ...]:
+    """``paired_at_once``, of differences to the one whose mean was the highest on the same rows.
+
+    Any of them might have been that one, so that the intervals hold for all pairs.
+    """
+    compared = len(differences) + 1
+    return paired_at_once(differences, among=math.comb(compared, 2))
+
+
+def paired_at_once(
+    differences: Sequence[Sequence[Gain]], *, among: int | None = None
+) -> tuple[Estimate, ...]:
     """For each difference the mean over its seeds of the mean gain, a share in -1..1, with an interval.
 
     A difference has a gain a seed. Where 0 lies outside its interval one is better: in 95 % of draws that is so for
-    none of those that are equal in truth (Bonferroni). How much further apart the seeds lie than their rows explain is
-    taken from all differences together, since a few seeds tell little of it. With a single seed, an interval knows
-    nothing of how results wander between seeds. Raises ValueError without a seed, or for a seed without rows.
+    none of those that are equal in truth (Bonferroni), of as many as there are, or of ``among`` from which they were
+    picked. How much further apart the seeds lie than their rows explain is taken from all differences together, since
+    a few seeds tell little of it. With a single seed, an interval knows nothing of how results wander between seeds.
+    Raises ValueError without a seed, or for a seed without rows.
     """
     if not all(gains and all(len(gain.rows) for gain in gains) for gains in differences):
         raise ValueError("a difference needs a seed, and rows in each")
@@ -92,7 +104,7 @@ def paired_at_once(differences: Sequence[Sequence[Gain]]) -> tuple[Estimate, ...
     told = [(part.among / part.apart, part.seeds - 1) for part in parts if part.seeds > 1 and part.apart]
     freedom = sum(free for _, free in told)
     further = sum(ratio * free for ratio, free in told) / freedom if told else 0.0
-    outside = OUTSIDE / max(1, len(parts))
+    outside = OUTSIDE / max(1, len(parts) if among is None else among)
     found = []
     for gains, part in zip(differences, parts, strict=True):
         value = float(np.mean([gain.mean for gain in gains]))

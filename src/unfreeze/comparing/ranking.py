@@ -16,7 +16,7 @@ from pydantic import RootModel
 
 from unfreeze.choose.settings import Decisions
 from unfreeze.comparing.cells import FAILED, FINISHED
-from unfreeze.comparing.intervals import Gain, Moves, over_seeds, paired_at_once
+from unfreeze.comparing.intervals import Gain, Moves, over_seeds, paired_to_best
 from unfreeze.comparing.records import AS_WRITTEN, HASH_LENGTH, are_amounts, are_shares, is_mean, read_as
 from unfreeze.comparing.rows import are_keys, key_groups, key_rows, read_keys
 from unfreeze.config import FLOOR, TrainRequest
@@ -94,7 +94,7 @@ def rank(entries: Sequence[Ranked]) -> tuple[Ranked, ...]:
     """The entries, the most accurate first, each with its difference to the first on the same rows."""
     order = sorted(entries, key=lambda entry: -entry.mean)
     gains = [_gains(entry, order[0]) for entry in order[1:]]
-    found = iter(paired_at_once([some for some in gains if some]))
+    found = iter(paired_to_best([some for some in gains if some]))
     others = zip(order[1:], gains, strict=True)
     return (order[0], *(replace(entry, to_best=next(found)) if some else entry for entry, some in others))
 

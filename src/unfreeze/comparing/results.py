@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from unfreeze.comparing.cells import CellResult, same_rows
-from unfreeze.comparing.intervals import Gain, Moves, over_seeds, paired_at_once
+from unfreeze.comparing.intervals import Gain, Moves, over_seeds, paired_at_once, paired_to_best
 from unfreeze.config import FLOOR
 from unfreeze.report.content import Estimate
 
@@ -22,9 +22,9 @@ class Result:
     numbers are None. ``chosen``: what ``auto`` took under each of the seeds, else empty. ``is_best``: no other of this
     size has a higher mean accuracy; it was chosen by the rows that this accuracy is counted on. ``to_floor`` and
     ``to_best``: accuracy less that of the same backbone's floor, and of the best, on the same test rows, as shares in
-    -1..1; their intervals hold for all strategies and backbones compared at once. ``trained`` of ``parameters`` were in
-    the optimizer. ``seconds`` (without the frozen pass, which all share) and ``joules`` are medians over the seeds,
-    ``peak_bytes`` the largest of them.
+    -1..1; their intervals hold for all strategies and backbones compared at once, those to the best for all pairs of
+    them. ``trained`` of ``parameters`` were in the optimizer. ``seconds`` (without the frozen pass, which all share)
+    and ``joules`` are medians over the seeds, ``peak_bytes`` the largest of them.
     """
 
     strategy: str
@@ -83,10 +83,10 @@ def summarise(cells: Iterable[CellResult]) -> tuple[Result, ...]:
         alike = [other for other in finished if other[2] == size]
         # The differences of all backbones at once: the best one of many is looked for among all of them.
         floors = {other: (FLOOR, other[1], size) for other in alike if other[0] != FLOOR}
-        to_floor |= _differences(floors, finished)
+        to_floor |= _differences(floors, finished, paired_at_once)
         if key is None:
             continue
-        to_best |= _differences({other: key for other in alike if other != key}, finished)
+        to_best |= _differences({other: key for other in alike if other != key}, finished, paired_to_best)
         if key in to_floor:
             # The same difference, seen from the other side.
             to_best[FLOOR, key[1], size] = _turned(to_floor[key])
@@ -114,11 +114,15 @@ def differences(first: Sequence[CellResult], second: Sequence[CellResult]) -> li
     return gains
 
 
-def _differences(pairs: Mapping[Key, Key], finished: Mapping[Key, list[CellResult]]) -> dict[Key, Estimate]:
+def _differences(
+    pairs: Mapping[Key, Key],
+    finished: Mapping[Key, list[CellResult]],
+    estimates: Callable[[Sequence[Sequence[Gain]]], tuple[Estimate, ...]],
+) -> dict[Key, Estimate]:
     """The difference of each to its other, of those that share a seed with it; the intervals hold for all at once."""
     gains = {key: differences(finished[key], finished.get(other, [])) for key, other in pairs.items()}
     known = [key for key in pairs if gains[key]]
-    return dict(zip(known, paired_at_once([gains[key] for key in known]), strict=True))
+    return dict(zip(known, estimates([gains[key] for key in known]), strict=True))
 
 
 def _turned(estimate: Estimate) -> Estimate:
