@@ -103,7 +103,7 @@ def measure(task: str, strategy: str, seed: int, arguments: argparse.Namespace) 
     def pick(rows: NDArray[np.intp]) -> tuple[list[Any], list[str]]:
         return [material.inputs[row] for row in rows], [material.labels[row] for row in rows]
 
-    limit = {"time_limit": arguments.time_limit} if strategy == AUTO else {}
+    limit = settings_of(strategy, arguments)["time_limit"]
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         run = unfreeze.train(
@@ -112,8 +112,8 @@ def measure(task: str, strategy: str, seed: int, arguments: argparse.Namespace) 
             output_dir=Path(folder) / "run",
             strategy=strategy,
             seed=seed,
+            time_limit=limit,
             **material.settings,
-            **limit,
         )
         seconds = time.perf_counter() - began
         choice = Path(folder) / "run" / "choice.json"
@@ -134,8 +134,13 @@ def strategies_of(task: str) -> tuple[str, ...]:
 
 def key_of(task: str, strategy: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """What tells one run from another."""
-    shared = {name: getattr(arguments, name) for name in SETTINGS}
-    return {"task": task, "strategy": strategy, "seed": seed} | shared
+    return {"task": task, "strategy": strategy, "seed": seed} | settings_of(strategy, arguments)
+
+
+def settings_of(strategy: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that a strategy reads."""
+    settings = {name: getattr(arguments, name) for name in SETTINGS}
+    return settings if strategy == AUTO else settings | {"time_limit": None}
 
 
 def complete(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -215,8 +220,8 @@ def main() -> None:
                 for strategy in strategies_of(task) if asked is None else asked.split(","):
                     if not kept.has(**key_of(task, strategy, seed, arguments)):
                         kept.add(measure(task, strategy, seed, arguments))
-    shared = {name: getattr(arguments, name) for name in SETTINGS}
-    report(complete([row for row in kept.rows if shared.items() <= row.items()]))
+    asked_for = [row for row in kept.rows if settings_of(row["strategy"], arguments).items() <= row.items()]
+    report(complete(asked_for))
     print(f"\n{kept.told()}")
 
 

@@ -502,6 +502,7 @@ CHANGES = {
     ("candidates", 0, "name"): ["full", None],
     ("candidates", 0, "strategy"): ["feature-extraction", "auto", "os.system", None],
     ("candidates", 0, "hope"): [-1, float("nan"), "all"],
+    ("candidates", 0, "behind"): [-20, float("nan"), "all"],
     ("candidates", 0, "changes"): [
         None,
         {"epochs": 10**9},

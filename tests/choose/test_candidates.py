@@ -24,8 +24,16 @@ def facts(*, neighbours=0.9, turning=None):
     )
 
 
-def candidates(backbone, known, *, error=0.1, rows=400, **said):
-    return list_candidates(backbone, rows=rows, classes=2, floor_error=error, facts=known, said=said)
+def candidates(backbone, known, *, error=0.1, rows=400, trial_rows=200, **said):
+    return list_candidates(
+        backbone,
+        rows=rows,
+        trial_rows=trial_rows,
+        classes=2,
+        floor_error=error,
+        facts=known,
+        said=said,
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,6 +74,32 @@ def test_nothing_is_tried_against_an_augmentation_that_was_asked_for(t):
     found = candidates(t.toy("cnn"), facts(turning=FREE), augment="strong")
     assert not any("augment" in one.changes for one in found)
     assert len({one.name for one in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("error", "rows", "trial_rows", "share"),
+    [
+        # Far from the pretraining half is hoped for at 300 rows: 170 / 470 and 100 / 400 of all.
+        (0.2, 170, 100, 0.35 * (170 / 470 - 100 / 400)),
+        # Near it nothing at 100 rows, so that trials on as many are behind by all of it.
+        (0.1, 200, 100, 0.35 * 200 / 500 * 0.5),
+        (0.2, 170, 400, 0.0),
+        (0.1, 90, 50, 0.0),
+    ],
+)
+def test_trials_on_fewer_rows_are_behind_by_what_is_hoped_of_more(t, error, rows, trial_rows, share):
+    found = candidates(t.toy("cnn"), facts(), error=error, rows=rows, trial_rows=trial_rows)
+    named = {one.name: one for one in found}
+    assert named["full"].behind == pytest.approx(share)
+    assert named["partial"].behind == pytest.approx(0.6 * share)
+    again = Candidate.from_dict(json.loads(json.dumps(named["full"].to_dict())))
+    assert again.behind == named["full"].behind
+
+
+def test_trials_of_pairs_are_ahead_since_fewer_texts_gain_more_by_them(t):
+    found = candidates(t.toy("text"), facts(), rows=64, trial_rows=38)
+    (pairs,) = (one for one in found if one.strategy == "contrastive")
+    assert pairs.behind == pytest.approx(0.4 * (32 / 64 - 32 / 38))
 
 
 def test_few_texts_of_a_class_are_tried_in_pairs(t):

@@ -272,6 +272,19 @@ def test_trials_take_at_most_twice_what_the_training_takes():
     assert sum(bench.seconds[name] * share / 2 for name, _, share in bench.runs) <= 200.0
 
 
+def test_what_trials_on_fewer_rows_are_behind_is_added():
+    def expect(behind):
+        one = Candidate(strategy="full", hope=0.2, reason="made up", behind=behind)
+        (expectation,) = Bench({"full": (0.70, 0.70)}, rows=40_000).search(one).expectations
+        return expectation
+
+    level, behind = expect(0.0), expect(0.05)
+    assert level.gain == pytest.approx(0, abs=1e-3)
+    assert behind.gain == pytest.approx(0.05 * (1 - FLOOR), abs=1e-3)
+    # What was found is told as it was.
+    assert (behind.behind, behind.found) == (pytest.approx(0.05 * (1 - FLOOR)), level.found)
+
+
 def test_what_is_hoped_for_counts_less_the_more_rows_were_tried():
     gains = []
     for rows in (40, 400, 40_000):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -84,6 +86,19 @@ def test_a_tie_ships_the_probe_whatever_was_hoped(error):
     verdict = judge(expected(0.0, error, gain=0.2), rows(80), rows(80))
     assert not verdict.ship
     assert "which is not more than its price" in verdict.reason
+
+
+def test_trials_that_learnt_from_fewer_rows_count_for_more_and_it_is_said():
+    level = expected(0.0, 0.01)
+    verdict = judge(replace(level, behind=0.02), rows(80), rows(80))
+    assert verdict.ship
+    assert (
+        "trials on the other rows found +0.0 points with fewer rows to learn from, for which +2.0 points count:"
+        in verdict.reason
+    )
+    assert "fewer rows" not in judge(level, rows(80), rows(80)).reason
+    # Without trials nothing is behind.
+    assert not judge(replace(expected(None, None), behind=0.01), rows(80), rows(80)).ship
 
 
 def test_a_gain_below_the_price_is_not_shipped():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unfreeze.choose.facts import Facts, Turning
-from unfreeze.config import GRAFTING, ON_CLASSES, READ_BY
+from unfreeze.config import GRAFTING, ON_CLASSES, ON_PAIRS, READ_BY
 from unfreeze.contracts import Backbone
 from unfreeze.strategies.settings import BACKBONE_RATE, GRAFT_RATE, LAYER_DECAY
 
@@ -51,13 +51,15 @@ class Candidate:
     """A strategy with the settings in which it differs from its defaults.
 
     ``changes``: fields of ``StrategySettings``. ``hope``: the share of the floor's errors that it is expected to remove
-    before anything is tried. ``reason`` says why it is tried.
+    before anything is tried, and ``behind`` how much less of them it is expected to in its trials, which learn from
+    fewer rows. ``reason`` says why it is tried.
     """
 
     strategy: str
     hope: float
     reason: str
     changes: Mapping[str, object] = field(default_factory=dict)
+    behind: float = 0.0
 
     @property
     def name(self) -> str:
@@ -75,6 +77,7 @@ class Candidate:
             "strategy": self.strategy,
             "changes": dict(self.changes),
             "hope": self.hope,
+            "behind": self.behind,
             "reason": self.reason,
         }
 
@@ -86,6 +89,7 @@ class Candidate:
             hope=float(values["hope"]),
             reason=str(values["reason"]),
             changes=dict(values["changes"]),
+            behind=float(values["behind"]),
         )
 
 
@@ -93,6 +97,7 @@ def list_candidates(
     backbone: Backbone,
     *,
     rows: int,
+    trial_rows: int,
     classes: int,
     floor_error: float,
     facts: Facts,
@@ -100,14 +105,15 @@ def list_candidates(
 ) -> tuple[Candidate, ...]:
     """The candidates for a backbone, the most hopeful first.
 
-    ``rows`` to train on, of so many ``classes``; ``floor_error``: the share of rows that the probe gets wrong.
-    ``facts``: of the same rows. ``said``: fields of ``StrategySettings`` that the user fixed; candidates do not
-    differ in them.
+    ``rows`` to train on, of so many ``classes``, and ``trial_rows`` that a trial trains on; ``floor_error``: the share
+    of rows that the probe gets wrong. ``facts``: of the same rows. ``said``: fields of ``StrategySettings`` that the
+    user fixed; candidates do not differ in them.
     """
     scored = facts.distance.rows
     error = (floor_error * scored + 1) / (scored + MORE_ROWS)
     far = error >= FAR_ERROR or facts.distance.far
     hope = _hope(rows, far=far)
+    lost = 1 - _hope(min(rows, trial_rows), far=far) / hope if hope else 0.0
     family = backbone.family
     if family in ("encoder", "decoder"):
         found = _for_texts(family, hope, far=far)
@@ -115,8 +121,16 @@ def list_candidates(
         even = max(sizes) <= EVEN * min(sizes)
         if rows <= FEW_TEXTS * classes and even and NOT_OF_PAIRS.isdisjoint(said):
             reason = f"few texts a class: {rows} texts have {rows * (rows - 1) // 2:,} pairs"
-            share = min(1.0, FEWEST_TEXTS * classes / rows)
-            found.append(Candidate(strategy="contrastive", hope=FEW_TEXTS_HOPE * share, reason=reason))
+            # Of fewer texts, as in trials, pairs remove more of the errors.
+            share, in_trials = (min(1.0, FEWEST_TEXTS * classes / count) for count in (rows, trial_rows))
+            found.append(
+                Candidate(
+                    strategy="contrastive",
+                    hope=FEW_TEXTS_HOPE * share,
+                    reason=reason,
+                    behind=FEW_TEXTS_HOPE * (share - in_trials),
+                )
+            )
     elif has_batch_norm(backbone):
         found = _for_batch_norm(family, hope)
     else:
@@ -134,7 +148,8 @@ def list_candidates(
         changes = {name: value for name, value in candidate.changes.items() if name not in said}
         asked = [name for name in dict.fromkeys(("rate", *candidate.changes)) if name in said]
         reason = f"with the {' and '.join(asked)} that you gave" if asked else candidate.reason
-        made = replace(candidate, changes=changes, reason=reason)
+        behind = candidate.behind if candidate.strategy in ON_PAIRS else lost * candidate.hope
+        made = replace(candidate, changes=changes, reason=reason, behind=behind)
         kept.setdefault((made.strategy, *sorted(changes.items(), key=str)), made)
     return tuple(sorted(kept.values(), key=lambda candidate: -candidate.hope))
 

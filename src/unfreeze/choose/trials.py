@@ -108,6 +108,7 @@ class Expectation:
 
     ``price``: the gain that its ``seconds`` cost, ``PRICE`` for the dearest candidate. ``found`` and ``found_error``:
     the gain by its trials alone, without what was hoped, on rows of the training part; None where nothing was tried.
+    ``behind``: by how much the gain of trials, which learn from fewer rows, is expected to be below that of all.
     """
 
     candidate: Candidate
@@ -118,6 +119,7 @@ class Expectation:
     full_length: bool
     found: float | None = None
     found_error: float | None = None
+    behind: float = 0.0
 
     @property
     def measured(self) -> bool:
@@ -342,6 +344,7 @@ class _Searcher:
         """The hoped-for gain, corrected by what was measured (a normal prior and normal measurements)."""
         doubt = max((candidate.hope + LEAST_DOUBT) * self.floor_error, 1e-6)
         known, found = [(candidate.hope * self.floor_error, doubt)], []
+        behind = candidate.behind * self.floor_error
         trials = [trial for trial in self.result.trials if trial.candidate == candidate and not trial.failed]
         longest = max((trial.share for trial in trials), default=0.0)
         for trial in trials:
@@ -349,7 +352,7 @@ class _Searcher:
             if trial.share < longest:
                 continue
             doubt = SHORT_DOUBT if trial.share < 1 else 1.0
-            known.append((trial.gain, doubt * paired_error(*trial.answers())))
+            known.append((trial.gain + behind, doubt * paired_error(*trial.answers())))
             right, floor_right, groups = trial.answers(trial.train)
             if len(right):
                 error = doubt * paired_error(right, floor_right, groups)
@@ -366,6 +369,7 @@ class _Searcher:
             full_length=longest == 1.0,
             found=found_gain,
             found_error=found_error,
+            behind=behind,
         )
 
     def decide(self) -> None:

@@ -18,6 +18,8 @@ COLLAPSE_EPOCHS = 2
 # Standard errors by which the weights that were trained may lie below the floor on their validation rows, however well
 # their trials did: those say what the settings are worth, and these rows alone what came of them.
 FALLEN_ERRORS = 1.0
+# Points below this are shown as none.
+WORTH_TELLING = 0.0005
 # A collapsed training starts again at this share of its rates: the steps in which rates are tried, about.
 LOWER = 1 / 3
 RESTARTS = 2
@@ -44,14 +46,17 @@ def judge(
 
     ``right`` and ``floor_right`` (rows,): on validation rows; ``groups``: codes of those that belong together.
     ``among``: how many were tried at full length. Its trials count on the rows of the training part, each weighted by
-    its certainty; what was hoped before does not. What fell clearly below the probe is never shipped.
+    its certainty, with what they are expected to be ``behind``; what was hoped before does not. What fell clearly below
+    the probe is never shipped.
     """
     own = (paired_gain(right, floor_right), paired_error(right, floor_right, groups))
     measured = [own]
     told = f"On {len(right)} validation rows it is right on {right.mean():.1%}, the probe on {floor_right.mean():.1%}"
     if expected.found is not None and expected.found_error is not None:
-        measured.append((expected.found, expected.found_error))
+        measured.append((expected.found + expected.behind, expected.found_error))
         told += f", and its trials on the other rows found {points(expected.found)}"
+        if abs(expected.behind) >= WORTH_TELLING:
+            told += f" with fewer rows to learn from, for which {points(expected.behind)} count"
         if among > 1:
             told += f" (the best of {among}, which flatters)"
     else:

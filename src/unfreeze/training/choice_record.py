@@ -52,6 +52,7 @@ class _Candidate(Strict):
     name: str
     strategy: str
     hope: Annotated[float, Field(ge=0)]
+    behind: Difference
     reason: str
     changes: _Changes
     epochs: Count
@@ -86,6 +87,7 @@ class _Expectation(Strict):
     full_length: bool
     found: Difference | None = None
     found_error: Seconds | None = None
+    behind: Difference
 
 
 class _Record(Strict):

@@ -14,7 +14,7 @@ from unfreeze.bundle.folder import CHECKPOINTS
 from unfreeze.choose.candidates import Candidate, list_candidates
 from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
-from unfreeze.choose.trials import Expectation, hopeless, search, tells_apart
+from unfreeze.choose.trials import FOLDS, Expectation, hopeless, search, tells_apart
 from unfreeze.choose.verdict import Verdict
 from unfreeze.config import FLOOR, THAWING, seconds_of
 from unfreeze.engine.checkpoints import check_same
@@ -28,6 +28,7 @@ from unfreeze.training.identity import identify_choice
 from unfreeze.training.material import Material
 from unfreeze.training.pacing import resident_bytes
 from unfreeze.training.planning import plan_candidate, said_settings, shorten
+from unfreeze.training.probing import fit_rows
 from unfreeze.training.stopping import stop_on_signal
 from unfreeze.training.trial_record import Begun, Planned, TrialRecord, read_trials
 from unfreeze.training.trying import Trier
@@ -350,7 +351,13 @@ def candidate_plans(material: Material, facts: Facts, *, error: float) -> dict[C
     request, backbone = material.decisions.request, material.backbone
     rows, classes = len(material.part("train")), len(material.dataset.labels)
     found = list_candidates(
-        backbone, rows=rows, classes=classes, floor_error=error, facts=facts, said=said_settings(request)
+        backbone,
+        rows=rows,
+        trial_rows=int(fit_rows(material.dataset, material.features).sum()) // FOLDS,
+        classes=classes,
+        floor_error=error,
+        facts=facts,
+        said=said_settings(request),
     )
     plans: dict[Plan, tuple[Candidate, Plan]] = {}
     for one in (candidate for candidate in found if candidate.hope > 0):
