@@ -116,12 +116,15 @@ def measure(task: str, strategy: str, seed: int, arguments: argparse.Namespace) 
             **material.settings,
         )
         seconds = time.perf_counter() - began
-        choice = Path(folder) / "run" / "choice.json"
-        chosen = json.loads(choice.read_text())["shipped"] if choice.exists() else strategy
+        found = Path(folder) / "run" / "choice.json"
+        choice = json.loads(found.read_text()) if found.exists() else {}
+    verdict = choice.get("verdict") or {}
+    why = {"why": verdict.get("reason") or choice["decisions"][-1]} if choice else {}
     return key_of(task, strategy, seed, arguments) | {
         "accuracy": run.test.accuracy,
         "seconds": seconds,
-        "chosen": chosen,
+        "chosen": choice.get("shipped", strategy),
+        **why,
     }
 
 
