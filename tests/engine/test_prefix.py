@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unfreeze.contracts import State
-from unfreeze.engine import storing
+from unfreeze.engine import activations, shelf, storing
 from unfreeze.engine.activations import Activations, ActivationWriter, HalfOverflowError
 from unfreeze.engine.estimate import Estimate, served_together
 from unfreeze.engine.storing import StoringMaker
@@ -295,4 +295,41 @@ def test_what_one_of_two_writers_wrote_is_read_whatever_the_other_did(tmp_path):
     with ActivationWriter(tmp_path / "b", rows=3, half=False) as second:
         pass
     joined = Activations.joined([second.mapped(), first.mapped()])
-    assert torch.equal(joined.read(np.array([1, 2, 0]), torch.device("cpu")).h, states[[2, 0, 1]])
+    for part in (joined, joined.held_on(torch.device("cpu"))):
+        assert torch.equal(part.read(np.array([1, 2, 0]), torch.device("cpu")).h, states[[2, 0, 1]])
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_texts_that_two_writers_wrote_are_read_from_a_device_as_from_the_files(tmp_path, half, monkeypatch):
+    cpu, lengths = torch.device("cpu"), np.array([3, 9, 1, 12, 5])
+    mask = torch.arange(12) < torch.from_numpy(lengths)[:, None]
+    states = torch.randn(5, 12, 6)
+    with ActivationWriter(tmp_path / "a", rows=5, half=half) as first:
+        first.add(np.array([4, 1]), State(states[[4, 1]], mask[[4, 1]]))
+    with ActivationWriter(tmp_path / "b", rows=5, half=half) as second:
+        second.add(np.array([2, 0, 3]), State(states[[2, 0, 3]], mask[[2, 0, 3]]))
+    mapped = Activations.joined([first.mapped(), second.mapped()])
+    # A few places at a time.
+    monkeypatch.setattr(activations, "PIECE_BYTES", 50)
+    held = mapped.held_on(cpu)
+    for rows in ([2], [4, 2, 4], [0, 1, 2, 3, 4]):
+        one, two = (part.read(np.array(rows), cpu) for part in (mapped, held))
+        assert torch.equal(one.h, two.h)
+        assert torch.equal(one.mask, two.mask)
+    assert mapped.nbytes == lengths.sum() * 6 * (2 if half else 4)
+
+
+def test_a_training_reads_the_same_from_the_memory_of_a_device(t, kind, tmp_path, monkeypatch):
+    stages, trained, held = len(t.toy(kind).stages), [], []
+    hold = Activations.held_on
+    monkeypatch.setattr(Activations, "held_on", lambda self, device: held.append(self) or hold(self, device))
+    for room in (False, True):
+        monkeypatch.setattr(shelf, "has_room", lambda device, nbytes, room=room: room)
+        backbone, task = t.toy(kind), t.task_of(kind)
+        prefix = t.maker(backbone, task, tmp_path, use="on", phases=descending(stages).phases)
+        result, head = t.run(descending(stages), backbone, task, prefix=prefix)
+        trained.append((t.tensors_of(backbone, head), [record.train_loss for record in result.history]))
+    # Training and validation rows of each of three phases.
+    assert len(held) == 6
+    assert t.same(trained[0][0], trained[1][0])
+    assert trained[0][1] == trained[1][1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,16 @@ from unfreeze.data.sending import send
 from unfreeze.runtime.padding import padded
 
 HALF_MAX = 65504.0
+# What is copied to a device at a time: there is no second copy of all of it on the way.
+PIECE_BYTES = 64 * 2**20
+_KINDS = {np.dtype(np.float16).str: torch.float16, np.dtype(np.float32).str: torch.float32}
+
+
+class Readable(Protocol):
+    """The states of all rows of a part, wherever they lie."""
+
+    def read(self, rows: NDArray[np.intp], device: torch.device) -> State:
+        """The state of these rows in float32 on the device, padded as a batch of raw texts is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +60,27 @@ class Activations:
         starts = np.stack([part.starts for part in parts])[owners, rows]
         return cls(tuple(part.values[0] for part in parts), owners, starts, lengths)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that was written."""
+        return sum(values.nbytes for values in self.values)
+
+    def held_on(self, device: torch.device) -> Held:
+        """The same, copied into the memory of a device."""
+        sizes = np.array([len(values) for values in self.values])
+        firsts = np.cumsum(sizes) - sizes
+        # One that has written nothing does not know what shape states have.
+        like = next((values for values in self.values if len(values)), self.values[0])
+        held = torch.empty((int(sizes.sum()), *like.shape[1:]), dtype=_KINDS[like.dtype.str], device=device)
+        for values, first in zip(self.values, firsts.tolist(), strict=True):
+            step = max(1, PIECE_BYTES * len(values) // max(1, values.nbytes))
+            for start in range(0, len(values), step):
+                piece = torch.from_numpy(np.array(values[start : start + step]))
+                held[first + start : first + start + len(piece)] = piece
+        return Held(held, firsts[self.owners] + self.starts, self.lengths)
+
     def read(self, rows: NDArray[np.intp], device: torch.device) -> State:
-        """The state of these rows in float32, padded as a batch of raw texts is."""
+        """See ``Readable``."""
         # Places in ascending order walk the mapped files forwards.
         order = np.argsort(self.starts[rows], kind="stable")
         owners = self.owners[rows]
@@ -71,6 +101,27 @@ class Activations:
             block[position, :length] = self.values[owners[position]][start : start + length]
         mask = np.arange(width)[None, :] < lengths[:, None]
         return State(_floats(block, device), send(mask, device))
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """The states of all rows in the memory of a device: ``Activations`` whose writers' places are counted through."""
+
+    values: Tensor
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64] | None
+
+    def read(self, rows: NDArray[np.intp], device: torch.device) -> State:
+        """See ``Readable``."""
+        starts = self.starts[rows]
+        if self.lengths is None:
+            return State(self.values[send(starts, device)].float())
+        lengths = self.lengths[rows]
+        inside = np.arange(padded(int(lengths.max()), most=int(self.lengths.max())))
+        mask = inside < lengths[:, None]
+        # Padding reads a place that is there, and is cleared.
+        places, given = send(np.where(mask, starts[:, None] + inside, 0), device), send(mask, device)
+        return State(self.values[places].float().masked_fill_(~given[..., None], 0.0), given)
 
 
 class HalfOverflowError(Exception):

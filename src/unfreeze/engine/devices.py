@@ -52,6 +52,13 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def has_room(device: torch.device, nbytes: int) -> bool:
+    """Whether an accelerator may hold so many bytes all through a training: a quarter of its free memory at most."""
+    import torch
+
+    return device.type == "cuda" and nbytes <= torch.cuda.mem_get_info(device)[0] / 4
+
+
 def peak_bytes(device: torch.device) -> int:
     """The most memory taken so far: of the device, or of this process where it is the processor."""
     import torch

@@ -16,6 +16,7 @@ from unfreeze.data.augment import augment
 from unfreeze.data.chance import order, uniforms
 from unfreeze.data.sending import send
 from unfreeze.engine.batches import pad_texts
+from unfreeze.engine.devices import has_room
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ class Resident:
         """All of them on the accelerator, where they take a quarter of its free memory at most."""
         import torch
 
-        if self.device.type != "cuda" or self.squares.nbytes > torch.cuda.mem_get_info(self.device)[0] / 4:
+        if not has_room(self.device, self.squares.nbytes):
             return None
         # Not pinned: that would be a second copy of all of them in the program's memory.
         return torch.from_numpy(self.squares).to(self.device)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import filelock
@@ -15,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from unfreeze.contracts import Executor, State
-from unfreeze.engine.activations import Activations, ActivationWriter, HalfOverflowError, Written
-from unfreeze.engine.devices import Precision
+from unfreeze.engine.activations import Activations, ActivationWriter, HalfOverflowError, Readable, Written
+from unfreeze.engine.devices import Precision, has_room
 from unfreeze.engine.inputs import Inputs
 from unfreeze.engine.ranks import ALONE, Ranks
 from unfreeze.engine.shelving import PREFIX, claim_shelf, let_go, sweep_shelves
@@ -62,7 +63,7 @@ class Shelf:
 
 @dataclass(eq=False)
 class StoredPrefix:
-    """Reads the first ``views`` views of a shelf at ``boundary``."""
+    """Reads the first ``views`` views of a shelf at ``boundary``, from the device's memory where that has room."""
 
     shelf: Shelf
     views: int
@@ -76,17 +77,30 @@ class StoredPrefix:
         """See ``Prefix``."""
         return self.shelf.passed
 
+    @cached_property
+    def _read(self) -> tuple[Sequence[Readable], Readable | None]:
+        """The views of the training rows, and the validation rows."""
+        train, val = self.shelf.train[self.boundary][: self.views], self.shelf.val.get(self.boundary)
+        if not has_room(self.device, sum(part.nbytes for part in (*train, val) if part is not None)):
+            return train, val
+        held = [part.held_on(self.device) for part in train]
+        return held, None if val is None else val.held_on(self.device)
+
     def train_batch(self, rows: NDArray[np.intp], round_: int) -> State:
         """See ``Prefix``; round r reads view r modulo the number of views."""
-        return self.shelf.train[self.boundary][round_ % self.views].read(rows, self.device)
+        train, _ = self._read
+        return train[round_ % self.views].read(rows, self.device)
 
     def val_batches(self, rows: NDArray[np.intp], batch_size: int) -> Iterator[State]:
         """See ``Prefix``."""
+        _, val = self._read
+        assert val is not None
         for start in range(0, len(rows), batch_size):
-            yield self.shelf.val[self.boundary].read(rows[start : start + batch_size], self.device)
+            yield val.read(rows[start : start + batch_size], self.device)
 
     def close(self) -> None:
         """See ``Prefix``."""
+        self.__dict__.pop("_read", None)
         self.shelf.release()
 
 
