@@ -112,6 +112,7 @@ BENCHES = {
         placed=True,
     ),
     "chooser": Bench("chooser.py", (), "regret of --strategy auto", usual=False),
+    "halves": Bench("halves.py", (), "what trials on half of the rows are behind with", usual=False),
     "adapt": Bench("adapt.py", (), "new domains without labels", usual=False),
     "scaling": Bench("scaling.py", (), "one and two processes, one and two workers on Ray", usual=False),
     "bulk": Bench("bulk.py", (), "100,000 rows on Ray, killed and run again", usual=False),

@@ -38,8 +38,7 @@ MAIL_CLASSES = 2
 MAILS = Path(__file__).parents[2] / "shared" / "data" / "spam_assassin.parquet"
 SIZES = {"solar": (100, 250, 500), "mails": (32, 100, 500, 4000), "digits": (200, 1000)}
 TEST_ROWS = 600
-SETTINGS = ("image_size", "max_length", "time_limit")
-KEY = ("task", "strategy", "seed", *SETTINGS)
+KEY = ("task", "strategy", "seed", "image_size", "max_length", "time_limit")
 
 
 @dataclass(frozen=True)
@@ -142,8 +141,8 @@ def key_of(task: str, strategy: str, seed: int, arguments: argparse.Namespace) -
 
 def settings_of(strategy: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings that a strategy reads."""
-    settings = {name: getattr(arguments, name) for name in SETTINGS}
-    return settings if strategy == AUTO else settings | {"time_limit": None}
+    limit = arguments.time_limit if strategy == AUTO else None
+    return {"image_size": arguments.image_size, "max_length": arguments.max_length, "time_limit": limit}
 
 
 def complete(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

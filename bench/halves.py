@@ -1,0 +1,107 @@
+"""What a training gains over the probe in trials on half of the rows, and on all of them.
+
+    python bench/halves.py --tasks solar-100,digits-200 --seeds 5 --image-size 128 --results bench/results/halves.jsonl
+
+For each seed ``full`` is tried at full length on both halves of the rows of a task, as ``--strategy auto`` does, beside
+the probe fitted on the same half. What full fine-tuning gains on all rows is read from the results of chooser.py, of
+the same rows under the same seed (``--beside``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from chooser import KEY, SIZES, SOURCES, draw, key_of
+from kept import ROOT, Kept
+from unfreeze.choose.settings import Decisions
+from unfreeze.choose.trials import FOLDS
+from unfreeze.config import FLOOR, TrainRequest
+from unfreeze.progress import Clock, Silent
+from unfreeze.training.choosing import candidate_plans
+from unfreeze.training.facing import gather_facts
+from unfreeze.training.prepare import read_data
+from unfreeze.training.probed import probe_data
+from unfreeze.training.trial_record import Begun, TrialRecord
+from unfreeze.training.trying import Trier
+
+TRIED = "full"
+
+
+def measure(task: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    source, _, size = task.partition("-")
+    material = SOURCES[source](arguments.image_size, arguments.max_length)
+    parts = draw(material.labels, int(size), seed)
+    train, test = (
+        ([material.inputs[row] for row in rows], [material.labels[row] for row in rows]) for rows in parts
+    )
+    request = TrainRequest(data=train, test=test, seed=seed, **material.settings)
+    probed = probe_data(read_data(request), Decisions(request), Clock(), Silent())
+    probe = probed.probe.probe
+    error = 1 - probe.accuracy
+    plans = candidate_plans(probed.material, gather_facts(probed.material, probed.probe), error=error)
+    (candidate,) = (one for one in plans if one.name == TRIED)
+    begun = Begun(settings={}, time_limit_seconds=0.0, left=0.0, candidates=(), dropped=())
+    with tempfile.TemporaryDirectory() as folder:
+        record = TrialRecord(Path(folder) / "trials.json", begun)
+        tried = {candidate.name: plans[candidate]}
+        trier = Trier(probed.material, probe, tried, record, lambda: False)
+        trials = [trier(candidate, half, 1.0) for half in range(FOLDS)]
+    rows = sum(len(trial.y) for trial in trials)
+    return key_of(task, TRIED, seed, arguments) | {
+        "gain": sum(trial.gain * len(trial.y) for trial in trials) / rows,
+        "behind": candidate.behind * error,
+    }
+
+
+def report(results: list[dict[str, Any]], beside: Kept) -> None:
+    """What trials are behind with, by task."""
+    known = {tuple(row[name] for name in KEY): row["accuracy"] for row in beside.rows}
+    gains: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for row in results:
+        key = tuple(row[name] for name in KEY)
+        floor = tuple(FLOOR if name == "strategy" else row[name] for name in KEY)
+        if key in known and floor in known:
+            gains[row["task"]].append((known[key] - known[floor], row["gain"], row["behind"]))
+    print("| task | seeds | gained of all rows | of half of them | behind | hoped |")
+    print("|---|---|---|---|---|---|")
+    for task, found in gains.items():
+        whole, half, hoped = (100 * statistics.mean(values) for values in zip(*found, strict=True))
+        print(f"| {task} | {len(found)} | {whole:+.1f} | {half:+.1f} | {whole - half:+.1f} | {hoped:+.1f} |")
+    behind = [100 * (whole - half) for found in gains.values() for whole, half, _ in found]
+    if len(behind) > 1:
+        error = statistics.stdev(behind) / len(behind) ** 0.5
+        hoped = 100 * statistics.mean(hoped for found in gains.values() for *_, hoped in found)
+        print(f"\nBehind by {statistics.mean(behind):.1f} ± {error:.1f} points, {hoped:.1f} hoped.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    everything = [f"{source}-{rows}" for source, sizes in SIZES.items() for rows in sizes]
+    parser.add_argument("--tasks", default=",".join(everything))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--max-length", type=int)
+    parser.add_argument("--results", type=Path, help="file that every result is kept in; see kept.py")
+    parser.add_argument("--beside", type=Path, default=ROOT / "bench" / "results" / "chooser.jsonl")
+    arguments = parser.parse_args()
+    kept = Kept(arguments.results, KEY)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.setdefault("UNFREEZE_CACHE", cache)
+        for seed in range(arguments.seeds):
+            for task in arguments.tasks.split(","):
+                if not kept.has(**key_of(task, TRIED, seed, arguments)):
+                    kept.add(measure(task, seed, arguments))
+    report(kept.rows, Kept(arguments.beside, KEY))
+    print(f"\n{kept.told()}")
+
+
+if __name__ == "__main__":
+    main()
