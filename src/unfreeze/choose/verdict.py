@@ -12,9 +12,11 @@ from unfreeze.choose.paired import paired_error, paired_gain, pooled, reach
 from unfreeze.choose.trials import Expectation, gain_text
 from unfreeze.report.words import points
 
-# Standard errors by which validation accuracy must lie below the floor to be called a collapse, in two epochs running.
+# Standard errors by which validation accuracy must lie below the floor to be called a collapse, and the share of all
+# epochs for which it must without a break, two at least: on 200 digits good trainings began with two and five of 40
+# epochs as low, and ended above the floor (bench/RESULTS.md, what is lost by choosing).
 COLLAPSE_ERRORS = 2.0
-COLLAPSE_EPOCHS = 2
+COLLAPSE_SHARE, LEAST_COLLAPSE = 0.25, 2
 # Standard errors by which the weights that were trained may lie below the floor on their validation rows, however well
 # their trials did: those say what the settings are worth, and these rows alone what came of them.
 FALLEN_ERRORS = 1.0
@@ -75,17 +77,18 @@ def judge(
 
 @dataclass
 class CollapseWatch:
-    """Tells when validation accuracy has fallen clearly below the floor's, in epochs running."""
+    """Tells when validation accuracy has stayed clearly below the floor's, in a training of so many ``epochs``."""
 
     floor_accuracy: float
     rows: float
+    epochs: int
     below: int = 0
 
     def fallen(self, accuracy: float | None) -> bool:
-        """Whether this epoch's accuracy is the last of ``COLLAPSE_EPOCHS`` that are too low."""
+        """Whether this epoch's accuracy is the last of a quarter of all epochs that are too low, in a row."""
         if accuracy is None:
             return False
         error = math.sqrt(max(self.floor_accuracy * (1 - self.floor_accuracy), 1 / self.rows) / self.rows)
         low = accuracy < self.floor_accuracy - COLLAPSE_ERRORS * error
         self.below = self.below + 1 if low else 0
-        return self.below >= COLLAPSE_EPOCHS
+        return self.below >= max(LEAST_COLLAPSE, math.ceil(COLLAPSE_SHARE * self.epochs))
