@@ -14,12 +14,12 @@ from unfreeze.bundle.folder import CHECKPOINTS
 from unfreeze.choose.candidates import Candidate, list_candidates
 from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
-from unfreeze.choose.trials import FOLDS, Expectation, hopeless, search, tells_apart
+from unfreeze.choose.trials import FOLDS, Expectation, Search, hopeless, search, tells_apart
 from unfreeze.choose.verdict import Verdict
 from unfreeze.config import FLOOR, THAWING, seconds_of
 from unfreeze.engine.checkpoints import check_same
 from unfreeze.errors import StoppedError
-from unfreeze.heads.probe import ProbeResult
+from unfreeze.heads.probe import Probe, ProbeResult
 from unfreeze.plan import Plan
 from unfreeze.runtime.files import write_atomically
 from unfreeze.training.choice_record import damaged, read_choice
@@ -153,28 +153,8 @@ def choose(
             "other by: the most hopeful one is tried."
         )
         material.progress.say(leading[-1])
+    searched = _try_out(material, probe, begun, plans, trials)
     seconds = {one.name: one.seconds for one in begun.candidates}
-    with stop_on_signal(material.progress, then="finished trials are kept") as should_stop:
-        trier = Trier(
-            material,
-            probe,
-            {candidate.name: plan for candidate, plan in plans.items()},
-            TrialRecord(trials, begun),
-            should_stop,
-        )
-        try:
-            searched = search(
-                tuple(plans),
-                trier,
-                floor_error=error,
-                seconds=lambda candidate: seconds[candidate.name],
-                budget=begun.left - max(seconds.values(), default=0.0),
-                say=material.progress.say,
-            )
-        except StoppedError:
-            raise StoppedError(
-                "Stopped as asked; the trials that were finished are kept. Continue with --resume."
-            ) from None
     plan = None if searched.chosen is None else plans[searched.chosen.candidate]
     record |= {
         "candidates": [
@@ -188,6 +168,31 @@ def choose(
         "epochs_by_phase": None if plan is None else [phase.epochs for phase in plan.phases],
     }
     return _written(Choice(record, plan, searched.chosen), folder)
+
+
+def _try_out(
+    material: Material, probe: Probe, begun: Begun, plans: Mapping[Candidate, Plan], path: Path
+) -> Search:
+    """Trials of the candidates, kept at ``path``; those that ``begun`` has are taken up again.
+
+    Raises StoppedError when the run was asked to stop.
+    """
+    seconds = {one.name: one.seconds for one in begun.candidates}
+    named = {candidate.name: plan for candidate, plan in plans.items()}
+    with stop_on_signal(material.progress, then="finished trials are kept") as should_stop:
+        try:
+            return search(
+                tuple(plans),
+                Trier(material, probe, named, TrialRecord(path, begun), should_stop),
+                floor_error=1 - probe.accuracy,
+                seconds=lambda candidate: seconds[candidate.name],
+                budget=begun.left - max(seconds.values(), default=0.0),
+                say=material.progress.say,
+            )
+        except StoppedError:
+            raise StoppedError(
+                "Stopped as asked; the trials that were finished are kept. Continue with --resume."
+            ) from None
 
 
 def _not_tried(material: Material, record: Mapping[str, Any], why: list[str], folder: Path) -> Choice:
