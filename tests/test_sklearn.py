@@ -461,6 +461,12 @@ def test_a_grid_over_strategies_and_epochs_tries_each_and_ignores_what_is_not_re
     assert search.best_estimator_.score(*squares) > 0.7
 
 
+def test_auto_is_given_what_its_candidates_share():
+    shared = {"augment": "strong", "patience": 3, "mixup": 0.2, "pull_to_start": 1e-3, "interpolate": True}
+    request = TransferClassifier(strategy="auto", **shared, rank=4)._request()
+    assert {name: value for name, value in request.given().items() if name in (*shared, "rank")} == shared
+
+
 def test_auto_without_time_for_a_trial_is_the_probe_and_ignores_what_others_read(squares, tiny, tmp_path):
     X, y = squares
     auto = TransferClassifier(**tiny, strategy="auto", time_limit="1s", rank=4, epochs=3).fit(X, y)

@@ -232,7 +232,7 @@ class TrainRequest:
                     yield f"{flag(name)} cannot be set beside --recipe classic, which fixes it: leave one of them out."
         elif strategy == AUTO:
             for name, readers in READ_BY.items():
-                if name in given and len(readers) <= len(_without(readers)):
+                if name in given and not reads(AUTO, name):
                     yield (
                         f"{flag(name)} is a setting of {' and '.join(readers)}, and --strategy auto chooses by itself: "
                         f"leave it out or say --strategy {readers[0]}."
@@ -272,6 +272,17 @@ class TrainRequest:
 
 
 SETTINGS = frozenset(field.name for field in fields(TrainRequest)) - {"data"}
+
+
+def reads(strategy: str, name: str) -> bool:
+    """Whether a strategy looks at a setting of ``READ_BY``; those it does not list are read by all.
+
+    What most strategies read may be said to ``auto``: what its candidates share. The rest it chooses by itself.
+    """
+    readers = READ_BY.get(name)
+    if readers is None:
+        return True
+    return len(readers) > len(_without(readers)) if strategy == AUTO else strategy in readers
 
 
 def _without(readers: tuple[str, ...]) -> tuple[str, ...]:

@@ -102,6 +102,12 @@ def test_trials_of_pairs_are_ahead_since_fewer_texts_gain_more_by_them(t):
     assert pairs.behind == pytest.approx(0.4 * (32 / 64 - 32 / 38))
 
 
+@pytest.mark.parametrize("said", [{"interpolate": True}, {"mixup": 0.1}, {"patience": 2}, {"pull": 0.1}])
+def test_pairs_are_tried_only_where_they_read_all_that_was_said(t, said):
+    found = candidates(t.toy("text"), facts(), rows=32, **said)
+    assert any(one.strategy == "contrastive" for one in found) == ("pull" in said)
+
+
 def test_few_texts_of_a_class_are_tried_in_pairs(t):
     def hope(rows, known):
         found = candidates(t.toy("text"), known, rows=rows)

@@ -68,6 +68,19 @@ def test_auto_gets_what_holds_for_all_its_candidates_and_its_time_alone():
     )
 
 
+SHARED = {"augment": "strong", "patience": 3, "mixup": 0.2, "label_smoothing": 0.1, "interpolate": True, "ema": 0.9}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_auto_is_trained_with_what_train_would_take_for_it(name):
+    request = request_of(base={name: SHARED[name]}, strategies="auto,full")
+    request.check()
+    given = [getattr(request.train_request(Cell(entry, 0)), name) for entry in request.entries]
+    assert given == [SHARED[name]] * 2
+    # Where auto stands alone too.
+    request_of(base={name: SHARED[name]}, strategies="auto").check()
+
+
 def test_the_same_folder_never_stands_for_two_entries():
     texts = ["lora:targets=a.b", "lora:targets=a,b", "lora:targets=a/b", "lora:targets=a b"]
     names = {safe_name(entry.name) for text in texts for entry in parse_entries(text)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unfreeze.choose.facts import Facts, Turning
-from unfreeze.config import GRAFTING, ON_CLASSES, ON_PAIRS, READ_BY
+from unfreeze.config import AUTO, GRAFTING, ON_PAIRS, READ_BY, reads
 from unfreeze.contracts import Backbone
 from unfreeze.strategies.settings import BACKBONE_RATE, GRAFT_RATE, LAYER_DECAY
 
@@ -39,8 +39,10 @@ EVEN = 1.5
 # Flips and quarter turns of pictures that stand them gained 0.4 points of full fine-tuning on average, between -1.2 and
 # 1.5 (four pairs of settings, solar cells, bench/RESULTS.md), which is no ground to hope for more than usual.
 TURNED_SHARE = 0.95
-# What training on pairs does not read.
-NOT_OF_PAIRS = frozenset(name for name, readers in READ_BY.items() if readers == ON_CLASSES)
+# What training on pairs does not read, of what all other candidates do.
+NOT_OF_PAIRS = frozenset(
+    name for name in READ_BY if reads(AUTO, name) and not any(reads(pairs, name) for pairs in ON_PAIRS)
+)
 # Batch norms that learn their statistics stand three times the rate (1,000 pictures of small defects: trained
 # statistics 99.4 % at 3e-4 and 100 % at 1e-3, frozen ones 98.7 % at 1e-4 and 75 % at 3e-4).
 NORM_FACTOR = 3.0

@@ -17,10 +17,10 @@ from unfreeze.config import (
     FLOOR,
     RANGES,
     READ_BY,
-    THAWING,
     TrainRequest,
     flag,
     is_one_of,
+    reads,
     shown,
 )
 from unfreeze.errors import RequestError
@@ -139,11 +139,7 @@ class CompareRequest:
             return False
         if name == TIME_LIMIT:
             return entry.strategy == AUTO and recipe != "classic"
-        if name not in READ_BY:
-            return True
-        # What one strategy alone reads, auto chooses by itself.
-        common = READ_BY[name] in (THAWING, READ_BY["bn"])
-        return common if entry.strategy == AUTO else entry.strategy in READ_BY[name]
+        return reads(entry.strategy, name)
 
     def train_request(self, cell: Cell, folder: Path | None = None) -> TrainRequest:
         """What is trained in a cell: what all share, as far as its strategy reads it, and its own settings."""

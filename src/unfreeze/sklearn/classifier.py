@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
-from unfreeze.config import AUTO, FLOOR, READ_BY, STRATEGIES, THAWING, TrainRequest
+from unfreeze.config import AUTO, FLOOR, STRATEGIES, TrainRequest, reads
 from unfreeze.progress import Progress, Silent
 from unfreeze.sklearn.inputs import describe_inputs, read_items
 from unfreeze.sklearn.refusals import SETTINGS, as_value_errors
@@ -218,11 +218,7 @@ def _reads(strategy: str, setting: str) -> bool:
     """Whether the strategy looks at a setting; one that is unknown reads all, and is refused for its name."""
     if setting == "time_limit":
         return strategy == AUTO
-    readers = READ_BY.get(setting)
-    if readers is None or strategy not in (AUTO, *STRATEGIES):
-        return True
-    # What each candidate reads may be said to all of them; LoRA reads no norm policy, and is told none.
-    return readers in (THAWING, READ_BY["bn"]) if strategy == AUTO else strategy in readers
+    return strategy not in (AUTO, *STRATEGIES) or reads(strategy, setting)
 
 
 def _plain(value: Any) -> Any:
