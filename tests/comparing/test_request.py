@@ -68,7 +68,14 @@ def test_auto_gets_what_holds_for_all_its_candidates_and_its_time_alone():
     )
 
 
-SHARED = {"augment": "strong", "patience": 3, "mixup": 0.2, "label_smoothing": 0.1, "interpolate": True, "ema": 0.9}
+SHARED = {
+    "augment": "strong",
+    "patience": 3,
+    "mixup": 0.2,
+    "label_smoothing": 0.1,
+    "interpolate": True,
+    "ema": 0.9,
+}
 
 
 @pytest.mark.parametrize("name", SHARED)

@@ -31,7 +31,9 @@ def plan(**settings):
     )
 
 
-def train(t, folder, *, kind="cnn", given=None, stop_after=None, resume=False, use="off", rows=38):
+def train(
+    t, folder, *, kind="cnn", given=None, stop_after=None, resume=False, use="off", rows=38, watch=None
+):
     backbone = t.toy(kind)
     task = t.task_of(kind, train=rows, augment="none" if kind == "text" else "light")
     steps = iter(range(1, 1000))
@@ -46,6 +48,7 @@ def train(t, folder, *, kind="cnn", given=None, stop_after=None, resume=False, u
         checkpoints=Checkpoints(folder / "checkpoints", {"data": "d"}),
         resume=resume,
         should_stop=lambda: next(steps) == stop_after,
+        watch=watch or (lambda _: None),
     )
     records = [(r.phase, r.epoch, r.train_loss, r.val_log_loss, dict(r.rates)) for r in result.history]
     return t.tensors_of(backbone, head), records, result.ledger, result.taken
@@ -111,6 +114,18 @@ def test_a_stop_while_the_store_is_filled_waits_for_no_other_batch(t, tmp_path, 
     assert next(asked) == batches + 1
     assert not list(store.glob("*"))
     assert_same(t, train(t, tmp_path / "cut", resume=True, use="on"), whole)
+
+
+@pytest.mark.parametrize("step", [2, 7, 12, 18, 25])
+def test_what_watches_a_training_is_told_of_every_epoch_wherever_it_was_stopped(t, tmp_path, step):
+    whole, seen = [], []
+    train(t, tmp_path / "whole", watch=whole.append)
+    with pytest.raises(StoppedError):
+        train(t, tmp_path / "stopped", stop_after=step)
+    train(t, tmp_path / "stopped", resume=True, watch=seen.append)
+    assert [(one.phase, one.epoch, one.val_accuracy) for one in seen] == [
+        (one.phase, one.epoch, one.val_accuracy) for one in whole
+    ]
 
 
 def test_stopping_again_and_again_changes_nothing(t, tmp_path):

@@ -76,8 +76,8 @@ def fit(
     ``head`` maps features (batch, dim) to logits (batch, classes). ``prefix`` decides how frozen stages are read;
     without one they are run by PyTorch for every batch. What a plan says of its head, its graft and its inputs
     (``head``, ``graft``, ``dropout``, ``augment``, ``views``, ``token_dropout``) is for the caller to have made.
-    ``watch`` is given each epoch's record; what it raises ends the training. Of several ranks the first is given
-    ``checkpoints`` and ``watch``, and each its own ``should_stop``.
+    ``watch`` is given each epoch's record, in a training that goes on those before too; what it raises ends the
+    training. Of several ranks the first is given ``checkpoints`` and ``watch``, and each its own ``should_stop``.
 
     Raises UnfreezeError when there are no training rows, DivergedError when a loss is not finite (the best weights so
     far are in the backbone then), StoppedError when ``should_stop`` said so, or another rank has ended.
@@ -206,6 +206,8 @@ class _Loop:
                 home=self.home,
                 judged=judged,
             )
+            # It may count epochs, and goes on counting as if the run had not been stopped.
+            self.ranks.lead(lambda: [self.watch(record) for record in self.standing.fit.history])
         # One may have run out of memory alone: in as many parts all meet in what this phase exchanges.
         self.standing.micro_batches = max(self.ranks.every(self.standing.micro_batches))
         self._check_alike(groups)
