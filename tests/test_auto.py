@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -400,6 +401,28 @@ def test_a_run_that_is_stopped_among_its_trials_goes_on_with_those_that_are_fini
     assert choice["time_limit_seconds"] == 300
     assert origin_of(run, "time_limit").reason.startswith("trials and epochs are those of 5 min")
     assert not (run.folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("last", [1, 2])
+def test_a_run_that_is_asked_to_stop_while_a_trial_is_scored_stops(wanted, cells, tmp_path, pretrained, last):
+    from unfreeze.training.trying import Trier
+
+    ran, run = [], Trier._run
+
+    def asked(self, candidate, fold, share):
+        trial = run(self, candidate, fold, share)
+        ran.append(fold)
+        if len(ran) == last:
+            signal.raise_signal(signal.SIGINT)
+        return trial
+
+    settings = pretrained | {"output_dir": tmp_path / "run", "time_limit": "5m"}
+    wanted.setattr(Trier, "_run", asked)
+    with pytest.raises(StoppedError, match="that were finished are kept"):
+        unfreeze.train(str(cells), **settings)
+    assert ran == [0, 1][:last]
+    unfreeze.train(str(cells), **settings, resume=True)
+    assert ran == [0, 1]
 
 
 @pytest.mark.parametrize("stopped_in_trials", [1], indirect=True)

@@ -181,7 +181,7 @@ def _try_out(
     named = {candidate.name: plan for candidate, plan in plans.items()}
     with stop_on_signal(material.progress, then="finished trials are kept") as should_stop:
         try:
-            return search(
+            searched = search(
                 tuple(plans),
                 Trier(material, probe, named, TrialRecord(path, begun), should_stop),
                 floor_error=1 - probe.accuracy,
@@ -189,6 +189,10 @@ def _try_out(
                 budget=begun.left - max(seconds.values(), default=0.0),
                 say=material.progress.say,
             )
+            if should_stop():
+                # Asked after the last step of the last trial, while its rows were scored.
+                raise StoppedError
+            return searched
         except StoppedError:
             raise StoppedError(
                 "Stopped as asked; the trials that were finished are kept. Continue with --resume."

@@ -88,6 +88,8 @@ class Trier:
         return trial
 
     def _run(self, candidate: Candidate, fold: int, share: float) -> Trial:
+        if self.should_stop():
+            raise StoppedError
         began = time.perf_counter()
         material = self.material
         plan = shorten(self.plans[candidate.name], share)
