@@ -171,6 +171,19 @@ def test_rows_that_are_taken_for_others_in_every_seed_make_false_differences():
     assert called > 20
 
 
+@pytest.mark.parametrize("pool", [None, 4000])
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_a_floor_that_wanders_more_than_what_is_compared_with_it_makes_no_false_differences(seeds, pool):
+    rng = np.random.default_rng(1)
+    wandering = np.array([[0.3], *[[0.05]] * 8])
+    called = 0
+    for _ in range(200):
+        drawn = draw(rng, 9, seeds, 400, pool=pool, seed_deviation=wandering)
+        gains = [[Gain(keys, right[place] - right[0]) for keys, right in drawn] for place in range(1, 9)]
+        called += any(found.low > 0 or found.high < 0 for found in paired_at_once(gains))
+    assert called <= 10
+
+
 @pytest.mark.parametrize(("seeds", "seed_deviation"), [(1, 0.0), (3, 0.0), (3, 0.1), (5, 0.1)])
 def test_the_best_of_eight_that_are_as_good_as_the_floor_is_seldom_above_it(seeds, seed_deviation):
     rng = np.random.default_rng(0)

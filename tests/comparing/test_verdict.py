@@ -181,6 +181,51 @@ def test_rows_of_a_group_are_drawn_together(make_cell, share_right):
         assert other.high - other.low > 2 * (one.high - one.low)
 
 
+def test_one_pair_has_one_interval_where_the_floor_is_the_best(results):
+    found = results(
+        ("feature-extraction", 155, 0, {}),
+        ("full", 148, 0, {}),
+        ("lora", 120, 0, {}),
+        ("partial", 154, 4, {}),
+    )
+    floor, *others = found
+    assert floor.is_best
+    assert all(other.to_best == other.to_floor for other in others)
+
+
+def test_what_beats_the_floor_of_a_worse_backbone_is_not_above_the_floor(make_cell, share_right):
+    rights = {
+        ("feature-extraction", "good"): (168, 0),
+        ("full", "good"): (170, 5),
+        ("feature-extraction", "bad"): (120, 0),
+        ("full", "bad"): (145, 0),
+    }
+    cells = [
+        make_cell(strategy, share_right(*right), backbone=backbone)
+        for (strategy, backbone), right in rights.items()
+    ]
+    found = summarise(cells)
+    assert found[3].to_floor.low > 0
+    verdict = judge(found)
+    assert verdict.best.backbone == "good"
+    assert verdict.sentences[0].startswith("Nothing beats the floor")
+    assert not any("full on bad is above" in sentence for sentence in verdict.sentences)
+
+
+def test_a_higher_mean_of_fewer_seeds_is_told_beside_the_best(make_cell, share_right):
+    cells = [make_cell("lora", share_right(165), seed=seed) for seed in range(3)]
+    cells += [make_cell("full", share_right(185), seed=0)]
+    cells += [
+        make_cell("full", share_right(185), seed=seed, state="failed", sentence="No.") for seed in (1, 2)
+    ]
+    verdict = judge(summarise(cells))
+    assert verdict.best.strategy == "lora"
+    assert (
+        "full has 92.5 %, but finished under 1 of 3 seeds alone, and is not called best for it."
+        in verdict.sentences
+    )
+
+
 def test_a_mean_of_fewer_seeds_is_not_the_best(make_cell, share_right):
     cells = [make_cell("feature-extraction", share_right(140), seed=seed) for seed in range(3)]
     cells += [make_cell("full", share_right(200), seed=0)]

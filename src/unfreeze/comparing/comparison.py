@@ -81,7 +81,7 @@ class Comparison:
         return (*said, *judge_backbones(self.ranking))
 
     def best(self) -> Result | Ranked:
-        """The result with the highest mean accuracy at the largest size; without strategies, the best backbone.
+        """The result that ``is_best`` at the largest size; without strategies, the best backbone.
 
         What else the test rows cannot tell from it stands in ``verdicts``. Raises RequestError when nothing finished.
         """
@@ -144,7 +144,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, object]:
         """JSON-serialisable form: what ``results.json`` and ``compare --json`` hold."""
-        dropped = ("labels", "truth", "answers", "rows_hash", "rows")
+        dropped = ("labels", "truth", "answers", "rows_hash", "rows", "groups")
         cells = ({k: v for k, v in asdict(cell).items() if k not in dropped} for cell in self.cells)
         return {
             "folder": str(self.folder),

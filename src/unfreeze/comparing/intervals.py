@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from unfreeze.proportions import OUTSIDE
 from unfreeze.report.content import Estimate
 
+# The correlation of two differences to the same third, where all three wander alike from seed to seed.
+SHARED = 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class Moves:
@@ -102,8 +105,10 @@ def paired_at_once(
         raise ValueError("a difference needs a seed, and rows in each")
     parts = [_Parts.of_gains(gains) for gains in differences]
     told = [(part.among / part.apart, part.seeds - 1) for part in parts if part.seeds > 1 and part.apart]
-    freedom = sum(free for _, free in told)
-    further = sum(ratio * free for ratio, free in told) / freedom if told else 0.0
+    free = sum(free for _, free in told)
+    further = sum(ratio * free for ratio, free in told) / free if told else 0.0
+    # They tell it less well than as many that do not share a side (Satterthwaite 1946).
+    freedom = free / (1 + (len(told) - 1) * SHARED**2)
     outside = OUTSIDE / max(1, len(parts) if among is None else among)
     found = []
     for gains, part in zip(differences, parts, strict=True):
@@ -151,7 +156,7 @@ class _Parts:
         return replace(parts, together=max(together, 1 / parts.rows**2))
 
     def half_width(
-        self, outside: float = OUTSIDE, *, among: float | None = None, freedom: int | None = None
+        self, outside: float = OUTSIDE, *, among: float | None = None, freedom: float | None = None
     ) -> float:
         """Half of the interval that leaves out the share ``outside``.
 
@@ -166,7 +171,7 @@ class _Parts:
         return max(math.hypot(between, shared), factor * math.sqrt(self.together))
 
 
-def _student(freedom: int, outside: float) -> float:
+def _student(freedom: float, outside: float) -> float:
     """How many standard errors hold all but the share ``outside``, with so many degrees of freedom."""
     from scipy.special import stdtrit
 

@@ -20,11 +20,11 @@ class Result:
 
     ``seeds`` are those that finished, ``failures`` (seed, sentence) those that did not; without one finished, the
     numbers are None. ``chosen``: what ``auto`` took under each of the seeds, else empty. ``is_best``: no other of this
-    size has a higher mean accuracy; it was chosen by the rows that this accuracy is counted on. ``to_floor`` and
-    ``to_best``: accuracy less that of the same backbone's floor, and of the best, on the same test rows, as shares in
-    -1..1; their intervals hold for all strategies and backbones compared at once, those to the best for all pairs of
-    them. ``trained`` of ``parameters`` were in the optimizer. ``seconds`` (without the frozen pass, which all share)
-    and ``joules`` are medians over the seeds, ``peak_bytes`` the largest of them.
+    size that finished under as many seeds has a higher mean accuracy; it was chosen by the rows that this accuracy is
+    counted on. ``to_floor`` and ``to_best``: accuracy less that of the same backbone's floor, and of the best, on the
+    same test rows, as shares in -1..1; their intervals hold for all strategies and backbones compared at once, those to
+    the best for all pairs of them. ``trained`` of ``parameters`` were in the optimizer. ``seconds`` (without the frozen
+    pass, which all share) and ``joules`` are medians over the seeds, ``peak_bytes`` the largest of them.
     """
 
     strategy: str
@@ -87,8 +87,14 @@ def summarise(cells: Iterable[CellResult]) -> tuple[Result, ...]:
         if key is None:
             continue
         to_best |= _differences({other: key for other in alike if other != key}, finished, paired_to_best)
-        if key in to_floor:
-            # The same difference, seen from the other side.
+        # What is told of one pair of them is the same on both sides.
+        if key[0] == FLOOR:
+            to_best |= {
+                other: to_floor[other]
+                for other, floor in floors.items()
+                if floor == key and other in to_floor
+            }
+        elif key in to_floor:
             to_best[FLOOR, key[1], size] = _turned(to_floor[key])
     return tuple(
         _result(

@@ -80,7 +80,9 @@ def _sentences(
 ) -> list[str]:
     at = f"at n={best.rows:,}"
     if floor is not None and floor in tied:
-        above = [result for result in finished if result.to_floor is not None and _is_above(result.to_floor)]
+        # Of another backbone, a floor that is easier to beat.
+        same = [result for result in finished if result.backbone == best.backbone]
+        above = [result for result in same if result.to_floor is not None and _is_above(result.to_floor)]
         if above and best is not floor:
             said = _others_beat(best, max(above, key=_mean), tied, floor, at, several=several)
         else:
@@ -92,6 +94,16 @@ def _sentences(
         value = "" if best.accuracy is None else f" with {words.percent(best.accuracy.value)}"
         said = [f"{name_of(best, several=several)} is best {at}{value}."]
         said += _above(best, several=several)
+    for result in finished:
+        if (
+            result.accuracy is not None
+            and len(result.seeds) < len(best.seeds)
+            and _mean(result) > _mean(best)
+        ):
+            said.append(
+                f"{name_of(result, several=several)} has {words.percent(result.accuracy.value)}, but finished under "
+                f"{len(result.seeds)} of {result.asked} seeds alone, and is not called best for it."
+            )
     if len(best.seeds) == 1:
         said.append(
             "With one seed the intervals know the draw of the test rows alone: --seeds 3 would also tell how "
