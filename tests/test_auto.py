@@ -436,7 +436,7 @@ def test_a_run_that_is_stopped_in_its_first_trial_can_be_resumed(stopped_in_tria
 def test_a_trial_that_failed_is_tried_again_and_counts_for_none_that_it_was_better_than(
     wanted, cells, tmp_path, pretrained
 ):
-    from unfreeze.training.chosen import _tried_fully
+    from unfreeze.training.chosen import _tried
     from unfreeze.training.trial_record import read_trials
     from unfreeze.training.trying import Trier
 
@@ -459,8 +459,9 @@ def test_a_trial_that_failed_is_tried_again_and_counts_for_none_that_it_was_bett
         good | {"candidate": "lora", "failed": "x"},
         good | {"candidate": "a", "share_of_epochs": 0.25},
     ]
-    assert _tried_fully({"trials": trials}) == 1
-    assert _tried_fully({"trials": [*trials, good | {"candidate": "partial"}]}) == 2
+    # Short trials of others have picked it.
+    assert _tried({"trials": trials}) == 2
+    assert _tried({"trials": [*trials, good | {"candidate": "partial"}]}) == 3
 
 
 def test_trials_of_other_settings_are_not_taken_up(stopped_in_trials):
@@ -700,7 +701,7 @@ def test_what_is_left_of_the_candidates_must_be_worth_a_trial_too(auto, cells, t
     )
     auto.setattr("unfreeze.training.choosing.list_candidates", lambda *_, **__: ones)
     auto.setattr(
-        "unfreeze.training.choosing.fit_into", lambda plan, *_: None if plan.strategy == "full" else plan
+        "unfreeze.training.weighing.fit_into", lambda plan, *_: None if plan.strategy == "full" else plan
     )
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **pretrained)
     choice = choice_of(run.folder)
@@ -764,8 +765,8 @@ def test_candidates_that_come_to_the_same_training_are_tried_once(auto, cells, t
 
 
 def test_what_memory_has_no_room_for_is_not_tried(auto, cells, tmp_path, settings):
-    auto.setattr("unfreeze.training.choosing.free_memory", lambda device: 0)
-    auto.setattr("unfreeze.training.choosing.resident_bytes", lambda device: 500_000_000)
+    auto.setattr("unfreeze.training.weighing.free_memory", lambda device: 0)
+    auto.setattr("unfreeze.training.weighing.resident_bytes", lambda device: 500_000_000)
     run = unfreeze.train(str(cells), output_dir=tmp_path / "run", **settings)
     choice = choice_of(run.folder)
     assert run.strategy == "feature-extraction"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,20 +11,15 @@ from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
 from unfreeze.choose.settings import Decisions
 from unfreeze.choose.trials import PRICE, Expectation, hopeless, price_of, tells_apart
-from unfreeze.config import AUTO, FLOOR, READ_BY, THAWING, TrainRequest, seconds_of
+from unfreeze.config import AUTO, FLOOR, READ_BY, THAWING, TrainRequest
 from unfreeze.contracts import Backbone
 from unfreeze.errors import DataError, RequestError
 from unfreeze.plan import Plan
 from unfreeze.progress import Clock, Progress, Silent
 from unfreeze.report.words import points
 from unfreeze.training.choosing import (
-    FINAL_SHARE,
-    LEAST_EPOCHS,
     TIME_LIMIT,
     candidate_plans,
-    fit_into,
-    room_for_training,
-    too_large,
     untried,
 )
 from unfreeze.training.facing import gather_facts
@@ -32,6 +27,7 @@ from unfreeze.training.material import Material
 from unfreeze.training.planning import make_plan
 from unfreeze.training.prepare import read_data
 from unfreeze.training.probed import probe_data
+from unfreeze.training.weighing import weigh
 
 if TYPE_CHECKING:
     from unfreeze.training.costing import CostModel
@@ -111,15 +107,19 @@ def look_ahead(request: TrainRequest, *, progress: Progress | None = None) -> Ou
         raise DataError(f"{dataset.source} leaves no validation rows: give --val a share or data.")
     with clock.part("gathering facts"):
         facts = gather_facts(material, probe)
-    spent = clock.total
-    floor, limit = probe.probe.accuracy, seconds_of(request.time_limit or TIME_LIMIT)
+    floor = probe.probe.accuracy
     with clock.part("measuring a few batches"):
         from unfreeze.training.costing import CostModel
 
-        left = max(0.0, limit - spent)
-        few = not tells_apart(1 - floor, int(probe.probe.held_out.sum()))
         weighing = _Weighing(
-            material, CostModel(material), probed.plan, facts, left=left, error=1 - floor, few=few
+            material,
+            CostModel(material),
+            probed.plan,
+            facts,
+            elapsed=lambda: clock.total,
+            limit=request.time_limit or TIME_LIMIT,
+            error=1 - floor,
+            few=not tells_apart(1 - floor, int(probe.probe.held_out.sum())),
         )
         options = tuple(weighing.options())
     return Outlook(
@@ -138,8 +138,9 @@ def look_ahead(request: TrainRequest, *, progress: Progress | None = None) -> Ou
 class _Weighing:
     """The plans that a request could lead to, each with its cost.
 
-    ``asked``: the plan of a strategy that was named. ``left``: seconds of the time limit that are left; ``error``: the
-    share of rows that the probe gets wrong, ``few``: that these are too few to tell candidates from each other by.
+    ``asked``: the plan of a strategy that was named. ``elapsed``: seconds of the time ``limit`` that are gone;
+    ``error``: the share of rows that the probe gets wrong, ``few``: that these are too few to tell candidates from each
+    other by.
     """
 
     def __init__(
@@ -149,7 +150,8 @@ class _Weighing:
         asked: Plan | None,
         facts: Facts,
         *,
-        left: float,
+        elapsed: Callable[[], float],
+        limit: str,
         error: float,
         few: bool,
     ) -> None:
@@ -159,7 +161,7 @@ class _Weighing:
         # The plans of candidates, before epochs are cut.
         self._weighed: list[Plan] = []
         self._material, self._model, self._asked, self._facts = material, model, asked, facts
-        self._left, self._error, self._few = left, error, few
+        self._elapsed, self._limit, self._error, self._few = elapsed, limit, error, few
         self._rows, self._classes = len(material.part("train")), len(material.dataset.labels)
 
     def options(self) -> Iterator[Option]:
@@ -186,29 +188,26 @@ class _Weighing:
             yield self._option(other, plan, "not tried by --strategy auto")
 
     def _candidates(self) -> Iterator[Option]:
-        half = self._left * FINAL_SHARE
         found = candidate_plans(self._material, self._facts, error=self._error)
         if why := untried(self._material, found, error=self._error):
             self.untried = RuleChoice(FLOOR, why)
             return
-        room = room_for_training(self._material)
-        weighed: dict[Candidate, Option] = {}
-        for candidate, plan in found.items():
-            self._tell(candidate.name)
-            if why := too_large(self._model.predict(plan), room):
-                self.unfit.append((candidate.name, why))
-                continue
-            fitting = fit_into(plan, self._model.predict, half)
-            if fitting is None:
-                told = f"fewer than {LEAST_EPOCHS} of its epochs fit into half of --time-limit"
-                self.unfit.append((candidate.name, told))
-                continue
-            reason = candidate.reason
-            if fitting != plan:
-                reason += f"; {fitting.epochs} of its {plan.epochs} epochs fit into half of --time-limit"
-            weighed[candidate] = self._option(candidate.name, fitting, reason, candidate)
-            if self._few:
-                break
+        plans, _ = weigh(
+            found,
+            self._material,
+            self._model.predict,
+            self._elapsed,
+            self._limit,
+            few=self._few,
+            drop=lambda candidate, why: self.unfit.append((candidate.name, why)),
+            begin=lambda candidate: self._tell(candidate.name),
+        )
+        weighed = {}
+        for candidate, plan in plans.items():
+            reason, whole = candidate.reason, found[candidate].epochs
+            if plan.epochs < whole:
+                reason += f"; {plan.epochs} of its {whole} epochs fit into half of --time-limit"
+            weighed[candidate] = self._option(candidate.name, plan, reason, candidate)
         if weighed and (why := hopeless(weighed, self._error)):
             self.untried = RuleChoice(FLOOR, why)
             return
@@ -246,7 +245,7 @@ def choose_by_rules(options: Sequence[Option], strategy: str, *, floor_error: fl
         if option.candidate is not None
     }
     if not expected:
-        return RuleChoice(FLOOR, "No other strategy fits this backbone within the time limit.")
+        return RuleChoice(FLOOR, "Time and memory are enough for no other strategy.")
     best = max(expected, key=lambda name: expected[name].worth)
     gain = expected[best].gain
     if gain <= PRICE / 2 or expected[best].worth <= 0:

@@ -211,7 +211,7 @@ class _Searcher:
 
     def search(self) -> Search:
         if not self.candidates:
-            self.say("There is no candidate that the time is enough for: the probe is taken.")
+            self.say("There is no candidate that time and memory are enough for: the probe is taken.")
             return self.result
         if len(self.candidates) > 1:
             self.short_trials()

@@ -47,7 +47,7 @@ def judge(
     """Ship when what was measured puts it above the probe by more than its price, within chance or not.
 
     ``right`` and ``floor_right`` (rows,): on validation rows; ``groups``: codes of those that belong together.
-    ``among``: how many were tried at full length. Its trials count on the rows of the training part, each weighted by
+    ``among``: how many were tried. Its trials count on the rows of the training part, each weighted by
     its certainty, with what they are expected to be ``behind``; what was hoped before does not. What fell clearly below
     the probe is never shipped.
     """

@@ -9,7 +9,7 @@ from operator import gt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unfreeze.amounts import counted, duration, size
+from unfreeze.amounts import counted, duration
 from unfreeze.bundle.folder import CHECKPOINTS
 from unfreeze.choose.candidates import Candidate, list_candidates
 from unfreeze.choose.cost import Cost
@@ -23,15 +23,15 @@ from unfreeze.heads.probe import Probe, ProbeResult
 from unfreeze.plan import Plan
 from unfreeze.runtime.files import write_atomically
 from unfreeze.training.choice_record import damaged, read_choice
-from unfreeze.training.facing import free_memory, gather_facts
+from unfreeze.training.facing import gather_facts
 from unfreeze.training.identity import identify_choice
 from unfreeze.training.material import Material
-from unfreeze.training.pacing import resident_bytes
-from unfreeze.training.planning import plan_candidate, said_settings, shorten
+from unfreeze.training.planning import plan_candidate, said_settings
 from unfreeze.training.probing import fit_rows
 from unfreeze.training.stopping import stop_on_signal
 from unfreeze.training.trial_record import Begun, Planned, TrialRecord, read_trials
 from unfreeze.training.trying import Trier
+from unfreeze.training.weighing import weigh
 
 if TYPE_CHECKING:
     from unfreeze.engine.fit import Fit
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 CHOICE, TRIALS = "choice.json", "trials.json"
 # About as long as fastai needs on 500 pictures and two cores (8 minutes, bench/prefix.py).
 TIME_LIMIT = "10m"
-# Of what is left of the time limit, the share that the final training may take; trials share the rest with measuring.
-FINAL_SHARE = 0.5
-# With fewer epochs a fine-tuning has not begun to follow its schedule.
-LEAST_EPOCHS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,20 +210,14 @@ def _begin(
     *,
     few: bool,
 ) -> tuple[Begun, dict[Candidate, Plan]]:
-    """What trials begin with, and the plans of the candidates, as long as there is time for them.
-
-    ``few``: of the first alone that there is time and room for.
-    """
-    plans: dict[Candidate, Plan] = {}
+    """What trials begin with, and the plans of the candidates; see ``weigh``."""
     told: list[str] = []
-    left = 0.0
-    for some in ({one: plan} for one, plan in candidates.items()) if few else (candidates,):
-        wanted, late = _measured(some, material, predict, elapsed, limit, first=not told)
-        left = max(0.0, seconds_of(limit) - elapsed())
-        plans, dropped = _cut(wanted, material, predict, left)
-        told += [*late, *dropped]
-        if plans:
-            break
+
+    def drop(candidate: Candidate, why: str) -> None:
+        told.append(f"{candidate.name}: {why}.")
+        material.progress.say(told[-1])
+
+    plans, left = weigh(candidates, material, predict, elapsed, limit, few=few, drop=drop)
     begun = Begun(
         settings=identify_choice(material),
         time_limit_seconds=seconds_of(limit),
@@ -291,66 +281,6 @@ def _written(choice: Choice, folder: Path) -> Choice:
     return choice
 
 
-def _measured(
-    wanted: Mapping[Candidate, Plan],
-    material: Material,
-    predict: Callable[[Plan], Cost],
-    elapsed: Callable[[], float],
-    limit: str,
-    *,
-    first: bool,
-) -> tuple[dict[Candidate, Plan], list[str]]:
-    """The candidates whose cost is measured within the time limit and fits into memory; a sentence for each other.
-
-    ``first``: that none was measured before, so that one is in any case.
-    """
-    room = room_for_training(material)
-    plans: dict[Candidate, Plan] = {}
-    dropped: list[str] = []
-    for number, (candidate, plan) in enumerate(wanted.items()):
-        if (number or not first) and elapsed() >= seconds_of(limit):
-            dropped.append(f"{candidate.name}: --time-limit {limit} is over before its cost is measured.")
-        # What costs are made of is measured when the first of its kind is asked for.
-        elif why := too_large(predict(plan), room):
-            dropped.append(f"{candidate.name}: {why}.")
-        else:
-            plans[candidate] = plan
-            continue
-        material.progress.say(dropped[-1])
-    return plans, dropped
-
-
-def room_for_training(material: Material) -> int:
-    """Bytes that a training may take, in all; what the program holds already is counted in a prediction."""
-    return free_memory(material.device) + resident_bytes(material.device)
-
-
-def too_large(cost: Cost, room: int) -> str:
-    """Why memory has no room for a training, or nothing where it has."""
-    if cost.memory_bytes <= room:
-        return ""
-    return f"it would take {size(cost.memory_bytes)} of memory, and there are {size(room)}"
-
-
-def _cut(
-    wanted: Mapping[Candidate, Plan], material: Material, predict: Callable[[Plan], Cost], left: float
-) -> tuple[dict[Candidate, Plan], list[str]]:
-    """The plans of the candidates, cut to what time there is, and why others were dropped."""
-    plans, dropped = {}, []
-    for candidate, plan in wanted.items():
-        fitting = fit_into(plan, predict, left * FINAL_SHARE)
-        if fitting is not None:
-            plans[candidate] = fitting
-            continue
-        sentence = (
-            f"{candidate.name}: {duration(predict(plan).seconds)} for {counted(plan.epochs, 'epoch')}, and {left:.0f} "
-            f"s of --time-limit are left: fewer than {LEAST_EPOCHS} epochs would fit."
-        )
-        dropped.append(sentence)
-        material.progress.say(sentence)
-    return plans, dropped
-
-
 def candidate_plans(material: Material, facts: Facts, *, error: float) -> dict[Candidate, Plan]:
     """The candidates of which something is hoped, the most hopeful first, with their full plans.
 
@@ -410,19 +340,6 @@ def _with_epochs(plan: Plan, epochs: Sequence[int]) -> Plan | None:
         return None
     phases = tuple(replace(phase, epochs=count) for phase, count in zip(plan.phases, epochs, strict=True))
     return replace(plan, phases=phases)
-
-
-def fit_into(plan: Plan, predict: Callable[[Plan], Cost], seconds: float) -> Plan | None:
-    """The plan with as many of its epochs as fit into the seconds, or None when they are too few."""
-    if predict(plan).seconds <= seconds:
-        return plan
-    for share in (0.75, 0.5, 0.35, 0.25, 0.15, 0.1):
-        shorter = shorten(plan, share)
-        if shorter.epochs < LEAST_EPOCHS:
-            return None
-        if predict(shorter).seconds <= seconds:
-            return shorter
-    return None
 
 
 def write_choice(record: Mapping[str, Any], folder: Path) -> None:

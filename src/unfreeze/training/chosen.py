@@ -21,11 +21,12 @@ from unfreeze.errors import DivergedError, UnfreezeError
 from unfreeze.heads.probe import Probe
 from unfreeze.plan import Plan
 from unfreeze.proportions import effective_rows
-from unfreeze.training.choosing import LEAST_EPOCHS, Choice, fit_into, write_choice
+from unfreeze.training.choosing import Choice, write_choice
 from unfreeze.training.material import Material
 from unfreeze.training.planning import describe_plan, lower_rates, record_plan
 from unfreeze.training.probing import Fitted, fit_rows
 from unfreeze.training.thawing import thaw
+from unfreeze.training.weighing import LEAST_EPOCHS, fit_into
 
 if TYPE_CHECKING:
     from unfreeze.engine.fit import EpochRecord, Fit
@@ -114,7 +115,7 @@ def train_chosen(
             right[own],
             floor_right[own],
             groups=material.together(val[own]),
-            among=_tried_fully(choice.record),
+            among=_tried(choice.record),
         )
         progress.say(verdict.reason)
         if verdict.ship:
@@ -130,10 +131,9 @@ def train_chosen(
     return choice, fitted, None
 
 
-def _tried_fully(record: Mapping[str, Any]) -> int:
-    """How many candidates had a trial of full length that did not fail; at least one was taken."""
-    tried = (trial for trial in record["trials"] if not trial["failed"] and trial["share_of_epochs"] == 1.0)
-    return max(1, len({trial["candidate"] for trial in tried}))
+def _tried(record: Mapping[str, Any]) -> int:
+    """How many candidates had a trial that did not fail: short ones pick those that are tried at full length."""
+    return max(1, len({trial["candidate"] for trial in record["trials"] if not trial["failed"]}))
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,9 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What the allocator holds and does not use is not free for others alone.
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
     return _free_memory()
 
 
@@ -214,9 +216,13 @@ def _free_memory(meminfo: Path = Path("/proc/meminfo"), control_group: Path = Pa
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
         limit = (control_group / "memory.max").read_text(encoding="ascii").strip()
-        used = (control_group / "memory.current").read_text(encoding="ascii").strip()
+        used = int((control_group / "memory.current").read_text(encoding="ascii"))
+        # Files that were read stay in memory until it is wanted.
+        for line in (control_group / "memory.stat").read_text(encoding="ascii").splitlines():
+            if line.startswith("inactive_file "):
+                used -= int(line.split()[1])
         if limit != "max":
-            free = min(free, max(0, int(limit) - int(used)))
+            free = min(free, max(0, int(limit) - used))
     except (OSError, ValueError):
         # No Linux, or no control group: what was found so far holds.
         pass

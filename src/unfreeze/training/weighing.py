@@ -1,0 +1,90 @@
+"""Which candidates there is time and room for, and with how many of their epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from unfreeze.amounts import counted, duration, size
+from unfreeze.choose.candidates import Candidate
+from unfreeze.choose.cost import Cost
+from unfreeze.config import seconds_of
+from unfreeze.plan import Plan
+from unfreeze.training.facing import free_memory
+from unfreeze.training.material import Material
+from unfreeze.training.pacing import resident_bytes
+from unfreeze.training.planning import shorten
+
+# Of what is left of the time limit, the share that the final training may take; trials share the rest with measuring.
+FINAL_SHARE = 0.5
+# With fewer epochs a fine-tuning has not begun to follow its schedule.
+LEAST_EPOCHS = 3
+
+
+def weigh(
+    wanted: Mapping[Candidate, Plan],
+    material: Material,
+    predict: Callable[[Plan], Cost],
+    elapsed: Callable[[], float],
+    limit: str,
+    *,
+    few: bool,
+    drop: Callable[[Candidate, str], None],
+    begin: Callable[[Candidate], None] = lambda _: None,
+) -> tuple[dict[Candidate, Plan], float]:
+    """The plans of the candidates, cut to what time there is, and the seconds of the limit that are left.
+
+    ``predict``: the cost of a whole training; ``elapsed``: seconds of the time limit that are gone. ``few``: of the
+    first alone that there is time and room for. ``begin`` is told whose cost is measured next, and ``drop`` who falls
+    out, and why. The first is measured however late it is.
+    """
+    room, whole = room_for_training(material), seconds_of(limit)
+    measured: dict[Candidate, Plan] = {}
+    for number, (candidate, plan) in enumerate(wanted.items()):
+        if number and elapsed() >= whole:
+            drop(candidate, f"--time-limit {limit} is over before its cost is measured")
+            continue
+        begin(candidate)
+        # What costs are made of is measured when the first of its kind is asked for.
+        if why := too_large(predict(plan), room):
+            drop(candidate, why)
+            continue
+        measured[candidate] = plan
+        if few and fit_into(plan, predict, FINAL_SHARE * (whole - elapsed())) is not None:
+            break
+    left, plans = max(0.0, whole - elapsed()), {}
+    for candidate, plan in measured.items():
+        fitting = fit_into(plan, predict, FINAL_SHARE * left)
+        if fitting is not None:
+            plans[candidate] = fitting
+            continue
+        drop(
+            candidate,
+            f"{duration(predict(plan).seconds)} for {counted(plan.epochs, 'epoch')}, and {left:.0f} s of --time-limit "
+            f"are left: fewer than {LEAST_EPOCHS} epochs would fit",
+        )
+    return plans, left
+
+
+def room_for_training(material: Material) -> int:
+    """Bytes that a training may take, in all; what the program holds already is counted in a prediction."""
+    return free_memory(material.device) + resident_bytes(material.device)
+
+
+def too_large(cost: Cost, room: int) -> str:
+    """Why memory has no room for a training, or nothing where it has."""
+    if cost.memory_bytes <= room:
+        return ""
+    return f"it would take {size(cost.memory_bytes)} of memory, and there are {size(room)}"
+
+
+def fit_into(plan: Plan, predict: Callable[[Plan], Cost], seconds: float) -> Plan | None:
+    """The plan with as many of its epochs as fit into the seconds, or None when they are too few."""
+    if predict(plan).seconds <= seconds:
+        return plan
+    for share in (0.75, 0.5, 0.35, 0.25, 0.15, 0.1):
+        shorter = shorten(plan, share)
+        if shorter.epochs < LEAST_EPOCHS:
+            return None
+        if predict(shorter).seconds <= seconds:
+            return shorter
+    return None

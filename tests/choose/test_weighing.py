@@ -1,0 +1,74 @@
+"""Which candidates there is time and room for, with a clock and costs that are laid down."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from unfreeze.choose.candidates import Candidate
+from unfreeze.choose.cost import Cost
+from unfreeze.plan import Phase, Plan, Thaw
+from unfreeze.training import weighing
+from unfreeze.training.weighing import weigh
+
+MEASURING, AN_EPOCH = 20.0, 10.0
+
+
+class Desk:
+    """Measures the cost of a strategy when it is asked for the first time, which takes a while."""
+
+    def __init__(self, **bytes_of):
+        self.gone, self.bytes_of, self.measured, self.dropped = 0.0, bytes_of, [], {}
+
+    def predict(self, plan):
+        if plan.strategy not in self.measured:
+            self.measured.append(plan.strategy)
+            self.gone += MEASURING
+        around = {"all": AN_EPOCH * plan.epochs}
+        memory = self.bytes_of.get(plan.strategy, 1)
+        return Cost(strategy=plan.strategy, phases=(), around=around, memory_bytes=memory)
+
+    def weigh(self, *strategies, limit, few=False):
+        wanted = {}
+        for strategy in strategies:
+            phase = Phase(name="a", epochs=40, thaw=(Thaw(0, "weights", 1e-3),))
+            wanted[Candidate(strategy=strategy, hope=0.1, reason="")] = Plan(
+                strategy=strategy, phases=(phase,)
+            )
+        plans, left = weigh(
+            wanted,
+            SimpleNamespace(),
+            self.predict,
+            lambda: self.gone,
+            limit,
+            few=few,
+            drop=lambda candidate, why: self.dropped.update({candidate.strategy: why}),
+        )
+        return {candidate.strategy: plan.epochs for candidate, plan in plans.items()}, left
+
+
+@pytest.fixture(autouse=True)
+def room(monkeypatch):
+    monkeypatch.setattr(weighing, "room_for_training", lambda _: 100)
+
+
+def test_epochs_are_cut_to_half_of_what_is_left_when_all_are_measured():
+    desk = Desk()
+    # 1,000 s less 40 for measuring: 480 for 40 epochs of 10 s. With 640 there are 300 left, for 30 of them.
+    assert desk.weigh("full", "lora", limit="1000s") == ({"full": 40, "lora": 40}, 960.0)
+    assert Desk().weigh("full", "lora", limit="640s") == ({"full": 30, "lora": 30}, 600.0)
+
+
+def test_the_first_is_measured_however_late_it_is_and_others_are_not():
+    desk = Desk()
+    assert desk.weigh("full", "lora", limit="10s") == ({}, 0.0)
+    assert desk.measured == ["full"]
+    assert desk.dropped["lora"] == "--time-limit 10s is over before its cost is measured"
+    assert desk.dropped["full"].endswith("0 s of --time-limit are left: fewer than 3 epochs would fit")
+
+
+def test_of_few_the_first_with_time_and_room_is_the_last_that_is_measured():
+    desk = Desk(full=1000)
+    assert desk.weigh("full", "lora", "partial", limit="1000s", few=True) == ({"lora": 40}, 960.0)
+    assert desk.measured == ["full", "lora"]
+    assert list(desk.dropped) == ["full"]
+    assert desk.dropped["full"].startswith("it would take 1 kB of memory, and there are 100")
