@@ -147,12 +147,10 @@ def settings_of(strategy: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def complete(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The results of those seeds of a task that every strategy of the task was run with."""
-    strategies: dict[str, set[str]] = defaultdict(set)
     done: dict[tuple[str, int], set[str]] = defaultdict(set)
     for row in results:
-        strategies[row["task"]].add(row["strategy"])
         done[row["task"], row["seed"]].add(row["strategy"])
-    return [row for row in results if done[row["task"], row["seed"]] == strategies[row["task"]]]
+    return [row for row in results if done[row["task"], row["seed"]] >= set(strategies_of(row["task"]))]
 
 
 def report(results: Sequence[dict[str, Any]]) -> None:
