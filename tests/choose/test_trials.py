@@ -23,8 +23,14 @@ class Bench:
     """Trials that are right as often as was laid down, and notes of what was run."""
 
     def __init__(
-        self, worth: dict[str, tuple[float, float]], *, rows: int = ROWS, floor: float = FLOOR
+        self,
+        worth: dict[str, tuple[float, float]],
+        *,
+        rows: int = ROWS,
+        floor: float = FLOOR,
+        late: float = 0.0,
     ) -> None:
+        self.late = late
         self.worth, self.rows, self.floor = worth, rows, floor
         self.runs: list[tuple[str, int, float]] = []
         self.seconds = dict.fromkeys(worth, 100.0)
@@ -45,7 +51,7 @@ class Bench:
             y=np.arange(half) % 2,
             train=np.arange(half) % 5 > 0,
             losses=self.losses.get(one.name, (0.7, 0.6, 0.5)),
-            seconds=self.seconds[one.name] * share / 2,
+            seconds=self.seconds[one.name] * share / 2 + self.late,
             failed="the loss is not finite" if one.name in self.failing else "",
         )
 
@@ -264,6 +270,15 @@ def test_trials_keep_to_their_budget(budget):
     bench = Bench(dict.fromkeys("abcd", (0.75, 0.8)))
     bench.search(*(candidate(name) for name in "abcd"), budget=budget)
     assert sum(bench.seconds[name] * share / 2 for name, _, share in bench.runs) <= budget
+
+
+def test_short_trials_that_take_longer_than_predicted_leave_time_for_full_length_ones():
+    bench = Bench(dict.fromkeys("abcd", (0.75, 0.8)), late=15.0)
+    found = bench.search(*(candidate(name) for name in "abc"), candidate("d", hope=0.1))
+    # 200 s: a short one is predicted to take 12.5 and takes 27.5, so that a fourth would not leave half of them.
+    assert bench.runs[:4] == [("a", 0, 0.25), ("b", 0, 0.25), ("c", 0, 0.25), ("a", 0, 1.0)]
+    assert sum("d: no trial, all trials together have" in sentence for sentence in found.decisions) == 1
+    assert sum(trial.seconds for trial in found.trials) <= 200.0
 
 
 def test_trials_take_at_most_twice_what_the_training_takes():

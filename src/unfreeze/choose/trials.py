@@ -224,16 +224,18 @@ class _Searcher:
 
     def short_trials(self) -> None:
         """Of the most hopeful that half of the budget has room for, the cheapest first."""
-        room, tried = self.left / 2, []
+        half = self.left / 2
+        room, tried = half, []
         for candidate in self.candidates:
-            price = SHORT * self.seconds[candidate.name] / FOLDS
+            price = self.price(candidate, SHORT)
             if price <= room:
                 tried.append(candidate)
                 room -= price
             else:
                 self.say(f"{candidate.name}: no trial, {self.bound}.")
         for candidate in sorted(tried, key=lambda one: self.seconds[one.name]):
-            if self.affordable(candidate, SHORT):
+            # They may take longer than was predicted, and must leave what full-length ones need.
+            if self.affordable(candidate, SHORT, keep=half if self.result.trials else 0.0):
                 self.add(self.run(candidate, 0, SHORT))
             else:
                 self.say(f"{candidate.name}: no trial, {self.bound}.")
@@ -321,9 +323,18 @@ class _Searcher:
         """What it is expected to gain, less its price; a broken one is worth nothing."""
         return -math.inf if self.failed(candidate) else self.expect(candidate).worth
 
-    def affordable(self, candidate: Candidate, share: float) -> bool:
-        # A half of the rows takes half of the time.
-        return share * self.seconds[candidate.name] / FOLDS <= self.left
+    def affordable(self, candidate: Candidate, share: float, *, keep: float = 0.0) -> bool:
+        """Whether there is time for a trial, of which ``keep`` seconds are for others; as late as those before it."""
+        late = [
+            trial.seconds - self.price(trial.candidate, trial.share)
+            for trial in self.result.trials
+            if not trial.failed
+        ]
+        return self.price(candidate, share) + max(0.0, sum(late) / max(1, len(late))) <= self.left - keep
+
+    def price(self, candidate: Candidate, share: float) -> float:
+        """The seconds that a trial is predicted to take: a half of the rows takes half of the time."""
+        return share * self.seconds[candidate.name] / FOLDS
 
     def add(self, trial: Trial) -> None:
         self.left -= trial.seconds
