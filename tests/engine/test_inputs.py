@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from unfreeze.engine.devices import has_room
 from unfreeze.engine.inputs import cut
 from unfreeze.runtime.padding import padded
 
@@ -76,3 +77,9 @@ def test_token_dropout_leaves_the_ends_and_depends_on_the_row_alone(t):
     assert 0.35 < kept / inner < 0.65
     plain = inputs.batch(np.arange(30), None)
     assert int(plain.mask.sum()) == int(inputs.lengths.sum())
+
+
+def test_an_accelerator_holds_what_a_quarter_of_its_free_memory_has_room_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (400, 800))
+    assert [has_room(torch.device("cuda"), nbytes) for nbytes in (100, 101)] == [True, False]
+    assert not has_room(torch.device("cpu"), 1)
