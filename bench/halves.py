@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from chooser import KEY, SIZES, SOURCES, draw, key_of
+from chooser import KEY, SIZES, SOURCES, draw, key_of, settings_of
 from kept import ROOT, Kept
 from unfreeze.choose.settings import Decisions
 from unfreeze.choose.trials import FOLDS
@@ -33,7 +33,8 @@ from unfreeze.training.trying import Trier
 TRIED = "full"
 
 
-def measure(task: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(task: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """The gain of trials on both halves; None where nothing is hoped of ``full``, so that it is not tried."""
     source, _, size = task.partition("-")
     material = SOURCES[source](arguments.image_size, arguments.max_length)
     parts = draw(material.labels, int(size), seed)
@@ -45,13 +46,17 @@ def measure(task: str, seed: int, arguments: argparse.Namespace) -> dict[str, An
     probe = probed.probe.probe
     error = 1 - probe.accuracy
     plans = candidate_plans(probed.material, gather_facts(probed.material, probed.probe), error=error)
-    (candidate,) = (one for one in plans if one.name == TRIED)
+    candidate = next((one for one in plans if one.name == TRIED), None)
+    if candidate is None:
+        return None
     begun = Begun(settings={}, time_limit_seconds=0.0, left=0.0, candidates=(), dropped=())
     with tempfile.TemporaryDirectory() as folder:
         record = TrialRecord(Path(folder) / "trials.json", begun)
         tried = {candidate.name: plans[candidate]}
         trier = Trier(probed.material, probe, tried, record, lambda: False)
         trials = [trier(candidate, half, 1.0) for half in range(FOLDS)]
+    if failed := [trial.failed for trial in trials if trial.failed]:
+        raise RuntimeError(f"{task}, seed {seed}: {failed[0]}")
     rows = sum(len(trial.y) for trial in trials)
     return key_of(task, TRIED, seed, arguments) | {
         "gain": sum(trial.gain * len(trial.y) for trial in trials) / rows,
@@ -97,9 +102,14 @@ def main() -> None:
         os.environ.setdefault("UNFREEZE_CACHE", cache)
         for seed in range(arguments.seeds):
             for task in arguments.tasks.split(","):
-                if not kept.has(**key_of(task, TRIED, seed, arguments)):
-                    kept.add(measure(task, seed, arguments))
-    report(kept.rows, Kept(arguments.beside, KEY))
+                if kept.has(**key_of(task, TRIED, seed, arguments)):
+                    continue
+                if (found := measure(task, seed, arguments)) is None:
+                    print(f"{task}, seed {seed}: nothing is hoped of {TRIED}")
+                else:
+                    kept.add(found)
+    settings = settings_of(TRIED, arguments).items()
+    report([row for row in kept.rows if settings <= row.items()], Kept(arguments.beside, KEY))
     print(f"\n{kept.told()}")
 
 

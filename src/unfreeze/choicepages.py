@@ -34,7 +34,8 @@ def choice_section(choice: Mapping[str, Any]) -> Section:
         rows,
         numeric=frozenset({1, 2, 3, 4, 5}),
         caption="Trials: accuracy on held-out rows less that of the probe on the same rows. The expected gain joins "
-        "what was hoped for with what was measured, with its 95 % interval.",
+        "what was hoped for with what was measured and with what trials are behind for learning from fewer rows; with "
+        "its 95 % interval.",
     )
     curves = tuple(
         Series(

@@ -239,7 +239,7 @@ class TrainRequest:
                     )
         elif strategy in STRATEGIES:
             for name, readers in READ_BY.items():
-                if name in given and strategy not in readers:
+                if name in given and not reads(strategy, name):
                     others = _without(readers)
                     few = len(readers) <= len(others)
                     whose = " and ".join(readers) if few else f"every strategy but {' and '.join(others)}"

@@ -11,7 +11,7 @@ from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
 from unfreeze.choose.settings import Decisions
 from unfreeze.choose.trials import PRICE, Expectation, hopeless, price_of, tells_apart
-from unfreeze.config import AUTO, FLOOR, READ_BY, THAWING, TrainRequest
+from unfreeze.config import AUTO, FLOOR, READ_BY, THAWING, TrainRequest, reads
 from unfreeze.contracts import Backbone
 from unfreeze.errors import DataError, RequestError
 from unfreeze.plan import Plan
@@ -263,7 +263,7 @@ def choose_by_rules(options: Sequence[Option], strategy: str, *, floor_error: fl
 
 def _readable_by(strategy: str, request: TrainRequest) -> TrainRequest:
     """The request without the settings that this strategy does not read."""
-    unread: dict[str, Any] = {name: None for name, readers in READ_BY.items() if strategy not in readers}
+    unread: dict[str, Any] = {name: None for name in READ_BY if not reads(strategy, name)}
     return replace(request, time_limit=None, **unread)
 
 

@@ -89,8 +89,9 @@ def test_free_memory_is_bounded_by_the_control_group(tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 999 kB\nMemAvailable:   2048 kB\n")
     assert _free_memory(tmp_path / "meminfo", tmp_path) == 2048 * 1024
     (tmp_path / "memory.current").write_text("800\n")
-    (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 500\nactive_file 50\n")
     (tmp_path / "memory.max").write_text("1000\n")
+    assert _free_memory(tmp_path / "meminfo", tmp_path) == 200
+    (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 500\nactive_file 50\n")
     assert _free_memory(tmp_path / "meminfo", tmp_path) == 700
     (tmp_path / "memory.max").write_text("max\n")
     assert _free_memory(tmp_path / "meminfo", tmp_path) == 2048 * 1024

@@ -277,7 +277,7 @@ def test_short_trials_that_take_longer_than_predicted_leave_time_for_full_length
     found = bench.search(*(candidate(name) for name in "abc"), candidate("d", hope=0.1))
     # 200 s: a short one is predicted to take 12.5 and takes 27.5, so that a fourth would not leave half of them.
     assert bench.runs[:4] == [("a", 0, 0.25), ("b", 0, 0.25), ("c", 0, 0.25), ("a", 0, 1.0)]
-    assert sum("d: no trial, all trials together have" in sentence for sentence in found.decisions) == 1
+    assert sum("d: no short trial, all trials together have" in sentence for sentence in found.decisions) == 1
     assert sum(trial.seconds for trial in found.trials) <= 200.0
 
 

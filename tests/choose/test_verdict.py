@@ -90,13 +90,16 @@ def test_a_tie_ships_the_probe_whatever_was_hoped(error):
 
 def test_trials_that_learnt_from_fewer_rows_count_for_more_and_it_is_said():
     level = expected(0.0, 0.01)
-    verdict = judge(replace(level, behind=0.02), rows(80), rows(80))
+    verdict = judge(replace(level, behind=0.02), rows(16, of=20), rows(16, of=20))
     assert verdict.ship
+    # They are known the less well the more is added: 20 rows of its own have a standard error of a row.
+    own, trials = 0.05**-2, 1 / (0.01**2 + 0.02**2)
+    assert verdict.gain == pytest.approx(0.02 * trials / (own + trials))
     assert (
         "trials on the other rows found +0.0 points with fewer rows to learn from, for which +2.0 points count:"
         in verdict.reason
     )
-    assert "fewer rows" not in judge(level, rows(80), rows(80)).reason
+    assert "fewer rows" not in judge(level, rows(16, of=20), rows(16, of=20)).reason
     # Without trials nothing is behind.
     assert not judge(replace(expected(None, None), behind=0.01), rows(80), rows(80)).ship
 
@@ -110,6 +113,11 @@ def test_a_gain_below_the_price_is_not_shipped():
 def test_a_collapse_is_called_after_a_quarter_of_the_epochs_in_a_row_that_are_clearly_below(epochs, many):
     watch = CollapseWatch(0.8, rows=100, epochs=epochs)
     assert [watch.fallen(0.5) for _ in range(many)] == [False] * (many - 1) + [True]
+
+
+def test_a_collapse_is_called_before_patience_ends_the_training():
+    watch = CollapseWatch(0.8, rows=100, epochs=40, patience=3)
+    assert [watch.fallen(0.5) for _ in range(3)] == [False, False, True]
 
 
 def test_a_training_that_dips_while_its_rate_rises_has_not_collapsed():

@@ -80,6 +80,8 @@ def test_token_dropout_leaves_the_ends_and_depends_on_the_row_alone(t):
 
 
 def test_an_accelerator_holds_what_a_quarter_of_its_free_memory_has_room_for(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (400, 800))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (300, 800))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 150)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 50)
     assert [has_room(torch.device("cuda"), nbytes) for nbytes in (100, 101)] == [True, False]
     assert not has_room(torch.device("cpu"), 1)

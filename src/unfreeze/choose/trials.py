@@ -223,7 +223,7 @@ class _Searcher:
         return self.result
 
     def short_trials(self) -> None:
-        """Of the most hopeful that half of the budget has room for, the cheapest first."""
+        """Of the most hopeful that half of the budget has room for."""
         half = self.left / 2
         room, tried = half, []
         for candidate in self.candidates:
@@ -232,13 +232,13 @@ class _Searcher:
                 tried.append(candidate)
                 room -= price
             else:
-                self.say(f"{candidate.name}: no trial, {self.bound}.")
-        for candidate in sorted(tried, key=lambda one: self.seconds[one.name]):
+                self.say(f"{candidate.name}: no short trial, {self.bound}.")
+        for candidate in tried:
             # They may take longer than was predicted, and must leave what full-length ones need.
             if self.affordable(candidate, SHORT, keep=half if self.result.trials else 0.0):
                 self.add(self.run(candidate, 0, SHORT))
             else:
-                self.say(f"{candidate.name}: no trial, {self.bound}.")
+                self.say(f"{candidate.name}: no short trial, {self.bound}.")
 
     def survivors(self) -> list[Candidate]:
         """Those whose full-length trials are worth making, the most promising first."""
@@ -363,7 +363,9 @@ class _Searcher:
             if trial.share < longest:
                 continue
             doubt = SHORT_DOUBT if trial.share < 1 else 1.0
-            known.append((trial.gain + behind, doubt * paired_error(*trial.answers())))
+            # How far it is behind is known no better than by about as much.
+            error = math.hypot(doubt * paired_error(*trial.answers()), behind)
+            known.append((trial.gain + behind, error))
             right, floor_right, groups = trial.answers(trial.train)
             if len(right):
                 error = doubt * paired_error(right, floor_right, groups)
@@ -405,9 +407,10 @@ class _Searcher:
             return
         best = full[0]
         self.result.chosen = best
+        rows = " on fewer rows" if best.measured and best.behind else ""
         self.say(
             f"{best.candidate.name} is taken: {gain_text(best.gain, best.error)} over the probe "
-            f"are expected, of what was hoped and what was tried, less {100 * best.price:.1f} for its "
+            f"are expected, of what was hoped and what was tried{rows}, less {100 * best.price:.1f} for its "
             f"{duration(best.seconds)}."
         )
 

@@ -14,13 +14,13 @@ from unfreeze.report.words import points
 
 # Standard errors by which validation accuracy must lie below the floor to be called a collapse, and the share of all
 # epochs for which it must without a break, two at least: on 200 digits good trainings began with two and five of 40
-# epochs as low, and ended above the floor (bench/RESULTS.md, what is lost by choosing).
+# epochs as low, and ended above the floor (bench/RESULTS.md, trainings that begin below the probe).
 COLLAPSE_ERRORS = 2.0
 COLLAPSE_SHARE, LEAST_COLLAPSE = 0.25, 2
 # Standard errors by which the weights that were trained may lie below the floor on their validation rows, however well
 # their trials did: those say what the settings are worth, and these rows alone what came of them.
 FALLEN_ERRORS = 1.0
-# Points below this are shown as none.
+# A smaller difference of shares is shown as 0.0 points.
 WORTH_TELLING = 0.0005
 # A collapsed training starts again at this share of its rates: the steps in which rates are tried, about.
 LOWER = 1 / 3
@@ -55,7 +55,8 @@ def judge(
     measured = [own]
     told = f"On {len(right)} validation rows it is right on {right.mean():.1%}, the probe on {floor_right.mean():.1%}"
     if expected.found is not None and expected.found_error is not None:
-        measured.append((expected.found + expected.behind, expected.found_error))
+        # How far they are behind is known no better than by about as much.
+        measured.append((expected.found + expected.behind, math.hypot(expected.found_error, expected.behind)))
         told += f", and its trials on the other rows found {points(expected.found)}"
         if abs(expected.behind) >= WORTH_TELLING:
             told += f" with fewer rows to learn from, for which {points(expected.behind)} count"
@@ -77,18 +78,25 @@ def judge(
 
 @dataclass
 class CollapseWatch:
-    """Tells when validation accuracy has stayed clearly below the floor's, in a training of so many ``epochs``."""
+    """Tells when validation accuracy has stayed clearly below the floor's, in a training of so many ``epochs``.
+
+    ``patience``: after how many epochs without gain the training would end, None where it does not.
+    """
 
     floor_accuracy: float
     rows: float
     epochs: int
+    patience: int | None = None
     below: int = 0
 
     def fallen(self, accuracy: float | None) -> bool:
-        """Whether this epoch's accuracy is the last of a quarter of all epochs that are too low, in a row."""
+        """Whether this epoch's accuracy is the last of so many in a row that are too low."""
         if accuracy is None:
             return False
         error = math.sqrt(max(self.floor_accuracy * (1 - self.floor_accuracy), 1 / self.rows) / self.rows)
         low = accuracy < self.floor_accuracy - COLLAPSE_ERRORS * error
         self.below = self.below + 1 if low else 0
-        return self.below >= max(LEAST_COLLAPSE, math.ceil(COLLAPSE_SHARE * self.epochs))
+        many = math.ceil(COLLAPSE_SHARE * self.epochs)
+        if self.patience is not None:
+            many = min(many, self.patience)
+        return self.below >= max(LEAST_COLLAPSE, many)

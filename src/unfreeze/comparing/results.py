@@ -23,8 +23,9 @@ class Result:
     size that finished under as many seeds has a higher mean accuracy; it was chosen by the rows that this accuracy is
     counted on. ``to_floor`` and ``to_best``: accuracy less that of the same backbone's floor, and of the best, on the
     same test rows, as shares in -1..1; their intervals hold for all strategies and backbones compared at once, those to
-    the best for all pairs of them. ``trained`` of ``parameters`` were in the optimizer. ``seconds`` (without the frozen
-    pass, which all share) and ``joules`` are medians over the seeds, ``peak_bytes`` the largest of them.
+    the best for all pairs but that of the best and its floor, which is told as to the floor. ``trained`` of
+    ``parameters`` were in the optimizer. ``seconds`` (without the frozen pass, which all share) and ``joules`` are
+    medians over the seeds, ``peak_bytes`` the largest of them.
     """
 
     strategy: str
@@ -87,12 +88,10 @@ def summarise(cells: Iterable[CellResult]) -> tuple[Result, ...]:
         if key is None:
             continue
         to_best |= _differences({other: key for other in alike if other != key}, finished, paired_to_best)
-        # What is told of one pair of them is the same on both sides.
+        # What is told of a pair is the same on both sides: a floor that is the best was picked like any other.
         if key[0] == FLOOR:
-            to_best |= {
-                other: to_floor[other]
-                for other, floor in floors.items()
-                if floor == key and other in to_floor
+            to_floor |= {
+                other: to_best[other] for other, floor in floors.items() if floor == key and other in to_best
             }
         elif key in to_floor:
             to_best[FLOOR, key[1], size] = _turned(to_floor[key])
@@ -125,7 +124,7 @@ def _differences(
     finished: Mapping[Key, list[CellResult]],
     estimates: Callable[[Sequence[Sequence[Gain]]], tuple[Estimate, ...]],
 ) -> dict[Key, Estimate]:
-    """The difference of each to its other, of those that share a seed with it; the intervals hold for all at once."""
+    """The difference of each to its other, of those that share a seed with it, with intervals by ``estimates``."""
     gains = {key: differences(finished[key], finished.get(other, [])) for key, other in pairs.items()}
     known = [key for key in pairs if gains[key]]
     return dict(zip(known, estimates([gains[key] for key in known]), strict=True))

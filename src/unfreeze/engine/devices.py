@@ -54,9 +54,15 @@ def wait_for(device: torch.device) -> None:
 
 def has_room(device: torch.device, nbytes: int) -> bool:
     """Whether an accelerator may hold so many bytes all through a training: a quarter of its free memory at most."""
+    return device.type == "cuda" and nbytes <= free_on(device) / 4
+
+
+def free_on(device: torch.device) -> int:
+    """Bytes of an accelerator that this process may take: free ones, and what its allocator holds and does not use."""
     import torch
 
-    return device.type == "cuda" and nbytes <= torch.cuda.mem_get_info(device)[0] / 4
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + unused
 
 
 def peak_bytes(device: torch.device) -> int:

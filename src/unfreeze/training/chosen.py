@@ -91,7 +91,8 @@ def train_chosen(
         write_choice(choice.to_dict(), folder)
         plan = lower_rates(first, LOWER**restarts)
         progress.say(describe_plan(plan, backbone))
-        watch = _Watch(CollapseWatch(float(floor_right.mean()), floor_rows, plan.epochs))
+        patience = min((phase.patience for phase in plan.phases if phase.patience), default=None)
+        watch = _Watch(CollapseWatch(float(floor_right.mean()), floor_rows, plan.epochs, patience))
         # Checkpoints that lie there are of the rates with which the run was stopped.
         resume = bool(decisions.request.resume) and restarts == stopped_at
         began = time.perf_counter()

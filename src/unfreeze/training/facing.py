@@ -13,6 +13,7 @@ from unfreeze.choose.likeness import count_pairs, evenly, neighbours_right
 from unfreeze.choose.paired import paired_error
 from unfreeze.contracts import Backbone
 from unfreeze.data.audit import audit
+from unfreeze.engine.devices import free_on
 from unfreeze.executors.processor import available_cores, processor_name
 from unfreeze.heads.folds import ALWAYS_TRAINED, assign_folds, stratified_sample
 from unfreeze.heads.probe import PROBE_FOLDS, ProbeResult
@@ -198,11 +199,7 @@ def _machine(material: Material) -> Machine:
 def free_memory(device: torch.device) -> int:
     """Bytes that this process may still take on a device."""
     if device.type == "cuda":
-        import torch
-
-        # What the allocator holds and does not use is not free for others alone.
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + unused
+        return free_on(device)
     return _free_memory()
 
 
@@ -217,13 +214,20 @@ def _free_memory(meminfo: Path = Path("/proc/meminfo"), control_group: Path = Pa
                 free = int(line.split()[1]) * 1024
         limit = (control_group / "memory.max").read_text(encoding="ascii").strip()
         used = int((control_group / "memory.current").read_text(encoding="ascii"))
-        # Files that were read stay in memory until it is wanted.
-        for line in (control_group / "memory.stat").read_text(encoding="ascii").splitlines():
-            if line.startswith("inactive_file "):
-                used -= int(line.split()[1])
         if limit != "max":
-            free = min(free, max(0, int(limit) - used))
+            free = min(free, max(0, int(limit) - used + _reclaimable(control_group)))
     except (OSError, ValueError):
         # No Linux, or no control group: what was found so far holds.
         pass
     return free
+
+
+def _reclaimable(control_group: Path) -> int:
+    """Bytes of files that stay in memory until it is wanted; they count as used."""
+    try:
+        for line in (control_group / "memory.stat").read_text(encoding="ascii").splitlines():
+            if line.startswith("inactive_file "):
+                return int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return 0

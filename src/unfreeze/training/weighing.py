@@ -37,6 +37,17 @@ def weigh(
     first alone that there is time and room for. ``begin`` is told whose cost is measured next, and ``drop`` who falls
     out, and why. The first is measured however late it is.
     """
+
+    def cut(candidate: Candidate, plan: Plan, left: float) -> Plan | None:
+        shorter = fit_into(plan, predict, FINAL_SHARE * left)
+        if shorter is None:
+            needed = f"{duration(predict(plan).seconds)} for {counted(plan.epochs, 'epoch')}"
+            drop(
+                candidate,
+                f"{needed}, and {left:.0f} s of --time-limit are left: fewer than {LEAST_EPOCHS} epochs would fit",
+            )
+        return shorter
+
     room, whole = room_for_training(material), seconds_of(limit)
     measured: dict[Candidate, Plan] = {}
     for number, (candidate, plan) in enumerate(wanted.items()):
@@ -48,21 +59,13 @@ def weigh(
         if why := too_large(predict(plan), room):
             drop(candidate, why)
             continue
-        measured[candidate] = plan
-        if few and fit_into(plan, predict, FINAL_SHARE * (whole - elapsed())) is not None:
-            break
-    left, plans = max(0.0, whole - elapsed()), {}
-    for candidate, plan in measured.items():
-        fitting = fit_into(plan, predict, FINAL_SHARE * left)
-        if fitting is not None:
-            plans[candidate] = fitting
-            continue
-        drop(
-            candidate,
-            f"{duration(predict(plan).seconds)} for {counted(plan.epochs, 'epoch')}, and {left:.0f} s of --time-limit "
-            f"are left: fewer than {LEAST_EPOCHS} epochs would fit",
-        )
-    return plans, left
+        if not few:
+            measured[candidate] = plan
+        elif (found := cut(candidate, plan, max(0.0, whole - elapsed()))) is not None:
+            return {candidate: found}, max(0.0, whole - elapsed())
+    left = max(0.0, whole - elapsed())
+    fitting = {candidate: cut(candidate, plan, left) for candidate, plan in measured.items()}
+    return {candidate: plan for candidate, plan in fitting.items() if plan is not None}, left
 
 
 def room_for_training(material: Material) -> int:
