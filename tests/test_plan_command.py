@@ -115,6 +115,18 @@ def test_costs_are_predicted_without_touching_the_backbone(pictures, predicted):
     assert {phase.rows for phase in partial.phases} == {len(material.part("train"))}
 
 
+def test_what_an_accelerator_holds_of_a_store_counts_as_memory(pictures, predicted, monkeypatch):
+    material, _ = pictures
+    model, partial, full, _ = predicted
+    plans = [plan_of(material, strategy) for strategy in ("partial", "full")]
+    monkeypatch.setattr("unfreeze.choose.cost.is_stored", lambda group, *, boundary, **_: (boundary > 0, ""))
+    without = [model.predict(plan).memory_bytes for plan in plans]
+    monkeypatch.setattr("unfreeze.training.costing.has_room", lambda device, nbytes: True)
+    held = [model.predict(plan).memory_bytes for plan in plans]
+    assert held[0] - without[0] == partial.phases[0].store_bytes > 0
+    assert held[1] == without[1] == full.memory_bytes
+
+
 def test_a_look_at_the_drift_costs_what_lies_above_the_lowest_thawed_stage(pictures, predicted):
     material, _ = pictures
     model, partial, *_ = predicted

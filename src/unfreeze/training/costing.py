@@ -15,6 +15,7 @@ from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone
 from unfreeze.data.chance import order
 from unfreeze.engine import drift
+from unfreeze.engine.devices import has_room
 from unfreeze.engine.inputs import TextInputs
 from unfreeze.engine.suffix import LEAST_STEPS
 from unfreeze.evaluate.calibration import fit_temperature
@@ -95,7 +96,7 @@ class CostModel:
         around = self._around(plan, sample)
         self.spent += time.perf_counter() - began
         decisions = self._material.decisions
-        return cost_of(
+        cost = cost_of(
             plan,
             paces,
             around,
@@ -105,6 +106,11 @@ class CostModel:
             use=cast("Use", decisions.text("store")),
             budget=bytes_of(decisions.text("store_budget")),
         )
+        # Held beside it by an accelerator that has room for it (StoredPrefix).
+        stored = max((phase.store_bytes for phase in cost.phases if phase.stored), default=0)
+        if not has_room(self._material.device, stored):
+            return cost
+        return replace(cost, memory_bytes=cost.memory_bytes + stored)
 
     def _sample(self, plan: Plan) -> _Sample:
         if plan.batch_size not in self._samples:
