@@ -128,3 +128,12 @@ def test_a_missing_threshold_is_explained(toys):
         words.threshold_text(toys.many(12)) == "Only 84 validation rows: too few to set an abstain threshold."
     )
     assert "every row gets an answer" in words.threshold_text(replace(toys.many(12), threshold_note=""))
+
+
+def test_a_difference_has_a_sign_and_none_where_it_is_rounded_to_nothing():
+    assert [words.signed(share) for share in (0.0123, -0.0123, 0.0, -0.0003)] == [
+        "+1.2",
+        "−1.2",
+        "+0.0",
+        "+0.0",
+    ]

@@ -40,8 +40,8 @@ def with_interval(estimate: Estimate) -> str:
 
 
 def signed(share: float) -> str:
-    """A difference of shares in points, with its sign."""
-    return f"{100 * share:+.1f}".replace("-", "−")
+    """A difference of shares in points, with its sign; what is rounded to nothing is ``+0.0``."""
+    return f"{100 * share:+z.1f}".replace("-", "−")
 
 
 def points(share: float) -> str:
