@@ -147,7 +147,12 @@ def _collect(evidence: Evidence, baselines: tuple[content.Baseline, ...], clock:
             ece_before=expected_calibration_error(softmax(evidence.test_logits), truth),
             ece_after=evidence.test.ece,
         ),
-        reliability=tuple(content.ReliabilityBin(**vars(part)) for part in reliability(probabilities, truth)),
+        reliability=tuple(
+            content.ReliabilityBin(**vars(part))
+            for part in reliability(
+                probabilities, truth, groups=evidence.dataset.groups_of(evidence.test_rows)
+            )
+        ),
         baselines=baselines,
         command=evidence.command,
         versions=package_versions(),

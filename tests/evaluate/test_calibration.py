@@ -63,6 +63,16 @@ def test_reliability_of_known_rows():
     assert expected_calibration_error(p, np.array([0, 1, 1, 0]), bins=10) == pytest.approx(expected)
 
 
+def test_rows_of_a_group_that_rise_together_count_for_less_in_a_bin():
+    p = np.tile([0.85, 0.15], (40, 1))
+    y, groups = np.repeat([0, 0, 0, 1], 10), np.repeat([3, 5, 7, 9], 10)
+    (alone,) = (part for part in reliability(p, y, bins=10) if part.count)
+    (together,) = (part for part in reliability(p, y, bins=10, groups=groups) if part.count)
+    assert (alone.count, alone.accuracy, alone.effective) == (40, 0.75, 40.0)
+    assert (together.count, together.accuracy) == (40, 0.75)
+    assert 1 <= together.effective < 4
+
+
 def test_calibrated_probabilities_have_a_small_error_and_sharpened_ones_a_large_one():
     logits = np.random.default_rng(1).normal(size=(5000, 3)) * 1.5
     y = drawn_from(logits)

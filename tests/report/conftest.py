@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from unfreeze.config import Resolved
+from unfreeze.proportions import wilson_interval
 from unfreeze.report.content import (
     AbstainThreshold,
     BackboneSummary,
@@ -29,7 +30,6 @@ from unfreeze.report.content import (
     ThawPoint,
     Timing,
 )
-from unfreeze.report.reliability import wilson
 
 ODD_NAMES = (
     "<script>alert(1)</script>",
@@ -80,7 +80,7 @@ def metrics(confusion: np.ndarray, labels: tuple[str, ...], *, auc: float | None
         ("balanced_accuracy", recall.mean()),
         ("macro_f1", f1.mean()),
     ):
-        low, high = wilson(float(value), n)
+        low, high = wilson_interval(float(value), n)
         values |= {name: float(value), f"{name}_low": low, f"{name}_high": high}
     values["per_class"] = {
         label: {
@@ -106,7 +106,12 @@ def reliability(n: int, lowest: float) -> tuple[ReliabilityBin, ...]:
     middle = (edges[1:] + edges[:-1]) / 2
     return tuple(
         ReliabilityBin(
-            float(a), float(b), int(c), float(m), float(min(1, max(0, m - 0.02 + 0.05 * np.sin(9 * m))))
+            float(a),
+            float(b),
+            int(c),
+            float(m),
+            float(min(1, max(0, m - 0.02 + 0.05 * np.sin(9 * m)))),
+            float(c),
         )
         for a, b, c, m in zip(edges[:-1], edges[1:], counts, middle, strict=True)
     )
@@ -114,7 +119,7 @@ def reliability(n: int, lowest: float) -> tuple[ReliabilityBin, ...]:
 
 def around(value: float, n: int) -> Estimate:
     """A share with its Wilson interval."""
-    return Estimate(value, *wilson(value, n))
+    return Estimate(value, *wilson_interval(value, n))
 
 
 def feature_space(classes: int, seed: int = 0, points: int = 1000) -> FeatureSpace:

@@ -8,11 +8,12 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
+from unfreeze.proportions import wilson_interval
 from unfreeze.report import charts, svg
 from unfreeze.report.charts import Bar, BarChart, Level, LineChart, Series, draw
 from unfreeze.report.content import FeatureSpace, ReliabilityBin
 from unfreeze.report.heatmap import confused_pairs, confusion_matrix
-from unfreeze.report.reliability import reliability_diagram, wilson
+from unfreeze.report.reliability import reliability_diagram
 from unfreeze.report.scatter import scatter
 
 
@@ -183,15 +184,23 @@ def test_wilson_agrees_with_published_values():
         (1, 29, 0.0061, 0.1718),
     )
     for hits, count, low, high in cases:
-        assert wilson(hits / count, count) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
-    assert wilson(0.0, 0) == (0.0, 1.0)
+        assert wilson_interval(hits / count, count) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_the_whiskers_of_reliability_are_over_groups():
+    def whisker(effective):
+        return reliability_diagram([ReliabilityBin(0.8, 0.9, 40, 0.85, 0.8, effective)])
+
+    low, high = wilson_interval(0.8, 8.0)
+    assert f"95 % interval {low * 100:.0f}–{high * 100:.0f}" in whisker(8.0)
+    assert whisker(8.0) != whisker(40.0)
 
 
 def test_reliability_shows_filled_bins_with_their_counts():
     bins = (
-        ReliabilityBin(0.0, 0.25, 0, 0.0, 0.0),
-        ReliabilityBin(0.25, 0.5, 12, 0.4, 0.5),
-        ReliabilityBin(0.5, 1.0, 88, 0.9, 0.85),
+        ReliabilityBin(0.0, 0.25, 0, 0.0, 0.0, 0.0),
+        ReliabilityBin(0.25, 0.5, 12, 0.4, 0.5, 12.0),
+        ReliabilityBin(0.5, 1.0, 88, 0.9, 0.85, 88.0),
     )
     picture = reliability_diagram(bins)
     assert len(shapes(picture, "circle", "dot")) == 2
@@ -201,7 +210,10 @@ def test_reliability_shows_filled_bins_with_their_counts():
 
 
 def test_two_classes_use_the_upper_half_of_the_confidence_axis():
-    bins = (ReliabilityBin(0.467, 0.533, 10, 0.52, 0.5), ReliabilityBin(0.933, 1.0, 90, 0.97, 0.96))
+    bins = (
+        ReliabilityBin(0.467, 0.533, 10, 0.52, 0.5, 10.0),
+        ReliabilityBin(0.933, 1.0, 90, 0.97, 0.96, 90.0),
+    )
     texts = [one.text for one in shapes(reliability_diagram(bins), "text", "muted")]
     assert texts[texts.index("confidence (probability of the answer, %)") - 1] == "100"
     assert "50" in texts

@@ -20,7 +20,8 @@ ONE_SIDED = 0.05
 class Bin:
     """One bin of a reliability diagram: its rows' mean confidence and accuracy.
 
-    Rows with a confidence in (low, high] belong to it. An empty bin has count 0 and zeros.
+    Rows with a confidence in (low, high] belong to it, and count for ``effective`` ones in an interval of the accuracy.
+    An empty bin has count 0 and zeros.
     """
 
     low: float
@@ -28,6 +29,7 @@ class Bin:
     count: int
     confidence: float
     accuracy: float
+    effective: float
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,16 @@ def fit_temperature(logits: NDArray[np.floating], y: NDArray[np.integer]) -> flo
 
 
 def reliability(
-    probabilities: NDArray[np.floating], y: NDArray[np.integer], bins: int = BINS
+    probabilities: NDArray[np.floating],
+    y: NDArray[np.integer],
+    bins: int = BINS,
+    *,
+    groups: NDArray[np.integer] | None = None,
 ) -> tuple[Bin, ...]:
-    """Confidence against accuracy in bins of equal width over the top probability."""
+    """Confidence against accuracy in bins of equal width over the top probability.
+
+    ``groups`` (rows,): codes of rows that may stand and fall together.
+    """
     given = np.asarray(probabilities, dtype=np.float64)
     confidence, right = given.max(axis=1), given.argmax(axis=1) == np.asarray(y)
     place = np.clip(np.ceil(confidence * bins).astype(np.intp) - 1, 0, bins - 1)
@@ -103,8 +112,13 @@ def reliability(
     some = np.maximum(count, 1)
     mean = np.bincount(place, weights=confidence, minlength=bins) / some
     accuracy = np.bincount(place, weights=right, minlength=bins) / some
+    effective = count.astype(np.float64)
+    if groups is not None:
+        for i in np.flatnonzero(count):
+            effective[i] = effective_rows(right[place == i], groups[place == i])
     return tuple(
-        Bin(i / bins, (i + 1) / bins, int(count[i]), float(mean[i]), float(accuracy[i])) for i in range(bins)
+        Bin(i / bins, (i + 1) / bins, int(count[i]), float(mean[i]), float(accuracy[i]), float(effective[i]))
+        for i in range(bins)
     )
 
 

@@ -195,13 +195,17 @@ class AbstainThreshold:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Rows whose top probability lies in (low, high]: how many, how sure on average, how often right."""
+    """Rows whose top probability lies in (low, high]: how many, how sure on average, how often right.
+
+    ``effective``: how many rows they count for in an interval, of rows in groups less than there are.
+    """
 
     low: float
     high: float
     count: int
     confidence: float
     accuracy: float
+    effective: float
 
 
 @dataclass(frozen=True)

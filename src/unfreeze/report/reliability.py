@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
+from unfreeze.proportions import wilson_interval
 from unfreeze.report import svg
 from unfreeze.report.content import ReliabilityBin
 from unfreeze.report.svg import SMALL, Scale, label, line
-
-Z95 = 1.959964
 
 
 def reliability_diagram(bins: Sequence[ReliabilityBin], *, width: float = 360) -> Markup:
@@ -31,7 +29,7 @@ def reliability_diagram(bins: Sequence[ReliabilityBin], *, width: float = 360) -
         body += label(left - 6, up(value) + 4, f"{value * 100:.0f}", anchor="end", kind="muted", size=SMALL)
     body += line(across(start), up(start), across(1), up(1), "level")
     for entry in filled:
-        low, high = wilson(entry.accuracy, entry.count)
+        low, high = wilson_interval(entry.accuracy, entry.effective)
         x = across(max(entry.confidence, start))
         hint = (
             f"{entry.count} rows, on average {entry.confidence * 100:.1f} % sure, "
@@ -52,16 +50,6 @@ def reliability_diagram(bins: Sequence[ReliabilityBin], *, width: float = 360) -
     body += label(11, (top + floor) / 2, "right (%)", anchor="middle", kind="muted", turn=-90, size=SMALL)
     body += label(11, (floor + 22 + base) / 2, "rows", anchor="middle", kind="muted", turn=-90, size=SMALL)
     return svg.canvas(width, base + 37, _describe(filled), body)
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share seen in ``count`` rows (Wilson 1927); (0, 1) without rows."""
-    if count < 1:
-        return 0.0, 1.0
-    spread = Z95**2 / count
-    centre = (share + spread / 2) / (1 + spread)
-    half = Z95 / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def _histogram(
