@@ -94,26 +94,23 @@ def draw(labels: Sequence[str], rows: int, seed: int) -> tuple[NDArray[np.intp],
     return used, test
 
 
-def measure(task: str, strategy: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def drawn(task: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What all trainings of a task under a seed are given: data, test data, seed, and settings."""
     source, _, size = task.partition("-")
     material = SOURCES[source](arguments.image_size, arguments.max_length)
-    train, test = draw(material.labels, int(size), seed)
+    data, test = (
+        ([material.inputs[row] for row in rows], [material.labels[row] for row in rows])
+        for rows in draw(material.labels, int(size), seed)
+    )
+    return {"data": data, "test": test, "seed": seed} | material.settings
 
-    def pick(rows: NDArray[np.intp]) -> tuple[list[Any], list[str]]:
-        return [material.inputs[row] for row in rows], [material.labels[row] for row in rows]
 
+def measure(task: str, strategy: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    given = drawn(task, seed, arguments)
     limit = settings_of(strategy, arguments)["time_limit"]
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        run = unfreeze.train(
-            pick(train),
-            test=pick(test),
-            output_dir=Path(folder) / "run",
-            strategy=strategy,
-            seed=seed,
-            time_limit=limit,
-            **material.settings,
-        )
+        run = unfreeze.train(**given, output_dir=Path(folder) / "run", strategy=strategy, time_limit=limit)
         seconds = time.perf_counter() - began
         found = Path(folder) / "run" / "choice.json"
         choice = json.loads(found.read_text()) if found.exists() else {}
@@ -197,20 +194,26 @@ def report(results: Sequence[dict[str, Any]]) -> None:
         print(f"\nMean regret in points: {told}")
 
 
-def main() -> None:
+def task_arguments(description: str | None) -> argparse.ArgumentParser:
+    """A parser of what says which rows are drawn, how inputs are read, and where results are kept."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     everything = [f"{source}-{rows}" for source, sizes in SIZES.items() for rows in sizes]
     parser.add_argument("--tasks", default=",".join(everything))
-    parser.add_argument(
-        "--strategies", help="with commas between (default: all, those for few texts where they are few)"
-    )
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--time-limit", default="10m")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--max-length", type=int)
     parser.add_argument("--results", type=Path, help="file that every result is kept in; see kept.py")
+    return parser
+
+
+def main() -> None:
+    parser = task_arguments(__doc__)
+    parser.add_argument(
+        "--strategies", help="with commas between (default: all, those for few texts where they are few)"
+    )
+    parser.add_argument("--time-limit", default="10m")
     arguments = parser.parse_args()
     kept, asked = Kept(arguments.results, KEY), arguments.strategies
     with tempfile.TemporaryDirectory() as cache:

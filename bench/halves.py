@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from chooser import KEY, SIZES, SOURCES, draw, key_of, settings_of
+from chooser import KEY, drawn, key_of, settings_of, task_arguments
 from kept import ROOT, Kept
 from unfreeze.choose.settings import Decisions
 from unfreeze.choose.trials import FOLDS
@@ -35,13 +35,7 @@ TRIED = "full"
 
 def measure(task: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any] | None:
     """The gain of trials on both halves; None where nothing is hoped of ``full``, so that it is not tried."""
-    source, _, size = task.partition("-")
-    material = SOURCES[source](arguments.image_size, arguments.max_length)
-    parts = draw(material.labels, int(size), seed)
-    train, test = (
-        ([material.inputs[row] for row in rows], [material.labels[row] for row in rows]) for rows in parts
-    )
-    request = TrainRequest(data=train, test=test, seed=seed, **material.settings)
+    request = TrainRequest(**drawn(task, seed, arguments))
     probed = probe_data(read_data(request), Decisions(request), Clock(), Silent())
     probe = probed.probe.probe
     error = 1 - probe.accuracy
@@ -86,15 +80,7 @@ def report(results: list[dict[str, Any]], beside: Kept) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    everything = [f"{source}-{rows}" for source, sizes in SIZES.items() for rows in sizes]
-    parser.add_argument("--tasks", default=",".join(everything))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--image-size", type=int)
-    parser.add_argument("--max-length", type=int)
-    parser.add_argument("--results", type=Path, help="file that every result is kept in; see kept.py")
+    parser = task_arguments(__doc__)
     parser.add_argument("--beside", type=Path, default=ROOT / "bench" / "results" / "chooser.jsonl")
     arguments = parser.parse_args()
     kept = Kept(arguments.results, KEY)

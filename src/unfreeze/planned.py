@@ -17,11 +17,7 @@ from unfreeze.errors import DataError, RequestError
 from unfreeze.plan import Plan
 from unfreeze.progress import Clock, Progress, Silent
 from unfreeze.report.words import points
-from unfreeze.training.choosing import (
-    TIME_LIMIT,
-    candidate_plans,
-    untried,
-)
+from unfreeze.training.choosing import TIME_LIMIT, candidate_plans, untried
 from unfreeze.training.facing import gather_facts
 from unfreeze.training.material import Material
 from unfreeze.training.planning import make_plan

@@ -84,7 +84,9 @@ def _sentences(
         same = [result for result in finished if result.backbone == best.backbone]
         above = [result for result in same if result.to_floor is not None and _is_above(result.to_floor)]
         if above and best is not floor:
-            said = _others_beat(best, max(above, key=_mean), tied, floor, at, several=several)
+            said = _others_beat(
+                best, max(above, key=lambda result: result.mean), tied, floor, at, several=several
+            )
         else:
             said = _nothing_beats(best, tied, floor, at, several=several, alone=len(finished) == 1)
     elif len(tied) > 1:
@@ -95,13 +97,9 @@ def _sentences(
         said = [f"{name_of(best, several=several)} is best {at}{value}."]
         said += _above(best, several=several)
     for result in finished:
-        if (
-            result.accuracy is not None
-            and len(result.seeds) < len(best.seeds)
-            and _mean(result) > _mean(best)
-        ):
+        if len(result.seeds) < len(best.seeds) and result.mean > best.mean:
             said.append(
-                f"{name_of(result, several=several)} has {words.percent(result.accuracy.value)}, but finished under "
+                f"{name_of(result, several=several)} has {words.percent(result.mean)}, but finished under "
                 f"{len(result.seeds)} of {result.asked} seeds alone, and is not called best for it."
             )
     if len(best.seeds) == 1:
@@ -114,10 +112,6 @@ def _sentences(
 
 def _is_above(gain: Estimate) -> bool:
     return gain.low is not None and gain.low > 0
-
-
-def _mean(result: Result) -> float:
-    return 0.0 if result.accuracy is None else result.accuracy.value
 
 
 def _others_beat(

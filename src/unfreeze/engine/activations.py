@@ -94,12 +94,11 @@ class Activations:
                     block[mine] = values[self.starts[rows[mine]]]
             return State(_floats(block, device))
         lengths = self.lengths[rows]
-        width = padded(int(lengths.max()), most=int(self.lengths.max()))
-        block = np.zeros((len(rows), width, like.shape[1]), dtype=like.dtype)
+        mask = _tokens(lengths, self.lengths)
+        block = np.zeros((*mask.shape, like.shape[1]), dtype=like.dtype)
         for position in order:
             start, length = self.starts[rows[position]], lengths[position]
             block[position, :length] = self.values[owners[position]][start : start + length]
-        mask = np.arange(width)[None, :] < lengths[:, None]
         return State(_floats(block, device), send(mask, device))
 
 
@@ -117,11 +116,11 @@ class Held:
         if self.lengths is None:
             return State(self.values[send(starts, device)].float())
         lengths = self.lengths[rows]
-        inside = np.arange(padded(int(lengths.max()), most=int(self.lengths.max())))
-        mask = inside < lengths[:, None]
+        mask = _tokens(lengths, self.lengths)
         # Padding reads a place that is there, and is cleared.
-        places, given = send(np.where(mask, starts[:, None] + inside, 0), device), send(mask, device)
-        return State(self.values[places].float().masked_fill_(~given[..., None], 0.0), given)
+        places = np.where(mask, starts[:, None] + np.arange(mask.shape[1]), 0)
+        given = send(mask, device)
+        return State(self.values[send(places, device)].float().masked_fill_(~given[..., None], 0.0), given)
 
 
 class HalfOverflowError(Exception):
@@ -203,6 +202,12 @@ class Written:
             return Activations((empty,), self.owners, self.starts, self.lengths)
         values = np.memmap(self.path, dtype=self.kind, mode="r", shape=self.shape)
         return Activations((values,), self.owners, self.starts, self.lengths)
+
+
+def _tokens(lengths: NDArray[np.int64], every: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which places of a padded batch hold tokens (rows, tokens); ``every``: the lengths of all rows."""
+    mask: NDArray[np.bool_] = np.arange(padded(int(lengths.max()), most=int(every.max()))) < lengths[:, None]
+    return mask
 
 
 def _floats(block: NDArray[np.generic], device: torch.device) -> Tensor:

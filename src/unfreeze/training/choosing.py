@@ -150,7 +150,7 @@ def choose(
         )
         material.progress.say(leading[-1])
     searched = _try_out(material, probe, begun, plans, trials)
-    seconds = {one.name: one.seconds for one in begun.candidates}
+    seconds = begun.seconds
     plan = None if searched.chosen is None else plans[searched.chosen.candidate]
     record |= {
         "candidates": [
@@ -173,7 +173,7 @@ def _try_out(
 
     Raises StoppedError when the run was asked to stop.
     """
-    seconds = {one.name: one.seconds for one in begun.candidates}
+    seconds = begun.seconds
     named = {candidate.name: plan for candidate, plan in plans.items()}
     with stop_on_signal(material.progress, then="finished trials are kept") as should_stop:
         try:

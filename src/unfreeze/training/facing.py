@@ -209,9 +209,8 @@ def _free_memory(meminfo: Path = Path("/proc/meminfo"), control_group: Path = Pa
 
     free = int(os.sysconf("SC_PAGE_SIZE")) * int(os.sysconf("SC_PHYS_PAGES"))
     try:
-        for line in meminfo.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
+        if (available := _figure(meminfo, "MemAvailable:")) is not None:
+            free = available * 1024
         limit = (control_group / "memory.max").read_text(encoding="ascii").strip()
         used = int((control_group / "memory.current").read_text(encoding="ascii"))
         if limit != "max":
@@ -225,9 +224,15 @@ def _free_memory(meminfo: Path = Path("/proc/meminfo"), control_group: Path = Pa
 def _reclaimable(control_group: Path) -> int:
     """Bytes of files that stay in memory until it is wanted; they count as used."""
     try:
-        for line in (control_group / "memory.stat").read_text(encoding="ascii").splitlines():
-            if line.startswith("inactive_file "):
-                return int(line.split()[1])
+        return _figure(control_group / "memory.stat", "inactive_file") or 0
     except (OSError, ValueError):
-        pass
-    return 0
+        return 0
+
+
+def _figure(path: Path, name: str) -> int | None:
+    """The number behind a name at the beginning of a line; None where no line has it."""
+    for line in path.read_text(encoding="ascii").splitlines():
+        words = line.split()
+        if words[:1] == [name]:
+            return int(words[1])
+    return None

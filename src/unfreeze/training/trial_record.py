@@ -51,6 +51,11 @@ class Begun(Strict):
     dropped: tuple[str, ...]
     trials: tuple[Tried, ...] = ()
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What the full training of each candidate was predicted to take, by name."""
+        return {one.name: one.seconds for one in self.candidates}
+
 
 def read_trials(path: Path) -> Begun | None:
     """What was kept there; None where there is nothing, or nothing that can be gone on with."""
