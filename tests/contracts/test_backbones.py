@@ -413,6 +413,42 @@ def test_bf16_autocast_gives_float32_features_near_the_exact_ones(case: Case) ->
     assert float(likeness) > 0.9
 
 
+@pytest.mark.parametrize("case", TEXTS, ids=case_name)
+def test_a_step_in_bf16_has_finite_features_and_gradients_near_those_in_fp32(case: Case) -> None:
+    from unfreeze.engine.devices import Precision
+    from unfreeze.engine.suffix import Suffix
+
+    backbone, x = copy.deepcopy(build(case)), batch(case)
+    # Toys have no sense of which answer is right: what is compared is where both precisions lead.
+    goal = torch.randn(3, backbone.dim, generator=torch.Generator().manual_seed(3))
+
+    def step(precision: Precision) -> tuple[torch.Tensor, torch.Tensor]:
+        backbone.module.zero_grad()
+        feature = Suffix(backbone, 0, torch.device("cpu"), precision, steps=1)(x).float()
+        (feature * goal).sum().backward()
+        own = [value.grad for value in backbone.module.parameters() if value.grad is not None]
+        return feature.detach(), torch.cat([one.flatten() for one in own])
+
+    (feature, gradient), (wanted, exact) = step("bf16"), step("fp32")
+    assert bool(feature.isfinite().all())
+    assert bool(gradient.isfinite().all())
+    for one, other in ((feature, wanted), (gradient, exact)):
+        assert float(torch.cosine_similarity(one.flatten(), other.flatten(), dim=0)) > 0.9
+
+
+def test_what_openvino_keeps_of_a_sliding_window_leads_to_the_same_feature() -> None:
+    from unfreeze.executors import build_executor
+
+    case = next(case for case in TEXTS if case.name == "modernbert")
+    backbone, x = build(case), batch(case)
+    between = tuple(range(1, len(backbone.stages)))
+    passed = build_executor("openvino-fp32", backbone, boundaries=(), keep=between, threads=1)(x)
+    with torch.no_grad():
+        whole = backbone.run(x).h
+        for boundary, state in zip(between, passed.states, strict=True):
+            assert gap(backbone.run(state, boundary).h, whole) <= 1e-4, boundary
+
+
 @pytest.mark.parametrize("wanted", [(2, 1), (0, 99), (-1, 2)])
 def test_a_way_that_does_not_exist_is_refused(wanted: tuple[int, int]) -> None:
     for case in (IMAGES[0], TEXTS[0]):

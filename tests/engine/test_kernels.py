@@ -104,6 +104,26 @@ def test_attention_that_keeps_everything_is_pytorch_s(keeping_all, mask, scale):
         assert torch.allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["bool", "added"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_sees_nothing_attends_to_nothing_and_leaves_the_rest_alone(keeping_all, kind, dtype):
+    # As in a sliding window: the last query is padding, too far from every key that is not.
+    seen = torch.ones(2, 1, 8, 8, dtype=torch.bool)
+    seen[1, :, :, 5:] = False
+    seen[1, :, 7] = False
+    mask = seen if kind == "bool" else torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
+    ours, inputs = attention(dtype, attn_mask=mask, dropout_p=0.1)
+    exact = [one.detach().float().requires_grad_() for one in inputs]
+    theirs = functional.scaled_dot_product_attention(*exact, attn_mask=mask) / 0.9
+    tolerance = 1e-4 if dtype == torch.float32 else 0.03
+    assert torch.equal(ours[1, :, 7], torch.zeros_like(ours[1, :, 7]))
+    assert torch.allclose(ours.float(), theirs, atol=tolerance)
+    mine = torch.autograd.grad(ours.float().sum(), inputs)
+    wanted = torch.autograd.grad(theirs.sum(), exact)
+    for one, other in zip(mine, wanted, strict=True):
+        assert torch.allclose(one.float(), other, atol=4 * tolerance)
+
+
 def test_attention_in_a_lower_precision_comes_out_in_it(keeping_all):
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, 8, 4) for _ in range(3))

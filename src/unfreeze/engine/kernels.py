@@ -138,11 +138,18 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p: float) -> Tensor:
         """See ``torch.autograd.Function``."""
         scores = query @ key.transpose(-2, -1)
+        blind = None
         if mask is not None and mask.dtype == torch.bool:
             scores.masked_fill_(~mask, float("-inf"))
+            blind = ~mask.any(dim=-1, keepdim=True)
         elif mask is not None:
-            scores += mask.to(scores.dtype)
+            bias = mask.to(scores.dtype)
+            scores += bias
+            blind = (bias == float("-inf")).all(dim=-1, keepdim=True)
         shares = scores.softmax(dim=-1)
+        # A padded token beyond a sliding window sees nothing: like PyTorch's, it then attends to nothing.
+        if blind is not None and blind.any():
+            shares.masked_fill_(blind, 0.0)
         kept = _kept(shares.shape, p) if _draws(p) else None
         ctx.save_for_backward(query, key, value, shares, kept)
         ctx.scale = 1.0 if kept is None else _scale(p)

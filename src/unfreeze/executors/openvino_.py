@@ -59,11 +59,15 @@ class OpenVinoExecutor:
                 request.wait()
                 # The request's own memory is written again by its next piece.
                 results.append([tensor.data.copy() for tensor in request.output_tensors])
-        joined = [torch.from_numpy(np.concatenate(parts)) for parts in zip(*results, strict=True)]
+        columns = list(zip(*results, strict=True))
         count = len(self.boundaries)
-        states = zip(joined[count:], self._masked, strict=True)
+        states = zip(columns[count:], self._masked, strict=True)
         return Passed(
-            tuple(joined[:count]), tuple(State(h, batch.mask if masked else None) for h, masked in states)
+            tuple(_joined(parts) for parts in columns[:count]),
+            tuple(
+                State(_joined(parts)) if batch.mask is None or not masked else _padded(parts, batch.mask)
+                for parts, masked in states
+            ),
         )
 
     def _pieces(self, batch: State) -> list[list[Array]]:
@@ -73,13 +77,24 @@ class OpenVinoExecutor:
                 raise TypeError(f"{self.name} reads uint8 images, not {h.dtype}")
             return [[h[row : row + 1]] for row in range(len(h))]
         mask = np.ones(h.shape, dtype=np.bool_) if batch.mask is None else batch.mask.numpy()
-        if self._masked:
-            return [[h[row : row + 1], mask[row : row + 1]] for row in range(len(h))]
-        # Alone, a text needs no padding: a summary does not depend on it.
+        # Alone, a text needs no padding, and is better without: where padding lies beyond a sliding window, what is
+        # computed of it is not a number, and the layers above multiply it by nought.
         lengths = np.maximum(mask.sum(axis=1), 1)
         return [
             [h[row : row + 1, :length], mask[row : row + 1, :length]] for row, length in enumerate(lengths)
         ]
+
+
+def _joined(parts: Sequence[Array]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _padded(parts: Sequence[Array], mask: torch.Tensor) -> State:
+    """Rows (1, tokens, width) of different lengths in one state, with zeros behind each."""
+    h = np.zeros((*mask.shape, parts[0].shape[-1]), dtype=parts[0].dtype)
+    for row, part in zip(h, parts, strict=True):
+        row[: part.shape[1]] = part[0]
+    return State(torch.from_numpy(h), mask)
 
 
 def build_openvino(
