@@ -24,12 +24,12 @@ def facts(*, neighbours=0.9, turning=None):
     )
 
 
-def candidates(backbone, known, *, error=0.1, rows=400, trial_rows=200, **said):
+def candidates(backbone, known, *, error=0.1, rows=400, trial_rows=200, classes=2, **said):
     return list_candidates(
         backbone,
         rows=rows,
         trial_rows=trial_rows,
-        classes=2,
+        classes=classes,
         floor_error=error,
         facts=known,
         said=said,
@@ -119,6 +119,14 @@ def test_few_texts_of_a_class_are_tried_in_pairs(t):
     for b, tried in ((200, True), (166, False), (374, True), (376, False)):
         uneven = replace(facts(), counts=replace(facts().counts, per_class={"a": 250, "b": b}))
         assert (hope(64, uneven) is not None) == tried
+
+
+@pytest.mark.parametrize(("classes", "tried"), [(16, True), (17, False)])
+def test_pairs_are_tried_where_a_batch_holds_two_texts_of_every_class(t, classes, tried):
+    per_class = {str(number): 8 for number in range(classes)}
+    known = replace(facts(), counts=replace(facts().counts, per_class=per_class))
+    found = candidates(t.toy("text"), known, rows=8 * classes, classes=classes)
+    assert any(one.strategy == "contrastive" for one in found) == tried
 
 
 @pytest.mark.parametrize("kind", ["cnn", "vit", "text"])

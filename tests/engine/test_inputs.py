@@ -59,7 +59,22 @@ def test_texts_are_padded_on_the_right_to_a_multiple_and_never_past_the_longest(
 def test_rows_of_similar_length_share_a_batch(t):
     inputs = t.rows_of("text", 64, 0).inputs
     spread = [np.ptp(inputs.lengths[rows]) for rows in inputs.batches(0, 0, 8)]
-    assert np.mean(spread) < 4
+    by_chance = [np.ptp(inputs.lengths[rows]) for rows in cut(np.arange(64), 8)]
+    assert np.mean(spread) < 0.8 * np.mean(by_chance)
+
+
+def test_texts_of_a_small_set_do_not_meet_the_same_ones_in_every_epoch(t):
+    inputs = t.rows_of("text", 256, 0).inputs
+
+    def together(epoch):
+        number = np.empty(256, dtype=int)
+        for index, rows in enumerate(inputs.batches(0, epoch, 8)):
+            number[rows] = index
+        return number[:, None] == number[None]
+
+    first = together(0) & ~np.eye(256, dtype=bool)
+    again = [float((first & together(epoch)).sum() / first.sum()) for epoch in range(1, 5)]
+    assert np.mean(again) < 0.3
 
 
 def test_token_dropout_leaves_the_ends_and_depends_on_the_row_alone(t):

@@ -100,7 +100,8 @@ def test_pairs_of_a_class_are_weighed_against_all_others_of_the_batch():
 
 
 def test_a_batch_without_pairs_moves_nothing():
-    for y in (torch.tensor([0, 1]), torch.tensor([0])):
+    # Nor one of a single class: its rows would come together with whatever they have in common with the others.
+    for y in (torch.tensor([0, 1]), torch.tensor([0]), torch.tensor([1, 1, 1])):
         features = torch.randn(len(y), 3, requires_grad=True)
         loss = pair_loss(features, y)
         loss.backward()

@@ -33,6 +33,8 @@ NEAR_RANK, FAR_RANK = 8, 32
 # 2022), and the share of the probe's errors that they removed, of up to so many: 48 and 37 % on 8 and 16 mails a class,
 # 15 % on 32 (bench/RESULTS.md).
 FEW_TEXTS, FEW_TEXTS_HOPE, FEWEST_TEXTS = 64, 0.4, 16
+# Of so many a batch of 32 holds two texts of each; on two classes it was measured, and of more a step compares some.
+MOST_PAIRED_CLASSES = 16
 # How many times the texts of the smallest class the largest may have: of 32 and 100 mails, of which two thirds are of
 # one class, pairs made the probe worse.
 EVEN = 1.5
@@ -121,7 +123,8 @@ def list_candidates(
         found = _for_texts(family, hope, far=far)
         sizes = facts.counts.per_class.values()
         even = max(sizes) <= EVEN * min(sizes)
-        if rows <= FEW_TEXTS * classes and even and NOT_OF_PAIRS.isdisjoint(said):
+        few = rows <= FEW_TEXTS * classes and classes <= MOST_PAIRED_CLASSES
+        if few and even and NOT_OF_PAIRS.isdisjoint(said):
             reason = f"few texts a class: {rows} texts have {rows * (rows - 1) // 2:,} pairs"
             # Of fewer texts, as in trials, pairs remove more of the errors.
             share, in_trials = (min(1.0, FEWEST_TEXTS * classes / count) for count in (rows, trial_rows))

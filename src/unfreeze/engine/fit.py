@@ -26,6 +26,7 @@ from unfreeze.engine.devices import Precision, peak_bytes
 from unfreeze.engine.drift import Drift
 from unfreeze.engine.judging import is_worse, load_best_mix, score
 from unfreeze.engine.ledger import fingerprint, fingerprint_frozen, record_phase
+from unfreeze.engine.pairing import paired_batches
 from unfreeze.engine.phase_precision import choose_precision
 from unfreeze.engine.prefix import PlainMaker, Prefix, PrefixMaker
 from unfreeze.engine.ranks import PeerLostError
@@ -561,7 +562,10 @@ class _Loop:
 
     def _batches(self, index: int, epoch: int) -> list[NDArray[np.intp]]:
         # Phases must not repeat each other's orders.
-        return self.task.train.inputs.batches(self.task.seed + 7919 * index, epoch, self.plan.batch_size)
+        seed, size = self.task.seed + 7919 * index, self.plan.batch_size
+        if self.plan.phases[index].objective == "pairs":
+            return paired_batches(self.task.train.y, seed=seed, epoch=epoch, batch_size=size)
+        return self.task.train.inputs.batches(seed, epoch, size)
 
     # -- validation
 

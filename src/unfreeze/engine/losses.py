@@ -71,7 +71,8 @@ def cross_entropy(
 def pair_loss(features: Tensor, y: Tensor) -> Tensor:
     """Supervised contrastive loss (Khosla et al. 2020), summed over rows: each against those of its class in the batch.
 
-    ``features`` (rows, dim) in any scale, ``y`` (rows,). A row that is the only one of its class counts nothing.
+    ``features`` (rows, dim) in any scale, ``y`` (rows,). A row that is the only one of its class counts nothing, nor do
+    rows that are all of one class: there is nothing to draw them apart from.
     """
     import torch
     from torch.nn import functional
@@ -80,7 +81,8 @@ def pair_loss(features: Tensor, y: Tensor) -> Tensor:
     alone = torch.eye(len(y), dtype=torch.bool, device=y.device)
     similar = (unit @ unit.T / TEMPERATURE).masked_fill(alone, float("-inf"))
     log_share = (similar - similar.logsumexp(dim=1, keepdim=True)).masked_fill(alone, 0.0)
-    alike = (y[:, None] == y[None]) & ~alone
+    same = y[:, None] == y[None]
+    alike = same & ~alone & ~same.all()
     return -((log_share * alike).sum(dim=1) / alike.sum(dim=1).clamp(min=1)).sum()
 
 

@@ -17,6 +17,7 @@ from unfreeze.data.chance import order
 from unfreeze.engine import drift
 from unfreeze.engine.devices import has_room
 from unfreeze.engine.inputs import TextInputs
+from unfreeze.engine.pairing import paired_batches
 from unfreeze.engine.suffix import LEAST_STEPS
 from unfreeze.evaluate.calibration import fit_temperature
 from unfreeze.heads.folds import stratified_sample
@@ -81,7 +82,7 @@ class CostModel:
         self.spent = 0.0
         self._material = material
         self._base = resident_bytes(material.device)
-        self._samples: dict[int, _Sample] = {}
+        self._samples: dict[tuple[int, bool], _Sample] = {}
         self._paces: dict[tuple[object, ...], Pace] = {}
         self._looks: dict[Graft | None, list[float]] = {}
         self._starts: dict[str, float] = {}
@@ -113,9 +114,10 @@ class CostModel:
         return replace(cost, memory_bytes=cost.memory_bytes + stored)
 
     def _sample(self, plan: Plan) -> _Sample:
-        if plan.batch_size not in self._samples:
-            self._samples[plan.batch_size] = draw_sample(self._material, plan)
-        return self._samples[plan.batch_size]
+        key = (plan.batch_size, plan.ends_in_pairs)
+        if key not in self._samples:
+            self._samples[key] = draw_sample(self._material, plan)
+        return self._samples[key]
 
     def _copy(self, plan: Plan) -> tuple[Backbone, float]:
         """A copy with the plan's graft, and the seconds that it took; only the latest is kept."""
@@ -269,10 +271,14 @@ def draw_sample(material: Material, plan: Plan) -> _Sample:
     trained = everything.select(few.places(chosen))
     judged = everything.select(few.places(held))
     looked = order(seed, 0, len(trained))[: drift.ROWS].astype(np.intp)
+    parts = trained.batches(seed, 0, size)
+    if plan.ends_in_pairs:
+        y = material.dataset.label[chosen]
+        parts = paired_batches(y, seed=seed, epoch=0, batch_size=size)
     return _Sample(
         few,
         chosen,
-        _text_load(trained, trained.batches(seed, 0, size), len(train)),
+        _text_load(trained, parts, len(train)),
         _text_load(judged, _in_order(len(judged), size), len(val)),
         _text_load(trained, [looked[: drift.BATCH_ROWS], looked[drift.BATCH_ROWS :]], len(looked)).units,
         decoding,
