@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib
+import importlib.util
 import json
 import os
 import tempfile
@@ -33,7 +33,9 @@ def main() -> None:
         from unfreeze.run import train
 
         for library in (*LATE, LIBRARIES.get(arguments.backbone, "transformers")):
-            importlib.import_module(library)
+            # OpenVINO is not needed beside an accelerator.
+            if importlib.util.find_spec(library):
+                importlib.import_module(library)
         imported = time.perf_counter() - start
         run = train(
             TrainRequest(

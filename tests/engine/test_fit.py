@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 
 from unfreeze.engine import judging
+from unfreeze.engine.prefix import PlainPrefix
 from unfreeze.engine.schedule import rate_factor
 from unfreeze.engine.state import Weights, trainable
 from unfreeze.engine.stepping import Stepper
@@ -505,3 +506,33 @@ def test_a_store_that_cannot_be_made_changes_nothing_and_is_told(t, tmp_path, mo
     reason = "more than --store-budget" if problem == "budget" else "No space left on device"
     assert [reason in sentence for sentence in told].count(True) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["cnn", "text"])
+def test_validation_rows_are_scored_as_one_by_one_and_texts_beside_others_of_their_length(t, kind):
+    backbone, task = t.toy(kind), t.task_of(kind)
+    head = t.head_of(backbone)
+    prefix = PlainPrefix(backbone, task, 0, "")
+    shapes = []
+    read = task.val.inputs.batch
+    rows = []
+
+    def batches(chosen, size):
+        rows.extend(chosen.tolist())
+        for start in range(0, len(chosen), size):
+            state = read(chosen[start : start + size], None)
+            shapes.append(state.h.numel())
+            yield state
+
+    prefix.val_batches = batches
+    judged = judging.score(backbone, head, task, prefix, batch_size=4)
+    with torch.no_grad():
+        alone = [head(backbone.run(read(np.array([row]), None)).h)[0] for row in range(len(task.val.y))]
+    logits = torch.stack(alone).numpy()
+    wanted = judging._judged(logits, task.val.y, task.class_weight)
+    assert judged.accuracy == wanted.accuracy
+    assert np.allclose(judged.losses, wanted.losses, atol=1e-5)
+    assert sorted(rows) == list(range(len(rows)))
+    assert (rows == sorted(rows)) == (kind == "cnn")
+    as_they_come = [read(np.arange(s, min(s + 4, len(rows))), None).h.numel() for s in range(0, len(rows), 4)]
+    assert sum(shapes) < sum(as_they_come) or kind == "cnn"

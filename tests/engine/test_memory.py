@@ -7,7 +7,7 @@ from unfreeze.contracts import State
 from unfreeze.engine.prefix import PlainMaker
 from unfreeze.engine.stepping import Stepper
 from unfreeze.errors import LoneError, UnfreezeError
-from unfreeze.executors.halving import in_halves, joined_states
+from unfreeze.executors.halving import REFUSALS, in_halves, joined_states
 from unfreeze.plan import Phase, Plan, Thaw
 
 REFUSED = "DefaultCPUAllocator: can't allocate memory: 8 bytes"
@@ -51,6 +51,16 @@ def test_a_row_without_room_is_said(t, monkeypatch):
     scarce(backbone, monkeypatch, 0)
     with pytest.raises(UnfreezeError, match="One row alone does not fit"):
         t.run(t.plan_of(backbone), backbone, t.task_of("cnn"))
+
+
+@pytest.mark.parametrize("words", REFUSALS)
+def test_memory_is_refused_in_several_words(words):
+    def limited(state):
+        if len(state.h) > 1:
+            raise RuntimeError(f"{words} when calling something")
+        return state
+
+    assert len(in_halves(limited, State(torch.zeros(4, 2)), joined_states).h) == 4
 
 
 def test_another_problem_is_not_taken_for_a_lack_of_memory():

@@ -1,6 +1,8 @@
 """A phase's trained stages, replayed as a graph on a GPU, give what the eager pass gives."""
 
 import copy
+import gc
+import weakref
 from contextlib import nullcontext
 
 import numpy as np
@@ -115,6 +117,31 @@ def test_only_whole_batches_of_the_captured_shape_are_replayed(t, monkeypatch):
     suffix.close()
     suffix(State(images(6, 1)))
     assert replayed == [6, 6]
+
+
+def test_nothing_of_a_graph_is_left_when_it_is_closed(t, monkeypatch):
+    backbone, held = t.toy("vit"), []
+
+    def captured(part):
+        static = images(6, 0)
+
+        # As PyTorch does: a class of its own, which lies in a cycle of references.
+        class Graphed(torch.autograd.Function):
+            buffer = static
+
+        held.append(weakref.ref(Graphed))
+        part.forward = lambda h: (Graphed, part.features(State(h)))[1]
+        return part.forward
+
+    suffix = on_pretended_gpu(t, monkeypatch, backbone, [], captured)
+    gc.disable()
+    try:
+        suffix(State(images(6, 1)))
+        assert held[0]() is not None
+        suffix.close()
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_network_that_cannot_be_captured_is_run_step_by_step_and_said_so(t, monkeypatch):

@@ -17,6 +17,7 @@ from unfreeze.contracts import Backbone, Executor, Passed, State
 from unfreeze.data.dataset import UNLABELLED, Dataset
 from unfreeze.data.reading import content_hashes
 from unfreeze.engine.batches import BadRow, read_batches
+from unfreeze.engine.devices import hardware_name
 from unfreeze.engine.frozen_pass import compute_features
 from unfreeze.engine.precision import PrecisionVerdict, compare_precision
 from unfreeze.engine.settled import remember
@@ -25,7 +26,6 @@ from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import RequestError
 from unfreeze.executors import ExecutorError, available_executors, build_executor, measure_error
 from unfreeze.executors import unavailable_executors as why_unavailable
-from unfreeze.executors.processor import processor_name
 from unfreeze.regular import read_record
 from unfreeze.runtime.files import cache_root, parse_json
 
@@ -210,6 +210,8 @@ class _Chooser:
         batches, positions = self.batches(spread(rows, ERROR_ROWS))
         if not len(positions):
             return None
+        for executor in (low, high):
+            executor(batches[0])
         low_pace, high_pace = (_seconds(executor, batches) / len(positions) for executor in (low, high))
         # The trial computes its rows twice; all others are computed once, in the precision that is taken.
         saved = len(self.pool) * (high_pace - low_pace) - len(rows) * high_pace
@@ -305,7 +307,10 @@ class _Chooser:
             for package in ("torch", "openvino")
             if importlib.util.find_spec(package)
         ]
-        what = [name, self.device, processor_name(), store_key(self.backbone, self.boundaries), *versions]
+        import torch
+
+        machine = hardware_name(torch.device(self.device)) or ""
+        what = [name, self.device, machine, store_key(self.backbone, self.boundaries), *versions]
         return hashlib.sha256(b"\0".join(["\0".join(what).encode(), *data])).hexdigest()[:32]
 
 

@@ -7,7 +7,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
-from unfreeze.executors.processor import has_bf16
+from unfreeze.executors.processor import has_bf16, processor_name
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,13 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     # A graph must not read a cast weight that another pass has cached.
     return torch.autocast(device.type, dtype=dtype, cache_enabled=False)
+
+
+def hardware_name(device: torch.device) -> str | None:
+    """What computes there: the GPU's name, or the processor's; None where nobody tells."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
 def wait_for(device: torch.device) -> None:

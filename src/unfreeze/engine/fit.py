@@ -361,9 +361,12 @@ class _Loop:
             say=say,
         )
         active = _Active(index, phase, groups, optimizer, stepper, prefix, steps)
-        while not self._phase_is_over(phase):
-            self._run_epoch(active)
-        suffix.close()
+        try:
+            while not self._phase_is_over(phase):
+                self._run_epoch(active)
+        finally:
+            # A training that collapsed starts again beside nothing of this one.
+            suffix.close()
 
     @contextmanager
     def _sharded(

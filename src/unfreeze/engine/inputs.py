@@ -41,6 +41,9 @@ class Inputs(Protocol):
     def batches(self, seed: int, epoch: int, batch_size: int) -> list[NDArray[np.intp]]:
         """The rows of every batch of an epoch: a function of seed and epoch, each row once."""
 
+    def by_length(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The places of these rows in the order in which batches of them are padded least."""
+
 
 @dataclass(frozen=True, eq=False)
 class Resident:
@@ -104,6 +107,10 @@ class ImageInputs:
         """See ``Inputs``."""
         return cut(order(seed, epoch, len(self)), batch_size)
 
+    def by_length(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """See ``Inputs``; pictures are all of one size."""
+        return np.arange(len(rows))
+
 
 @dataclass(frozen=True, eq=False)
 class SelectedImages:
@@ -122,6 +129,10 @@ class SelectedImages:
     def batches(self, seed: int, epoch: int, batch_size: int) -> list[NDArray[np.intp]]:
         """See ``Inputs``."""
         return cut(order(seed, epoch, len(self)), batch_size)
+
+    def by_length(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """See ``Inputs``."""
+        return self.whole.by_length(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +170,12 @@ class TextInputs:
         parts: list[NDArray[np.intp]] = []
         for start in range(0, len(shuffled), window):
             rows = shuffled[start : start + window]
-            parts += cut(rows[np.argsort(self.lengths[rows], kind="stable")], batch_size)
+            parts += cut(rows[self.by_length(rows)], batch_size)
         return [parts[index] for index in order(seed + 1, epoch, len(parts))]
+
+    def by_length(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """See ``Inputs``."""
+        return np.argsort(self.lengths[rows], kind="stable")
 
     def select(self, rows: NDArray[np.intp]) -> TextInputs:
         """These rows in this order."""

@@ -41,6 +41,7 @@ def score(backbone: Backbone, head: nn.Module, task: Task, prefix: Prefix, *, ba
     y, ranks = task.val.y, task.ranks
     share = ranks.share(len(y))
     loaded = ranks.loaded(np.arange(len(y)))
+    places = task.val.inputs.by_length(loaded)
     backbone.module.eval()
     head.eval()
     suffix = Suffix(backbone, prefix.boundary, task.device, prefix.precision, steps=0)
@@ -51,11 +52,12 @@ def score(backbone: Backbone, head: nn.Module, task: Task, prefix: Prefix, *, ba
 
     logits = []
     with torch.no_grad(), carried():
-        for state in prefix.val_batches(loaded, batch_size * LARGER[task.device.type]):
+        for state in prefix.val_batches(loaded[places], batch_size * LARGER[task.device.type]):
             # Where stages are cut over ranks, all of them meet in every pass: none may repeat it by itself.
             whole = ranks.sharding is not None
             logits.append(answers(state) if whole else in_halves(answers, state, _joined))
-    values = ranks.joined(torch.cat(logits)[: share.stop - share.start], len(y)).cpu().numpy()
+    in_order = torch.cat(logits)[torch.from_numpy(np.argsort(places)).to(task.device)]
+    values = ranks.joined(in_order[: share.stop - share.start], len(y)).cpu().numpy()
     return ranks.lead(lambda: _judged(values, y, task.class_weight))
 
 

@@ -37,7 +37,7 @@ class Prefix(Protocol):
         """The training rows at the boundary, as they look in this round (epochs of all phases are counted)."""
 
     def val_batches(self, rows: NDArray[np.intp], batch_size: int) -> Iterator[State]:
-        """The validation rows at the boundary, in order, without variation."""
+        """These validation rows at the boundary, in this order, without variation."""
 
     def close(self) -> None:
         """Give back what was stored."""

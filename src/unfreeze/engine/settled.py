@@ -11,11 +11,14 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from unfreeze.executors.processor import processor_name
+from unfreeze.engine.devices import hardware_name
 from unfreeze.regular import read_record
 from unfreeze.runtime.files import parse_json, write_atomically
+
+if TYPE_CHECKING:
+    import torch
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -49,9 +52,10 @@ class Settled:
         return found if isinstance(found, dict) else {}
 
 
-def settled_in(folder: Path, identity: Mapping[str, str], device: str) -> Settled:
+def settled_in(folder: Path, identity: Mapping[str, str], device: torch.device) -> Settled:
     """The decisions of a training, known by its ``identity``, on this machine's ``device``."""
-    what = {**identity, "device": device, "processor": processor_name(), "torch": version("torch")}
+    machine = {"device": str(device), "processor": hardware_name(device), "torch": version("torch")}
+    what = {**identity, **machine}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
     return Settled(folder / f"{key}.json")
 

@@ -217,6 +217,9 @@ class StoringMaker:
         """All but the trained part, and the state of one batch there."""
         train, val = self.task.train.inputs, self.task.val
         rows = np.arange(min(self.batch_size, len(train)))
+        # The first one also loads what varies it.
+        train.batch(rows, 0)
+        wait_for(self.task.device)
         started = time.perf_counter()
         raw = train.batch(rows, 0)
         wait_for(self.task.device)

@@ -6,6 +6,7 @@ batch 32 took 45 ms when each was launched by itself and 13 ms as a graph (H100)
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -49,6 +50,7 @@ class Suffix:
         self._wanted = device.type == "cuda" and steps >= LEAST_STEPS
         self._captured: tuple[torch.Size, torch.dtype] | None = None
         self._replay: Callable[[Tensor], Tensor] | None = None
+        self._tried = False
 
     def __call__(self, state: State, *, whole: bool = True) -> Tensor:
         """The features, with their way back for gradients.
@@ -69,14 +71,29 @@ class Suffix:
         """What a pass in the present modes changes beside its gradients."""
         return moving_statistics(self._eager)
 
+    @property
+    def captures(self) -> bool:
+        """Whether the first whole batch will be captured, if it is not of texts."""
+        return self._wanted
+
     def close(self) -> None:
         """Give the graph's memory back; what follows is run step by step."""
         self._wanted, self._replay = False, None
         # Capturing replaces the method by one that holds the module, and so the graph.
         self._eager.__dict__.pop("forward", None)
+        if self._tried:
+            # What holds a graph is a class that is made for it, and a class is never freed by its last reference.
+            gc.collect()
+            torch.cuda.empty_cache()
+            self._tried = False
 
     def _capture(self, h: Tensor) -> None:
-        self._wanted = False
+        self._wanted, self._tried = False, True
+        # The captured pass holds the nodes that add up gradients, so that PyTorch meets them on the stream of the
+        # capture ever after. It waits for that stream, and from 2.10 on also warns.
+        warn = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
+        if warn is not None:
+            warn(False)
         buffers = {name: buffer.clone() for name, buffer in self._eager.named_buffers()}
         problem = None
         with torch.random.fork_rng(devices=[self._device]):
@@ -89,9 +106,8 @@ class Suffix:
                 problem = str(raised).splitlines()[0]
         if problem is not None:
             # Outside of the handler, which keeps the failed pass in memory.
-            self.close()
             torch.cuda.synchronize(self._device)
-            torch.cuda.empty_cache()
+            self.close()
             self._say(f"The trained part is run kernel by kernel: it could not be captured ({problem}).")
         else:
             self._say(
@@ -110,7 +126,7 @@ class _Part(nn.Module):
         super().__init__()
         self.module = backbone.module
         self._run = (backbone, boundary, device, precision)
-        self._channels_last = device.type == "cpu" and any(
+        self._channels_last = any(
             isinstance(module, nn.Conv2d) for module in _modules_from(backbone, boundary)
         )
 
@@ -120,7 +136,7 @@ class _Part(nn.Module):
     def features(self, state: State) -> Tensor:
         backbone, boundary, device, precision = self._run
         if self._channels_last and boundary and state.h.dim() == 4:
-            # A step from Lite0's blocks.5 on: 10.8 ms a row in this layout and 16.5 in the stored one (EPYC, 2 cores).
+            # As pictures come. A step from Lite0's blocks.5 on: 10.8 ms a row so, 16.5 as stored (EPYC, 2 cores).
             state = replace(state, h=state.h.contiguous(memory_format=torch.channels_last))
         quick = device.type == "cpu" and torch.is_grad_enabled()
         with autocast(device, precision), ProcessorKernels() if quick else nullcontext():

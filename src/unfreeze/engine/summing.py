@@ -73,7 +73,7 @@ class SharedStatistics(TorchFunctionMode):
         shape = [1, -1, *[1] * (x.dim() - 2)]
         wide = x.float()
         counted = wide[: self._rows]
-        size = counted.new_tensor([counted.numel() / max(1, x.shape[1])])
+        size = counted.new_full((1,), counted.numel() / max(1, x.shape[1]))
         sums = self._ranks.summed(torch.cat([counted.sum(axes), size]))
         count = sums[-1].detach()
         mean = sums[:-1] / count

@@ -16,9 +16,18 @@ T = TypeVar("T")
 ONE_ROW = "One row alone does not fit into the device's memory: take a smaller backbone or --image-size."
 
 
+# How memory is refused by what has no error type of its own: a processor's allocator, libraries of NVIDIA, the driver.
+REFUSALS = (
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
+
+
 def is_out_of_memory(problem: RuntimeError) -> bool:
-    """Whether it says that memory was refused; a processor's allocator has no error type of its own."""
-    return isinstance(problem, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(problem)
+    """Whether it says that memory was refused."""
+    return isinstance(problem, torch.OutOfMemoryError) or any(words in str(problem) for words in REFUSALS)
 
 
 def in_halves(run: Callable[[State], T], state: State, join: Callable[[T, T], T]) -> T:

@@ -279,7 +279,7 @@ def draw_sample(material: Material, plan: Plan) -> _Sample:
         few,
         chosen,
         _text_load(trained, parts, len(train)),
-        _text_load(judged, _in_order(len(judged), size), len(val)),
+        _text_load(judged, _as_judged(judged, size), len(val)),
         _text_load(trained, [looked[: drift.BATCH_ROWS], looked[drift.BATCH_ROWS :]], len(looked)).units,
         decoding,
     )
@@ -295,5 +295,6 @@ def _text_load(inputs: TextInputs, batches: list[NDArray[np.intp]], rows: int) -
     return Load(rows, round(len(batches) * share), units * share)
 
 
-def _in_order(rows: int, batch_size: int) -> list[NDArray[np.intp]]:
-    return [np.arange(start, min(start + batch_size, rows)) for start in range(0, rows, batch_size)]
+def _as_judged(inputs: TextInputs, batch_size: int) -> list[NDArray[np.intp]]:
+    rows = inputs.by_length(np.arange(len(inputs)))
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]

@@ -13,8 +13,8 @@ from unfreeze.choose.likeness import count_pairs, evenly, neighbours_right
 from unfreeze.choose.paired import paired_error
 from unfreeze.contracts import Backbone
 from unfreeze.data.audit import audit
-from unfreeze.engine.devices import free_on
-from unfreeze.executors.processor import available_cores, processor_name
+from unfreeze.engine.devices import free_on, hardware_name
+from unfreeze.executors.processor import available_cores
 from unfreeze.heads.folds import ALWAYS_TRAINED, assign_folds, stratified_sample
 from unfreeze.heads.probe import PROBE_FOLDS, ProbeResult
 from unfreeze.runtime.decode import inspect_image
@@ -183,14 +183,9 @@ def _distance(material: Material, probe: ProbeResult, shift: Shift | None) -> Di
 
 def _machine(material: Material) -> Machine:
     device = material.device
-    name = processor_name()
-    if device.type == "cuda":
-        import torch
-
-        name = torch.cuda.get_device_name(device)
     return Machine(
         device=str(device),
-        processor=name or "unknown",
+        processor=hardware_name(device) or "unknown",
         cores=available_cores(),
         memory_bytes=free_memory(device),
     )

@@ -100,7 +100,7 @@ def run_plan(
     task = replace(material.task(job.plan, job.train, job.val), ranks=material.ranks)
     if checkpoints is not None:
         place = cache_root() / "settled"
-        task = replace(task, settled=settled_in(place, checkpoints.identity, str(material.device)))
+        task = replace(task, settled=settled_in(place, checkpoints.identity, material.device))
     result = fit(
         job.plan,
         backbone=trained,
