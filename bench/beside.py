@@ -12,7 +12,8 @@ fastai, SetFit and sentence-transformers need bench/peers/make_env.sh first, and
 
 Every side is a process of its own, with nothing stored before; it sees a GPU with ``--device cuda`` alone. "Command" is
 the whole process; "inside" leaves out the interpreter and the imports; "to X" is when validation accuracy first
-reached X, which each side measures on 15 or 20 % of its own choice. Sides take turns, in another order for each seed.
+reached X: on 15 or 20 % of a side's own choice, or cross-validated where it fits a head alone. SetFit tells none. Sides
+take turns, in another order for each seed.
 Seconds, memory (of the process, not of a GPU) and energy (of all processor packages, not of a GPU, where the machine
 tells) are medians over the seeds, accuracy is their mean, and its interval Wilson's for one test set: every seed is
 tested on the same rows.
@@ -231,6 +232,8 @@ def print_table(results: dict[str, list[dict[str, Any]]], reach: float) -> None:
         times = [reached(one["curve"], reach) for one in found]
         told = [seconds for seconds in times if seconds is not None]
         to = f"{statistics.median(told):.1f}" if len(told) == len(found) else f"{len(told)} of {len(found)}"
+        if not any(one["curve"] for one in found):
+            to = "not told"
         mean = statistics.mean(one["accuracy"] for one in found)
         low, high = wilson_interval(mean, int(found[0]["n"]))
         print(

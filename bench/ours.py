@@ -21,7 +21,7 @@ from pathlib import Path
 # What a training imports on its way, by backbone: the scripts of the peers import everything before they begin.
 LATE = ("openvino", "scipy.stats", "sklearn.manifold")
 LIBRARIES = {"efficientnet-lite0": "timm"}
-AFTERWARDS = ("test rows, from the raw inputs", "scoring", "examples", "saving", "report")
+AFTERWARDS = ("test rows, from the raw inputs", "baselines", "scoring", "examples", "saving", "report")
 
 
 def main() -> None:

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from unfreeze.amounts import size
+from unfreeze.errors import UnfreezeError
+
 # Beyond this an array stays in a file of the system's temporary folder.
 MEMORY_BYTES = 2**30
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Zeros of this shape: in memory, or mapped from a nameless file where they would fill it."""
-    if math.prod(shape) * np.dtype(dtype).itemsize <= MEMORY_BYTES:
+    """Zeros of this shape: in memory, or mapped from a nameless file where they would fill it.
+
+    Raises UnfreezeError where that file has no room on its disk.
+    """
+    needed = math.prod(shape) * np.dtype(dtype).itemsize
+    if needed <= MEMORY_BYTES:
         return np.zeros(shape, dtype=dtype)
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
+    try:
+        with tempfile.TemporaryFile() as file:
+            # A disk that is found full only when a page is written would end the program without a word.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, needed)
+            return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
+    except OSError as problem:
+        raise UnfreezeError(
+            f"{tempfile.gettempdir()} has no room for {size(needed)} of rows ({problem.strerror or problem}): set "
+            "TMPDIR to a folder on a disk that has."
+        ) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -107,6 +108,14 @@ class Backbone(Protocol):
 
         At the last boundary this is the pooled feature itself.
         """
+
+
+def recipe_here(backbone: Backbone) -> dict[str, object]:
+    """The recipe with the versions of the libraries that are installed: a run's backbone names those it came from."""
+    return {
+        key: version(key) if key in ("timm", "transformers") else value
+        for key, value in backbone.recipe.items()
+    }
 
 
 @dataclass(frozen=True)

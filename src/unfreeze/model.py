@@ -123,7 +123,7 @@ class Model:
             boundaries=tuple(sorted(boundaries)),
             batch_size=batch_size,
         )
-        joined = np.concatenate([passed.arrays[boundary] for boundary in boundaries], axis=1)
+        joined = passed.joined(boundaries)
         features = np.full((len(dataset), joined.shape[1]), np.nan, dtype=np.float32)
         features[passed.rows] = joined
         return features, {bad.row: bad.reason for bad in passed.quarantined}

@@ -1,15 +1,18 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import filelock
 import numpy as np
 import pytest
 
+from unfreeze import contracts
 from unfreeze.engine import store as store_module
 from unfreeze.engine import store_files
 from unfreeze.engine.store import FeatureStore, open_store, store_key
 from unfreeze.errors import UnfreezeError
+from unfreeze.executors.conversion import model_key
 from unfreeze.runtime.files import cache_root
 
 KEY = "k"
@@ -290,6 +293,18 @@ def test_the_key_changes_with_all_that_decides_a_feature(toys):
     }
     assert len(keys) == 6
     assert store_key(toys.images(), (1, 2)) in keys
+
+
+@pytest.mark.parametrize("key_of", [store_key, lambda backbone, at: model_key(backbone, at, ())])
+def test_a_key_names_the_library_that_is_installed_and_not_the_one_of_a_run(toys, monkeypatch, key_of):
+    def came_from(version):
+        backbone = toys.images()
+        return replace(backbone, recipe={**backbone.recipe, "timm": version})
+
+    assert key_of(came_from("0.1"), (1, 2)) == key_of(came_from("0.2"), (1, 2))
+    before = key_of(came_from("0.1"), (1, 2))
+    monkeypatch.setattr(contracts, "version", lambda name: "99.0")
+    assert key_of(came_from("0.1"), (1, 2)) != before
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):

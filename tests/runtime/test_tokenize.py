@@ -13,6 +13,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from unfreeze.errors import RequestError
+from unfreeze.runtime import tokenize
 from unfreeze.runtime.preprocess import TextPreprocess
 from unfreeze.runtime.tokenize import TextEncoder
 
@@ -47,6 +48,27 @@ def test_short_texts_keep_all_tokens_and_specials():
     assert first.dtype == np.int64
     assert first.tolist() == [1, 10, 11, 2]
     assert second.tolist() == [1, 15, 3, 2]
+
+
+def test_texts_are_cut_up_a_few_at_a_time_and_come_out_the_same(monkeypatch):
+    texts = ["w0 w1", "", text(9), "w5", text(3), text(12), "w2 w3"]
+    whole, lengths = encoder(6).encode(texts), encoder(6).lengths(texts).tolist()
+    held = []
+    pieces = tokenize._pieces
+
+    def noted(texts, characters):
+        for some in pieces(texts, characters=characters):
+            held.append([len(one) for one in some])
+            yield some
+
+    monkeypatch.setattr(tokenize, "_pieces", noted)
+    monkeypatch.setattr(tokenize, "PIECE_CHARACTERS", 20)
+    assert [row.tolist() for row in encoder(6).encode(texts)] == [row.tolist() for row in whole]
+    assert all(sum(some) <= 20 or len(some) == 1 for some in held)
+    assert sum(map(len, held)) == len(texts)
+    assert len(held) > 3
+    assert encoder(6).lengths(texts).tolist() == lengths
+    assert encoder(6).encode([]) == []
 
 
 def test_head_keeps_the_beginning_between_the_specials():

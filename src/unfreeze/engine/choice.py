@@ -224,7 +224,7 @@ class _Chooser:
                 self.backbone,
                 executor=executor,
                 rows=rows,
-                boundaries=self.boundaries[-1:],
+                boundaries=self.boundaries,
                 store=self.store(executor),
             )
             for executor in (low, high)
@@ -232,8 +232,13 @@ class _Chooser:
         kept = passes[0].rows
         if len(kept) < FEWEST_PRECISION_ROWS:
             return None
-        low_features, high_features = (passed.arrays[self.boundaries[-1]] for passed in passes)
-        verdict = compare_precision(low_features, high_features, self.dataset.label[kept])
+        low_pass, high_pass = passes
+        # What may be shipped reads the last boundary, or all of them: both must agree.
+        verdicts = [
+            compare_precision(low_pass.joined(read), high_pass.joined(read), self.dataset.label[kept])
+            for read in dict.fromkeys((self.boundaries[-1:], self.boundaries))
+        ]
+        verdict = min(verdicts, key=lambda one: (one.accepted, -one.flips))
         if verdict.accepted:
             return _PrecisionOutcome(True, f"makes no difference here ({verdict.sentence})", verdict)
         return _PrecisionOutcome(False, f"was tried and refused ({verdict.sentence})", verdict)

@@ -18,7 +18,7 @@ from unfreeze.data.chance import keys_of
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import HASH_BYTES, content_hashes
 from unfreeze.engine.batches import BadRow, Batch, ahead, golden_batch, pad_texts, read_batches
-from unfreeze.engine.digests import Digests
+from unfreeze.engine.digests import Digests, as_keys
 from unfreeze.engine.store import FeatureStore, open_store
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import UnfreezeError
@@ -64,6 +64,10 @@ class Features:
     def keys(self) -> NDArray[np.uint64]:
         """One key a kept row, equal where rows hold the same."""
         return keys_of(self.digests)
+
+    def joined(self, boundaries: Sequence[int]) -> Floats:
+        """What is kept of these boundaries beside each other: (kept rows, widths together)."""
+        return np.concatenate([self.arrays[boundary] for boundary in boundaries], axis=1)
 
     @cached_property
     def contents(self) -> str:
@@ -233,11 +237,17 @@ def _spread_refusals(
 ) -> NDArray[np.bool_]:
     """Which rows are usable: what was refused for one row is refused for every row of the same content."""
     usable = np.ones(len(rows), dtype=bool)
+    if not refused:
+        return usable
+    _, contents = np.unique(as_keys(digests), return_inverse=True)
+    by_content = np.argsort(contents, kind="stable")
+    ends = np.cumsum(np.bincount(contents))
     for position in todo:
         entry = refused.get(int(rows[position]))
         if entry is None:
             continue
-        for other in np.flatnonzero((digests == digests[position]).all(axis=1)):
+        content = contents[position]
+        for other in by_content[ends[content - 1] if content else 0 : ends[content]]:
             usable[other] = False
             if other != position:
                 row = int(rows[other])

@@ -15,7 +15,7 @@ import filelock
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.contracts import Backbone, Executor
+from unfreeze.contracts import Backbone, Executor, recipe_here
 from unfreeze.engine.digests import Digests, Positions, SortedDigests, as_keys, each_digest
 from unfreeze.engine.store_files import (
     CHUNK_ROWS,
@@ -50,7 +50,7 @@ def store_key(
     parts = {
         "version": (VERSION, SUMMARY_VERSION),
         "weights": backbone.weights_hash,
-        "recipe": dict(backbone.recipe),
+        "recipe": recipe_here(backbone),
         "preprocess": backbone.preprocess.to_dict(),
         "boundaries": tuple(boundaries),
         "precision": precision,

@@ -23,7 +23,7 @@ import openvino as ov
 import torch
 from torch import Tensor, nn
 
-from unfreeze.contracts import Backbone, State
+from unfreeze.contracts import Backbone, State, recipe_here
 from unfreeze.executors.torch_ import run_boundaries
 from unfreeze.executors.tracing import traced
 from unfreeze.regular import read_record
@@ -70,7 +70,7 @@ def model_key(backbone: Backbone, boundaries: tuple[int, ...], keep: tuple[int, 
         "version": VERSION,
         "openvino": ov.__version__,
         "weights": backbone.weights_hash,
-        "recipe": dict(backbone.recipe),
+        "recipe": recipe_here(backbone),
         "preprocess": backbone.preprocess.to_dict(),
         "boundaries": boundaries,
         "keep": keep,

@@ -103,7 +103,7 @@ class Problem:
         if classes == 2:
             target, valid = labels.float()[:, None], folds.present[index].all(1, keepdim=True)
         else:
-            target = torch.nn.functional.one_hot(labels, classes).float()
+            target = torch.zeros(len(labels), classes).scatter_(1, labels[:, None], 1.0)
             valid = folds.present[index]
         return cls(
             design=design,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,10 @@ from tokenizers import Encoding, Tokenizer
 
 from unfreeze.errors import RequestError
 from unfreeze.runtime.preprocess import TextPreprocess
+
+# Of texts that are tokenised at a time. Encodings of whole texts take about 20 bytes a character (MiniLM's tokenizer,
+# 400 texts of 10,000 words).
+PIECE_CHARACTERS = 4_000_000
 
 
 class TextEncoder:
@@ -58,7 +62,7 @@ class TextEncoder:
         (the odd one goes to the beginning). A text without any token becomes one pad token, so that no row
         is empty.
         """
-        return [self._cut(encoding) for encoding in self._encode(texts)]
+        return [self._cut(encoding) for encoding in self._encodings(texts)]
 
     def places(self, text: str) -> list[tuple[int, int]]:
         """Where each token of ``encode`` stands in the text: its first character and the one after its last.
@@ -72,11 +76,12 @@ class TextEncoder:
 
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Number of tokens of each whole text, special tokens included, int64 (texts,)."""
-        return np.array([len(encoding) for encoding in self._encode(texts)], dtype=np.int64)
+        return np.array([len(encoding) for encoding in self._encodings(texts)], dtype=np.int64)
 
-    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
-        encodings: list[Encoding] = self._tokenizer.encode_batch_fast([_clean(text) for text in texts])
-        return encodings
+    def _encodings(self, texts: Sequence[str]) -> Iterator[Encoding]:
+        """All of them in order; what is cut of a text is held for a few texts at a time."""
+        for some in _pieces(texts, characters=PIECE_CHARACTERS):
+            yield from self._tokenizer.encode_batch_fast([_clean(text) for text in some])
 
     def _cut(self, encoding: Encoding) -> NDArray[np.int64]:
         ids = np.array(encoding.ids or [self._preprocess.pad_id], dtype=np.int64)
@@ -92,6 +97,18 @@ class TextEncoder:
         first = keep if self._preprocess.truncation == "head" else (keep + 1) // 2
         start = self._before + first
         return [*range(start), *range(start + excess, tokens)]
+
+
+def _pieces(texts: Sequence[str], *, characters: int) -> Iterator[Sequence[str]]:
+    """The texts in runs of so many characters at most, or of one that is longer."""
+    start = held = 0
+    for end, text in enumerate(texts):
+        if end > start and held + len(text) > characters:
+            yield texts[start:end]
+            start, held = end, 0
+        held += len(text)
+    if start < len(texts):
+        yield texts[start:]
 
 
 def _clean(text: str) -> str:

@@ -17,6 +17,7 @@ from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset, Part
 from unfreeze.data.reading import as_text, content_hash, read_images, read_raw
+from unfreeze.engine.batches import CHUNK_TEXTS
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.engine.ranks import ALONE, Ranks
 from unfreeze.engine.threads import reading_threads
@@ -177,14 +178,17 @@ class Material:
         preprocess, samples = self.backbone.preprocess, self._readable.samples
         assert isinstance(preprocess, TextPreprocess)
         encoder = TextEncoder(preprocess, self.backbone.assets["tokenizer.json"])
-        texts: list[str] = []
-        for row in range(len(samples)):
-            raw = read_raw(samples, row)
-            if isinstance(raw, Quarantined):
-                raise _vanished(raw)
-            self._check_same(row, content_hash(raw))
-            texts.append(as_text(raw))
-        return list(encoder.encode(texts))
+        ids: list[NDArray[np.int64]] = []
+        for start in range(0, len(samples), CHUNK_TEXTS):
+            texts: list[str] = []
+            for row in range(start, min(start + CHUNK_TEXTS, len(samples))):
+                raw = read_raw(samples, row)
+                if isinstance(raw, Quarantined):
+                    raise _vanished(raw)
+                self._check_same(row, content_hash(raw))
+                texts.append(as_text(raw))
+            ids += encoder.encode(texts)
+        return ids
 
     def _check_same(self, row: int, digest: bytes) -> None:
         """Features and keys were made of what a row held then, by the first process of several."""

@@ -171,7 +171,7 @@ def score_rows(
     name_left_out(passed, progress)
     if not len(passed.rows):
         raise DataError(f"None of the {len(rows):,} rows of {dataset.source} to measure on can be read.")
-    joined = np.concatenate([passed.arrays[b] for b in classifier.head.boundaries], axis=1)
+    joined = passed.joined(classifier.head.boundaries)
     return classifier.head.logits(joined), passed.rows
 
 
