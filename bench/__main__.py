@@ -68,6 +68,9 @@ BENCHES = {
         optional=(("--weights", "WEIGHTS"), ("--texts", "TEXTS")),
     ),
     "allocator": Bench("allocator.py", (), "a training step with freed memory kept"),
+    "store": Bench("store.py", (), "features from an empty store and from a full one", usual=False),
+    "dropping": Bench("dropping.py", (), "training steps with PyTorch's dropout and with ours", usual=False),
+    "uneven": Bench("uneven.py", ("--texts", "TEXTS"), "classes weighed alike and not", usual=False),
     "prefix": Bench("prefix.py", ("--epochs", "12"), "stored frozen parts beside none"),
     "beside-images": Bench(
         "beside.py",

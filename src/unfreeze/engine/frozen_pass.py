@@ -206,7 +206,9 @@ def _through_store(
     job: _Pass, rows: Rows, boundaries: tuple[int, ...], store: FeatureStore
 ) -> tuple[dict[int, Floats], Digests, int]:
     start = time.perf_counter()
-    digests, unreadable = content_hashes(job.dataset.samples.select(rows), threads=job.threads)
+    # A text is hashed sooner than it is handed to a thread: 2.6 us a row of a table on one, 9 to 19 on several.
+    threads = 1 if job.dataset.modality == "text" else job.threads
+    digests, unreadable = content_hashes(job.dataset.samples.select(rows), threads=threads)
     readable = digests.any(axis=1)
     for position, entry in zip(np.flatnonzero(~readable), unreadable, strict=True):
         job.bad.append(BadRow(int(rows[position]), entry.name, entry.reason))
