@@ -247,7 +247,7 @@ def test_what_memory_has_no_room_for_is_named_and_not_promised(photos, tiny_cnn,
     with plain(tmp_path) as patched:
         patched.setattr("unfreeze.training.choosing.hopeless", lambda *_: "")
         patched.setattr("unfreeze.choose.candidates.NEAR_ROWS", 0)
-        patched.setattr("unfreeze.training.weighing.room_for_training", lambda _: 1000)
+        patched.setattr("unfreeze.training.weighing._room_for_training", lambda _: 1000)
         found = look_ahead(
             TrainRequest(data=str(photos), backbone=tiny_cnn, image_size=32, epochs=1, batch_size=8)
         )

@@ -48,7 +48,7 @@ class Desk:
 
 @pytest.fixture(autouse=True)
 def room(monkeypatch):
-    monkeypatch.setattr(weighing, "room_for_training", lambda _: 100)
+    monkeypatch.setattr(weighing, "_room_for_training", lambda _: 100)
 
 
 def test_epochs_are_cut_to_half_of_what_is_left_when_all_are_measured():

@@ -125,17 +125,7 @@ def list_candidates(
         even = max(sizes) <= EVEN * min(sizes)
         few = rows <= FEW_TEXTS * classes and classes <= MOST_PAIRED_CLASSES
         if few and even and NOT_OF_PAIRS.isdisjoint(said):
-            reason = f"few texts a class: {rows} texts have {rows * (rows - 1) // 2:,} pairs"
-            # Of fewer texts, as in trials, pairs remove more of the errors.
-            share, in_trials = (min(1.0, FEWEST_TEXTS * classes / count) for count in (rows, trial_rows))
-            found.append(
-                Candidate(
-                    strategy="contrastive",
-                    hope=FEW_TEXTS_HOPE * share,
-                    reason=reason,
-                    behind=FEW_TEXTS_HOPE * (share - in_trials),
-                )
-            )
+            found.append(_in_pairs(rows, trial_rows, classes))
     elif has_batch_norm(backbone):
         found = _for_batch_norm(family, hope)
     else:
@@ -163,6 +153,17 @@ def _hope(rows: int, *, far: bool) -> float:
     """The share of the probe's errors that the best thawing is expected to remove."""
     grown = HOPE * rows / (rows + HALF_HOPE_ROWS)
     return grown if far else grown * max(0.0, 1 - NEAR_ROWS / rows)
+
+
+def _in_pairs(rows: int, trial_rows: int, classes: int) -> Candidate:
+    """Of fewer texts, as in trials, pairs remove more of the errors."""
+    share, in_trials = (min(1.0, FEWEST_TEXTS * classes / count) for count in (rows, trial_rows))
+    return Candidate(
+        strategy="contrastive",
+        hope=FEW_TEXTS_HOPE * share,
+        reason=f"few texts a class: {rows} texts have {rows * (rows - 1) // 2:,} pairs",
+        behind=FEW_TEXTS_HOPE * (share - in_trials),
+    )
 
 
 def _for_batch_norm(family: str, hope: float) -> list[Candidate]:

@@ -48,7 +48,7 @@ def weigh(
             )
         return shorter
 
-    room, whole = room_for_training(material), seconds_of(limit)
+    room, whole = _room_for_training(material), seconds_of(limit)
     measured: dict[Candidate, Plan] = {}
     for number, (candidate, plan) in enumerate(wanted.items()):
         if number and elapsed() >= whole:
@@ -56,7 +56,7 @@ def weigh(
             continue
         begin(candidate)
         # What costs are made of is measured when the first of its kind is asked for.
-        if why := too_large(predict(plan), room):
+        if why := _too_large(predict(plan), room):
             drop(candidate, why)
             continue
         if not few:
@@ -68,12 +68,12 @@ def weigh(
     return {candidate: plan for candidate, plan in fitting.items() if plan is not None}, left
 
 
-def room_for_training(material: Material) -> int:
+def _room_for_training(material: Material) -> int:
     """Bytes that a training may take, in all; what the program holds already is counted in a prediction."""
     return free_memory(material.device) + resident_bytes(material.device)
 
 
-def too_large(cost: Cost, room: int) -> str:
+def _too_large(cost: Cost, room: int) -> str:
     """Why memory has no room for a training, or nothing where it has."""
     if cost.memory_bytes <= room:
         return ""
