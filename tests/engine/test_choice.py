@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -168,6 +170,21 @@ def test_bf16_is_taken_by_itself_only_when_it_makes_no_difference(
     assert chosen.name == name
     assert chosen.verdict.rows == 256
     assert chosen.verdict.accepted == (name == "openvino-bf16")
+
+
+def test_bf16_that_agrees_at_the_last_boundary_alone_is_refused(toys, tmp_path, with_bf16, monkeypatch):
+    widths = []
+
+    def judged(low, high, labels):
+        widths.append(low.shape[1])
+        verdict = compare_precision(low, high, labels)
+        # Of all boundaries beside each other, as a head may read them that is shipped.
+        return verdict if len(widths) == 1 else replace(verdict, flips=9, accepted=False)
+
+    monkeypatch.setattr(choice, "compare_precision", judged)
+    chosen = choose((toys.images(), with_bf16[0]), tmp_path, precision="auto")
+    assert widths[0] < widths[1]
+    assert (chosen.name, chosen.verdict.flips) == ("openvino-fp32", 9)
 
 
 def test_bf16_is_not_tried_where_the_trial_would_take_longer(toys, tmp_path, builds, with_bf16):
