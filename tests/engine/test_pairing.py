@@ -21,14 +21,32 @@ def test_every_row_comes_once_an_epoch_and_no_batch_is_much_too_large(counts, si
     for epoch in (0, 1):
         batches = paired_batches(y, seed=3, epoch=epoch, batch_size=size)
         assert sorted(np.concatenate(batches).tolist()) == list(range(len(y)))
-        assert max(map(len, batches)) <= max(size, 2) + 1
+        assert max(map(len, batches)) <= size + 2 * len(counts)
         again = paired_batches(y, seed=3, epoch=epoch, batch_size=size)
         assert all(np.array_equal(one, other) for one, other in zip(batches, again, strict=True))
 
 
 @pytest.mark.parametrize(
     ("counts", "size"),
-    [((32, 32), 32), ((64, 64), 32), ((40, 60), 16), ((8,) * 20, 32), ((9,) * 16, 32), ((12, 30, 50), 32)],
+    [
+        *[
+            ((32, 32), 32),
+            ((64, 64), 32),
+            ((40, 60), 16),
+            ((8,) * 20, 32),
+            ((9,) * 16, 32),
+            ((12, 30, 50), 32),
+        ],
+        # One row more than a batch holds, or than its share of each class.
+        *[
+            ((17, 17), 32),
+            ((33, 33), 32),
+            ((49, 49), 32),
+            ((11, 11, 11), 32),
+            ((9, 9, 9, 9), 32),
+            ((9, 9), 16),
+        ],
+    ],
 )
 def test_each_row_meets_one_of_its_class_and_some_of_another(counts, size):
     y = classes(*counts)
