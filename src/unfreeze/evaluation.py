@@ -7,30 +7,42 @@ from pathlib import Path
 
 import numpy as np
 
+from unfreeze.bundle.loading import load as load_folder
+from unfreeze.bundle.places import run_folder
+from unfreeze.bundle.schema import DataEntry
 from unfreeze.data.dataset import PARTS
 from unfreeze.data.load import load_whole
 from unfreeze.errors import DataError, RequestError
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import Scores
-from unfreeze.model import load
+from unfreeze.model import Model
 from unfreeze.progress import Progress, Silent
-from unfreeze.runtime.remote import scrubbed
+from unfreeze.runtime.remote import is_remote, scrubbed
+from unfreeze.training.reopening import located
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores, the rows that could not be read as (name, reason), and what was scored."""
+    """The scores, the rows that could not be read as (name, reason), and what was scored.
+
+    ``majority``: what always answering with the most frequent class of these rows would give. ``warnings``: what to
+    read before the scores are believed.
+    """
 
     run: str
     data: str
     scores: Scores
     unreadable: tuple[tuple[str, str], ...]
+    majority: float
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
-        """The scores' flat schema, with ``run``, ``data`` and ``unreadable`` beside."""
+        """The scores' flat schema, with what was scored and what stands beside it."""
         return self.scores.to_dict() | {
             "run": self.run,
             "data": self.data,
+            "majority": self.majority,
+            "warnings": list(self.warnings),
             "unreadable": [{"input": name, "reason": reason} for name, reason in self.unreadable],
         }
 
@@ -42,23 +54,28 @@ def evaluate_run(
     text_column: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     part: str | None = None,
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> Evaluation:
     """The scores of a run on all labelled rows of ``data``, or on one of its parts; classes match by name.
 
-    Raises RequestError for a folder that is no run, data of the other modality, or a class the run does not know.
+    ``group_column``: rows of one group stand and fall together, which widens the intervals. Raises RequestError for a
+    folder that is no run, data of the other modality, a class the run does not know, or a part that the data do not
+    have.
     """
     tell = progress or Silent()
     if part is not None and part not in PARTS:
         raise RequestError(f"--part {part} is unknown: choose {', '.join(PARTS)}.")
-    model = load(run)
+    loaded = load_folder(run_folder(run))
+    model = Model(loaded.classifier)
     dataset = load_whole(
         data,
         text_column=text_column,
         image_column=image_column,
         label_column=label_column,
+        group_column=group_column,
         labels=model.classifier.labels,
     )
     wanted = model.classifier.backbone.modality
@@ -66,18 +83,40 @@ def evaluate_run(
         raise RequestError(
             f"{scrubbed(str(run))} classifies {wanted}s, and {dataset.source} holds {dataset.modality}s."
         )
+    if part is not None and part not in dataset.given:
+        own = f"those of {', '.join(sorted(dataset.given))}" if dataset.given else "none of its own"
+        raise RequestError(
+            f"--part {part} is not there: of parts {dataset.source} has {own}. Leave it out to score every row."
+        )
     rows = np.arange(len(dataset)) if part is None else dataset.rows(part)
     if not len(rows):
         raise DataError(f"{dataset.source} has no {part or 'labelled'} rows to score.")
+    warnings = _learnt(loaded.bundle.data, data, part)
     tell.say(f"{len(rows):,} rows to score.")
     chosen = dataset.select(rows)
     probabilities, errors = model.probabilities(chosen.samples, batch_size=batch_size)
     readable = np.array([row not in errors for row in range(len(chosen))])
     if not readable.any():
         raise DataError(f"None of the {len(rows):,} rows of {dataset.source} can be read.")
+    y = chosen.label[readable]
+    groups = chosen.groups_of(np.flatnonzero(readable).astype(np.intp))
     return Evaluation(
         run=scrubbed(str(run)),
         data=scrubbed(data),
-        scores=score(probabilities[readable], chosen.label[readable], chosen.labels.names),
+        scores=score(probabilities[readable], y, chosen.labels.names, groups=groups),
         unreadable=tuple((chosen.samples.name(row), reason) for row, reason in errors.items()),
+        majority=float(np.bincount(y).max() / len(y)),
+        warnings=warnings,
+    )
+
+
+def _learnt(trained: DataEntry, data: str, part: str | None) -> tuple[str, ...]:
+    """A warning where these are the data that the run was trained on."""
+    if part == "test" or is_remote(data) or is_remote(trained.source):
+        return ()
+    if Path(data).resolve() != Path(located(trained.source, trained.folder)).resolve():
+        return ()
+    return (
+        "The run was trained on these data: most of the rows have been learnt, and what it is worth on new ones stands "
+        "in its report.",
     )

@@ -64,6 +64,8 @@ class Run:
 
     def to_dict(self) -> dict[str, object]:
         """What ``train --json`` prints."""
+        from unfreeze.report.words import warnings
+
         return {
             "run": self.url or str(self.folder),
             "strategy": self.strategy,
@@ -71,6 +73,8 @@ class Run:
             "seconds": round(self.seconds, 3),
             "validation": self.validation.to_dict(),
             "test": self.test.to_dict(),
+            "baselines": [baseline.to_dict() for baseline in self.report.baselines],
+            "warnings": warnings(self.report),
         }
 
     def print(self, console: Console) -> None:
@@ -154,6 +158,8 @@ def _train_into(
     ranks: Ranks,
 ) -> Run:
     folder, decisions = place.folder, Decisions(request)
+    for entry in dataset.inferred:
+        progress.say(f"{entry.what}: {entry.value} ({entry.reason}).")
     if not ranks.alone:
         cut = "" if ranks.sharding is None else ", and FSDP cuts what is trained over them"
         reason = f"started together; each computes a share of every batch{cut}"
@@ -198,7 +204,6 @@ def _train_into(
         if fit is not None:
             write_fit(fit, folder)
         save_run(folder, fitted, dataset, decisions, names, tested, examples)
-        save_metrics(folder, validation, test, fitted.how)
     from unfreeze.reporting import Evidence, write_pages
 
     evidence = Evidence(
@@ -229,6 +234,8 @@ def _train_into(
         command=command,
     )
     report = write_pages(evidence, clock, progress)
+    baselines = [baseline.to_dict() for baseline in report.baselines]
+    save_metrics(folder, validation, test, fitted.how, baselines)
     place.deliver()
     # Not before: a disk that is full, or a kill, must not cost the training.
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

@@ -203,6 +203,21 @@ def test_a_damaged_store_is_computed_again_and_never_served(fill, tmp_path, dama
     assert np.array_equal(rebuilt.read(digests_of(2, 1), 3), half(features_of(2, 1)[1]))
 
 
+def test_rows_that_another_process_has_mapped_stay_when_the_store_begins_again(fill, tmp_path):
+    fill(1, 2).close()
+    reader = FeatureStore.open(KEY, BOUNDARIES, tmp_path)
+    assert len(reader.missing(digests_of(1, 2))) == 0
+    before = (tmp_path / KEY / "rows.float16").stat()
+    with (tmp_path / KEY / "index.float16").open("r+b") as file:
+        file.write(b"\xff\xff")
+    other = FeatureStore.open(KEY, BOUNDARIES, tmp_path)
+    other.append(digests_of(5), features_of(5))
+    other.close()
+    # Cut in place, the mapping would end the reader with a bus error.
+    assert (tmp_path / KEY / "rows.float16").stat().st_ino != before.st_ino
+    assert np.array_equal(reader.read(digests_of(2, 1), 3), half(features_of(2, 1)[1]))
+
+
 def test_a_full_disk_is_a_note_and_the_rows_stay(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")

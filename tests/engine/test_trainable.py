@@ -3,10 +3,20 @@
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 from torch import nn
 
-from unfreeze.engine.trainable import describe_phase, head_key, select, set_modes, stage_of_parameters
+from unfreeze.backbones.timm_ import assemble
+from unfreeze.engine.trainable import (
+    _split_by_decay,
+    describe_phase,
+    head_key,
+    select,
+    set_modes,
+    stage_of_parameters,
+    stages_with,
+)
 from unfreeze.errors import UnfreezeError
 from unfreeze.plan import Phase, Thaw
 
@@ -65,6 +75,32 @@ def test_only_matrices_are_decayed(t, kind):
     for group in select(backbone, t.head_of(backbone), phase((1, "weights", 0.1), weight_decay=0.3)):
         for _, parameter in group.parameters:
             assert group.weight_decay == (0.3 if parameter.ndim > 1 else 0.0)
+
+
+def test_what_timm_spares_and_what_is_a_vector_by_its_shape_is_not_decayed(t):
+    backbone = t.toy("vit")
+    names = [name for name, parameter in backbone.module.named_parameters() if parameter.ndim > 1]
+    backbone.module.no_weight_decay = lambda: {names[0]}
+    backbone.module.register_parameter("token", torch.nn.Parameter(torch.zeros(1, 1, 6)))
+    chosen = [(name, backbone.module.get_parameter(name)) for name in (*names, "token")]
+    groups = _split_by_decay("all", 0, 0.1, 0.3, chosen, spared=frozenset(backbone.module.no_weight_decay()))
+    decays = {name: group.weight_decay for group in groups for name, _ in group.parameters}
+    assert decays == {name: 0.0 if name in (names[0], "token") else 0.3 for name in (*names, "token")}
+
+
+def test_a_real_vit_and_a_real_swin_decay_neither_tokens_nor_positions_nor_tables():
+    for name in ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"):
+        module = timm.create_model(name, num_classes=0)
+        backbone = assemble(module, name, architecture=name, arguments={"num_classes": 0}, image_size=None)
+        thaw = tuple(Thaw(stage, "weights", 0.1) for stage in stages_with(backbone, "weights"))
+        groups = select(
+            backbone,
+            torch.nn.Linear(backbone.dim, 2),
+            Phase(name="all", epochs=1, thaw=thaw, weight_decay=0.3),
+        )
+        decayed = {path for group in groups if group.weight_decay for path, _ in group.parameters}
+        assert not [path for path in decayed if "token" in path or "pos_embed" in path or "bias" in path]
+        assert any("attn" in path for path in decayed)
 
 
 def test_norms_may_have_a_rate_of_their_own_whatever_the_order(t, kind):

@@ -43,7 +43,9 @@ class TerminalProgress:
     def say(self, sentence: str) -> None:
         """Print the sentence on a line of its own."""
         self._close_line()
-        self._console.print(sentence, markup=False)
+        from unfreeze.report.terminal import on_one_line
+
+        self._console.print(on_one_line(sentence), markup=False)
 
     def count(self, what: str, done: int, total: int) -> None:
         """Show the count with its rate and the time left, at most five times a second."""

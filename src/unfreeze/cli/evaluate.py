@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from unfreeze.cli.options import DATA_HELP, ImageColumn, JsonOutput, LabelColumn, TextColumn
+from unfreeze.cli.options import DATA_HELP, GroupColumn, ImageColumn, JsonOutput, LabelColumn, TextColumn
 
 
 def evaluate(
@@ -16,6 +16,7 @@ def evaluate(
     text_column: TextColumn = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
     part: Annotated[
         str | None, typer.Option(help="Only this part of data that come in parts: train, val or test.")
     ] = None,
@@ -31,6 +32,7 @@ def evaluate(
         text_column=text_column,
         image_column=image_column,
         label_column=label_column,
+        group_column=group_column,
         part=part,
         progress=Silent() if json_output else TerminalProgress(),
     )

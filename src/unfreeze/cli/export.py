@@ -63,9 +63,11 @@ def export(
         print_json(done.to_dict())
         return
     parity = done.parity
+    before, after = (f"{share:.1%}" for share in parity.accuracy)
+    right = f"{after} right, as before" if before == after else f"{after} right, before {before}"
     typer.echo(
         f"{parity.rows:,} real rows from their raw bytes: {parity.agreement:.1%} answered alike, largest difference "
-        f"of a probability {parity.gap:.1e}, accuracy {parity.accuracy[1]:.1%} as before."
+        f"of a probability {parity.gap:.1e}; {right} (no score: it may have learnt from them)."
     )
     if done.pixels is not None:
         typer.echo(done.pixels.sentence)

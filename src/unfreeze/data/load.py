@@ -126,13 +126,14 @@ def load_whole(
     text_column: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     labels: Labels | None = None,
 ) -> Dataset:
     """All labelled rows of a source; rows without a part of their own count as test, and nothing is drawn.
 
     ``labels`` are those of the classifier to be scored: a class it does not know raises DataError.
     """
-    rows = _read(source, Columns(text_column, image_column, label_column))
+    rows = _read(source, Columns(text_column, image_column, label_column, group_column))
     known = labels or Labels.of(rows.names)
     unknown = sorted(set(rows.names) - set(known))
     if unknown:
@@ -147,6 +148,7 @@ def load_whole(
         samples=rows.samples,
         label=_relabelled(rows, known),
         part=np.where(rows.part == NOT_GIVEN, PARTS.index("test"), rows.part).astype(np.int8),
+        group=rows.group,
         given=frozenset(_given(rows)),
         ignored=rows.ignored,
         inferred=rows.inferred,

@@ -218,6 +218,8 @@ class _Chooser:
         if saved <= 0:
             why = f"was not tried, since on {len(self.pool):,} rows it would save less than trying it takes"
             return _PrecisionOutcome(False, why)
+        if len(np.unique(self.dataset.label[rows])) < 2:
+            return _PrecisionOutcome(False, "was not tried, since the rows to try it on are all of one class")
         passes = [
             compute_features(
                 self.dataset,
@@ -230,7 +232,7 @@ class _Chooser:
             for executor in (low, high)
         ]
         kept = passes[0].rows
-        if len(kept) < FEWEST_PRECISION_ROWS:
+        if len(kept) < FEWEST_PRECISION_ROWS or len(np.unique(self.dataset.label[kept])) < 2:
             return None
         low_pass, high_pass = passes
         # What may be shipped reads the last boundary, or all of them: both must agree.

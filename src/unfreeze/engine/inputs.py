@@ -168,8 +168,8 @@ class TextInputs:
         shuffled = order(seed, epoch, len(self))
         window = batch_size * max(1, min(WINDOW_BATCHES, len(shuffled) // batch_size // WINDOW_SHARE))
         parts: list[NDArray[np.intp]] = []
-        for start in range(0, len(shuffled), window):
-            rows = shuffled[start : start + window]
+        # A last row alone would be a batch: it joins the window before.
+        for rows in cut(shuffled, window):
             parts += cut(rows[self.by_length(rows)], batch_size)
         return [parts[index] for index in order(seed + 1, epoch, len(parts))]
 

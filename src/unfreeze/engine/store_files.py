@@ -141,6 +141,9 @@ def _rewrite(folder: Path, before: Committed, dtype: str) -> Committed:
 
 
 def _append(path: Path, keep_bytes: int, parts: Iterator[bytes] | list[bytes]) -> None:
+    if not keep_bytes:
+        # Another process may have the file mapped, and would end where it reads what was cut off: it keeps the old one.
+        path.unlink(missing_ok=True)
     path.touch()
     with path.open("r+b") as file:
         file.truncate(keep_bytes)

@@ -43,6 +43,8 @@ def select(backbone: Backbone, head: nn.Module, phase: Phase) -> tuple[Group, ..
     """
     owner = stage_of_parameters(backbone)
     norms = set(_norm_parameters(backbone.module))
+    # By timm: tokens, positions and tables of biases, which are no matrices whatever their shape.
+    spared = frozenset(getattr(backbone.module, "no_weight_decay", set)())
     groups: list[Group] = []
     taken: set[str] = set()
     # The particular comes before the general: the norms of a stage may have another rate than its weights.
@@ -69,6 +71,7 @@ def select(backbone: Backbone, head: nn.Module, phase: Phase) -> tuple[Group, ..
             thaw.rate,
             phase.weight_decay,
             chosen,
+            spared=spared,
         )
     for name, parameter in backbone.module.named_parameters():
         parameter.requires_grad_(name in taken)
@@ -181,11 +184,21 @@ def _stage_of_graft(name: str, holders: Mapping[str, set[int]]) -> int:
 
 
 def _split_by_decay(
-    name: str, stage: int | None, rate: float, weight_decay: float, chosen: Sequence[tuple[str, nn.Parameter]]
+    name: str,
+    stage: int | None,
+    rate: float,
+    weight_decay: float,
+    chosen: Sequence[tuple[str, nn.Parameter]],
+    *,
+    spared: frozenset[str] = frozenset(),
 ) -> list[Group]:
-    """Two groups at most: weight decay is for matrices, not for biases, norms and other vectors."""
-    decayed = tuple(item for item in chosen if item[1].ndim > 1)
-    plain = tuple(item for item in chosen if item[1].ndim <= 1)
+    """Two groups at most: weight decay is for matrices, not for biases, norms, other vectors and what is ``spared``."""
+
+    def is_decayed(path: str, parameter: nn.Parameter) -> bool:
+        return sum(size > 1 for size in parameter.shape) > 1 and path not in spared
+
+    decayed = tuple(item for item in chosen if is_decayed(*item))
+    plain = tuple(item for item in chosen if not is_decayed(*item))
     groups = []
     if decayed:
         groups.append(Group(name, stage, rate, weight_decay, decayed))

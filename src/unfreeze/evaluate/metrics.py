@@ -36,8 +36,9 @@ def score(
 
     Balanced accuracy and macro-F1 are means over the classes that occur in ``y``; a class that does not has
     support 0 and scores of 0. Intervals are 95 %: of accuracy Wilson's, which knows that a few rows that are all
-    right prove little; of the others percentile bootstrap intervals (Efron 1979) over the rows. With ``groups``
-    (rows,), codes of rows that may stand and fall together, both are over groups.
+    right prove little; of the others percentile bootstrap intervals (Efron 1979) over the rows, or Wilson's of as many
+    rows where every resample gives the same. With ``groups`` (rows,), codes of rows that may stand and fall together,
+    both are over groups.
     Raises UnfreezeError when there are no rows or a probability is not a number from 0 to 1.
     """
     given, truth = check_probabilities(probabilities, y)
@@ -49,7 +50,11 @@ def score(
     low, high = _intervals(confusion, truth, predicted, groups, seed=seed, resamples=resamples)
     accuracy, balanced, macro_f1 = (float(values[0]) for values in _summaries(*_margins(confusion)))
     n = len(truth)
-    accuracy_low, accuracy_high = wilson_interval(accuracy, effective_rows(predicted == truth, groups))
+    rows = effective_rows(predicted == truth, groups)
+    accuracy_low, accuracy_high = wilson_interval(accuracy, rows)
+    for place, value in enumerate((balanced, macro_f1)):
+        if low[place] == high[place]:
+            low[place], high[place] = wilson_interval(value, rows)
     rank = _rank_of_truth(given, truth)
     own = given[np.arange(n), truth]
     return Scores(

@@ -107,6 +107,10 @@ def input_width(module: nn.Module) -> int | None:
     """The width that a layer reads, or None for what is no linear map that PEFT can update."""
     from torch import nn
 
+    if "StdConv2d" in type(module).__name__:
+        # Of BiT and NFNet in timm: they standardise their weight, so that an update of it is not what was added to
+        # their answers.
+        return None
     if isinstance(module, nn.Linear):
         return module.in_features
     if isinstance(module, nn.Conv2d) and module.groups == 1:

@@ -94,6 +94,22 @@ class Baseline:
     name: str = ""
     difference: Estimate | None = None
 
+    def to_dict(self) -> dict[str, object]:
+        """JSON-serialisable form, flat; what is not known is None."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            **_flat("accuracy", self.accuracy),
+            **_flat("difference", self.difference),
+        }
+
+
+def _flat(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    """An estimate as the keys that scores have for it."""
+    if estimate is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
 
 @dataclass(frozen=True)
 class Chip:
@@ -186,7 +202,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class AbstainThreshold:
-    """Below ``probability`` it abstains, so that answers reach ``precision``; ``coverage`` is answered."""
+    """Below ``probability`` it abstains, so that answers reach ``precision``; ``coverage`` is answered.
+
+    ``precision``: the one-sided 95 % lower bound on validation rows, of which ``coverage`` is the share.
+    """
 
     probability: float
     precision: float

@@ -9,16 +9,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from unfreeze.report.terminal import on_one_line
+
 MOST_LISTED = 10
 
 
 def print_audit(audit: Mapping[str, Any], console: Console) -> None:
     """The audit for a person: what was inferred, counts, sizes, and what is wrong."""
     console.print(
-        Text(f"{audit['source']}: {audit['rows']:,} {audit['modality']}s, {len(audit['labels'])} classes")
+        _text(f"{audit['source']}: {audit['rows']:,} {audit['modality']}s, {len(audit['labels'])} classes")
     )
     for entry in audit["inferred"]:
-        console.print(Text(f"  {entry['what']}: {entry['value']} ({entry['reason']})", style="dim"))
+        console.print(_text(f"  {entry['what']}: {entry['value']} ({entry['reason']})", style="dim"))
     console.print()
     console.print(_counts(audit))
     console.print(Text(f"Largest class over smallest, in train: {audit['imbalance']:.1f}"))
@@ -44,31 +46,35 @@ def print_audit(audit: Mapping[str, Any], console: Console) -> None:
         console,
     )
     for warning in audit["warnings"]:
-        console.print(Text(f"! {warning}", style="yellow"))
+        console.print(_text(f"! {warning}", style="yellow"))
 
 
 def print_scores(evaluation: Mapping[str, Any], console: Console) -> None:
     """The scores of an evaluation, with intervals, and a line a class."""
     console.print(
-        Text(f"{evaluation['run']} on {evaluation['data']}: {evaluation['n']:,} rows", style="bold")
+        _text(f"{evaluation['run']} on {evaluation['data']}: {evaluation['n']:,} rows", style="bold")
     )
     for name in ("accuracy", "balanced_accuracy", "macro_f1"):
         low, high = evaluation[f"{name}_low"], evaluation[f"{name}_high"]
         console.print(
-            Text(f"  {name.replace('_', ' '):18} {evaluation[name]:6.1%}  (95 % {low:.1%} to {high:.1%})")
+            Text(f"  {name.replace('_', ' '):19} {evaluation[name]:6.1%}  (95 % {low:.1%} to {high:.1%})")
         )
+    console.print(Text(f"  {'most frequent class':19} {evaluation['majority']:6.1%}"))
     for name in ("log_loss", "ece"):
-        console.print(Text(f"  {name.replace('_', ' '):18} {evaluation[name]:.4f}"))
+        console.print(Text(f"  {name.replace('_', ' '):19} {evaluation[name]:.4f}"))
     table = Table(box=None, pad_edge=False)
     table.add_column("class", max_width=30)
     for name in ("precision", "recall", "F1", "rows"):
         table.add_column(name, justify="right")
     for name, row in evaluation["per_class"].items():
-        cells = (f"{row['precision']:.1%}", f"{row['recall']:.1%}", f"{row['f1']:.3f}", f"{row['support']:,}")
-        table.add_row(Text(name), *cells)
+        shares = (row["precision"], row["recall"], row["f1"])
+        cells = [f"{share:.1%}" if row["support"] else "-" for share in shares]
+        table.add_row(_text(name), *cells, f"{row['support']:,}")
     console.print(table)
     unreadable = [f"{entry['input']}: {entry['reason']}" for entry in evaluation["unreadable"]]
     _list("Unreadable, not scored", len(unreadable), unreadable, console)
+    for warning in evaluation["warnings"]:
+        console.print(_text(f"! {warning}", style="yellow"))
 
 
 def print_backbones(entries: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -98,13 +104,17 @@ def print_backbones(entries: Sequence[Mapping[str, Any]], console: Console) -> N
     console.print(table)
 
 
+def _text(text: str, style: str = "") -> Text:
+    return Text(on_one_line(text), style=style)
+
+
 def _counts(audit: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("class", max_width=40)
     for part in audit["counts"]:
         table.add_column(part, justify="right")
     for label in audit["labels"]:
-        table.add_row(Text(label), *(f"{counts[label]:,}" for counts in audit["counts"].values()))
+        table.add_row(_text(label), *(f"{counts[label]:,}" for counts in audit["counts"].values()))
     return table
 
 
@@ -134,6 +144,6 @@ def _list(title: str, total: int, lines: Sequence[str], console: Console) -> Non
         return
     console.print(Text(f"{title}: {total:,}", style="bold"))
     for line in lines[:MOST_LISTED]:
-        console.print(Text(f"  {line}"))
+        console.print(_text(f"  {line}"))
     if len(lines) > MOST_LISTED:
         console.print(Text("  …"))

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unfreeze.amounts import duration, size
+from unfreeze.report.terminal import on_one_line
 
 WIDTH = 80
 NAME_WIDTH = 30
@@ -22,6 +23,7 @@ def print_outlook(outlook: Mapping[str, Any], console: Console) -> None:
 
     def say(text: str, indent: str = "", style: str = "") -> None:
         further = " " * len(indent)
+        text = on_one_line(text)
         console.print(Text(fill(text, width, initial_indent=indent, subsequent_indent=further), style=style))
 
     say(f"{outlook['data']}, read by {outlook['backbone']}", style="bold")
@@ -61,7 +63,7 @@ def _costs(options: list[Mapping[str, Any]]) -> Table:
     for option in options:
         disk = option["disk_bytes"]
         table.add_row(
-            Text(option["name"]),
+            Text(on_one_line(option["name"])),
             duration(option["seconds"]),
             f"({duration(option['plain_seconds'])})",
             size(option["memory_bytes"]),

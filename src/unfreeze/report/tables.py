@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unfreeze.report import words
-from unfreeze.report.content import Metrics, ReportData, Table
+from unfreeze.report.content import ClassMetrics, Metrics, ReportData, Table
 from unfreeze.report.heatmap import confused_pairs
 
 SCORE_MEANINGS = {
@@ -70,13 +70,17 @@ def pair_table(metrics: Metrics) -> Table | None:
 
 
 def class_rows(metrics: Metrics) -> list[tuple[str, str, str, str, str]]:
-    """Rows of (class, precision, recall, F1, test rows) in label order."""
+    """Rows of (class, precision, recall, F1, test rows) in label order; of a class without rows nothing is known."""
+
+    def shown(one: ClassMetrics, share: float) -> str:
+        return f"{share * 100:.1f}" if one.support else "–"
+
     return [
         (
             name,
-            f"{one.precision * 100:.1f}",
-            f"{one.recall * 100:.1f}",
-            f"{one.f1 * 100:.1f}",
+            shown(one, one.precision),
+            shown(one, one.recall),
+            shown(one, one.f1),
             words.number(one.support),
         )
         for name, one in zip(metrics.labels, metrics.per_class, strict=True)

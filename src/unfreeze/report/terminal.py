@@ -39,7 +39,7 @@ def print_summary(data: ReportData, console: Console) -> None:
     if len(data.test.labels) <= MOST_CLASSES:
         say("")
         console.print(_classes(data, console), width=width)
-    warnings = [*data.data.warnings, *words.comparisons(data), *data.notes]
+    warnings = words.warnings(data)
     if warnings:
         say("")
     for warning in warnings:
@@ -95,9 +95,14 @@ def can_show(text: str, console: Console) -> bool:
     return True
 
 
+def on_one_line(text: str) -> str:
+    """The text without what moves the cursor, colours or breaks a line: names of files and classes are anybody's."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
 def encodable(text: str, console: Console) -> str:
     """The text without control characters, in the letters that the terminal knows."""
-    shown = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    shown = on_one_line(text)
     if not can_show(shown, console):
         shown = shown.replace("–", "-").replace("…", "...")
         shown = shown.encode(console.encoding, "replace").decode(console.encoding)

@@ -96,15 +96,29 @@ def lead(data: ReportData) -> str:
 
 
 def verdict(data: ReportData) -> str:
-    """The result in one sentence: accuracy, its interval, and what the most frequent class would give."""
+    """The result: accuracy, its interval, what the most frequent class would give, and what is gained on the floor.
+
+    Of a floor that is not clearly behind ``comparisons`` tells.
+    """
     accuracy = data.test.accuracy
     said = f"{percent(accuracy.value)} of {number(data.test.n)} held-out {KINDS[data.modality]} are right"
     if bounds := interval(accuracy):
         said += f" (95 % interval {bounds})"
     majority = _find(data.baselines, "majority")
-    if majority is None:
+    if majority is not None:
+        said += f"; always answering '{majority.name}' would give {percent(majority.accuracy.value)}"
+    floor = _find(data.baselines, "probe")
+    gap = None if floor is None else floor.difference
+    if gap is None or gap.low is None or gap.low <= 0:
         return said + "."
-    return f"{said}; always answering '{majority.name}' would give {percent(majority.accuracy.value)}."
+    return f"{said}. That is {gap.value * 100:.1f} points more than the probe, the floor{_bounds(gap)}."
+
+
+def _bounds(gap: Estimate) -> str:
+    """The interval of a difference in points, in brackets; nothing where none is known."""
+    if gap.low is None or gap.high is None:
+        return ""
+    return f" (95 % interval {signed(gap.low)} to {signed(gap.high)})"
 
 
 def baseline_name(baseline: Baseline) -> str:
@@ -135,17 +149,27 @@ def comparisons(data: ReportData) -> list[str]:
         name = baseline_name(baseline)
         name = name[0].upper() + name[1:]
         points = f"{abs(gap.value) * 100:.1f} points"
+        # This run's lead over the baseline: its ends change places where the baseline is the subject.
+        bounds = _bounds(Estimate(-gap.value, _negative(gap.high), _negative(gap.low)))
         if gap.value < 0 and gap.high is not None and gap.high < 0:
-            bounds = (
-                f"95 % interval {-gap.high * 100:.1f}–{-gap.low * 100:.1f}" if gap.low is not None else ""
-            )
             advice = " For these texts it is the better classifier." if baseline.kind == "tfidf" else ""
-            said.append(f"{name} is better by {points} ({bounds}) on the same rows.{advice}")
+            said.append(f"{name} is better by {points} on the same rows{bounds}.{advice}")
+        elif points == "0.0 points":
+            said.append(f"{name} is as good on the same rows{bounds}.")
         elif gap.value < 0:
-            said.append(f"{name} is ahead by {points} on the same rows, which is within chance.")
+            said.append(f"{name} is ahead by {points} on the same rows, which is within chance{bounds}.")
         else:
-            said.append(f"{name} is only {points} behind on the same rows, which is within chance.")
+            said.append(f"{name} is only {points} behind on the same rows, which is within chance{bounds}.")
     return said
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+def warnings(data: ReportData) -> list[str]:
+    """All that a person should read before the numbers are believed."""
+    return [*data.data.warnings, *comparisons(data), *data.notes]
 
 
 def status_chips(data: ReportData) -> list[Chip]:
@@ -169,7 +193,8 @@ def status_chips(data: ReportData) -> list[Chip]:
         Chip("calibrated", "good") if ece <= HIGH_ECE else Chip(f"calibration error {percent(ece)}", "warn")
     )
     if data.threshold is not None:
-        chips.append(Chip(f"abstains below {percent(data.threshold.probability, decimals=0)}"))
+        below = f"abstains below {percent(data.threshold.probability, decimals=0)}"
+        chips.append(Chip(below if data.threshold.coverage < 1 else "answers every row"))
     if data.test.n < FEW_TEST_ROWS:
         chips.append(Chip(f"only {data.test.n} test rows", "warn"))
     if warned := len(data.data.warnings):
@@ -218,15 +243,15 @@ def threshold_text(data: ReportData) -> str:
     threshold = data.threshold
     if threshold is not None and threshold.coverage >= 1:
         return (
-            f"No row needs to be left unanswered: at least {percent(threshold.precision)} of all answers are right, "
-            "which is what was wished for."
+            "No row needs to be left unanswered: by the validation rows at least "
+            f"{percent(threshold.precision)} of all answers are right (95 % sure), which is what was wished for."
         )
     if threshold is None:
         return data.threshold_note or "No abstain threshold is set: every row gets an answer."
     return (
-        f"Below a probability of {percent(threshold.probability)} the classifier abstains, so that at least "
-        f"{percent(threshold.precision)} of its answers are right; {percent(threshold.coverage)} of the rows "
-        "get an answer."
+        f"Below a probability of {percent(threshold.probability)} the classifier abstains, so that by the validation "
+        f"rows at least {percent(threshold.precision)} of its answers are right (95 % sure); "
+        f"{percent(threshold.coverage)} of them get an answer."
     )
 
 

@@ -58,9 +58,9 @@ def train_chosen(
     assert expected is not None
     decisions, backbone, progress = material.decisions, material.backbone, material.progress
     val = material.part("val")
-    floor_right = _floor_right(material, probe, val)
-    # A row that the network was trained on a copy of says nothing of it.
-    own = ~np.isin(material.keys(val), material.keys(material.part("train")))
+    floor_right, unseen = _floor_right(material, probe, val)
+    # A row that the network was trained on a copy of says nothing of it, nor one that every fit of the probe has seen.
+    own = unseen & ~np.isin(material.keys(val), material.keys(material.part("train")))
     own = own if own.any() else ~own
     floor_rows = effective_rows(floor_right, material.together(val))
     notes: list[str] = []
@@ -149,13 +149,18 @@ class _Watch:
             )
 
 
-def _floor_right(material: Material, probe: Probe, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Whether the probe is right on each of these rows, from a fit that never saw it."""
+def _floor_right(
+    material: Material, probe: Probe, rows: NDArray[np.intp]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether the probe is right on each of these rows, and whether that is from a fit that never saw it."""
     chosen = fit_rows(material.dataset, material.features)
     places = material.places(rows)
     arrays = material.features.arrays
     logits = probe.head.logits(np.concatenate([arrays[b][places] for b in probe.boundaries], axis=1))
     # Rows that the head was fitted on were predicted out of fold.
     fitted = chosen[places]
-    logits[fitted] = probe.oof_logits[np.cumsum(chosen)[places[fitted]] - 1]
-    return np.asarray(logits.argmax(axis=1) == material.dataset.label[rows])
+    among = np.cumsum(chosen)[places[fitted]] - 1
+    logits[fitted] = probe.oof_logits[among]
+    unseen = np.ones(len(rows), dtype=bool)
+    unseen[fitted] = probe.held_out[among]
+    return np.asarray(logits.argmax(axis=1) == material.dataset.label[rows]), unseen

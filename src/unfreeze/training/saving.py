@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -93,10 +93,20 @@ def _prediction_rows(
     return table
 
 
-def save_metrics(folder: Path, validation: Scores, test: Scores, how: str) -> None:
-    """Write ``metrics.json``; ``how`` says where the validation numbers come from."""
+def save_metrics(
+    folder: Path,
+    validation: Scores,
+    test: Scores,
+    how: str,
+    baselines: Sequence[Mapping[str, object]],
+) -> None:
+    """Write ``metrics.json``; ``how`` says where the validation numbers come from.
+
+    ``baselines``: what stands beside the test accuracy, the floor among it, with paired differences.
+    """
     values: Mapping[str, object] = {
         "validation": validation.to_dict() | {"how": how},
         "test": test.to_dict() | {"how": "the saved model in fp32 from the raw inputs"},
+        "baselines": list(baselines),
     }
     write_atomically(folder / "metrics.json", scores_text(values, classes=len(test.labels)))
