@@ -21,6 +21,39 @@ def test_table(image_run, tmp_path):
     return rows
 
 
+def test_a_part_that_the_data_do_not_have_is_refused_and_not_taken_for_all_rows(
+    image_run, test_table, tmp_path
+):
+    table = write_table(tmp_path / "t.csv", test_table)
+    with pytest.raises(DataError, match=r"has no test rows: it comes in no parts"):
+        evaluate_run(image_run.run.folder, table, part="test")
+
+
+def test_rows_that_the_run_has_learnt_are_warned_of(image_run, test_table, tmp_path):
+    learnt = evaluate_run(image_run.run.folder, str(image_run.data))
+    assert "most of the rows have been learnt" in learnt.warnings[0]
+    assert learnt.to_dict()["warnings"] == list(learnt.warnings)
+    assert evaluate_run(image_run.run.folder, write_table(tmp_path / "t.csv", test_table)).warnings == ()
+
+
+def test_rows_of_a_group_make_the_interval_wider(text_run, tmp_path):
+    rows = [
+        (words, label, f"{label}-{group}")
+        for words, label in (("prize cash claim", "spam"), ("agenda minutes report", "ham"))
+        for group in range(3)
+        for _ in range(8)
+    ]
+    rows += [("agenda minutes", "spam", "odd")] * 8
+    table = write_table(tmp_path / "t.csv", rows, ("text", "label", "author"))
+    alone, together = (
+        evaluate_run(text_run.run.folder, table, group_column=column) for column in (None, "author")
+    )
+    assert together.scores.accuracy == alone.scores.accuracy
+    assert together.scores.accuracy_low < alone.scores.accuracy_low
+    assert together.scores.accuracy_high > alone.scores.accuracy_high
+    assert together.majority == 32 / 56
+
+
 def test_the_test_rows_give_the_numbers_of_the_training(image_run, test_table, tmp_path):
     evaluation = evaluate_run(image_run.run.folder, write_table(tmp_path / "t.csv", test_table))
     ours, theirs = evaluation.scores, image_run.run.test

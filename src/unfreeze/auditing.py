@@ -30,14 +30,19 @@ def audit_data(request: TrainRequest, *, progress: Progress | None = None) -> Au
 
 
 def _encoder(request: TrainRequest, progress: Progress) -> TextEncoder | None:
-    """The tokenizer of the backbone that would be taken; words are counted where there is none."""
+    """The tokenizer of the backbone that would be taken; words are counted where there is none.
+
+    Raises RequestError for a backbone that was named and cannot be had, and for a length that it does not read.
+    """
     try:
         name = request.backbone or default_backbone("text")[0]
-        backbone = load_backbone(name, modality="text", max_length=request.max_length)
+        backbone = load_backbone(name, modality="text")
     except RequestError:
         if request.backbone is not None:
             raise
         progress.say("No text backbone is on this disk: lengths are counted in words.")
         return None
+    if request.max_length is not None:
+        backbone = load_backbone(name, modality="text", max_length=request.max_length)
     assert isinstance(backbone.preprocess, TextPreprocess)
     return TextEncoder(backbone.preprocess, backbone.assets["tokenizer.json"])

@@ -198,6 +198,8 @@ class TrainRequest:
                 yield f"{flag(field.name)} {shown(value)} is of the wrong kind: give {words}."
 
     def _problems(self) -> Iterator[str]:
+        if isinstance(self.data, str) and not self.data.strip():
+            yield "DATA is empty: name a folder, a table or a URL."
         for name, known in CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in known:

@@ -62,8 +62,7 @@ def evaluate_run(
     """The scores of a run on all labelled rows of ``data``, or on one of its parts; classes match by name.
 
     ``group_column``: rows of one group stand and fall together, which widens the intervals. Raises RequestError for a
-    folder that is no run, data of the other modality, a class the run does not know, or a part that the data do not
-    have.
+    folder that is no run, data of the other modality, a class the run does not know, and a part that the data lack.
     """
     tell = progress or Silent()
     if part is not None and part not in PARTS:
@@ -84,10 +83,8 @@ def evaluate_run(
             f"{scrubbed(str(run))} classifies {wanted}s, and {dataset.source} holds {dataset.modality}s."
         )
     if part is not None and part not in dataset.given:
-        own = f"those of {', '.join(sorted(dataset.given))}" if dataset.given else "none of its own"
-        raise RequestError(
-            f"--part {part} is not there: of parts {dataset.source} has {own}. Leave it out to score every row."
-        )
+        own = f"its parts are {', '.join(sorted(dataset.given))}" if dataset.given else "it comes in no parts"
+        raise DataError(f"{dataset.source} has no {part} rows: {own}. Leave --part out to score every row.")
     rows = np.arange(len(dataset)) if part is None else dataset.rows(part)
     if not len(rows):
         raise DataError(f"{dataset.source} has no {part or 'labelled'} rows to score.")

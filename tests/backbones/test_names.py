@@ -142,7 +142,7 @@ def test_weights_that_cannot_be_fetched_are_one_sentence(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(
-        RequestError, match=r"not on this disk and could not be downloaded .* extra 'offline'"
+        RequestError, match=r"not on this disk and could not be downloaded\..* extra 'offline'"
     ):
         load_backbone(name, modality=modality)
 

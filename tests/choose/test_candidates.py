@@ -121,6 +121,14 @@ def test_few_texts_of_a_class_are_tried_in_pairs(t):
         assert (hope(64, uneven) is not None) == tried
 
 
+def test_low_rank_updates_are_tried_where_some_layer_takes_them(t, monkeypatch):
+    assert any(one.strategy == "lora" for one in candidates(t.toy("vit"), facts()))
+    monkeypatch.setattr("unfreeze.choose.candidates.targetable", lambda backbone: frozenset())
+    found = candidates(t.toy("vit"), facts())
+    assert found
+    assert not any(one.strategy == "lora" for one in found)
+
+
 @pytest.mark.parametrize(("classes", "tried"), [(16, True), (17, False)])
 def test_pairs_are_tried_where_a_batch_holds_two_texts_of_every_class(t, classes, tried):
     per_class = {str(number): 8 for number in range(classes)}

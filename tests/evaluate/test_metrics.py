@@ -23,6 +23,17 @@ def names(classes):
     return tuple(f"c{i}" for i in range(classes))
 
 
+def test_few_rows_that_are_all_right_or_all_of_one_answer_prove_little():
+    y = np.array([0, 1] * 8)
+    right = score(np.eye(2)[y], y, ("a", "b"))
+    assert (right.balanced_accuracy, right.balanced_accuracy_high) == (1.0, 1.0)
+    assert right.balanced_accuracy_low == right.macro_f1_low == right.accuracy_low < 0.85
+    one = score(np.eye(2)[np.zeros(16, dtype=int)], y, ("a", "b"))
+    assert one.balanced_accuracy == 0.5
+    assert one.balanced_accuracy_low < 0.3
+    assert one.balanced_accuracy_high > 0.7
+
+
 @pytest.mark.parametrize("classes", [2, 7])
 def test_scores_equal_scikit_learn(classes):
     p, y = toy(300, classes)

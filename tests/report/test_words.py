@@ -59,14 +59,31 @@ def test_a_baseline_within_chance_is_said_to_be_so(toys):
     unpaired = Baseline("majority", Estimate(0.84), name="x")
     said = words.comparisons(replace(data, baselines=(ahead, behind, unpaired)))
     assert said == [
-        "TF-IDF + logistic regression is ahead by 0.3 points on the same rows, which is within chance.",
-        "Probe (the floor) is only 0.7 points behind on the same rows, which is within chance.",
+        "TF-IDF + logistic regression is ahead by 0.3 points on the same rows, which is within chance (95 % interval "
+        "−1.4 to +2.0).",
+        "Probe (the floor) is only 0.7 points behind on the same rows, which is within chance (95 % interval −2.0 to "
+        "+1.0).",
         "Always 'x' is only 1.7 points behind on the same rows, which is within chance.",
     ]
     some = replace(ahead, name="on 100,000 of the texts")
     assert words.comparisons(replace(data, baselines=(some,)))[0].startswith(
         "TF-IDF + logistic regression on 100,000 of the texts is ahead by"
     )
+
+
+def test_a_floor_that_is_clearly_beaten_is_said_with_its_interval(toys):
+    data = toys.images()
+    floor = Baseline("probe", Estimate(0.80), difference=Estimate(0.032, 0.004, 0.06))
+    told = words.verdict(replace(data, baselines=(floor,)))
+    assert told.endswith("That is 3.2 points more than the probe, the floor (95 % interval +0.4 to +6.0).")
+    unclear = replace(floor, difference=Estimate(0.032, -0.01, 0.06))
+    assert "floor" not in words.verdict(replace(data, baselines=(unclear,)))
+
+
+def test_a_baseline_that_is_as_good_is_said_to_be_so(toys):
+    same = Baseline("probe", Estimate(0.80), difference=Estimate(0.0, -0.02, 0.02))
+    (said,) = words.comparisons(replace(toys.images(), baselines=(same,)))
+    assert said == "Probe (the floor) is as good on the same rows (95 % interval −2.0 to +2.0)."
 
 
 def test_chips_warn_where_a_person_should_look(toys):

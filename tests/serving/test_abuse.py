@@ -502,7 +502,7 @@ def test_a_run_with_one_byte_changed_is_refused_with_a_sentence(
     data[place] ^= 1
     (folder / file).write_bytes(data)
     if way == "start":
-        monkeypatch.setattr("uvicorn.run", lambda *_, **__: pytest.fail("it serves"))
+        monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: pytest.fail("it serves"))
         found = command("serve", folder)
         assert found.status == 2
         assert "changed after the run was saved" in found.err

@@ -282,7 +282,7 @@ def test_a_server_told_to_stop_answers_what_is_under_way(server):
     ],
 )
 def test_a_wrong_command_is_a_sentence(command, text_run, tmp_path, monkeypatch, arguments, says):
-    monkeypatch.setattr("uvicorn.run", lambda *_, **__: pytest.fail("it serves"))
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: pytest.fail("it serves"))
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "short").write_text("short")
@@ -293,14 +293,35 @@ def test_a_wrong_command_is_a_sentence(command, text_run, tmp_path, monkeypatch,
     assert "Traceback" not in found.err
 
 
+@pytest.mark.parametrize("arguments", [["--port", "BUSY"], ["--host", "999.1.1.1"]])
+def test_an_address_that_cannot_be_had_is_a_sentence_before_anything_is_loaded(
+    command, text_run, monkeypatch, arguments
+):
+    monkeypatch.setattr(module, "named_runs", lambda runs: pytest.fail("it loads"))
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        given = [part.replace("BUSY", str(busy.getsockname()[1])) for part in arguments]
+        found = command("serve", text_run.run.folder, *given)
+    assert found.status == 2
+    assert "cannot be listened on" in found.err
+    assert "Traceback" not in found.err
+
+
 def test_it_says_when_everyone_on_the_network_is_answered(text_run, monkeypatch, recorder):
     served = []
-    monkeypatch.setattr("uvicorn.run", lambda app, **settings: served.append(settings))
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: served.append(server.config.host))
     limits = module.Limits()
-    settings = {"port": 1, "limits": limits, "token_file": None, "changes": None, "progress": recorder}
+    settings = {
+        "port": free_port(),
+        "limits": limits,
+        "token_file": None,
+        "changes": None,
+        "progress": recorder,
+    }
     module.serve([str(text_run.run.folder)], host="0.0.0.0", **settings)
     assert any("everyone is answered" in sentence for sentence in recorder.said)
     recorder.said.clear()
     module.serve([str(text_run.run.folder)], host="127.0.0.1", **settings)
     assert not any("everyone is answered" in sentence for sentence in recorder.said)
-    assert [one["host"] for one in served] == ["0.0.0.0", "127.0.0.1"]
+    assert served == ["0.0.0.0", "127.0.0.1"]

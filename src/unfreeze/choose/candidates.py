@@ -9,6 +9,7 @@ from typing import Any
 from unfreeze.choose.facts import Facts, Turning
 from unfreeze.config import AUTO, GRAFTING, ON_PAIRS, READ_BY, reads
 from unfreeze.contracts import Backbone
+from unfreeze.grafts.targets import targetable
 from unfreeze.strategies.settings import BACKBONE_RATE, GRAFT_RATE, LAYER_DECAY
 
 # The share of a probe's errors that the right fine-tuning removes, of many rows. Measured (EfficientNet-Lite0, DINOv2
@@ -137,6 +138,8 @@ def list_candidates(
     )
     kept: dict[tuple[object, ...], Candidate] = {}
     for candidate in found:
+        if candidate.strategy == "lora" and not targetable(backbone):
+            continue
         if "norm" in said and candidate.strategy in GRAFTING:
             # Statistics that moved are no part of a graft.
             continue

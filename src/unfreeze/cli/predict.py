@@ -89,6 +89,7 @@ def predict(
     refuse_without_ray(workers=workers, piece_rows=piece_rows)
     if output is not None:
         check_output(output)
+        refuse_own_input(output, inputs)
     folder = run_folder(run)
     model = open_predictor(folder)
     lines = read_lines() if "-" in inputs else None
@@ -115,6 +116,19 @@ def predict(
         print_json({"predictions": [row.to_row(top_k) for row in rows]})
     else:
         write_rows((row.to_row(top_k) for row in rows), sys.stdout)
+
+
+def refuse_own_input(output: str, inputs: list[str]) -> None:
+    """Raise RequestError where the rows would be written over the file that they are read from."""
+    from unfreeze.errors import RequestError
+
+    for name in inputs:
+        try:
+            same = Path(output).samefile(name)
+        except (OSError, ValueError):
+            continue
+        if same:
+            raise RequestError(f"--output {output} is also what is read: write the rows to another file.")
 
 
 def read_lines() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from pathlib import Path
 
 from unfreeze.errors import RequestError, missing_extra
@@ -43,28 +45,52 @@ def serve(
         progress.say(
             f"{host} can be reached from other machines, and everyone is answered: see --token-file."
         )
-    meters = Meters()
-    registry = Registry(limits, Observer(computed=meters.computed))
-    for name, folder in named_runs(runs).items():
-        task = registry.put(name, folder)
+    with _bound(host, port) as address:
+        meters = Meters()
+        registry = Registry(limits, Observer(computed=meters.computed))
+        for name, folder in named_runs(runs).items():
+            task = registry.put(name, folder)
+            progress.say(
+                f"{name}: {len(task.bundle.labels)} classes on {task.bundle.backbone.name}, {task.executor}."
+            )
+        count, networks = len(registry.tasks), len(registry.hosts)
         progress.say(
-            f"{name}: {len(task.bundle.labels)} classes on {task.bundle.backbone.name}, {task.executor}."
+            f"{count} task{'' if count == 1 else 's'} on {networks} network{'' if networks == 1 else 's'}: "
+            f"http://{host}:{port}"
         )
-    count, networks = len(registry.tasks), len(registry.hosts)
-    progress.say(
-        f"{count} task{'' if count == 1 else 's'} on {networks} network{'' if networks == 1 else 's'}: "
-        f"http://{host}:{port}"
-    )
-    uvicorn.run(
-        make_app(
-            registry, meters, Access(token=token, changes=changes, hosts=LOCAL if host in LOCAL else None)
-        ),
-        host=host,
-        port=port,
-        log_level="warning",
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-        server_header=False,
-    )
+        access = Access(token=token, changes=changes, hosts=LOCAL if host in LOCAL else None)
+        config = uvicorn.Config(
+            make_app(registry, meters, access),
+            host=host,
+            port=port,
+            log_level="warning",
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+            server_header=False,
+        )
+        # Ctrl-C and SIGTERM are how it is told to stop; by now requests under way have been answered.
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[address])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket with this address, which nothing can reach yet: not to be had, it is refused before runs are loaded.
+
+    Raises RequestError.
+    """
+    try:
+        family, kind, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind)
+        try:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind((host, port))
+        except OSError:
+            found.close()
+            raise
+    except OSError as problem:
+        raise RequestError(
+            f"--host {host} --port {port} cannot be listened on ({problem.strerror or problem}): choose another."
+        ) from None
+    return found
 
 
 def _token(file: Path | None) -> str | None:
@@ -74,7 +100,9 @@ def _token(file: Path | None) -> str | None:
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as problem:
-        raise RequestError(f"--token-file {file} cannot be read ({problem}).") from None
+        raise RequestError(
+            f"--token-file {file} cannot be read ({problem.strerror if isinstance(problem, OSError) else problem})."
+        ) from None
     if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
         raise RequestError(
             f"--token-file {file} must hold one line of at least 16 printable ASCII characters without spaces."
