@@ -46,8 +46,13 @@ def test_the_classes_are_learned(image_run, text_run):
 
 def test_metrics_have_the_designed_schema_and_nothing_unknown(image_run):
     metrics = metrics_of(image_run.run.folder)
-    assert set(metrics) == {"validation", "test"}
-    for part in metrics.values():
+    assert set(metrics) == {"validation", "test", "baselines"}
+    for baseline in metrics["baselines"]:
+        assert set(baseline) == {"kind", "name"} | {
+            f"{of}{end}" for of in ("accuracy", "difference") for end in ("", "_low", "_high")
+        }
+    assert [baseline["kind"] for baseline in metrics["baselines"]] == ["chance", "majority"]
+    for part in (metrics["validation"], metrics["test"]):
         assert set(part) == DESIGNED | BESIDE | {"how"}
         assert part["labels"] == ["green", "red"]
         assert set(part["per_class"]) == {"green", "red"}

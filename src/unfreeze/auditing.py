@@ -19,6 +19,12 @@ def audit_data(request: TrainRequest, *, progress: Progress | None = None) -> Au
     tell = progress or Silent()
     request.check()
     dataset = read_data(request)
+    if dataset.modality == "image":
+        for flag, value in (("--max-length", request.max_length), ("--backbone", request.backbone)):
+            if value is not None:
+                raise RequestError(
+                    f"{flag} is for counting the lengths of texts, and these are images: leave it out."
+                )
     encoder = _encoder(request, tell) if dataset.modality == "text" else None
     total = len(dataset)
     return audit(

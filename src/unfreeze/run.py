@@ -158,8 +158,6 @@ def _train_into(
     ranks: Ranks,
 ) -> Run:
     folder, decisions = place.folder, Decisions(request)
-    for entry in dataset.inferred:
-        progress.say(f"{entry.what}: {entry.value} ({entry.reason}).")
     if not ranks.alone:
         cut = "" if ranks.sharding is None else ", and FSDP cuts what is trained over them"
         reason = f"started together; each computes a share of every batch{cut}"

@@ -182,9 +182,34 @@ def test_predictions_with_nowhere_to_go(command, image_run, photos, tmp_path):
         refused(command("predict", image_run.run.folder, photos, "--output", tmp_path / output), word)
 
 
-def test_a_standard_input_that_is_no_text(command, text_run, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_standard_input_that_is_no_text(command, text_run, monkeypatch, errors):
+    # Where no language is set, as in a plain container, Python lets any bytes through.
+    given = io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8", errors=errors)
+    monkeypatch.setattr(sys, "stdin", given)
     refused(command("predict", text_run.run.folder, "-"), "standard input", "UTF-8")
+
+
+def test_predictions_are_not_written_over_what_they_are_made_from(command, text_run, tmp_path):
+    table = tmp_path / "mails.csv"
+    shutil.copy(text_run.data, table)
+    before = table.read_bytes()
+    refused(command("predict", text_run.run.folder, table, "--output", table), "also what is read")
+    assert table.read_bytes() == before
+
+
+def test_flags_for_texts_are_refused_where_images_are_checked(command, photos):
+    for given in (("--max-length", "10"), ("--backbone", "nosuch")):
+        refused(command("check", photos, *given), given[0], "images")
+
+
+def test_a_length_that_the_backbone_does_not_read_is_not_taken_for_a_missing_backbone(command, mails):
+    refused(command("check", mails, "--max-length", "100000"), "512")
+
+
+def test_no_data_at_all_is_not_the_current_folder(command):
+    refused(command("check", ""), "DATA is empty")
+    refused(command("train", " "), "DATA is empty")
 
 
 # -- what is printed
@@ -209,7 +234,16 @@ def test_training_prints_one_json_object_with_the_designed_keys(
         "--json",
     )
     values = one_object(answer)
-    assert set(values) == {"run", "strategy", "backbone", "seconds", "validation", "test"}
+    assert set(values) == {
+        "run",
+        "strategy",
+        "backbone",
+        "seconds",
+        "validation",
+        "test",
+        "baselines",
+        "warnings",
+    }
     assert values["run"] == str(folder)
     assert values["strategy"] == "feature-extraction"
     assert values["test"].keys() >= SCORES

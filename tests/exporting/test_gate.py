@@ -2,11 +2,13 @@
 
 import io
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from PIL import Image, ImageOps
 
 from unfreeze.data.samples import FileSamples
@@ -14,6 +16,8 @@ from unfreeze.errors import UnfreezeError
 from unfreeze.exporting import gate_rows, pixels, resizing
 from unfreeze.exporting import run as module
 from unfreeze.exporting.gate_rows import GateRows
+from unfreeze.exporting.network import Network
+from unfreeze.exporting.parity import LARGEST_GAP, LARGEST_LOGITS_GAP, SIZES, check, logits_gap
 from unfreeze.exporting.raw_forms import FORMS, PICTURES, reencode
 from unfreeze.exporting.run import export
 from unfreeze.runtime import reading
@@ -181,3 +185,109 @@ def test_a_preprocess_graph_that_does_not_run_is_deleted(image_run, quick_onnx, 
     with pytest.raises(UnfreezeError, match="does not run on 40 x 36 pixels"):
         export(image_run.run.folder, output=tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
+
+
+def answering(logits):
+    """The network's forward pass with other logits beside the same probabilities."""
+    forward = Network.forward
+
+    def changed(self, *inputs):
+        raw, probabilities = forward(self, *inputs)
+        return logits(raw, self._classifier.temperature), probabilities
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        lambda raw, temperature: torch.full_like(raw, 7.0),
+        lambda raw, temperature: raw / temperature,
+        lambda raw, temperature: 1.01 * raw,
+    ],
+)
+def test_logits_that_are_not_the_trained_model_s_are_not_exported(text_run, tmp_path, monkeypatch, logits):
+    monkeypatch.setattr(Network, "forward", answering(logits))
+    with pytest.raises(UnfreezeError, match=r"differ by .* of the largest logit"):
+        export(text_run.run.folder, format="torchscript", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+class Sure:
+    """A classifier whose every answer is as good as sure, and its export, which may have forgotten the temperature."""
+
+    def __init__(self, forgets):
+        rng = np.random.default_rng(0)
+        self.raw = (90 * rng.normal(size=(8, 3))).astype(np.float32)
+        self.temperature, self.forgets, self.labels = 0.25, forgets, ("a", "b", "c")
+        self.prepared = list(self.raw)
+
+    def logits(self, state):
+        return state.h
+
+    def batch(self, prepared):
+        return {"h": np.stack(prepared)}
+
+    def graph(self, arrays):
+        given = torch.from_numpy(arrays["h"])
+        return given.numpy(), torch.softmax(
+            given if self.forgets else given / self.temperature, dim=1
+        ).numpy()
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+def test_a_temperature_that_was_left_out_shows_where_every_answer_is_sure(forgets):
+    sure = Sure(forgets)
+    raw = torch.from_numpy(sure.raw)
+    gap = (torch.softmax(raw, dim=1) - torch.softmax(raw / sure.temperature, dim=1)).abs().max()
+    assert float(gap) < LARGEST_GAP
+    assert (logits_gap(sure, sure, sure, calibrated=False) > LARGEST_LOGITS_GAP) == forgets
+
+
+def test_few_rows_go_through_batches_of_every_size_and_the_worst_answer_counts():
+    class Counted:
+        labels = ("a", "b")
+
+        def __init__(self):
+            self.sizes = []
+
+        def run(self, batch):
+            self.sizes.append(len(batch))
+            # Wrong in a batch of seven alone.
+            share = 0.9 if len(batch) == 7 else 0.5
+            return None, np.tile([share, 1 - share], (len(batch), 1))
+
+    rows = GateRows(
+        Pictures(Image.new("RGB", (2, 2)), 3),
+        ("a", "b"),
+        np.zeros(3, np.int32),
+        np.full((3, 2), 0.5),
+        [0, 1, 2],
+    )
+    counted = Counted()
+    found = check(counted, rows)
+    assert counted.sizes == list(SIZES)
+    assert found.gap == pytest.approx(0.4)
+    assert found.problem
+
+
+@pytest.mark.parametrize("card", [b"---\nlicense: [broken: {\n---\n# Mine\n", b"\xff\xfe"])
+def test_a_card_that_was_edited_into_no_yaml_costs_nothing_but_itself(text_run, tmp_path, card):
+    folder = tmp_path / "run"
+    shutil.copytree(text_run.run.folder, folder)
+    (folder / "README.md").write_bytes(card)
+    done = export(folder, format="torchscript", output=tmp_path / "out")
+    assert done.file.is_file()
+    assert (tmp_path / "out" / "README.md").read_text().startswith("---\n")
+
+
+def test_an_exporter_that_fails_is_a_sentence(text_run, tmp_path, monkeypatch, command):
+    def fails(*_, **__):
+        raise TypeError("Dynamic control flow\nis not supported")
+
+    monkeypatch.setattr(torch.export, "export", fails)
+    done = command("export", text_run.run.folder, "--format", "pt2", "--output", tmp_path / "out")
+    assert done.status == 1
+    assert "cannot be written as pt2 (Dynamic control flow): choose another --format." in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "out").exists()

@@ -217,7 +217,7 @@ def test_texts_are_cut_after_300_characters(toys):
 def test_a_better_baseline_is_said_in_the_headline(toys):
     words = Page(render(toys.texts())).words.replace("\u202f", " ")
     assert (
-        "TF-IDF + logistic regression is better by 2.4 points (95 % interval 0.5–4.2) on the same rows."
+        "TF-IDF + logistic regression is better by 2.4 points on the same rows (95 % interval +0.5 to +4.2)."
         in words
     )
     assert "For these texts it is the better classifier." in words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,7 @@ def predict(
             help="Write rows to this .csv, .tsv, .jsonl or .parquet file, or URL; on Ray, to this folder."
         ),
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="How many classes a row names.")] = 1,
+    top_k: Annotated[int, typer.Option(min=1, max=1000, help="How many classes a row names.")] = 1,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     column: Annotated[
         str | None, typer.Option(help="Column of a table that holds the text or image.")
@@ -112,6 +113,8 @@ def predict(
         with whole_or_nothing(scrubbed(output), flag="--output"):
             count = write_predictions(rows, output, top_k=top_k)
         typer.echo(f"{count:,} rows written to {scrubbed(output)}", err=True)
+        if json_output:
+            print_json({"output": scrubbed(output), "rows": count})
     elif json_output:
         print_json({"predictions": [row.to_row(top_k) for row in rows]})
     else:
@@ -135,6 +138,9 @@ def read_lines() -> list[str]:
     """The lines of standard input; raises RequestError when they are not UTF-8 text."""
     from unfreeze.errors import RequestError
 
+    if isinstance(sys.stdin, TextIOWrapper):
+        # In a container without a language Python would take any bytes for text.
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     try:
         return [line.rstrip("\n") for line in sys.stdin]
     except UnicodeDecodeError:

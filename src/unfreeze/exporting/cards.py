@@ -24,12 +24,7 @@ USE = "How this file is run, and what its inputs and outputs are, stands in `exp
 
 def exported_card(loaded: Loaded, written: Written, format: str) -> str:
     """The text of the folder's ``README.md``, from the run's where that is still there."""
-    run = loaded.folder / NAME
-    text = (
-        run.read_text(encoding="utf-8") if run.is_file() else f"# {plain(loaded.classifier.backbone.name)}\n"
-    )
-    found = FRONT.match(text)
-    given = yaml.safe_load(found[1]) if found else {}
+    text, given = _run_card(loaded)
     front = _front_matter(given if isinstance(given, dict) else {}, loaded, format)
     body = FRONT.sub("", text)
     start, *sections = re.split(r"\n(?=## )", body)
@@ -37,6 +32,16 @@ def exported_card(loaded: Loaded, written: Written, format: str) -> str:
     use = f"## Use\n\n{written.use or USE}\n"
     header = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1_000)
     return f"---\n{header}---\n" + without_folders("\n".join((start, use, *kept)), _paths(loaded))
+
+
+def _run_card(loaded: Loaded) -> tuple[str, object]:
+    """The run's card and its front matter: people edit it, so that it may be gone, or no YAML any more."""
+    try:
+        text = (loaded.folder / NAME).read_text(encoding="utf-8")
+        found = FRONT.match(text)
+        return text, yaml.safe_load(found[1]) if found else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return f"# {plain(loaded.classifier.backbone.name)}\n", {}
 
 
 def without_folders(text: str, paths: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from unfreeze.errors import UnfreezeError
 from unfreeze.exporting.formats import Answers
 from unfreeze.exporting.gate_rows import GateRows, gather
 from unfreeze.exporting.libraries import OwnWay, check_own_way
-from unfreeze.exporting.parity import Parity, check
+from unfreeze.exporting.parity import LARGEST_LOGITS_GAP, Parity, check, logits_gap
 from unfreeze.exporting.pixels import Pixels, Resizer, check_pixels
 from unfreeze.exporting.raw_forms import RawForms, count_alike, count_forms, reencode
 from unfreeze.model import Model
@@ -62,7 +62,11 @@ def pass_gate(
         from unfreeze.exporting.resizing import write_preprocess
 
         graph = write_preprocess(reads, folder)
-    rows, parity, pixels = _compare(exported, graph, classifier, dataset.samples, dataset.label)
+    # Other libraries know no temperature: there it is part of the head.
+    calibrated = open_answers is not None
+    rows, parity, pixels = _compare(
+        exported, graph, classifier, dataset.samples, dataset.label, calibrated=calibrated
+    )
     _demand(format, parity, pixels)
     answer, own = None, None
     if open_answers is not None:
@@ -74,7 +78,9 @@ def pass_gate(
     if not isinstance(reads, ImagePreprocess):
         return Passed(rows, parity, pixels, own, None)
     samples, label = reencode(rows)
-    again, parity_again, pixels_again = _compare(exported, graph, classifier, samples, label)
+    again, parity_again, pixels_again = _compare(
+        exported, graph, classifier, samples, label, calibrated=calibrated
+    )
     _demand(format, parity_again, pixels_again)
     alike = {}
     if answer is not None:
@@ -90,8 +96,13 @@ def _compare(
     classifier: Classifier,
     samples: Samples,
     label: NDArray[np.int32],
+    *,
+    calibrated: bool,
 ) -> tuple[GateRows, Parity, Pixels | None]:
-    """Those of the samples that the trained model can read, through the export; and through ``graph`` before it."""
+    """Those of the samples that the trained model can read, through the export; and through ``graph`` before it.
+
+    ``calibrated``: see ``logits_gap``.
+    """
     reference, unreadable = Model(classifier).probabilities(samples)
     kept = np.array([row for row in range(len(samples)) if row not in unreadable], dtype=np.intp)
     if not len(kept):
@@ -107,7 +118,12 @@ def _compare(
         reference=reference[kept],
         prepare=exported.prepare if resizer is None else resizer.prepare,
     )
-    return rows, check(exported, rows), None if resizer is None else check_pixels(resizer, exported, rows)
+    parity = check(exported, rows)
+    if not parity.problem:
+        gap = logits_gap(exported, classifier, rows, calibrated=calibrated)
+        far = f"its logits or probabilities differ by {gap:.1e} of the largest logit"
+        parity = replace(parity, logits_gap=gap, problem=far if gap > LARGEST_LOGITS_GAP else "")
+    return rows, parity, None if resizer is None else check_pixels(resizer, exported, rows)
 
 
 def _demand(format: str, parity: Parity, pixels: Pixels | None) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from unfreeze.bundle.classifier import Classifier
-from unfreeze.contracts import State
 from unfreeze.exporting.formats import Answers, Format, no_card
 from unfreeze.exporting.gate_rows import GateRows
+from unfreeze.exporting.parity import logits_gap
 from unfreeze.exporting.to_peft import answer_peft, open_peft, write_peft
 from unfreeze.exporting.to_timm import answer_timm, open_timm, write_timm
 from unfreeze.exporting.to_transformers import answer_transformers, open_transformers, write_transformers
@@ -27,7 +25,6 @@ LIBRARIES: Mapping[str, Format] = {
 }
 # Of the largest logit: two orders of summation in float32 differ by less than a tenth of it.
 LOGITS_GAP = 1e-4
-LOGIT_ROWS = 32
 # The mean over rows. Squashing gives 1e-6 where no JPEG is decoded at a smaller scale. Measured with a thawed Lite0 at
 # 128 pixels on noisy JPEGs of 1600 x 1200: 0.012 squashed, 0.013 padded, 0.024 cropped; with another crop mode 0.10,
 # with another mean and deviation 0.14.
@@ -67,10 +64,10 @@ def check_own_way(answer: Answers, exported: Exported, classifier: Classifier, r
     """Compare a library's own answers with those of the trained model."""
     found = own_answers(answer, rows)
     gaps = np.abs(found - rows.reference).max(axis=1)
-    logits_gap = _logits_gap(exported, classifier, rows.prepared[:LOGIT_ROWS])
+    gap = logits_gap(exported, classifier, rows, calibrated=True)
     problem = ""
-    if logits_gap > LOGITS_GAP:
-        problem = f"its logits differ by {logits_gap:.1e} of the largest one"
+    if gap > LOGITS_GAP:
+        problem = f"its logits differ by {gap:.1e} of the largest one"
     elif gaps.mean() > MEAN_GAP:
         problem = (
             f"with the library's own preprocessing probabilities differ by {gaps.mean():.3f} on average, "
@@ -81,7 +78,7 @@ def check_own_way(answer: Answers, exported: Exported, classifier: Classifier, r
         agreement=float((found.argmax(axis=1) == rows.reference.argmax(axis=1)).mean()),
         mean_gap=float(gaps.mean()),
         gap=float(gaps.max()),
-        logits_gap=logits_gap,
+        logits_gap=gap,
         problem=problem,
     )
 
@@ -91,12 +88,3 @@ def own_answers(answer: Answers, rows: GateRows) -> NDArray[np.float64]:
     raws = rows.raws()
     batches = iter(lambda: list(islice(raws, BATCH)), [])
     return np.concatenate([answer(batch) for batch in batches])
-
-
-def _logits_gap(exported: Exported, classifier: Classifier, prepared: Sequence[NDArray[Any]]) -> float:
-    """Of the same tensors, as a share of the largest logit."""
-    arrays = exported.batch(prepared)
-    tensors = [torch.from_numpy(array) for array in arrays.values()]
-    wanted = classifier.logits(State(*tensors)).numpy() / classifier.temperature
-    found = exported.graph(arrays)[0]
-    return float(np.abs(found - wanted).max() / max(1.0, float(np.abs(wanted).max())))

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unfreeze.bundle.classifier import Classifier
+from unfreeze.contracts import State
 from unfreeze.exporting.gate_rows import GateRows
 from unfreeze.runtime.exported import Exported
 
@@ -17,6 +19,12 @@ from unfreeze.runtime.exported import Exported
 SIZES = (1, 2, 7, 64)
 # float32 sums in another order move a probability by about 1e-6; a wrong normalisation by 1e-2 and more.
 LARGEST_GAP = 1e-3
+# Logits, and logarithms of probabilities, as a share of the largest one. Where every answer is nearly sure, the latter
+# alone tell of a temperature that was left out.
+LARGEST_LOGITS_GAP = 1e-3
+LOGIT_ROWS = 32
+# Float32 has no much smaller probabilities.
+LEAST_PROBABILITY = 1e-30
 # Two classes closer than this are a tie, which rounding may break either way.
 TIE = 1e-4
 
@@ -26,6 +34,8 @@ class Parity:
     """``rows`` compared, ``ties`` among them; ``gap``: the largest difference of a probability.
 
     ``accuracy``: of the trained model and of the exported one. ``problem``: where they first differ, or empty.
+    ``logits_gap``: the largest difference of a logit or of a probability's logarithm, as a share of the largest one;
+    None where it was not looked at.
     """
 
     rows: int
@@ -34,6 +44,7 @@ class Parity:
     gap: float
     accuracy: tuple[float, float]
     problem: str
+    logits_gap: float | None = None
 
     def to_dict(self) -> dict[str, object]:
         """JSON-serialisable form."""
@@ -49,8 +60,13 @@ def check(exported: Exported, rows: GateRows, *, prepared: Sequence[NDArray[Any]
     found = np.full(reference.shape, np.nan)
     try:
         columns = columns_of(exported, rows)
-        for places, batch in _batches(rows.prepared if prepared is None else prepared):
-            found[places] = exported.run(batch)[1][:, columns]
+        given = rows.prepared if prepared is None else prepared
+        for places in _batches(len(given)):
+            answers = exported.run([given[place] for place in places])[1][:, columns]
+            for place, answer in zip(places, answers, strict=True):
+                # Of a row that came in several batches the worst answer counts.
+                if not _gap(found[place], reference[place]) > _gap(answer, reference[place]):
+                    found[place] = answer
         problem = _first_problem(rows, found)
     except Exception as failure:  # every runtime has errors of its own
         problem = f"it does not run ({(str(failure).splitlines() or [type(failure).__name__])[0][:200]})"
@@ -75,14 +91,43 @@ def columns_of(exported: Exported, rows: GateRows) -> list[int]:
     return [exported.labels.index(name) for name in rows.labels]
 
 
-def _batches(prepared: Sequence[NDArray[Any]]) -> Iterator[tuple[slice, Sequence[NDArray[Any]]]]:
+def _gap(answer: NDArray[np.floating], wanted: NDArray[np.float64]) -> float:
+    """The largest difference of a probability; NaN before there is an answer, and where it is no number."""
+    return float(np.abs(answer - wanted).max())
+
+
+def _batches(rows: int) -> Iterator[list[int]]:
+    """Positions of batches of all sizes, and of all rows; few rows come again to fill the large ones."""
     start = 0
-    for size in cycle(SIZES):
-        if start >= len(prepared):
+    for number, size in enumerate(cycle(SIZES)):
+        if start >= rows and number >= len(SIZES):
             return
-        places = slice(start, start + size)
-        yield places, prepared[places]
+        yield [place % rows for place in range(start, start + size)]
         start += size
+
+
+def logits_gap(exported: Exported, classifier: Classifier, rows: GateRows, *, calibrated: bool) -> float:
+    """The largest difference of a logit or of a probability's logarithm for the same tensors, a share of the largest.
+
+    ``calibrated``: that the export's logits have been divided by the temperature.
+    """
+    import torch
+
+    arrays = exported.batch(rows.prepared[:LOGIT_ROWS])
+    raw = classifier.logits(State(*(torch.from_numpy(array) for array in arrays.values()))).numpy()
+    logits, probabilities = (answer[:, columns_of(exported, rows)] for answer in exported.graph(arrays))
+    ours = raw.astype(np.float64) / classifier.temperature
+    least = np.log(LEAST_PROBABILITY)
+    pairs = (
+        (logits, ours if calibrated else raw),
+        (
+            np.log(np.maximum(probabilities, LEAST_PROBABILITY)),
+            np.maximum(ours - np.logaddexp.reduce(ours, axis=1, keepdims=True), least),
+        ),
+    )
+    return max(
+        float(np.abs(found - wanted).max() / max(1.0, float(np.abs(wanted).max()))) for found, wanted in pairs
+    )
 
 
 def _first_problem(rows: GateRows, found: NDArray[np.float64]) -> str:

@@ -161,7 +161,15 @@ def _write(
     progress: Progress,
 ) -> Export:
     classifier, kind = loaded.classifier, CHOICES[format]
-    written = kind.write(classifier, folder)
+    try:
+        written = kind.write(classifier, folder)
+    except (UnfreezeError, OSError):
+        raise
+    except Exception as problem:  # every exporter raises whatever its passes do
+        first = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+        raise UnfreezeError(
+            f"{classifier.backbone.name} cannot be written as {format} ({first}): choose another --format."
+        ) from None
     for note in written.notes:
         progress.say(note)
     tokenizer = classifier.backbone.assets.get("tokenizer.json")

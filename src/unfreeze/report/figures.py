@@ -92,8 +92,12 @@ def thaw_chart(data: ReportData) -> LineChart:
             Series(data.joined.name, (joined.value,), x=at, low=(low,), high=(high,), marker_only=True)
         )
         names = (*names, data.joined.name)
-    level = next((entry for entry in data.baselines if entry.kind == "majority"), None)
-    levels = (Level(level.accuracy.value, words.baseline_name(level)),) if level else ()
+    majority = next((entry for entry in data.baselines if entry.kind == "majority"), None)
+    counts = data.data.counts.get("train", ())
+    # The curve is of rows that are not test, whose classes have the shares that they have in training.
+    levels = (
+        (Level(max(counts) / sum(counts), words.baseline_name(majority)),) if majority and sum(counts) else ()
+    )
     return LineChart(
         "Thaw curve: accuracy of a probe at every depth",
         "stage, from input to output",

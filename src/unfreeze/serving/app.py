@@ -186,7 +186,8 @@ class _Service:
         try:
             return Answer(_describe(await run_in_threadpool(self._registry.put, task, folder)))
         except UnfreezeError as problem:
-            raise HTTPException(422, str(problem)) from None
+            # Where it lies is nobody's business over the network.
+            raise HTTPException(422, str(problem).replace(str(folder), folder.name)) from None
         except OSError as problem:
             raise HTTPException(422, f"The run cannot be read: {problem.strerror or problem}.") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 from unfreeze.errors import RequestError, missing_extra
@@ -15,6 +16,8 @@ from unfreeze.serving.tasks import Registry, named_runs
 # How long answers under way may take after SIGTERM.
 DRAIN_SECONDS = 30
 LOCAL = ("127.0.0.1", "localhost")
+# What is left of an IPv6 address in a Host header that is cut at its first colon; no name begins so.
+IPV6 = "["
 
 
 def serve(
@@ -41,7 +44,8 @@ def serve(
         raise missing_extra("serve", "unfreeze serve") from None
     token = _token(token_file)
     _check_changes(token, changes)
-    if host not in LOCAL and token is None:
+    local = _is_local(host)
+    if not local and token is None:
         progress.say(
             f"{host} can be reached from other machines, and everyone is answered: see --token-file."
         )
@@ -56,9 +60,9 @@ def serve(
         count, networks = len(registry.tasks), len(registry.hosts)
         progress.say(
             f"{count} task{'' if count == 1 else 's'} on {networks} network{'' if networks == 1 else 's'}: "
-            f"http://{host}:{port}"
+            f"http://{f'[{host}]' if ':' in host else host}:{port}"
         )
-        access = Access(token=token, changes=changes, hosts=LOCAL if host in LOCAL else None)
+        access = Access(token=token, changes=changes, hosts=(*LOCAL, host, IPV6) if local else None)
         config = uvicorn.Config(
             make_app(registry, meters, access),
             host=host,
@@ -70,6 +74,14 @@ def serve(
         # Ctrl-C and SIGTERM are how it is told to stop; by now requests under way have been answered.
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[address])
+
+
+def _is_local(host: str) -> bool:
+    """Whether no other machine reaches this address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host in LOCAL
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -49,6 +49,9 @@ def probe_data(
     with clock.part("loading the backbone"):
         backbone = open_backbone(dataset, decisions, progress)
     follow_guide(decisions, len(dataset.rows("train", "val")))
+    # Which column is the label is the first thing to look at: another one is another task.
+    for entry in dataset.inferred:
+        progress.say(f"{entry.what}: {entry.value} ({entry.reason}).")
     plan = None
     if decisions.thaws and decisions.text("strategy") != AUTO:
         plan = make_plan(backbone, len(dataset.rows("train")), len(dataset.labels), decisions)
