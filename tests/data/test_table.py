@@ -198,6 +198,61 @@ def test_broken_lines_are_listed(tmp_path):
     assert data.ignored[0].reason == "3 cells where 2 are expected"
 
 
+def test_rows_behind_a_skipped_one_keep_the_number_that_they_have_in_the_file(tmp_path):
+    lines = [f"text {n},{kind}" for n, kind in enumerate(KINDS)]
+    (tmp_path / "m.csv").write_text(
+        "\n".join(["text,label", *lines[:3], "one,two,three", *lines[3:], "four"])
+    )
+    data = load_dataset(tmp_path / "m.csv")
+    assert [entry.name for entry in data.ignored] == ["m.csv:4", "m.csv:42"]
+    assert [data.samples.name(row) for row in (2, 3, 39)] == ["m.csv:3", "m.csv:5", "m.csv:41"]
+    assert data.samples.read(3) == "text 3"
+
+
+@pytest.mark.parametrize("mark", [",", "\t", ";"])
+def test_a_quote_that_is_never_closed_is_named_and_takes_no_rows(tmp_path, mark):
+    lines = [f"text {n}{mark}{kind}" for n, kind in enumerate(KINDS)]
+    lines[20] = f'"he said{mark}ham'
+    path = tmp_path / ("m.tsv" if mark == "\t" else "m.csv")
+    path.write_text("\n".join([f"text{mark}label", *lines]))
+    if mark == "\t":
+        data = load_dataset(path)
+        assert len(data) == 40
+        assert data.samples.read(20) == '"he said'
+        assert inferred(data)["quotes"] == "part of the text"
+    else:
+        with pytest.raises(DataError, match="the quote that opens a cell in line 22 is never closed"):
+            load_dataset(path)
+
+
+def test_in_a_tsv_quotes_that_do_not_enclose_a_cell_are_part_of_the_text(tmp_path):
+    lines = [f"text {n}\t{kind}" for n, kind in enumerate(KINDS)]
+    lines[20] = '"Hello" he said\tham'
+    (tmp_path / "m.tsv").write_text("\n".join(["text\tlabel", *lines]))
+    assert load_dataset(tmp_path / "m.tsv").samples.read(20) == '"Hello" he said'
+
+
+def test_quotes_inside_a_cell_open_nothing(tmp_path):
+    lines = [f'a 5" pipe and "{n}",{kind}' for n, kind in enumerate(KINDS)]
+    lines[0] = '"said ""no""",ham'
+    (tmp_path / "m.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(['"text",label', *lines]).encode())
+    data = load_dataset(tmp_path / "m.csv")
+    assert [data.samples.read(row) for row in (0, 39)] == ['said "no"', 'a 5" pipe and "39"']
+    assert not data.ignored
+
+
+def test_a_cell_that_took_in_many_rows_is_pointed_out(tmp_path):
+    lines = [f"text {n},{kind}" for n, kind in enumerate(KINDS)]
+    lines[4], lines[30] = '"he said,ham', 'he replied",ham'
+    (tmp_path / "m.csv").write_text("\n".join(["text,label", *lines]))
+    data = load_dataset(tmp_path / "m.csv")
+    assert len(data) == 40 - 26
+    assert "1 of 20 lines or more, the first of 27 lines from line 6 on" in inferred(data)["long cells"]
+    assert "long cells" not in inferred(
+        load_dataset(write(tmp_path / "n.csv", {"text": TEXTS, "label": KINDS}))
+    )
+
+
 def test_labels_keep_their_spelling_in_csv(tmp_path):
     data = load_dataset(write(tmp_path / "m.csv", {"text": TEXTS, "label": ["01", "1", "NA", "None"] * 10}))
     assert data.labels.names == ("01", "1", "NA", "None")

@@ -16,7 +16,6 @@ from unfreeze.data.columns import content_column
 from unfreeze.data.dataset import Dataset, Modality, Samples
 from unfreeze.data.inputs import open_inputs, unlabelled
 from unfreeze.data.load import load_whole
-from unfreeze.data.rows import IgnoredLog
 from unfreeze.data.samples import join_samples
 from unfreeze.data.shards import is_shards
 from unfreeze.data.tables import TABLE_SUFFIXES, open_table
@@ -69,7 +68,7 @@ def _steps(name: str, column: str, rows: int) -> NDArray[np.intp]:
         raise RequestError(
             f"{name} has no column {column!r}: it has {', '.join(known)}.{did_you_mean(column, known)}"
         )
-    values = table.read([column], IgnoredLog()).table.column(column)
+    values = table.read([column]).table.column(column)
     if len(values) != rows or values.null_count:
         raise RequestError(
             f"{name}: the column {column!r} orders only some of the rows. Fill it, or leave it out."

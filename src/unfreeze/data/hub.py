@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from unfreeze.data.dataset import Inference
+from unfreeze.data.dataset import Ignored, Inference
 from unfreeze.data.links import Links
 from unfreeze.data.parquet import SPLIT, open_parquet
-from unfreeze.data.rows import PART_NAMES, Columns, IgnoredLog, Rows
+from unfreeze.data.rows import PART_NAMES, Columns, Rows
 from unfreeze.data.table import table_rows
 from unfreeze.data.tables import HEAD_ROWS, Read, Table, hub_class_names, is_bytes_type
 from unfreeze.errors import DataError, RequestError, missing_extra
@@ -92,17 +92,16 @@ def _open_in_parts(name: str, builder: Any) -> tuple[Table, Inference] | None:
     places, why = found
     parts = [PART_NAMES[split.lower()] for split, files_of_it in known.items() for _ in files_of_it]
     table = open_parquet(list(places.values()), name=name, folder=Links(base=base), parts=parts)
-
-    def read(columns: Sequence[str], log: IgnoredLog) -> Read:
-        for split in files.keys() - known.keys():
-            log.add(f"{len(files[split])} files", _neither(split))
-        return table.read(columns, log)
-
     features = (getattr(builder.info, "features", None) or {}).items()
     class_names = {
         column: tuple(feature.names) for column, feature in features if type(feature).__name__ == "ClassLabel"
     }
-    opened = replace(table, read=read, class_names=class_names or table.class_names)
+    ignored = tuple(
+        Ignored(f"{len(of_split)} files", _neither(split))
+        for split, of_split in files.items()
+        if split not in known
+    )
+    opened = replace(table, class_names=class_names or table.class_names, ignored=ignored)
     return opened, Inference("remote files", "read in parts", why)
 
 
@@ -122,7 +121,7 @@ def _neither(split: str) -> str:
 
 def _as_table(name: str, tables: Mapping[str, Any]) -> Table:
     known = _known(name, tables)
-    dropped = {split: table for split, table in tables.items() if split not in known}
+    dropped = {split: table for split, table in tables.items() if split not in known and len(table)}
     parts = []
     for split, table in known.items():
         if SPLIT in table.column_names:
@@ -135,10 +134,9 @@ def _as_table(name: str, tables: Mapping[str, Any]) -> Table:
         if is_bytes_type(field.type):
             head = head.set_column(position, field.name, pa.nulls(len(head), type=field.type))
 
-    def read(columns: Sequence[str], log: IgnoredLog) -> Read:
-        for split, table in dropped.items():
-            log.add_many(_neither(split), len(table))
+    def read(columns: Sequence[str]) -> Read:
         return Read(whole.select(list(columns)), np.arange(1, len(whole) + 1))
 
     class_names = hub_class_names(next(iter(known.values())).schema.metadata)
-    return Table(name=name, folder=None, head=head, read=read, class_names=class_names)
+    ignored = tuple(Ignored(f"{len(table):,} rows", _neither(split)) for split, table in dropped.items())
+    return Table(name=name, folder=None, head=head, read=read, class_names=class_names, ignored=ignored)

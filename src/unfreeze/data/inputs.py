@@ -205,10 +205,9 @@ def _table(table: Table, *, source: str, modality: Modality, column: str | None)
     kind = table.head.schema.field(name).type
     if modality == "text" and is_bytes_type(kind):
         raise RequestError(f"{source}: the column {name!r} holds bytes, and this run reads texts.")
-    log = IgnoredLog()
     if is_bytes_type(kind) and table.images is not None:
         return table.images(name, np.arange(table.rows()), table.folder or Path())
-    read = table.read([name], log)
+    read = table.read([name])
     values = read.table.column(name)
     if not is_bytes_type(kind):
         values = text_of(values, what=f"{source}: the column {name!r}")

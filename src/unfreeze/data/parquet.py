@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from unfreeze.data.groups import Place, RowGroups, open_parquet_file
 from unfreeze.data.links import Links
-from unfreeze.data.rows import IgnoredLog
 from unfreeze.data.samples import ParquetSamples
 from unfreeze.data.tables import (
     HEAD_ROWS,
@@ -69,7 +68,7 @@ def open_parquet(
         else pa.chunked_array([pa.array(np.repeat(np.array(parts, dtype=object), counts))])
     )
 
-    def read(columns: Sequence[str], log: IgnoredLog) -> Read:
+    def read(columns: Sequence[str]) -> Read:
         wanted = [column for column in columns if parts is None or column != SPLIT]
         # Without a column a table has no length.
         table = pa.concat_tables(_of_each(lambda shard: _columns(shard, wanted or names[:1]), shards))

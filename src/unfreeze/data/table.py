@@ -36,7 +36,9 @@ def table_rows(table: Table, asked: Columns, *, source: str) -> Rows:
         )
     log = IgnoredLog()
     wanted = [chosen.label, chosen.split, chosen.group, chosen.stratify, None if lazy else chosen.content]
-    read = table.read(list(dict.fromkeys(name for name in wanted if name is not None)), log)
+    read = table.read(list(dict.fromkeys(name for name in wanted if name is not None)))
+    for number, reason in read.lost.items():
+        log.add(f"{table.name}:{number}", reason)
     what = f"{table.name}: the label column {chosen.label!r}"
     labels = label_strings(read.table.column(chosen.label), table.class_names.get(chosen.label), what=what)
     named = f"{table.name}: the {chosen.modality} column {chosen.content!r}"
@@ -59,8 +61,8 @@ def table_rows(table: Table, asked: Columns, *, source: str) -> Rows:
         identity=identity,
         group=_codes(table, read, chosen.group, kept),
         stratum=_codes(table, read, chosen.stratify, kept),
-        ignored=log.entries(),
-        inferred=chosen.inferred,
+        ignored=(*table.ignored, *log.entries()),
+        inferred=(*chosen.inferred, *table.notes),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from unfreeze.data.dataset import Ignored, Inference
 from unfreeze.data.links import Links
-from unfreeze.data.rows import IgnoredLog, suffix_of
+from unfreeze.data.rows import suffix_of
 from unfreeze.data.samples import ParquetSamples
 from unfreeze.errors import DataError
 from unfreeze.runtime.files import parse_json
@@ -27,14 +29,20 @@ HEAD_ROWS = 1_000
 # A CSV row must fit into a block; 16 MB is far above any text a classifier reads.
 CSV_BLOCK_BYTES = 16 * 2**20
 JSON_BATCH_ROWS = 20_000
+# A quoted cell of so many lines is more often a stray quote, with the rows up to the next one, than a text.
+LONG_CELL_LINES = 20
 
 
 @dataclass(frozen=True)
 class Read:
-    """Columns of a table: an Arrow table and the row numbers (rows,) that its file counts from 1."""
+    """Columns of a table: an Arrow table and the row numbers (rows,) that its file counts from 1.
+
+    ``lost``: why a row of the file is not among them, by its number.
+    """
 
     table: Any
     lines: NDArray[np.int64]
+    lost: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,22 +52,25 @@ class Table:
     ``head`` holds its first rows; columns of image bytes are null there and only have a type. ``read`` gives
     whole columns. ``class_names`` names the integers of a label column, by column. ``images`` opens a column
     of image bytes for given positions without reading it; None means that ``read`` may be used. ``folder``: where
-    the files that cells name lie.
+    the files that cells name lie. ``ignored``: what lies beside its rows. ``notes``: what a person should know of how
+    they are read.
     """
 
     name: str
     folder: Path | Links | None
     head: Any
-    read: Callable[[Sequence[str], IgnoredLog], Read]
+    read: Callable[[Sequence[str]], Read]
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     images: Callable[[str, NDArray[np.intp], Path | Links], ParquetSamples] | None = None
     count: int | None = None
+    ignored: tuple[Ignored, ...] = ()
+    notes: tuple[Inference, ...] = ()
 
     def rows(self) -> int:
         """Number of rows; read from the file unless its header says it."""
         if self.count is not None:
             return self.count
-        return len(self.read(self.head.column_names[:1], IgnoredLog()).table)
+        return len(self.read(self.head.column_names[:1]).table)
 
 
 @dataclass(frozen=True)
@@ -122,37 +133,48 @@ def _open_csv(path: Path) -> Table:
 
     _check_utf8(path)
     delimiter = _delimiter(path)
+    quoted, notes = _quotes(path, delimiter)
 
-    def batches(columns: Sequence[str] | None, log: IgnoredLog) -> Any:
+    def batches(columns: Sequence[str] | None, lost: dict[int, str]) -> Any:
         def skip(row: Any) -> str:
-            where = f"{path.name}:{row.number}" if row.number else path.name
-            log.add(where, f"{row.actual_columns} cells where {row.expected_columns} are expected")
+            # The reader counts the header as a row.
+            lost[row.number - 1] = f"{row.actual_columns} cells where {row.expected_columns} are expected"
             return "skip"
 
         # All columns are read as text: "01" stays "01", and no label changes its spelling by its neighbours.
         types = None if columns is None else dict.fromkeys(columns, pa.large_string())
         return csv.open_csv(
             path,
-            read_options=csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
+            # Several threads would not know the number of a row that is skipped, and are no faster here.
+            read_options=csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
             parse_options=csv.ParseOptions(
-                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip
+                delimiter=delimiter,
+                quote_char='"' if quoted else False,
+                newlines_in_values=True,
+                # In a table of one column an empty line is a row with an empty cell.
+                ignore_empty_lines=columns is None or not lone,
+                invalid_row_handler=skip,
             ),
             convert_options=csv.ConvertOptions(column_types=types, include_columns=columns),
         )
 
-    def read(columns: Sequence[str], log: IgnoredLog) -> Read:
-        with readable(path), batches(columns, log) as reader:
+    def read(columns: Sequence[str]) -> Read:
+        lost: dict[int, str] = {}
+        with readable(path), batches(columns, lost) as reader:
             table = pa.Table.from_batches(list(reader), schema=reader.schema)
-        return Read(table, np.arange(1, len(table) + 1))
+        numbers = np.arange(1, len(table) + len(lost) + 1)
+        return Read(table, np.delete(numbers, np.array(list(lost), dtype=np.int64) - 1), lost)
 
-    with batches(None, IgnoredLog()) as reader:
+    with batches(None, {}) as reader:
         names = reader.schema.names
     refuse_repeated(names, path)
-    with batches(names, IgnoredLog()) as reader:
+    # Empty lines above the header are none of its rows.
+    lone = len(names) == 1 and bool(_first_line(path).strip())
+    with batches(names, {}) as reader:
         first = next(iter(reader), None)
         batches_read = [] if first is None else [first]
         head = pa.Table.from_batches(batches_read, schema=reader.schema).slice(0, HEAD_ROWS)
-    return Table(name=path.name, folder=path.parent, head=head, read=read)
+    return Table(name=path.name, folder=path.parent, head=head, read=read, notes=notes)
 
 
 def refuse_repeated(names: Sequence[str], place: object) -> None:
@@ -185,30 +207,87 @@ def _check_utf8(path: Path) -> None:
 def _delimiter(path: Path) -> str:
     if suffix_of(path.name) == ".tsv":
         return "\t"
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        header = file.readline()
+    header = _first_line(path)
     # Spreadsheets of many countries write semicolons.
     return max(",;\t", key=lambda mark: (header.count(mark), mark == ","))
 
 
+def _first_line(path: Path) -> str:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return file.readline()
+
+
+def _quotes(path: Path, delimiter: str) -> tuple[bool, tuple[Inference, ...]]:
+    """Whether quotes around a cell are no part of it, and notes on what they do.
+
+    Corpora in tab-separated files often quote nothing: there, quotes belong to the text unless each one that opens a
+    cell is closed at its end. Raises DataError where one is never closed: all rows after it would be one cell.
+    """
+    opening = re.compile(rb'(?<![^%b\r\n])"' % delimiter.encode())
+    closing = re.compile(rb'[^"]*+(?:""[^"]*+)*+"')
+    opened: int | None = None
+    at_ends = True
+    long: list[tuple[int, int]] = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if b'"' not in line:
+                continue
+            place = 0
+            while True:
+                if opened is None:
+                    start = opening.search(line, place)
+                    if start is None:
+                        break
+                    place, opened = start.end(), number
+                end = closing.match(line, place)
+                if end is None:
+                    break
+                place = end.end()
+                at_ends &= line[place : place + 1] in (delimiter.encode(), b"\r", b"\n", b"")
+                if number - opened + 1 >= LONG_CELL_LINES:
+                    long.append((opened, number - opened + 1))
+                opened = None
+    if delimiter == "\t" and (opened is not None or not at_ends):
+        return False, (Inference("quotes", "part of the text", "not all of them enclose a cell"),)
+    if opened is not None:
+        raise DataError(
+            f"{path} cannot be read: the quote that opens a cell in line {opened:,} is never closed, so that all rows "
+            "after it would be one. Close it, or remove it."
+        )
+    if not long:
+        return True, ()
+    first, lines = long[0]
+    value = f"{len(long):,} of {LONG_CELL_LINES} lines or more, the first of {lines:,} lines from line {first:,} on"
+    return True, (
+        Inference("long cells", value, "a quote that opens a cell takes in all rows up to the next"),
+    )
+
+
 def _open_jsonl(path: Path) -> Table:
-    def read(columns: Sequence[str], log: IgnoredLog) -> Read:
+    def read(columns: Sequence[str]) -> Read:
         schema = pa.schema([(name, pa.large_string()) for name in columns])
         batches, lines = [], []
+        lost: dict[int, str] = {}
         values: list[dict[str, str | None]] = []
         with readable(path):
-            for line, record in _json_records(path, log):
+            for line, record in _json_records(path):
+                if record is None:
+                    lost[line] = "not a JSON object"
+                    continue
                 lines.append(line)
                 values.append({name: _json_cell(record.get(name)) for name in columns})
                 if len(values) == JSON_BATCH_ROWS:
                     batches.append(pa.RecordBatch.from_pylist(values, schema=schema))
                     values = []
         batches.append(pa.RecordBatch.from_pylist(values, schema=schema))
-        return Read(pa.Table.from_batches(batches, schema=schema), np.array(lines, dtype=np.int64))
+        return Read(pa.Table.from_batches(batches, schema=schema), np.array(lines, dtype=np.int64), lost)
 
     first: list[dict[str, object]] = []
-    for _, record in _json_records(path, IgnoredLog()):
-        first.append(record)
+    for _, record in _json_records(path):
+        if record is not None:
+            first.append(record)
         if len(first) == HEAD_ROWS:
             break
     # A lone surrogate has no UTF-8 form: no such name can be asked for, and Arrow holds none.
@@ -222,7 +301,8 @@ def _open_jsonl(path: Path) -> Table:
     return Table(name=path.name, folder=path.parent, head=head, read=read)
 
 
-def _json_records(path: Path, log: IgnoredLog) -> Iterator[tuple[int, dict[str, object]]]:
+def _json_records(path: Path) -> Iterator[tuple[int, dict[str, object] | None]]:
+    """Number and record of each line that is not empty; None for what is no JSON object."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -231,10 +311,7 @@ def _json_records(path: Path, log: IgnoredLog) -> Iterator[tuple[int, dict[str, 
                 record = parse_json(line.decode("utf-8-sig"))
             except ValueError:
                 record = None
-            if isinstance(record, dict):
-                yield number, record
-            else:
-                log.add(f"{path.name}:{number}", "not a JSON object")
+            yield number, record if isinstance(record, dict) else None
 
 
 def _has_utf8(name: str) -> bool:
