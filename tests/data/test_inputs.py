@@ -19,6 +19,15 @@ def contents(samples):
     return [samples.read(row) for row in range(len(samples))]
 
 
+def found(samples):
+    """What each row holds, or why it cannot be read."""
+    read = [read_raw(samples, row) for row in range(len(samples))]
+    return [
+        entry.reason.removeprefix("cannot be read: ") if isinstance(entry, Quarantined) else entry
+        for entry in read
+    ]
+
+
 def images(*inputs, lines=None, column=None):
     return open_inputs([str(name) for name in inputs], modality="image", lines=lines, column=column)
 
@@ -93,12 +102,73 @@ def test_more_tables_than_a_byte_counts_keep_their_order(tmp_path):
 
 
 def test_lines_are_texts_for_a_text_model_and_paths_for_an_image_model(folder):
-    samples = texts("-", lines=["first", "", "  ", "second"])
-    assert contents(samples) == ["first", "second"]
+    assert contents(texts("-", lines=["first", "second"])) == ["first", "second"]
     assert names(images("-", lines=[str(folder / "b.png"), "gone.png"])) == [
         str(folder / "b.png"),
         "gone.png",
     ]
+
+
+def test_empty_lines_are_rows_with_an_error_and_keep_the_places_of_the_others(folder):
+    samples = texts("-", lines=["first", "", "  ", "second", ""])
+    assert names(samples) == [f"item {number}" for number in range(1, 6)]
+    assert found(samples) == ["first", *["the line is empty"] * 2, "second", "the line is empty"]
+    samples = images("-", lines=["", str(folder / "b.png"), " "])
+    assert names(samples) == ["", str(folder / "b.png"), " "]
+    assert found(samples) == ["the line is empty", (folder / "b.png").read_bytes(), "the line is empty"]
+    with pytest.raises(RequestError, match="does not exist"):
+        images("-", lines=["", "gone.png"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wrong"),
+    [
+        (
+            "m.csv",
+            'id,text\n1,first one\n2,two, commas\n3,""\n4,fourth one\n5\n',
+            "{} cells where 2 are expected",
+        ),
+        (
+            "m.tsv",
+            "id\ttext\n1\tfirst one\n2\ttwo\ttabs\n3\t \n4\tfourth one\n5\n",
+            "{} cells where 2 are expected",
+        ),
+        (
+            "m.jsonl",
+            '{"text": "first one"}\n{"text": broken\n{"text": null}\n{"text": "fourth one"}\n[5]\n',
+            "not a JSON object",
+        ),
+    ],
+)
+def test_rows_of_a_table_that_cannot_be_read_are_rows_with_an_error_in_their_places(
+    tmp_path, name, content, wrong
+):
+    (tmp_path / name).write_text(content)
+    samples = texts(tmp_path / name, column="text")
+    assert names(samples) == [f"{name}:{number}" for number in range(1, 6)]
+    assert found(samples) == [
+        "first one",
+        wrong.format(3),
+        "the cell is empty",
+        "fourth one",
+        wrong.format(1),
+    ]
+    assert found(samples.select([4, 0])) == [wrong.format(1), "first one"]
+
+
+def test_an_empty_line_of_a_table_of_one_column_is_a_row(tmp_path):
+    (tmp_path / "m.csv").write_text("text\nfirst\n\nthird\n")
+    assert found(texts(tmp_path / "m.csv")) == ["first", "the cell is empty", "third"]
+    (tmp_path / "m.csv").write_text("\n\ntext\nfirst\nsecond\n")
+    assert found(texts(tmp_path / "m.csv")) == ["first", "second"]
+
+
+def test_rows_of_a_table_of_paths_that_name_none_are_rows_with_an_error(folder):
+    (folder / "list.csv").write_text("image,note\nb.png,x\n,y\na.jpg\ndeep/c.png,z\n")
+    samples = images(folder / "list.csv")
+    assert names(samples) == ["b.png", "list.csv:2", "list.csv:3", "deep/c.png"]
+    assert found(samples)[1:3] == ["the cell is empty", "1 cells where 2 are expected"]
+    assert samples.read(3) == (folder / "deep" / "c.png").read_bytes()
 
 
 def test_a_text_file_is_one_input(tmp_path):
@@ -165,12 +235,12 @@ def test_links_out_of_a_folder_are_rows_that_are_not_read(folder, tmp_path):
     wanted = sorted(["a.jpg", "b.png", "deep/c.png", *links])
     assert names(samples) == [str(folder / name) for name in wanted]
     for row, name in enumerate(wanted):
-        found = read_raw(samples, row)
+        content = read_raw(samples, row)
         if name in refused:
             reason = "cannot be read: a link that leads out of the data folder; put a copy there"
-            assert found == Quarantined(str(folder / name), reason)
+            assert content == Quarantined(str(folder / name), reason)
         else:
-            assert found == (folder / name).read_bytes()
+            assert content == (folder / name).read_bytes()
     # Whoever names a link means what it leads to.
     assert contents(images(folder / "deep" / "secret.png")) == [(folder / "b.png").read_bytes()]
     assert len(images(folder / "everything")) == 1

@@ -155,6 +155,11 @@ def text_of(column: Any, *, what: str) -> Any:
         raise DataError(f"{what} holds {column.type}, which is no text: choose another column.") from None
 
 
+def is_blank(column: Any) -> Any:
+    """Which of an Arrow column's strings are missing, empty or nothing but spaces."""
+    return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
+
+
 def _check_names(table: Table, asked: Columns) -> None:
     known = table.head.column_names
     problems = [

@@ -7,14 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from unfreeze.data.columns import content_column, text_of
+from unfreeze.data.columns import content_column, is_blank, text_of
 from unfreeze.data.dataset import UNLABELLED, Dataset, Modality, Samples
 from unfreeze.data.links import Links
 from unfreeze.data.memory import picture_problem
 from unfreeze.data.remote import in_its_name, open_in_parts, open_remote, visible
 from unfreeze.data.rows import IMAGE_SUFFIXES, TEXT_SUFFIXES, IgnoredLog, suffix_of
-from unfreeze.data.samples import ColumnSamples, FileSamples, ListSamples, join_samples, strings
+from unfreeze.data.samples import (
+    EMPTY_CELL,
+    ColumnSamples,
+    FileSamples,
+    ListSamples,
+    join_samples,
+    strings,
+    with_lost,
+)
 from unfreeze.data.shards import SUFFIX, is_shard_pattern, is_shards, open_shards
 from unfreeze.data.table import with_links
 from unfreeze.data.tables import TABLE_SUFFIXES, Table, is_bytes_type, open_table
@@ -24,6 +33,7 @@ from unfreeze.runtime.labels import Labels
 from unfreeze.runtime.remote import fetch, fetch_file, is_pattern, is_remote, list_files, name_of, scrubbed
 
 STANDARD_INPUT = "-"
+EMPTY_LINE = "the line is empty"
 
 
 def unlabelled(samples: Samples, *, modality: Modality, labels: Labels) -> Dataset:
@@ -68,13 +78,14 @@ def open_inputs(
     """Inputs named on a command line: files, folders, globs, tables, and ``-`` for ``lines``.
 
     Lines are texts for a text model, paths of files for an image model. A named file that does not exist becomes a
-    row with an error later when there are others; a name that gives nothing at all raises RequestError.
+    row with an error later when there are others, and so do empty lines and rows of a table that cannot be read, so
+    that the others keep their places; a name that gives nothing at all raises RequestError.
     """
     refused: set[str] = set()
     found = [_named(name, modality=modality, lines=lines, column=column, refused=refused) for name in inputs]
     files = [name for entry in found if isinstance(entry, list) for name in entry]
-    if files:
-        check_kind(files, modality)
+    if named := [name for name in files if name.strip()]:
+        check_kind(named, modality)
     opened = [
         files_of(entry, modality, refused=frozenset(refused)) if isinstance(entry, list) else entry
         for entry in _neighbours(found)
@@ -90,8 +101,7 @@ def _named(
 ) -> Samples | list[str]:
     """What one name of a command line stands for: samples, or paths of files, with those that are not read added."""
     if name == STANDARD_INPUT:
-        given = [line for line in (lines or ()) if line.strip()]
-        return ListSamples(tuple(given), np.arange(len(given))) if modality == "text" else given
+        return _lines(lines or (), modality)
     if is_remote(name):
         return _remote(name, modality=modality, column=column)
     path = Path(name)
@@ -106,6 +116,18 @@ def _named(
     if any(mark in name for mark in "*?[") and not path.exists():
         return match_files(name)
     return [name]
+
+
+def _lines(lines: Sequence[str], modality: Modality) -> Samples | list[str]:
+    """What lines stand for: texts or paths of files. An empty one keeps its place, unless all of them are."""
+    full = [row for row, line in enumerate(lines) if line.strip()]
+    if not full:
+        return []
+    if modality == "image":
+        return list(lines)
+    empty = sorted(set(range(len(lines))) - set(full))
+    lost = {row: (f"item {row + 1}", EMPTY_LINE) for row in empty}
+    return with_lost(ListSamples(tuple(lines), np.array(full, dtype=np.intp)), lost)
 
 
 def _remote(url: str, *, modality: Modality, column: str | None) -> Samples | list[str]:
@@ -151,8 +173,12 @@ def files_of(
 
     ``kept``: whether what lies behind a URL stays on this disk once it was read.
     """
-    root = Links(kept=kept) if any(map(is_remote, paths)) else Path()
-    return FileSamples(root, strings(list(paths)), modality, np.arange(len(paths)), refused=refused)
+    lost = {row: (path, EMPTY_LINE) for row, path in enumerate(paths) if not path.strip()}
+    named = [path for path in paths if path.strip()] if lost else list(paths)
+    root = Links(kept=kept) if any(map(is_remote, named)) else Path()
+    return with_lost(
+        FileSamples(root, strings(named), modality, np.arange(len(named)), refused=refused), lost
+    )
 
 
 def check_kind(files: list[str], modality: Modality) -> None:
@@ -211,7 +237,21 @@ def _table(table: Table, *, source: str, modality: Modality, column: str | None)
     values = read.table.column(name)
     if not is_bytes_type(kind):
         values = text_of(values, what=f"{source}: the column {name!r}")
-    rows = np.arange(len(values))
+    reasons, lines = dict(read.lost), read.lines
+    samples: Samples
     if modality == "image" and not is_bytes_type(kind):
-        return FileSamples(with_links(table.folder, values), values, "image", rows)
-    return ColumnSamples(table.name, values, read.lines, rows, table.folder)
+        empty = np.asarray(is_blank(values))
+        reasons |= dict.fromkeys(lines[empty].tolist(), EMPTY_CELL)
+        values, lines = values.filter(pa.array(~empty)), lines[~empty]
+        samples = FileSamples(with_links(table.folder, values), values, "image", np.arange(len(values)))
+    else:
+        samples = ColumnSamples(table.name, values, lines, np.arange(len(values)), table.folder)
+    numbers = np.array(sorted(reasons), dtype=np.int64)
+    places = np.searchsorted(lines, numbers) + np.arange(len(numbers))
+    return with_lost(
+        samples,
+        {
+            place: (f"{table.name}:{number}", reasons[number])
+            for place, number in zip(places.tolist(), numbers.tolist(), strict=True)
+        },
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # What TIFF is needed for: PNG has no such pixels.
 TIFF_MODES = ("CMYK", "YCbCr", "LAB", "F", "I")
+EMPTY_CELL = "the cell is empty"
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +151,30 @@ class ListSamples:
 
 
 @dataclass(frozen=True, eq=False)
+class LostSamples:
+    """Rows that were asked for and hold no input: the name of each, and why."""
+
+    names: tuple[str, ...]
+    reasons: tuple[str, ...]
+    rows: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, row: int) -> str:
+        """The name that it was given."""
+        return self.names[int(self.rows[row])]
+
+    def read(self, row: int) -> bytes | str:
+        """Raise OSError."""
+        raise OSError(self.reasons[int(self.rows[row])])
+
+    def select(self, rows: NDArray[np.intp]) -> LostSamples:
+        """These rows in this order; names and reasons are shared."""
+        return replace(self, rows=self.rows[rows])
+
+
+@dataclass(frozen=True, eq=False)
 class JoinedSamples:
     """Several sources as one; a row's name carries its source's prefix, so that names stay unique."""
 
@@ -190,6 +216,19 @@ def join_samples(sources: tuple[Samples, ...], prefixes: tuple[str, ...]) -> Joi
     )
 
 
+def with_lost(samples: Samples, lost: Mapping[int, tuple[str, str]]) -> Samples:
+    """The samples and between them the ``lost`` rows: name and reason of each, by its place in the whole."""
+    if not lost:
+        return samples
+    names, reasons = zip(*lost.values(), strict=True)
+    joined = join_samples((samples, LostSamples(names, reasons, np.arange(len(lost)))), ("", ""))
+    places = np.array(list(lost), dtype=np.intp)
+    order = np.empty(len(joined), dtype=np.intp)
+    order[places] = len(samples) + np.arange(len(lost))
+    order[np.delete(np.arange(len(joined)), places)] = np.arange(len(samples))
+    return joined.select(order)
+
+
 def strings(values: list[str]) -> Any:
     """The strings as one Arrow array."""
     return pa.array(values, type=pa.large_string())
@@ -205,8 +244,10 @@ def cell_content(value: Any, folder: Path | Links | None) -> bytes | str:
             return content_in(folder or Path(), str(value["path"]))
         value = value.get("bytes")
     if value is None:
-        raise OSError("the cell is empty")
+        raise OSError(EMPTY_CELL)
     if isinstance(value, str):
+        if not value.strip():
+            raise OSError(EMPTY_CELL)
         return value
     if isinstance(value, bytes):
         return value

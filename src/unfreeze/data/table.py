@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from unfreeze.data.columns import ChosenColumns, choose_columns, is_string, label_strings, text_of
+from unfreeze.data.columns import ChosenColumns, choose_columns, is_blank, is_string, label_strings, text_of
 from unfreeze.data.dataset import PARTS, Samples
 from unfreeze.data.links import Links
 from unfreeze.data.rows import NOT_GIVEN, PART_NAMES, Columns, IgnoredLog, Rows
@@ -78,8 +78,7 @@ def _complete(
     has_label = np.asarray(labels.is_valid())
     full = np.ones(len(labels), dtype=bool)
     if content is not None and is_string(content.type):
-        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(content), ""), True)
-        full = ~np.asarray(blank)
+        full = ~np.asarray(is_blank(content))
     checks = {"no label": ~has_label, f"empty {chosen.content!r}": has_label & ~full}
     if chosen.group is not None:
         group_missing = np.asarray(read.table.column(chosen.group).is_null())
