@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unfreeze.data.audit import audit
 from unfreeze.data.dataset import PARTS
 from unfreeze.data.load import load_dataset, load_whole
 from unfreeze.data.split import Pool, class_counts, draw_parts, hash_order
@@ -180,15 +184,85 @@ def test_groups_reach_the_data_set(tmp_path):
     assert data.groups_of(np.arange(20)).tolist() == data.group[:20].tolist()
 
 
-def test_rows_of_a_part_that_was_given_are_groups_of_their_own(tmp_path):
-    for name, count in (("m.csv", 100), ("test.csv", 20)):
-        lines = [f"{name} text {n},{'ab'[n // 10 % 2]},patient {n // 10}\n" for n in range(count)]
-        (tmp_path / name).write_text("text,label,patient\n" + "".join(lines))
-    data = load_dataset(tmp_path / "m.csv", group_column="patient", test=tmp_path / "test.csv")
+def patients(path, count, *, first=0, column="patient"):
+    lines = [f"{path.name} text {n},{'ab'[n // 10 % 2]},patient {first + n // 10}\n" for n in range(count)]
+    path.write_text(f"text,label,{column}\n" + "".join(lines))
+    return path
+
+
+def test_rows_of_a_part_that_was_given_without_groups_are_groups_of_their_own(tmp_path):
+    source = patients(tmp_path / "m.csv", 100)
+    test = patients(tmp_path / "test.csv", 20, column="note")
+    data = load_dataset(source, group_column="patient", test=test)
     assert data.groups_of(data.rows("test")) is None
     mixed = data.groups_of(np.arange(len(data)))
     assert len(set(mixed)) == 10 + 20
-    assert load_dataset(tmp_path / "m.csv").groups_of(np.arange(5)) is None
+    assert load_dataset(source).groups_of(np.arange(5)) is None
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_groups_of_a_part_that_was_given_are_those_of_the_same_values(tmp_path, part):
+    source = patients(tmp_path / "m.csv", 100)
+    # Patients 8 and 9 lie in both; in this file they are numbers 0 and 1.
+    more = patients(tmp_path / "more.csv", 40, first=8)
+    data = load_dataset(
+        source, group_column="patient", text_column="text", label_column="label", **{part: more}
+    )
+    assert data.group[100:120].tolist() == data.group[80:100].tolist()
+    assert len(set(data.groups_of(data.rows(part))) - set(data.group[:100])) == 2
+    assert audit(data).groups_across_parts >= 2
+    apart = load_dataset(
+        source, group_column="patient", text_column="text", label_column="label",
+        **{part: patients(tmp_path / "apart.csv", 40, first=10)},
+    )  # fmt: skip
+    assert audit(apart).groups_across_parts == 0
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_rows_without_a_group_are_left_out_of_every_format(tmp_path, kind):
+    group = [None if n % 10 == 0 else float(n // 10) for n in range(100)]
+    columns = {"text": [f"text {n}" for n in range(100)], "label": [*"ab"] * 50, "patient": group}
+    path = tmp_path / f"m.{kind}"
+    if kind == "parquet":
+        missing = [float("nan") if value is None else value for value in group]
+        pq.write_table(pa.table({**columns, "patient": missing}), path)
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in pa.table(columns).to_pylist()))
+    else:
+        rows = zip(*columns.values(), strict=True)
+        lines = [f"{text},{label},{' ' if value is None else int(value)}\n" for text, label, value in rows]
+        path.write_text("text,label,patient\n" + "".join(lines))
+    data = load_dataset(path, text_column="text", label_column="label", group_column="patient")
+    assert len(data) == 90
+    assert {entry.reason for entry in data.ignored} == {"no 'patient'"}
+    assert np.bincount(data.group).tolist() == [9] * 10
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"stratify_column": "site"},
+        {"stratify_column": "site", "train_size": 40},
+        {"group_column": "patient"},
+        {"group_column": "patient", "train_size": 40},
+    ],
+)
+def test_the_split_ignores_the_order_of_rows_whatever_it_is_drawn_by(tmp_path, asked):
+    chance = np.random.default_rng(0)
+    # Groups share texts, as answers of a few words do.
+    words = [chance.choice(["yes", "no", "thanks"]) if n % 3 == 0 else f"text {n}" for n in range(150)]
+    rows = [f"{text},{'ab'[n % 2]},{'zyx'[n % 3]},patient {n // 3}\n" for n, text in enumerate(words)]
+    found = []
+    for order in (np.arange(150), chance.permutation(150), np.arange(150)[::-1]):
+        path = tmp_path / "m.csv"
+        path.write_text("text,label,site,patient\n" + "".join(rows[row] for row in order))
+        data = load_dataset(path, text_column="text", label_column="label", **asked)
+        lines = [order[int(data.samples.name(row).split(":")[1]) - 1] for row in range(len(data))]
+        # Rows that differ in a column that is not read are the same.
+        unread = 2 if "group_column" in asked else 3
+        keys = [",".join(np.delete(rows[line].split(","), unread)) for line in lines]
+        found.append(sorted(zip(keys, data.part.tolist(), strict=True)))
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,10 @@ def choose_columns(table: Table, asked: Columns) -> ChosenColumns:
     """The columns of the table. Raises RequestError for unknown names and DataError when it is unclear."""
     _check_names(table, asked)
     columns = [_column(table, name) for name in table.head.column_names]
-    taken = {asked.label, asked.group, asked.stratify}
+    group = asked.group
+    if asked.group_beside in table.head.column_names:
+        group = asked.group_beside
+    taken = {asked.label, group, asked.stratify}
     split = next((column.name for column in columns if _is_split(column) and column.name not in taken), None)
     free = [column for column in columns if column.name != split and column.name not in taken]
     modality, content, why = _content(free, table, asked)
@@ -92,7 +95,7 @@ def choose_columns(table: Table, asked: Columns) -> ChosenColumns:
         inferred.append(Inference("split column", split, "its name and values name parts, so they are kept"))
     if asked.text or asked.image:
         inferred = inferred[2:]
-    return ChosenColumns(modality, content, label, split, asked.group, asked.stratify, tuple(inferred))
+    return ChosenColumns(modality, content, label, split, group, asked.stratify, tuple(inferred))
 
 
 def content_column(table: Table, *, modality: Modality, asked: str | None) -> str:
@@ -268,10 +271,21 @@ def label_strings(column: Any, names: tuple[str, ...] | None, *, what: str) -> A
         return pa.chunked_array([pa.array(names, type=pa.large_string())]).take(codes)
     if pa.types.is_nested(kind) or is_bytes_type(kind):
         raise DataError(f"{what} holds {kind}, not one label a row: choose another with --label-column.")
+    return value_strings(column, what=what)
+
+
+def value_strings(column: Any, *, what: str) -> Any:
+    """A column's values as strings, spelled alike whatever its type and format (null where missing or blank).
+
+    Raises DataError, in which ``what`` names the column, for values that have no text.
+    """
+    kind = column.type
+    if pa.types.is_nested(kind):
+        raise DataError(f"{what} holds {kind}, not one value a row: choose another.")
     if pa.types.is_floating(kind):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
         whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), EXACT))
         if pc.all(whole).as_py():
             column = column.cast(pa.int64())
-    text = pc.utf8_trim_whitespace(text_of(column, what=what))
-    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.large_string()), text)
+    text = text_of(column, what=what)
+    return pc.if_else(is_blank(text), pa.scalar(None, pa.large_string()), pc.utf8_trim_whitespace(text))

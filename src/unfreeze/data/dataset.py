@@ -95,7 +95,7 @@ class Dataset:
     def groups_of(self, rows: NDArray[np.intp]) -> NDArray[np.int32] | None:
         """The groups of these rows, codes (rows,), or None where none of them has one.
 
-        A row without, such as those of a test part that was given, is a group of its own.
+        A row without, such as those of a test part that was given and has no such column, is a group of its own.
         """
         if self.group is None:
             return None

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unfreeze.data.dataset import PARTS, Dataset, Inference, Part
@@ -196,9 +198,12 @@ def _read(source: Any, columns: Columns) -> Rows:
 
 def _read_part(source: Any, columns: Columns, part: Part) -> Rows:
     """The rows of ``--val`` or ``--test`` data: their part of that name if they have parts, else all."""
-    # A table's columns say nothing about a folder, and grouping and balancing are matters of drawing.
+    # A table's columns say nothing about a folder, and balancing is a matter of drawing.
     is_table = not isinstance(source, tuple) and (not Path(source).is_dir() or _is_shards(source))
-    rows = _read(source, replace(columns, group=None, stratify=None) if is_table else Columns())
+    rows = _read(
+        source,
+        replace(columns, group=None, stratify=None, group_beside=columns.group) if is_table else Columns(),
+    )
     given = _given(rows)
     if given and part not in given:
         raise DataError(
@@ -211,6 +216,7 @@ def _read_part(source: Any, columns: Columns, part: Part) -> Rows:
         samples=rows.samples.select(keep),
         code=rows.code[keep],
         part=np.full(len(keep), PARTS.index(part), dtype=np.int8),
+        group=None if rows.group is None else rows.group[keep],
         inferred=(note,),
     )
 
@@ -323,12 +329,22 @@ def _joined(rows: Rows, extra: Mapping[Part, Rows]) -> Rows:
         names=names,
         code=np.concatenate(codes),
         part=np.concatenate([more.part for more in everything]),
-        group=None
-        if rows.group is None
-        else np.concatenate([rows.group, np.full(sum(map(len, extra.values())), -1, dtype=np.int32)]),
+        group=None if rows.group is None else _joint_groups(everything),
         ignored=tuple(entry for more in everything for entry in more.ignored),
         inferred=tuple(entry for more in everything for entry in more.inferred),
     )
+
+
+def _joint_groups(everything: Sequence[Rows]) -> NDArray[np.int32]:
+    """Codes of the groups of all rows by value, so that one that lies in several parts is found; -1: none."""
+    values = pa.chunked_array([rows.groups for rows in everything if rows.groups is not None]).unique()
+    codes = [
+        np.full(len(rows), -1, dtype=np.int32)
+        if rows.group is None
+        else np.asarray(pc.index_in(rows.groups, value_set=values))[rows.group]
+        for rows in everything
+    ]
+    return np.concatenate(codes).astype(np.int32)
 
 
 def _relabelled(rows: Rows, order: Labels) -> NDArray[np.int32]:

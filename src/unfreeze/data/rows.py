@@ -47,13 +47,17 @@ PART_NAMES: dict[str, Part] = {
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns a request names; None means: work it out (content, label) or do without."""
+    """The columns a request names; None means: work it out (content, label) or do without.
+
+    ``group_beside``: the group column of the data that these are held out for; these may have one of that name.
+    """
 
     text: str | None = None
     image: str | None = None
     label: str | None = None
     group: str | None = None
     stratify: str | None = None
+    group_beside: str | None = None
 
     def flags(self) -> dict[str, str]:
         """The named columns by the flag that named them."""
@@ -71,7 +75,8 @@ class Rows:
     ``code``: int32 (rows,), an index into ``names`` (the classes that occur, in no order that matters).
     ``part``: int8 (rows,), an index into ``PARTS`` or ``NOT_GIVEN``. ``identity``: an Arrow array of strings
     (rows,) that stay the same when the source's rows change places: paths or texts. ``group`` and
-    ``stratum``: int32 codes (rows,).
+    ``stratum``: int32 codes (rows,), ranks of their values, so that they do not depend on places either; ``groups``: an
+    Arrow array of those values of ``group``, by code.
     """
 
     source: str
@@ -82,6 +87,7 @@ class Rows:
     part: NDArray[np.int8]
     identity: Any
     group: NDArray[np.int32] | None = None
+    groups: Any = None
     stratum: NDArray[np.int32] | None = None
     ignored: tuple[Ignored, ...] = ()
     inferred: tuple[Inference, ...] = ()

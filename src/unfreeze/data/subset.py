@@ -58,11 +58,13 @@ def _first(pool: Pool, rows: NDArray[np.intp], count: int, *, at_least: int) -> 
     """
     label = pool.label[rows]
     stratum = np.zeros_like(label) if pool.stratum is None else pool.stratum[rows]
-    by_class = np.lexsort((pool.order[rows], label))
-    by_cell = np.lexsort((pool.order[rows], stratum, label))
+    group = np.zeros_like(label) if pool.group is None else pool.group[rows]
+    # Equal texts have equal hashes: what else is known of them decides, and never their places.
+    by_class = np.lexsort((group, stratum, pool.order[rows], label))
+    by_cell = np.lexsort((group, pool.order[rows], stratum, label))
     place = _ranks(np.stack([label, stratum]), by_cell)
     place[_ranks(label[None], by_class, share=False) < at_least] = 0.0
-    first = np.lexsort((pool.order[rows], stratum, label, place))
+    first = np.lexsort((group, pool.order[rows], stratum, label, place))
     return rows[first[:count]]
 
 

@@ -11,7 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from unfreeze.data.columns import ChosenColumns, choose_columns, is_blank, is_string, label_strings, text_of
+from unfreeze.data.columns import (
+    ChosenColumns,
+    choose_columns,
+    is_blank,
+    is_string,
+    label_strings,
+    text_of,
+    value_strings,
+)
 from unfreeze.data.dataset import PARTS, Samples
 from unfreeze.data.links import Links
 from unfreeze.data.rows import NOT_GIVEN, PART_NAMES, Columns, IgnoredLog, Rows
@@ -43,14 +51,14 @@ def table_rows(table: Table, asked: Columns, *, source: str) -> Rows:
     labels = label_strings(read.table.column(chosen.label), table.class_names.get(chosen.label), what=what)
     named = f"{table.name}: the {chosen.modality} column {chosen.content!r}"
     content = None if lazy else _content(read.table.column(chosen.content), what=named)
-    keep = _complete(table, chosen, read, labels, content, log)
-    codes = labels.filter(pa.array(keep)).combine_chunks().dictionary_encode()
-    if isinstance(codes, pa.ChunkedArray):
-        codes = codes.combine_chunks()
+    group, stratum = (_values(table, read, name) for name in (chosen.group, chosen.stratify))
+    keep = _complete(table, chosen, read, labels, content, group, log)
+    codes = _encoded(labels.filter(pa.array(keep)))
     names = tuple(codes.dictionary.to_pylist()) if len(codes) else ()
     _check_identifier(table, chosen, len(names), len(codes))
     kept = np.flatnonzero(keep)
     samples, identity = _samples(table, chosen, read, content, kept)
+    group_codes, groups = (None, None) if group is None else _ranked(group, kept)
     return Rows(
         source=source,
         modality=chosen.modality,
@@ -59,8 +67,9 @@ def table_rows(table: Table, asked: Columns, *, source: str) -> Rows:
         code=np.asarray(codes.indices, dtype=np.int32),
         part=_parts(table, chosen, read, kept),
         identity=identity,
-        group=_codes(table, read, chosen.group, kept),
-        stratum=_codes(table, read, chosen.stratify, kept),
+        group=group_codes,
+        groups=groups,
+        stratum=None if stratum is None else _ranked(pc.fill_null(stratum, ""), kept)[0],
         ignored=(*table.ignored, *log.entries()),
         inferred=(*chosen.inferred, *table.notes),
     )
@@ -72,7 +81,7 @@ def _content(column: Any, *, what: str) -> Any:
 
 
 def _complete(
-    table: Table, chosen: ChosenColumns, read: Read, labels: Any, content: Any, log: IgnoredLog
+    table: Table, chosen: ChosenColumns, read: Read, labels: Any, content: Any, group: Any, log: IgnoredLog
 ) -> NDArray[np.bool_]:
     """Which rows have everything; the others go to the log."""
     has_label = np.asarray(labels.is_valid())
@@ -80,8 +89,8 @@ def _complete(
     if content is not None and is_string(content.type):
         full = ~np.asarray(is_blank(content))
     checks = {"no label": ~has_label, f"empty {chosen.content!r}": has_label & ~full}
-    if chosen.group is not None:
-        group_missing = np.asarray(read.table.column(chosen.group).is_null())
+    if group is not None:
+        group_missing = np.asarray(group.is_null())
         checks[f"no {chosen.group!r}"] = has_label & full & group_missing
         full &= ~group_missing
     for reason, missing in checks.items():
@@ -151,9 +160,7 @@ def _parts(table: Table, chosen: ChosenColumns, read: Read, kept: NDArray[np.int
     what = f"{table.name}: the split column {chosen.split!r}"
     column = text_of(read.table.column(chosen.split), what=what).take(pa.array(kept))
     values = pc.fill_null(pc.utf8_lower(pc.utf8_trim_whitespace(column)), "")
-    encoded = values.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
+    encoded = _encoded(values)
     numbers = []
     for value in encoded.dictionary.to_pylist():
         if value not in PART_NAMES:
@@ -165,16 +172,23 @@ def _parts(table: Table, chosen: ChosenColumns, read: Read, kept: NDArray[np.int
     return np.asarray(np.array(numbers, dtype=np.int8)[np.asarray(encoded.indices)])
 
 
-def _codes(table: Table, read: Read, name: str | None, kept: NDArray[np.intp]) -> NDArray[np.int32] | None:
+def _values(table: Table, read: Read, name: str | None) -> Any:
+    """The values of a column that rows are grouped or spread by, as strings; None where none is named."""
     if name is None:
         return None
-    kind = read.table.column(name).type
-    if pa.types.is_nested(kind):
-        raise DataError(
-            f"{table.name}: the column {name!r} holds {kind}, not one value a row: choose another."
-        )
-    values = read.table.column(name).take(pa.array(kept)).combine_chunks()
-    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode("encode")
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    return np.asarray(encoded.indices, dtype=np.int32)
+    return value_strings(read.table.column(name), what=f"{table.name}: the column {name!r}")
+
+
+def _ranked(values: Any, kept: NDArray[np.intp]) -> tuple[NDArray[np.int32], Any]:
+    """Codes of the strings of these rows, int32 (rows,), and the string of each code, sorted."""
+    encoded = _encoded(values.take(pa.array(kept)))
+    order = pc.sort_indices(encoded.dictionary)
+    rank = np.empty(len(order), dtype=np.int32)
+    rank[np.asarray(order)] = np.arange(len(order))
+    return rank[np.asarray(encoded.indices)], encoded.dictionary.take(order)
+
+
+def _encoded(values: Any) -> Any:
+    """A column of strings as one dictionary-encoded array."""
+    encoded = values.combine_chunks().dictionary_encode()
+    return encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
