@@ -298,6 +298,14 @@ def test_own_val_and_test_data_are_kept_apart(class_folders):
     assert len({data.samples.name(row) for row in range(49)}) == 49
 
 
+def test_only_the_part_that_is_taken_of_other_data_must_know_the_classes(class_folders):
+    root = class_folders({"a": 20, "b": 20})
+    other = class_folders({"train/a": 3, "train/c": 3, "test/a": 2, "test/b": 2}, root="other")
+    data = load_dataset(root, test=other)
+    assert data.labels.names == ("a", "b")
+    assert table(data.label, data.part, 2)[2] == [2, 2]
+
+
 def test_parts_given_twice_are_a_wrong_request(class_folders):
     root = class_folders({"train/a": 5, "train/b": 5, "val/a": 2})
     with pytest.raises(RequestError, match="val part of its own, and --val asks for another"):

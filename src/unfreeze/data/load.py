@@ -247,7 +247,7 @@ def _check_classes(rows: Rows, extra: Mapping[Part, Rows], train: list[str], lab
             raise DataError(
                 f"--{part} {more.source} holds {more.modality}s, but {rows.source} {rows.modality}s."
             )
-        held_out[part] = set(more.names)
+        held_out[part] = set(_names(more, np.ones(len(more), dtype=bool)))
     for part, names in held_out.items():
         unknown = sorted(names - set(train))
         if unknown:
@@ -274,11 +274,8 @@ def _draw(
     shares = ", ".join(f"{name} {missing[name]:.0%}" for name in names)
     drawn_from = "train" if _given(rows) else "all rows"
     notes = [Inference("split", shares, f"drawn from {drawn_from} by class, seed {seed}")]
-    lacking = [
-        name
-        for code, name in enumerate(pool.names)
-        if "val" in names and not np.any(drawn[pool.label == code] == PARTS.index("val"))
-    ]
+    validated = set(np.unique(pool.label[drawn == PARTS.index("val")]).tolist())
+    lacking = [name for code, name in enumerate(pool.names) if "val" in names and code not in validated]
     if lacking:
         notes.append(Inference("val part", f"without {listed(lacking)}", "too few rows of these classes"))
     return part, tuple(notes)
@@ -288,7 +285,8 @@ def _pool(rows: Rows, seed: int) -> tuple[NDArray[np.intp], Pool]:
     """The rows that parts are drawn from, as positions and as a pool."""
     where = np.flatnonzero(_in_train(rows))
     present = tuple(_names(rows, _in_train(rows)))
-    ranks = np.array([present.index(name) if name in present else -1 for name in rows.names], dtype=np.int32)
+    rank_of = {name: rank for rank, name in enumerate(present)}
+    ranks = np.array([rank_of.get(name, -1) for name in rows.names], dtype=np.int32)
     return where, Pool(
         source=rows.source,
         names=present,

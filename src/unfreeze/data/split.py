@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -156,11 +157,11 @@ def _draw_groups(pool: Pool, shares: Mapping[Part, float]) -> NDArray[np.int8]:
     parts: tuple[Part, ...] = ("train", *shares)
     codes, group = np.unique(pool.group, return_inverse=True)
     tables = _group_tables(pool, group, len(codes))
+    holders = Counter(label for table in tables for label in table)
     for label, name in enumerate(pool.names):
-        holders = sum(label in table for table in tables)
-        if holders < len(parts):
+        if holders[label] < len(parts):
             raise DataError(
-                f"{pool.source}: the class {name!r} occurs in {holders} group(s) only, but {len(parts)} are "
+                f"{pool.source}: the class {name!r} occurs in {holders[label]} group(s) only, but {len(parts)} are "
                 f"needed so that {', '.join(parts)} each get some of it. Leave --group-column out, or give "
                 "--test data."
             )
