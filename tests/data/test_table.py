@@ -14,6 +14,8 @@ from unfreeze.data import links
 from unfreeze.data.columns import content_column
 from unfreeze.data.groups import RowGroups
 from unfreeze.data.load import load_dataset
+from unfreeze.data.rows import Columns
+from unfreeze.data.table import read_table_file
 from unfreeze.data.tables import open_table
 from unfreeze.errors import DataError, RequestError
 
@@ -498,6 +500,21 @@ def test_the_split_of_image_paths_does_not_depend_on_where_the_folder_lies(tmp_p
         parts.append(load_dataset(str(table), seed=3).part.tolist())
     assert parts[0] == parts[1]
     assert len(set(parts[0])) == 3
+
+
+@pytest.mark.parametrize("place", ["images", "{}/images", "s3://far/images"])
+def test_what_the_split_knows_of_a_path_is_not_changed_by_a_row_elsewhere_nor_by_a_link_to_the_folder(
+    tmp_path, place
+):
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    rows = [f"{place.format(tmp_path)}/{n}.png,{'ab'[n % 2]}" for n in range(12)]
+    known = []
+    for folder, more in ((tmp_path, []), (tmp_path, ["more/1.png,a"]), (tmp_path / "link", ["/x/1.png,a"])):
+        path = folder / "cells.csv"
+        path.write_text("\n".join(["image,label", *rows, *more]))
+        known.append(read_table_file(path, Columns()).identity.to_pylist()[:12])
+    assert known[0] == known[1] == known[2]
+    assert known[0][3] == ("3.png" if "://" in place else "images/3.png")
 
 
 def test_a_column_of_fractions_is_no_label_however_few_there_are(tmp_path):

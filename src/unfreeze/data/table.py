@@ -27,6 +27,9 @@ from unfreeze.data.samples import ColumnSamples, FileSamples
 from unfreeze.data.tables import Read, Table, is_bytes_type, open_table
 from unfreeze.errors import DataError, RequestError
 
+# How an absolute path begins, on any system.
+ABSOLUTE = r"^([A-Za-z]:)?[/\\]"
+
 
 def read_table_file(path: Path, columns: Columns) -> Rows:
     """The rows of a table file. Raises RequestError or DataError when it is no data set."""
@@ -119,6 +122,7 @@ def _samples(
     table: Table, chosen: ChosenColumns, read: Read, content: Any, kept: NDArray[np.intp]
 ) -> tuple[Samples, Any]:
     everything = np.arange(len(kept), dtype=np.intp)
+    samples: Samples
     if content is None:
         assert table.images is not None
         return table.images(chosen.content, kept, table.folder or Path()), _row_numbers(kept)
@@ -132,7 +136,8 @@ def _samples(
         return ColumnSamples(table.name, content, lines, everything), content
     unique = len(pc.unique(content)) == len(content)
     root = with_links(table.folder, content)
-    return FileSamples(root, content, "image", everything, None if unique else lines), _below_common(content)
+    samples = FileSamples(root, content, "image", everything, None if unique else lines)
+    return samples, _wherever(content, table.folder)
 
 
 def with_links(folder: Path | Links | None, paths: Any) -> Path | Links:
@@ -142,12 +147,26 @@ def with_links(folder: Path | Links | None, paths: Any) -> Path | Links:
     return Links(folder or Path())
 
 
-def _below_common(paths: Any) -> Any:
-    """The paths without the folder that all of them lie in: data that move as a whole keep their split."""
-    ends = pc.min_max(paths).as_py()
-    # Character by character is meant: it is cut back to the last slash below.
-    shared = os.path.commonprefix([ends["min"], ends["max"]])  # noqa: RUF071
-    return pc.utf8_slice_codeunits(paths, start=shared.rfind("/") + 1)
+def _wherever(paths: Any, folder: Path | Links | None) -> Any:
+    """The paths as a split knows them, wherever the data lie: those that move as a whole keep their split.
+
+    A relative path is known as it is written, so that no other row changes it. An absolute one, or a URL, is known
+    without the folder of the table, else without the folder that all such paths have in common.
+    """
+    if isinstance(folder, Links):
+        homes = {folder.base or ""}
+    else:
+        homes = {os.path.realpath(folder or Path()), str((folder or Path()).absolute())}
+    for home in homes:
+        below = pc.starts_with(paths, f"{home}/")
+        paths = pc.if_else(below, pc.utf8_slice_codeunits(paths, start=len(home) + 1), paths)
+    for elsewhere in (ABSOLUTE, "://"):
+        there = pc.match_substring_regex(paths, elsewhere)
+        ends = pc.min_max(paths.filter(there)).as_py()
+        # Character by character is meant: it is cut back to the last slash below.
+        shared = os.path.commonprefix([ends["min"] or "", ends["max"] or ""])  # noqa: RUF071
+        paths = pc.if_else(there, pc.utf8_slice_codeunits(paths, start=shared.rfind("/") + 1), paths)
+    return paths
 
 
 def _row_numbers(kept: NDArray[np.intp]) -> Any:
