@@ -184,6 +184,37 @@ def test_a_folder_that_is_linked_to_from_one_before_it_is_read_once(class_folder
     assert ignored(data) == {"cat/kittens": "a link to a folder that is read already"}
 
 
+@pytest.mark.parametrize(
+    ("link", "target"), [("cat/more", "dog"), ("dog/more", "cat"), ("bird", "cat"), ("emu", "cat")]
+)
+def test_a_link_to_another_class_reads_none_of_its_files_whatever_their_names(class_folders, link, target):
+    root = class_folders({"cat": 8, "dog": 8})
+    (root / link).symlink_to(root / target, target_is_directory=True)
+    data = load_dataset(root)
+    assert data.labels.names == ("cat", "dog")
+    assert np.bincount(data.label).tolist() == [8, 8]
+    assert ignored(data) == {link: "a link to a folder that is read already"}
+    assert len(data.ignored) == 1
+
+
+def test_a_part_that_is_a_link_to_another_one_is_none(class_folders):
+    root = class_folders({"train/cat": 8, "train/dog": 8})
+    (root / "test").symlink_to("train", target_is_directory=True)
+    data = load_dataset(root)
+    assert data.given == {"train"}
+    assert len(data) == 16
+    assert ignored(data) == dict.fromkeys(["test/cat", "test/dog"], "a link to a folder that is read already")
+
+
+def test_a_folder_that_two_classes_link_to_from_above_and_below_is_read_once(class_folders):
+    root = class_folders({"cat": 4, "dog": 4, ".kept/inside": 4})
+    (root / "cat" / "below").symlink_to("../.kept/inside", target_is_directory=True)
+    (root / "dog" / "above").symlink_to("../.kept", target_is_directory=True)
+    data = load_dataset(root)
+    assert np.bincount(data.label).tolist() == [8, 4]
+    assert ignored(data)["dog/above/inside"] == "a link to a folder that is read already"
+
+
 def test_folders_lie_deeper_in_each_other_than_python_calls_may(class_folders, picture):
     root = class_folders({"cat": 4, "dog": 4})
     folders = [root / "cat"]

@@ -97,7 +97,7 @@ def _class_folders(
         for entry in top:
             if not is_folder(entry):
                 walker.log.add(entry.name, "not inside a part")
-    found = []
+    found: dict[str, tuple[Part | None, str]] = {}
     for part, folder in parts.items():
         entries = list(walker.entries(folder)) if folder else top
         if part in ("val", "test") and not any(is_folder(entry) for entry in entries):
@@ -106,26 +106,31 @@ def _class_folders(
         for entry in entries:
             path = joined(folder, entry.name)
             if is_folder(entry):
-                found.append(_ClassFolder(part, entry.name, _sorted_by_kind(path, walker)))
+                found[path] = part, entry.name
             else:
                 walker.log.add(path, "not inside a class folder")
     if not found:
         _raise_no_classes(root, top)
-    return found
+    files = _sorted_by_kind(list(found), walker)
+    return [
+        _ClassFolder(part, name, {kind: strings(paths) for kind, paths in files[path].items()})
+        for path, (part, name) in found.items()
+        if path not in walker.repeated
+    ]
 
 
-def _sorted_by_kind(folder: str, walker: Walker) -> dict[Modality, Any]:
-    images: list[str] = []
-    texts: list[str] = []
-    for path in walker.files(folder):
+def _sorted_by_kind(folders: list[str], walker: Walker) -> dict[str, dict[Modality, list[str]]]:
+    """The paths of the images and the texts below each folder."""
+    files: dict[str, dict[Modality, list[str]]] = {folder: {"image": [], "text": []} for folder in folders}
+    for folder, path in walker.files(folders):
         suffix = suffix_of(path)
         if suffix in IMAGE_SUFFIXES:
-            images.append(path)
+            files[folder]["image"].append(path)
         elif suffix in TEXT_SUFFIXES:
-            texts.append(path)
+            files[folder]["text"].append(path)
         else:
             walker.log.add(path, f"not an image or text file ({suffix or 'no extension'})")
-    return {"image": strings(images), "text": strings(texts)}
+    return files
 
 
 def _raise_no_classes(root: Path, top: list[os.DirEntry[str]]) -> None:

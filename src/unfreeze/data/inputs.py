@@ -209,7 +209,7 @@ def walk(folder: Path, modality: Modality, refused: set[str]) -> list[str]:
     wanted = IMAGE_SUFFIXES if modality == "image" else TEXT_SUFFIXES
     walker = Walker(folder, IgnoredLog())
     try:
-        found = [str(folder / name) for name in walker.files("") if suffix_of(name) in wanted]
+        found = [str(folder / name) for _, name in walker.files([""]) if suffix_of(name) in wanted]
     except OSError as error:
         raise unreadable(error) from None
     # Who knows what lies in the folder that one leads to? It is told, lest its files be missed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,7 @@ class Walker:
     log: IgnoredLog
     entered: set[tuple[int, int]] = field(default_factory=set)
     leading_out: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._real_root = os.path.realpath(self.root)
@@ -43,21 +44,24 @@ class Walker:
             else:
                 yield entry
 
-    def files(self, folder: str) -> Iterator[str]:
-        """Paths of all files below a folder, relative to the root.
+    def files(self, folders: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """All files below these folders: the folder, and the path of the file; both are relative to the root.
 
-        A link to a folder is followed once, and after all else: only then is it known what was read without it.
+        A link to a folder is followed once, and after all else: only then is it known what was read without it. What
+        it leads to belongs to the folder that it lies in; a folder to which a link leads is itself a link.
         """
-        links: list[str] = []
-        yield from self._files(folder, links)
-        for link in links:
-            if self._identity(link) in self.entered:
-                self.log.add(link, "a link to a folder that is read already")
+        links: list[tuple[str, str]] = []
+        for folder in folders:
+            if self._is_linked(folder):
+                links.append((folder, folder))
             else:
-                yield from self._files(link, links)
+                yield from self._files(folder, folder, links)
+        for folder, link in links:
+            if not self._is_repeated(link):
+                yield from self._files(folder, link, links)
 
-    def _files(self, folder: str, links: list[str]) -> Iterator[str]:
-        """Files below a folder; what ``links`` to folders there are is added to them."""
+    def _files(self, top: str, folder: str, links: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        """Files below a folder; what links to folders there are is added to ``links``; both after their ``top``."""
         self._enter(folder)
         # A list and no recursion: folders may lie deeper in each other than Python calls may.
         opened = [(folder, self.entries(folder))]
@@ -69,12 +73,24 @@ class Walker:
                 continue
             path = joined(above, entry.name)
             if not is_folder(entry):
-                yield path
+                yield top, path
             elif entry.is_symlink():
-                links.append(path)
-            else:
+                links.append((top, path))
+            elif not self._is_repeated(path):
                 self._enter(path)
                 opened.append((path, self.entries(path)))
+
+    def _is_linked(self, folder: str) -> bool:
+        """Whether a folder, or one above it, is a link."""
+        return Path(os.path.realpath(self.root / folder)) != Path(self._real_root, folder)
+
+    def _is_repeated(self, folder: str) -> bool:
+        """Whether a folder was read by another name; it is noted then."""
+        if self._identity(folder) not in self.entered:
+            return False
+        self.log.add(folder, "a link to a folder that is read already")
+        self.repeated.append(folder)
+        return True
 
     def _leads_out(self, path: str) -> bool:
         return _leads_out(self.root / path, self._real_root)
