@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import numpy as np
@@ -230,6 +231,26 @@ def test_folders_lie_deeper_in_each_other_than_python_calls_may(class_folders, p
         file.unlink()
         for folder in reversed(folders[1:]):
             folder.rmdir()
+
+
+def test_names_that_are_not_utf8_are_listed_and_end_nothing(class_folders):
+    root = class_folders({"cat": 8, "dog": 8, "bird": 8})
+    (root / "cat" / "000.png").rename(root / "cat" / os.fsdecode(b"caf\xe9.png"))
+    (root / "bird").rename(root / os.fsdecode(b"b\xeerd"))
+    data = load_dataset(root)
+    assert data.labels.names == ("cat", "dog")
+    assert len(data) == 15
+    assert ignored(data) == dict.fromkeys(
+        [r"b\udceerd", r"cat/caf\udce9.png"], "its name is not UTF-8: rename it"
+    )
+    assert len(data.fingerprint) == 64
+    for name in ("cat", "dog"):
+        (root / name).rename(root / os.fsdecode(name.encode() + b"\xff"))
+    with pytest.raises(DataError, match=r"Names that are not UTF-8, such as b\\udceerd, are left out"):
+        load_dataset(root)
+    other = root.rename(root.with_name(os.fsdecode(b"\xff")))
+    with pytest.raises(DataError, match=r"udcff cannot be read: its name is not UTF-8: rename it"):
+        load_dataset(other)
 
 
 def test_a_missing_file_is_no_crash_at_loading(class_folders):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from unfreeze.data.inputs import open_inputs
+from unfreeze.data.inputs import open_inputs, open_items
 from unfreeze.data.reading import read_raw
 from unfreeze.errors import DataError, RequestError
 from unfreeze.runtime.decode import Quarantined
@@ -244,6 +244,17 @@ def test_links_out_of_a_folder_are_rows_that_are_not_read(folder, tmp_path):
     # Whoever names a link means what it leads to.
     assert contents(images(folder / "deep" / "secret.png")) == [(folder / "b.png").read_bytes()]
     assert len(images(folder / "everything")) == 1
+
+
+def test_names_that_are_not_utf8_are_rows_with_an_error(folder):
+    wrong = folder / "deep" / os.fsdecode(b"caf\xe9.png")
+    (folder / "deep" / "c.png").rename(wrong)
+    shown = str(folder / "deep" / r"caf\udce9.png")
+    for samples in (images(folder), images(folder / "a.jpg", folder / "b.png", wrong)):
+        assert names(samples) == [str(folder / "a.jpg"), str(folder / "b.png"), shown]
+        assert found(samples)[2] == "its name is not UTF-8: rename it"
+        assert samples.read(1) == (folder / "b.png").read_bytes()
+    assert names(open_items([wrong, folder / "b.png"], modality="image")) == [shown, str(folder / "b.png")]
 
 
 def test_links_to_folders_inside_are_followed_once_and_what_is_no_file_is_a_row(folder):

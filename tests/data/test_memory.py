@@ -41,6 +41,22 @@ def test_paths_are_images(tmp_path, picture):
         assert data.samples.read(5) == picture(5)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "labels", "message"),
+    [
+        (
+            [f"caf\udce9{n}.png" for n in range(12)],
+            LABELS,
+            r"caf\\udce90.png cannot be read: its name is not UTF-8",
+        ),
+        ([f"text {n}" for n in range(12)], ["a", "caf\udce9"] * 6, r"The label caf\\udce9 is not UTF-8"),
+    ],
+)
+def test_names_that_are_not_utf8_are_named(inputs, labels, message):
+    with pytest.raises(DataError, match=message):
+        load_dataset((inputs, labels))
+
+
 @pytest.mark.parametrize("shape", [(5, 7, 3), (5, 7), (5, 7, 1)])
 def test_arrays_keep_their_pixels(shape):
     inputs = arrays(shape)

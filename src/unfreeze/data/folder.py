@@ -19,6 +19,7 @@ from unfreeze.data.rows import (
     Columns,
     IgnoredLog,
     Rows,
+    escaped,
     listed,
     suffix_of,
 )
@@ -55,11 +56,15 @@ def read_folder(root: Path, columns: Columns) -> Rows:
     except OSError as error:
         raise unreadable(error) from None
     except DataError as problem:
-        if not walker.leading_out:
+        if walker.leading_out:
+            more = f"Links that lead out of it, such as {walker.leading_out[0]}, are not followed: put copies there."
+        elif walker.unnamed:
+            more = (
+                f"Names that are not UTF-8, such as {escaped(walker.unnamed[0])}, are left out: rename them."
+            )
+        else:
             raise
-        raise DataError(
-            f"{problem} Links that lead out of it, such as {walker.leading_out[0]}, are not followed: put copies there."
-        ) from None
+        raise DataError(f"{problem} {more}") from None
     return _rows(root, classes, modality, reason, log)
 
 

@@ -14,7 +14,15 @@ from unfreeze.data.dataset import UNLABELLED, Dataset, Modality, Samples
 from unfreeze.data.links import Links
 from unfreeze.data.memory import picture_problem
 from unfreeze.data.remote import in_its_name, open_in_parts, open_remote, visible
-from unfreeze.data.rows import IMAGE_SUFFIXES, TEXT_SUFFIXES, IgnoredLog, suffix_of
+from unfreeze.data.rows import (
+    IMAGE_SUFFIXES,
+    NOT_UTF8,
+    TEXT_SUFFIXES,
+    IgnoredLog,
+    escaped,
+    has_utf8,
+    suffix_of,
+)
 from unfreeze.data.samples import (
     EMPTY_CELL,
     ColumnSamples,
@@ -104,6 +112,8 @@ def _named(
         return _lines(lines or (), modality)
     if is_remote(name):
         return _remote(name, modality=modality, column=column)
+    if not has_utf8(name):
+        return [name]
     path = Path(name)
     if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
         return _table(open_table(path), source=name, modality=modality, column=column)
@@ -173,12 +183,19 @@ def files_of(
 
     ``kept``: whether what lies behind a URL stays on this disk once it was read.
     """
-    lost = {row: (path, EMPTY_LINE) for row, path in enumerate(paths) if not path.strip()}
-    named = [path for path in paths if path.strip()] if lost else list(paths)
+    lost = {row: why for row, path in enumerate(paths) if (why := _nameless(path))}
+    named = [path for row, path in enumerate(paths) if row not in lost]
     root = Links(kept=kept) if any(map(is_remote, named)) else Path()
     return with_lost(
         FileSamples(root, strings(named), modality, np.arange(len(named)), refused=refused), lost
     )
+
+
+def _nameless(path: str) -> tuple[str, str] | None:
+    """How a path is shown that names no file, and why; None for any other."""
+    if not path.strip():
+        return path, EMPTY_LINE
+    return None if has_utf8(path) else (escaped(path), NOT_UTF8)
 
 
 def check_kind(files: list[str], modality: Modality) -> None:
@@ -203,8 +220,8 @@ def check_kind(files: list[str], modality: Modality) -> None:
 def walk(folder: Path, modality: Modality, refused: set[str]) -> list[str]:
     """The paths of all files of that kind below the folder, sorted; hidden ones are left out.
 
-    A link that leads out of the folder stands among them as one file, and is added to ``refused``. Raises DataError
-    when a folder cannot be read.
+    A link that leads out of the folder stands among them as one file, and is added to ``refused``; so is what has a
+    name that is not UTF-8. Raises DataError when a folder cannot be read.
     """
     wanted = IMAGE_SUFFIXES if modality == "image" else TEXT_SUFFIXES
     walker = Walker(folder, IgnoredLog())
@@ -213,7 +230,7 @@ def walk(folder: Path, modality: Modality, refused: set[str]) -> list[str]:
     except OSError as error:
         raise unreadable(error) from None
     # Who knows what lies in the folder that one leads to? It is told, lest its files be missed.
-    out = [folder / name for name in walker.leading_out]
+    out = [folder / name for name in (*walker.leading_out, *walker.unnamed)]
     kept = [str(path) for path in out if suffix_of(path.name) in wanted or path.is_dir()]
     refused.update(kept)
     return sorted(found + kept)

@@ -17,7 +17,7 @@ from unfreeze.data.folder import read_folder
 from unfreeze.data.hub import is_hub_id, read_hub
 from unfreeze.data.memory import read_pair
 from unfreeze.data.remote import read_remote
-from unfreeze.data.rows import NOT_GIVEN, Columns, Rows, listed
+from unfreeze.data.rows import NOT_GIVEN, NOT_UTF8, Columns, Rows, escaped, has_utf8, listed
 from unfreeze.data.samples import join_samples
 from unfreeze.data.shards import is_shard_pattern, is_shards, read_shards
 from unfreeze.data.split import Pool, draw_parts, hash_order
@@ -186,6 +186,8 @@ def _read(source: Any, columns: Columns) -> Rows:
         raise RequestError(
             f"A {type(source).__name__} is no data set: give a path, a hub id, or a pair (inputs, labels)."
         )
+    if not isinstance(source, tuple) and not has_utf8(str(source)):
+        raise DataError(f"{escaped(str(source))} cannot be read: {NOT_UTF8}.")
     for reader in READERS:
         if reader.accepts(source):
             return reader.read(source, columns)

@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 
 from unfreeze.data.dataset import Inference, Modality, Samples
-from unfreeze.data.rows import IMAGE_SUFFIXES, NOT_GIVEN, TEXT_SUFFIXES, Columns, IgnoredLog, Rows, suffix_of
+from unfreeze.data.rows import (
+    IMAGE_SUFFIXES,
+    NOT_GIVEN,
+    NOT_UTF8,
+    TEXT_SUFFIXES,
+    Columns,
+    IgnoredLog,
+    Rows,
+    escaped,
+    has_utf8,
+    suffix_of,
+)
 from unfreeze.data.samples import FileSamples, ListSamples, strings
 from unfreeze.errors import DataError, RequestError
 
@@ -39,6 +50,8 @@ def read_pair(source: tuple[Any, ...], columns: Columns) -> Rows:
         else:
             keep.append(position)
     names = tuple(dict.fromkeys(label for label in labels if label is not None))
+    if wrong := next((name for name in names if not has_utf8(name)), None):
+        raise DataError(f"The label {escaped(wrong)} is not UTF-8: give another name to its class.")
     index = {name: code for code, name in enumerate(names)}
     modality, reason, samples, identity = _samples(inputs, np.array(keep, dtype=np.intp))
     return Rows(
@@ -74,6 +87,8 @@ def _samples(inputs: list[Any], rows: Any) -> tuple[Modality, str, Samples, list
 
 def _files(inputs: list[Any], rows: Any, modality: Modality) -> tuple[Samples, list[str]]:
     paths = [Path(item).as_posix() for item in inputs]
+    if wrong := next((path for path in paths if not has_utf8(path)), None):
+        raise DataError(f"{escaped(wrong)} cannot be read: {NOT_UTF8}.")
     lines = None if len(set(paths)) == len(paths) else np.arange(1, len(paths) + 1)
     return FileSamples(Path(), strings(paths), modality, rows, lines), [paths[row] for row in rows]
 

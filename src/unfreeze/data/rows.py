@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from unfreeze.data.dataset import Ignored, Inference, Modality, Part, Samples
 
 NOT_GIVEN = -1
+NOT_UTF8 = "its name is not UTF-8: rename it"
 # Entries listed one by one for each reason; a million rows without a label must not become a million entries.
 MOST_LISTED = 1_000
 IMAGE_SUFFIXES = frozenset(
@@ -132,6 +133,20 @@ def suffix_of(name: str) -> str:
     """The file name's last extension, lower case, with its dot; empty when there is none."""
     dot = name.rfind(".")
     return name[dot:].lower() if dot > max(name.rfind("/"), name.rfind("\\")) else ""
+
+
+def has_utf8(name: str) -> bool:
+    """Whether a string can be written down; the name of a file may hold any bytes, which stand in it as surrogates."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def escaped(name: str) -> str:
+    """The name with an escape for each byte that is no UTF-8."""
+    return name.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def listed(names: list[str] | tuple[str, ...], *, most: int = 8) -> str:

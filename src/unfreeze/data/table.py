@@ -22,7 +22,7 @@ from unfreeze.data.columns import (
 )
 from unfreeze.data.dataset import PARTS, Samples
 from unfreeze.data.links import Links
-from unfreeze.data.rows import NOT_GIVEN, PART_NAMES, Columns, IgnoredLog, Rows
+from unfreeze.data.rows import NOT_GIVEN, PART_NAMES, Columns, IgnoredLog, Rows, has_utf8
 from unfreeze.data.samples import ColumnSamples, FileSamples
 from unfreeze.data.tables import Read, Table, is_bytes_type, open_table
 from unfreeze.errors import DataError, RequestError
@@ -157,7 +157,7 @@ def _wherever(paths: Any, folder: Path | Links | None) -> Any:
         homes = {folder.base or ""}
     else:
         homes = {os.path.realpath(folder or Path()), str((folder or Path()).absolute())}
-    for home in homes:
+    for home in filter(has_utf8, homes):
         below = pc.starts_with(paths, f"{home}/")
         paths = pc.if_else(below, pc.utf8_slice_codeunits(paths, start=len(home) + 1), paths)
     for elsewhere in (ABSOLUTE, "://"):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from unfreeze.data.dataset import Ignored, Inference
 from unfreeze.data.links import Links
-from unfreeze.data.rows import suffix_of
+from unfreeze.data.rows import has_utf8, suffix_of
 from unfreeze.data.samples import ParquetSamples
 from unfreeze.errors import DataError
 from unfreeze.runtime.files import parse_json
@@ -291,7 +291,7 @@ def _open_jsonl(path: Path) -> Table:
         if len(first) == HEAD_ROWS:
             break
     # A lone surrogate has no UTF-8 form: no such name can be asked for, and Arrow holds none.
-    names = list(dict.fromkeys(name for record in first for name in record if _has_utf8(name)))
+    names = list(dict.fromkeys(name for record in first for name in record if has_utf8(name)))
     head = pa.table(
         {
             name: pa.array([_json_cell(record.get(name)) for record in first], type=pa.large_string())
@@ -312,14 +312,6 @@ def _json_records(path: Path) -> Iterator[tuple[int, dict[str, object] | None]]:
             except ValueError:
                 record = None
             yield number, record if isinstance(record, dict) else None
-
-
-def _has_utf8(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _json_cell(value: object) -> str | None:

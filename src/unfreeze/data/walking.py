@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unfreeze.data.rows import IgnoredLog
+from unfreeze.data.rows import NOT_UTF8, IgnoredLog, escaped, has_utf8
 from unfreeze.errors import DataError
 
 # Whoever hands a folder on could otherwise have any file of this machine read as data.
@@ -23,6 +23,7 @@ class Walker:
     log: IgnoredLog
     entered: set[tuple[int, int]] = field(default_factory=set)
     leading_out: list[str] = field(default_factory=list)
+    unnamed: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -30,7 +31,10 @@ class Walker:
         self._enter("")
 
     def entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
-        """Entries of a folder, by name, without hidden and junk ones and links to what lies outside of the root."""
+        """Entries of a folder, by name, that a data set may hold.
+
+        Without hidden and junk ones, those whose name is not UTF-8, and links to what lies outside of the root.
+        """
         with os.scandir(self.root / folder) as scan:
             found = sorted(scan, key=lambda entry: entry.name)
         for entry in found:
@@ -38,6 +42,9 @@ class Walker:
                 self.log.add(joined(folder, entry.name), "hidden")
             elif entry.name.lower() in JUNK:
                 self.log.add(joined(folder, entry.name), "written by an operating system, not data")
+            elif not has_utf8(entry.name):
+                self.log.add(escaped(joined(folder, entry.name)), NOT_UTF8)
+                self.unnamed.append(joined(folder, entry.name))
             elif entry.is_symlink() and self._leads_out(joined(folder, entry.name)):
                 self.log.add(joined(folder, entry.name), LEADS_OUT)
                 self.leading_out.append(joined(folder, entry.name))
