@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from unfreeze.regular import open_file, read_file, read_record
+from unfreeze.data.links import Links, content_in
+from unfreeze.regular import names_anything, names_file, names_folder, open_file, read_file, read_record
 from unfreeze.runtime.files import file_hash
 
 pytestmark = pytest.mark.timeout(30)
@@ -55,3 +56,13 @@ def test_a_file_of_holes_is_not_taken_into_memory(tmp_path):
     os.truncate(path, 2**40)
     with pytest.raises(OSError, match="larger than 1 MiB"):
         read_file(path, most=2**20)
+    for folder in (tmp_path, Links(tmp_path)):
+        with pytest.raises(OSError, match="larger than 1024 MiB"):
+            content_in(folder, "holes")
+
+
+def test_a_path_that_no_file_can_have_names_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    for ask, here in ((names_folder, ["."]), (names_file, ["file"]), (names_anything, [".", "file"])):
+        asked = [".", "file", "none", "x" * 5000, "a\0b"]
+        assert [name for name in asked if ask(tmp_path / name)] == here

@@ -16,6 +16,21 @@ MOST_RECORD = 128 * 2**20
 MOST_ASSET = 256 * 2**20
 
 
+def names_folder(path: str | Path) -> bool:
+    """Whether a path names a folder; what no file can be called, such as a text of many words, names none."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+
+
+def names_file(path: str | Path) -> bool:
+    """Whether a path names a regular file; see ``names_folder``."""
+    return os.path.isfile(path)  # noqa: PTH113 - see above
+
+
+def names_anything(path: str | Path) -> bool:
+    """Whether there is anything at a path; see ``names_folder``."""
+    return os.path.exists(path)  # noqa: PTH110 - see above
+
+
 @contextmanager
 def open_file(path: Path) -> Iterator[BufferedReader]:
     """A regular file to read. Raises OSError for anything else: a pipe or a device may never end."""
@@ -35,11 +50,14 @@ def open_file(path: Path) -> Iterator[BufferedReader]:
 def read_file(path: Path, *, most: int | None = None) -> bytes:
     """The content of a regular file of up to ``most`` bytes. Raises OSError for anything else."""
     with open_file(path) as file:
-        # One more than allowed: what grows while it is read is found too.
-        data = file.read(-1 if most is None else most + 1)
-    if most is not None and len(data) > most:
-        raise OSError(errno.EFBIG, f"larger than {most // 2**20} MiB", str(path))
-    return data
+        if most is None:
+            return file.read()
+        if os.fstat(file.fileno()).st_size <= most:
+            # One more than allowed: what grows while it is read is found too.
+            data = file.read(most + 1)
+            if len(data) <= most:
+                return data
+    raise OSError(errno.EFBIG, f"larger than {most // 2**20} MiB", str(path))
 
 
 def read_record(path: Path) -> str:

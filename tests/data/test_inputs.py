@@ -185,6 +185,15 @@ def test_a_missing_file_among_others_is_a_row_and_alone_an_error(folder):
         images(folder / "gone.png")
 
 
+@pytest.mark.parametrize(
+    "text", ["so many words " * 40, "many/words " * 900, "is it a question? " * 40, "a\0b"]
+)
+def test_a_text_in_the_place_of_a_file_is_a_wrong_request_that_says_how_it_is_given(text):
+    for given in (text, f"{text}.csv"):
+        with pytest.raises(RequestError, match="A text itself is piped in, with - as its name"):
+            texts(given)
+
+
 def test_a_url_is_fetched_at_once_where_it_stands_alone(monkeypatch):
     asked = []
     monkeypatch.setattr("unfreeze.data.inputs.fetch_file", asked.append)

@@ -1,5 +1,7 @@
 """Parquet files that are one table."""
 
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -184,3 +186,20 @@ def test_a_folder_with_a_link_to_a_folder_is_no_table_in_several_files(tmp_path)
     assert is_shards(folder)
     (folder / "more").symlink_to(shard(tmp_path / "others", rows(), 20), target_is_directory=True)
     assert not is_shards(folder)
+
+
+def test_folders_of_shards_lie_deeper_in_each_other_than_python_calls_may(tmp_path):
+    folders = [tmp_path / "d"]
+    for _ in range(sys.getrecursionlimit() + 100):
+        folders.append(folders[-1] / "d")
+    for folder in folders:
+        folder.mkdir()
+    pq.write_table(rows(), folders[-1] / "part.parquet")
+    try:
+        assert is_shards(tmp_path / "d")
+        assert len(load_dataset(tmp_path / "d")) == ROWS
+    finally:
+        # What clears up behind the tests calls itself for each folder.
+        (folders[-1] / "part.parquet").unlink()
+        for folder in reversed(folders[1:]):
+            folder.rmdir()

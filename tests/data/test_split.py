@@ -306,6 +306,14 @@ def test_only_the_part_that_is_taken_of_other_data_must_know_the_classes(class_f
     assert table(data.label, data.part, 2)[2] == [2, 2]
 
 
+@pytest.mark.parametrize("source", ["x" * 5000, "many words / and more " * 300, "a\0b"])
+def test_what_no_file_can_be_called_does_not_exist(class_folders, source):
+    with pytest.raises(DataError, match="does not exist"):
+        load_dataset(source)
+    with pytest.raises(DataError, match="does not exist"):
+        load_dataset(class_folders({"a": 20, "b": 20}), test=source)
+
+
 def test_parts_given_twice_are_a_wrong_request(class_folders):
     root = class_folders({"train/a": 5, "train/b": 5, "val/a": 2})
     with pytest.raises(RequestError, match="val part of its own, and --val asks for another"):

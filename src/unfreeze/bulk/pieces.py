@@ -28,6 +28,7 @@ from unfreeze.data.samples import ColumnSamples, FileSamples, ParquetSamples, jo
 from unfreeze.data.tables import TABLE_SUFFIXES, Table, is_bytes_type, open_table
 from unfreeze.data.walking import refuse_links_out
 from unfreeze.errors import DataError, RequestError
+from unfreeze.regular import names_anything, names_folder
 from unfreeze.runtime.parts import in_parts, part_file
 from unfreeze.runtime.remote import (
     AT_ONCE,
@@ -217,13 +218,13 @@ def _listed(name: str, modality: Modality, met: _Met) -> list[str]:
     if is_remote(name):
         return _listed_behind(name, modality, met)
     path = Path(name)
-    if path.is_dir():
+    if names_folder(path):
         return _shards_below(path) or walk(path, modality, met.refused)
-    if any(mark in name for mark in "*?[") and not path.exists():
+    if any(mark in name for mark in "*?[") and not names_anything(path):
         return match_files(name)
     suffix = path.suffix.lower()
     _check_table(name, suffix)
-    if not path.exists() and suffix == SHARD:
+    if not names_anything(path) and suffix == SHARD:
         raise RequestError(f"{name} does not exist. Give Parquet files, or folders or patterns of them.")
     return [name]
 

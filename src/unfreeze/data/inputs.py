@@ -37,6 +37,7 @@ from unfreeze.data.table import with_links
 from unfreeze.data.tables import TABLE_SUFFIXES, Table, is_bytes_type, open_table
 from unfreeze.data.walking import Walker, unreadable
 from unfreeze.errors import DataError, RequestError
+from unfreeze.regular import names_anything, names_file, names_folder
 from unfreeze.runtime.labels import Labels
 from unfreeze.runtime.remote import fetch, fetch_file, is_pattern, is_remote, list_files, name_of, scrubbed
 
@@ -100,7 +101,7 @@ def open_inputs(
     ]
     sources = [source for source in opened if len(source)]
     if not sources:
-        raise RequestError(f"{', '.join(inputs)}: no {modality} inputs were found there.")
+        raise RequestError(f"{', '.join(inputs)}: no {modality} inputs were found there.{_piped(modality)}")
     return sources[0] if len(sources) == 1 else join_samples(tuple(sources), ("",) * len(sources))
 
 
@@ -115,15 +116,15 @@ def _named(
     if not has_utf8(name):
         return [name]
     path = Path(name)
-    if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
+    if path.suffix.lower() in TABLE_SUFFIXES and names_file(path):
         return _table(open_table(path), source=name, modality=modality, column=column)
-    if path.is_dir():
+    if names_folder(path):
         if is_shards(path):
             return _table(open_shards(path), source=name, modality=modality, column=column)
         return walk(path, modality, refused)
-    if is_shard_pattern(name) and not path.exists():
+    if is_shard_pattern(name) and not names_anything(path):
         return _table(open_shards(name), source=name, modality=modality, column=column)
-    if any(mark in name for mark in "*?[") and not path.exists():
+    if any(mark in name for mark in "*?[") and not names_anything(path):
         return match_files(name)
     return [name]
 
@@ -213,8 +214,15 @@ def check_kind(files: list[str], modality: Modality) -> None:
     if len(files) == 1 and is_remote(files[0]):
         # Alone, a file that cannot be had is an error of the request.
         fetch_file(files[0])
-    elif len(files) == 1 and not Path(files[0]).exists():
-        raise RequestError(f"{files[0]} does not exist. Give files, folders, globs, tables, or - for lines.")
+    elif len(files) == 1 and not names_anything(files[0]):
+        raise RequestError(
+            f"{files[0]} does not exist. Give files, folders, globs, tables, or - for lines.{_piped(modality)}"
+        )
+
+
+def _piped(modality: Modality) -> str:
+    """What to do with a text that was given where its place is meant."""
+    return " A text itself is piped in, with - as its name." if modality == "text" else ""
 
 
 def walk(folder: Path, modality: Modality, refused: set[str]) -> list[str]:

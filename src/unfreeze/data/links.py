@@ -10,6 +10,9 @@ from unfreeze.errors import UnfreezeError
 from unfreeze.regular import read_file
 from unfreeze.runtime.remote import fetch_file, is_remote, read_object, scrubbed
 
+# Bytes of a picture or a text. A file of holes says any size, and takes all of it in memory.
+MOST_INPUT = 2**30
+
 
 @dataclass(frozen=True, eq=False)
 class Links:
@@ -28,7 +31,7 @@ class Links:
         """What the file of a name holds. Raises OSError for one that leads out, or cannot be had."""
         url = self._url(name)
         if url is None:
-            return read_file(self.folder / name)
+            return read_file(self.folder / name, most=MOST_INPUT)
         try:
             if not self.kept:
                 return read_object(url)
@@ -37,7 +40,7 @@ class Links:
                 found = self.fetched[url] = fetch_file(url)
         except UnfreezeError as problem:
             raise OSError(str(problem).rstrip(".")) from None
-        return read_file(found)
+        return read_file(found, most=MOST_INPUT)
 
     def _url(self, name: str) -> str | None:
         if self.base is None:
@@ -56,4 +59,4 @@ class Links:
 
 def content_in(folder: Path | Links, name: str) -> bytes:
     """What the file of a name in a folder holds. Raises OSError when it cannot be read or had."""
-    return folder.read(name) if isinstance(folder, Links) else read_file(folder / name)
+    return folder.read(name) if isinstance(folder, Links) else read_file(folder / name, most=MOST_INPUT)

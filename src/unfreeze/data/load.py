@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from unfreeze.data.split import Pool, draw_parts, hash_order
 from unfreeze.data.subset import keep_rows
 from unfreeze.data.table import read_table_file
 from unfreeze.errors import DataError, RequestError, did_you_mean
+from unfreeze.regular import names_file, names_folder
 from unfreeze.runtime.labels import Labels
 from unfreeze.runtime.remote import is_remote
 
@@ -42,15 +44,15 @@ class Reader:
 
 
 def _is_shards(source: Any) -> bool:
-    return Path(source).is_dir() and is_shards(Path(source))
+    return names_folder(source) and is_shards(Path(source))
 
 
 READERS = (
     Reader("pair", lambda source: isinstance(source, tuple), read_pair),
     Reader("remote", is_remote, read_remote),
     Reader("shards", _is_shards, read_shards),
-    Reader("folder", lambda source: Path(source).is_dir(), lambda s, columns: read_folder(Path(s), columns)),
-    Reader("table", lambda source: Path(source).is_file(), lambda s, c: read_table_file(Path(s), c)),
+    Reader("folder", names_folder, lambda s, columns: read_folder(Path(s), columns)),
+    Reader("table", names_file, lambda s, c: read_table_file(Path(s), c)),
     Reader("pattern", is_shard_pattern, read_shards),
     Reader("hub", lambda source: isinstance(source, str) and is_hub_id(source), read_hub),
 )
@@ -192,16 +194,16 @@ def _read(source: Any, columns: Columns) -> Rows:
         if reader.accepts(source):
             return reader.read(source, columns)
     path = Path(str(source))
-    if path.exists() or path.is_symlink():
+    if os.path.lexists(path):
         raise DataError(f"{source} is neither a folder nor a file.")
-    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    beside = [entry.name for entry in path.parent.iterdir()] if names_folder(path.parent) else []
     raise DataError(f"{source} does not exist.{did_you_mean(path.name, beside)}")
 
 
 def _read_part(source: Any, columns: Columns, part: Part) -> Rows:
     """The rows of ``--val`` or ``--test`` data: their part of that name if they have parts, else all."""
     # A table's columns say nothing about a folder, and balancing is a matter of drawing.
-    is_table = not isinstance(source, tuple) and (not Path(source).is_dir() or _is_shards(source))
+    is_table = not isinstance(source, tuple) and (not names_folder(source) or _is_shards(source))
     rows = _read(
         source,
         replace(columns, group=None, stratify=None, group_beside=columns.group) if is_table else Columns(),

@@ -16,6 +16,7 @@ from unfreeze.data.table import table_rows
 from unfreeze.data.tables import Table
 from unfreeze.data.walking import JUNK, refuse_links_out
 from unfreeze.errors import DataError
+from unfreeze.regular import names_folder
 
 SUFFIX = ".parquet"
 MARKS = "*?["
@@ -60,7 +61,7 @@ def open_shards(source: str | Path, *, links: Links | None = None) -> Table:
     or test, all of them must: the column ``split`` says it of each row then.
     """
     root = Path(source)
-    if root.is_dir():
+    if names_folder(root):
         names = sorted(_files(root))
         refuse_links_out(root, names)
     else:
@@ -104,16 +105,20 @@ def _is_beside(name: str) -> bool:
     return name.startswith((".", "_")) or name.lower() in JUNK
 
 
-def _files(folder: Path, below: str = "") -> Iterator[str]:
+def _files(folder: Path) -> Iterator[str]:
     """Names of the files below a folder, without hidden ones and what a writer of shards notes beside them."""
-    with os.scandir(folder) as scan:
-        entries = [entry for entry in scan if not _is_beside(entry.name)]
-    # Files first: one of another kind ends the question what the folder holds.
-    for entry in sorted(entries, key=lambda entry: entry.is_dir(follow_symlinks=False)):
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(folder / entry.name, f"{below}{entry.name}/")
-        else:
-            yield f"{below}{entry.name}"
+    # A list and no recursion: folders may lie deeper in each other than Python calls may.
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        with os.scandir(folder / below) as scan:
+            entries = [entry for entry in scan if not _is_beside(entry.name)]
+        # Files first: one of another kind ends the question what the folder holds.
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(f"{below}{entry.name}/")
+            else:
+                yield f"{below}{entry.name}"
 
 
 def _part_of(name: str) -> str | None:
