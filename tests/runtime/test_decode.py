@@ -10,7 +10,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
 from unfreeze.runtime import decode
 from unfreeze.runtime.decode import BadImage, decode_image, inspect_image, open_picture, verify_image
@@ -305,17 +305,13 @@ def test_a_small_picture_is_decoded_no_larger_than_it_needs_to_be(kind, monkeypa
     pixels[:240] = 200
     exif = Image.Exif()
     exif[0x0112] = 6
-    data, decoded, transpose = (
-        saved(Image.fromarray(pixels), kind, exif=exif.tobytes()),
-        [],
-        ImageOps.exif_transpose,
-    )
+    data, decoded, turn = saved(Image.fromarray(pixels), kind, exif=exif.tobytes()), [], decode.upright
 
     def note(image):
         decoded.append(image.size)
-        return transpose(image)
+        return turn(image)
 
-    monkeypatch.setattr(ImageOps, "exif_transpose", note)
+    monkeypatch.setattr(decode, "upright", note)
     small = open_picture(data, most=60)
     assert small.size == (30, 60)
     # Turned by a quarter: the upper half stands on the right.

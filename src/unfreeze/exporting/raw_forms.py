@@ -16,7 +16,8 @@ from unfreeze.exporting.gate_rows import GateRows
 from unfreeze.exporting.libraries import own_answers
 from unfreeze.exporting.parity import Parity
 from unfreeze.exporting.pixels import Pixels
-from unfreeze.runtime.decode import ORIENTATION_TAG, open_picture
+from unfreeze.runtime.decode import open_picture
+from unfreeze.runtime.orientation import ORIENTATION_TAG
 
 # So many pictures in each form, which is six times as many rows.
 PICTURES = 4

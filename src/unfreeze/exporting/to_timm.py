@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from unfreeze.backbones.timm_loading import create_timm
 from unfreeze.bundle.classifier import Classifier
@@ -21,6 +21,7 @@ from unfreeze.exporting.formats import Answers, Written
 from unfreeze.exporting.hosting import calibrated_linear, takes_linear
 from unfreeze.runtime.exported import Graph
 from unfreeze.runtime.files import write_atomically
+from unfreeze.runtime.orientation import upright
 from unfreeze.runtime.preprocess import ImagePreprocess
 from unfreeze.runtime.reading import Arrays, Raw
 
@@ -177,7 +178,7 @@ def answers_of(model: Any, transform: Any, labels: Sequence[str], classifier: Cl
 def open_as_users_do(raw: Raw) -> Image.Image:
     """The picture of a file as the libraries' own examples open it: upright, in RGB."""
     assert isinstance(raw, bytes)
-    return ImageOps.exif_transpose(Image.open(BytesIO(raw))).convert("RGB")
+    return upright(Image.open(BytesIO(raw))).convert("RGB")
 
 
 def _create(folder: Path) -> Any:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from unfreeze.runtime.orientation import QUARTER_TURNS, turn_of, upright
 from unfreeze.runtime.preprocess import ImagePreprocess
 
 # Pillow's own limit for a warning, 2**30 bytes of RGB over 4 and 3: beyond it a file is taken for an attack.
@@ -35,8 +36,6 @@ FORMATS = (
 BAND_VALUES = 2**20
 # Formats whose codec decodes at half, a quarter and an eighth of the size.
 SCALED = ("JPEG", "MPO")
-ROTATED_BY_A_QUARTER = (5, 6, 7, 8)
-ORIENTATION_TAG = 0x0112
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -95,7 +94,7 @@ def decode_picture(data: bytes, preprocess: ImagePreprocess) -> Image.Image:
     try:
         if preprocess.draft and image.format in SCALED:
             image.draft(None, _needed_size(image, preprocess))
-        return to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(upright(image))
     except Exception as error:  # Pillow's codecs raise nearly any type on damaged bytes
         raise BadImage(_reason(error)) from error
 
@@ -118,7 +117,7 @@ def open_picture(data: bytes, *, most: int | None = None) -> Image.Image:
     try:
         if most is not None and image.format in SCALED:
             image.draft(None, (2 * most, 2 * most))
-        picture = to_rgb(ImageOps.exif_transpose(image))
+        picture = to_rgb(upright(image))
         if most is not None:
             picture.thumbnail((most, most), Image.Resampling.LANCZOS)
         return picture
@@ -214,11 +213,7 @@ def _info(image: Image.Image) -> ImageInfo:
 
 
 def _displayed_size(image: Image.Image) -> tuple[int, int]:
-    try:
-        # That of the base class: the one for PNG decodes the picture to look for EXIF behind its pixels.
-        quarter = Image.Image.getexif(image).get(ORIENTATION_TAG) in ROTATED_BY_A_QUARTER
-    except Exception:  # damaged EXIF must not cost a picture that decodes
-        quarter = False
+    quarter = turn_of(image) in QUARTER_TURNS
     return (image.height, image.width) if quarter else (image.width, image.height)
 
 
