@@ -9,7 +9,7 @@ from PIL import Image
 
 from unfreeze.errors import RequestError
 from unfreeze.runtime.card import KEY, Card
-from unfreeze.runtime.exported import load
+from unfreeze.runtime.exported import Exported, load
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -144,3 +144,80 @@ def test_a_graph_that_cannot_compute_is_a_sentence(tmp_path):
     made(tmp_path, weights=np.zeros((5, 2), dtype=np.float32))
     with pytest.raises(RequestError, match=r"model\.onnx (cannot compute an answer|is no ONNX model)"):
         load(tmp_path).predict([picture("red")])
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def seen():
+    """An exported model whose answers are even, and the pictures that its graph has read."""
+    read = []
+
+    def graph(arrays):
+        read.extend(arrays["images"])
+        even = np.full((len(arrays["images"]), 2), 0.5, np.float32)
+        return even, even
+
+    return Exported(graph, CARD, None), read
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_pil_image_is_read_as_its_file_is(seen, tmp_path, orientation):
+    model, read = seen
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(PIXELS).save(tmp_path / "one.png", exif=exif)
+    model.predict([tmp_path / "one.png", Image.open(tmp_path / "one.png")])
+    np.testing.assert_array_equal(read[1], read[0])
+    np.testing.assert_array_equal(read[0], np.rot90(PIXELS, {1: 0, 3: 2, 6: -1}[orientation]))
+
+
+FORMS = {mode: Image.fromarray(PIXELS).convert(mode) for mode in ("CMYK", "YCbCr", "LAB", "F", "I", "RGBA")}
+FORMS["one channel"] = PIXELS[..., :1]
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_pictures_of_every_mode_are_answered(seen, form):
+    model, read = seen
+    assert model.predict(form)[0].error is None
+    assert model.predict_proba([form, form]).shape == (2, 2)
+    assert len(read) == 3
+
+
+UNREADABLE = {
+    "no image": (b"no image", "item 1: its content is not an image"),
+    "floats": (PIXELS / 255, "item 1: cannot be read: Input 1 is an array of float64"),
+    "a number": (5, "item 1: cannot be read: Input 1 is a int: give paths"),
+    "a null byte": ("a\0b", "cannot be read: .*null"),
+    "no file": ("nowhere.png", "nowhere.png: cannot be read: No such file"),
+}
+
+
+@pytest.mark.parametrize(("given", "told"), UNREADABLE.values(), ids=UNREADABLE)
+def test_what_cannot_be_read_is_a_row_with_an_error_or_a_sentence(seen, given, told):
+    model, _ = seen
+    for inputs in (given, [given]):
+        (row,) = model.predict(inputs)
+        assert (row.label, row.error is None) == (None, False)
+        with pytest.raises(RequestError, match=told):
+            model.predict_proba(inputs)
+
+
+def test_a_picture_that_breaks_off_when_it_is_decoded_is_a_row_with_an_error(seen):
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 100).save(file, "PNG")
+    cut = Image.open(io.BytesIO(file.getvalue()[:-2000]))
+    assert "truncated" in seen[0].predict([cut])[0].error
+
+
+def test_one_input_has_one_row_of_probabilities(seen, tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "one.png")
+    for given in (
+        str(tmp_path / "one.png"),
+        tmp_path / "one.png",
+        picture("red"),
+        PIXELS,
+        Image.fromarray(PIXELS),
+    ):
+        assert seen[0].predict_proba(given).shape == (1, 2)

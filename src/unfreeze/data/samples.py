@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +15,9 @@ from unfreeze.data.dataset import Modality, Remembering, Samples
 from unfreeze.data.groups import RowGroups
 from unfreeze.data.links import Links, content_in
 from unfreeze.data.walking import LEADS_OUT
+from unfreeze.runtime.pictures import encode_losslessly
 from unfreeze.runtime.remote import scrubbed
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-# What TIFF is needed for: PNG has no such pixels.
-TIFF_MODES = ("CMYK", "YCbCr", "LAB", "F", "I")
 EMPTY_CELL = "the cell is empty"
 
 
@@ -141,7 +136,7 @@ class ListSamples:
         return f"item {self.rows[row] + 1}"
 
     def read(self, row: int) -> bytes | str:
-        """The text, or the picture as the bytes of a lossless image file."""
+        """The text, or the picture as the bytes of a lossless image file. Raises BadImage."""
         item = self.items[int(self.rows[row])]
         return item if isinstance(item, str) else encode_losslessly(item)
 
@@ -252,20 +247,3 @@ def cell_content(value: Any, folder: Path | Links | None) -> bytes | str:
     if isinstance(value, bytes):
         return value
     raise OSError(f"the cell holds {type(value).__name__}, not text or image bytes")
-
-
-def encode_losslessly(picture: Image | NDArray[np.uint8]) -> bytes:
-    """The picture as an image file without loss: PNG, or TIFF for pixels that PNG cannot hold."""
-    from PIL import Image, ImageOps
-
-    if isinstance(picture, np.ndarray):
-        image = Image.fromarray(picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture)
-    else:
-        # Rotated here, since the new file carries no EXIF.
-        image = ImageOps.exif_transpose(picture)
-    buffer = BytesIO()
-    if image.mode in TIFF_MODES:
-        image.save(buffer, format="TIFF")
-    else:
-        image.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from unfreeze.errors import RequestError, missing_extra
 from unfreeze.regular import MOST_ASSET, read_file
 from unfreeze.runtime.card import KEY, Card, read_card
 from unfreeze.runtime.decode import BadImage
+from unfreeze.runtime.pictures import encode_losslessly, picture_problem
 from unfreeze.runtime.predictions import Prediction
 from unfreeze.runtime.preprocess import ImagePreprocess
 from unfreeze.runtime.reading import Arrays, Raw, Reader
@@ -139,23 +138,16 @@ class Exported:
 
     def predict(self, inputs: Any, *, top_k: int = 1, batch_size: int = BATCH) -> list[Prediction]:
         """One prediction for each input: paths, bytes, PIL images or uint8 arrays, or strings for a text model."""
-        single = isinstance(inputs, str | Path | bytes | np.ndarray | Image.Image)
-        items = [inputs] if single else list(inputs)
-        names = [
-            str(item) if isinstance(item, str | Path) else f"item {place + 1}"
-            for place, item in enumerate(items)
-        ]
-        raws: list[Raw | Exception] = [self._raw(item) for item in items]
-        return list(self.iterate(zip(names, raws, strict=True), top_k=top_k, batch_size=batch_size))
+        return list(self.iterate(self._named(inputs), top_k=top_k, batch_size=batch_size))
 
-    def predict_proba(self, inputs: Sequence[Any], *, batch_size: int = BATCH) -> NDArray[np.float32]:
+    def predict_proba(self, inputs: Any, *, batch_size: int = BATCH) -> NDArray[np.float32]:
         """Calibrated probabilities (inputs, classes). Raises RequestError when an input cannot be read."""
         found = []
-        for item in inputs:
-            raw = self._raw(item)
-            if isinstance(raw, Exception):
-                raise RequestError(f"An input cannot be read: {raw}.")
-            found.append(self.prepare(raw))
+        for name, raw in self._named(inputs):
+            prepared = self._prepared(raw)
+            if isinstance(prepared, str):
+                raise RequestError(f"{name}: {prepared.rstrip('.')}.")
+            found.append(prepared)
         parts = [self.run(found[start : start + batch_size])[1] for start in range(0, len(found), batch_size)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), dtype=np.float32)
 
@@ -183,20 +175,26 @@ class Exported:
         """The arrays that the graph reads, by name."""
         return self._reader.batch(prepared)
 
-    def _raw(self, item: Any) -> Raw | Exception:
+    def _named(self, inputs: Any) -> Iterator[tuple[str, Raw | Exception]]:
+        """Each input, or the only one, with its name: its raw form, or why it has none."""
+        single = isinstance(inputs, str | bytes | np.ndarray) or not isinstance(inputs, Iterable)
+        for position, item in enumerate([inputs] if single else inputs):
+            name = str(item) if isinstance(item, str | Path) else f"item {position + 1}"
+            yield name, self._raw(item, position)
+
+    def _raw(self, item: Any, position: int) -> Raw | Exception:
         if self.card.modality == "text":
             return item if isinstance(item, str) else TypeError("this model reads texts: give strings")
         if isinstance(item, bytes):
             return item
-        if isinstance(item, str | Path):
-            try:
+        try:
+            if isinstance(item, str | Path):
                 return read_file(Path(item))
-            except OSError as problem:
-                return problem
-        picture = item if isinstance(item, Image.Image) else Image.fromarray(np.asarray(item))
-        buffer = BytesIO()
-        picture.save(buffer, format="PNG")
-        return buffer.getvalue()
+            if problem := picture_problem(item, position):
+                return TypeError(problem)
+            return encode_losslessly(item)
+        except (OSError, ValueError) as problem:  # a path with a null byte is a ValueError, as BadImage is
+            return problem
 
     def _prepared(self, raw: Raw | Exception) -> NDArray[Any] | str:
         """What the graph reads, or why it cannot."""
