@@ -118,6 +118,24 @@ def test_timms_transforms_resize_as_we_do(fit, size, tmp_path):
     assert gap < (1e-3 if fit == "squash" else 8)
 
 
+@pytest.mark.parametrize("target", [(32, 32), (33, 48)])
+@pytest.mark.parametrize("share", [0.875, 1.0, 1.15, 2.0])
+@pytest.mark.parametrize("size", [(40, 60), (97, 31), (64, 64), (300, 200)])
+def test_a_crop_lies_where_timms_does_on_the_same_border(target, share, size, tmp_path):
+    rows, columns = np.indices(size)
+    ramp = np.stack([rows / size[0], columns / size[1], np.ones(size)], axis=-1) * 200 + 40
+    Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / "one.png")
+    reads = ImagePreprocess(
+        *target, (0.5, 0.4, 0.3), (0.5,) * 3, fit="crop", crop_fraction=share, interpolation="bilinear"
+    )
+    transform = timm.data.create_transform(**data_arguments(reads), is_training=False, normalize=False)
+    theirs = transform(Image.open(tmp_path / "one.png")).permute(1, 2, 0).numpy()
+    ours = decode_image((tmp_path / "one.png").read_bytes(), reads)
+    assert np.array_equal(theirs.any(axis=2), ours.any(axis=2))
+    # Half a step from one row to the next, where a side of 61.5 pixels is rounded another way.
+    assert np.abs(theirs.astype(int) - ours).max() <= 3
+
+
 def head(classifier, kind="linear", boundaries=None):
     given = classifier.head
     return replace(classifier, head=Head(kind, boundaries or given.boundaries, given.tensors))

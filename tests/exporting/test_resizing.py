@@ -32,7 +32,8 @@ def stored(pixels, path):
 @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
 def test_every_pixel_is_the_one_that_training_reads(fit, interpolation, tmp_path):
     chance = np.random.default_rng(1)
-    for height, width, share in ((32, 32, 0.875), (40, 63, 0.9)):
+    # A share above 1 leaves a border.
+    for height, width, share in ((32, 32, 0.875), (40, 63, 0.9), (32, 32, 1.15), (40, 63, 1.5)):
         preprocess = ImagePreprocess(
             height, width, (0.485, 0.456, 0.406), (0.2, 0.2, 0.2),
             fit=fit, crop_fraction=share, interpolation=interpolation,

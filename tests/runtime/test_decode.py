@@ -257,6 +257,19 @@ def test_crop_of_a_long_strip_stays_small():
     assert (out == [255, 0, 0]).all()
 
 
+@pytest.mark.parametrize("fraction", [1.15, 2.0])
+def test_a_crop_that_reaches_beyond_the_picture_has_a_black_border(fraction):
+    red = saved(Image.new("RGB", (40, 20), "red"), "PNG")
+    out = decode_image(red, preprocess(20, 30, fit="crop", crop_fraction=fraction))
+    high = int(20 / fraction)
+    above = (20 - high) // 2
+    assert (out[above : above + high, 15] == [255, 0, 0]).all()
+    assert (out[:above] == 0).all()
+    assert (out[above + high :] == 0).all()
+    # A side of one pixel is not shrunk to none.
+    assert decode_image(red, preprocess(1, 1, fit="crop", crop_fraction=fraction)).tolist() == [[[255, 0, 0]]]
+
+
 def test_pad_keeps_the_shape_on_the_mean_colour():
     out = decode_image(saved(Image.new("RGB", (40, 20), "red"), "PNG"), preprocess(20, 20, fit="pad"))
     assert (out[5:15] == [255, 0, 0]).all()

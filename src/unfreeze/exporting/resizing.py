@@ -18,6 +18,7 @@ from onnxscript import opset20 as op
 from onnxscript.values import Opset
 
 from unfreeze.runtime.card import KEY
+from unfreeze.runtime.decode import border_colour
 from unfreeze.runtime.preprocess import ImagePreprocess
 
 FILE = "preprocess.onnx"
@@ -137,8 +138,7 @@ def _graph(preprocess: ImagePreprocess) -> Any:
     passed = picked if preprocess.interpolation == "nearest" else _filtered(preprocess.interpolation)
     geometry = {"squash": _squash, "pad": _pad, "crop": _crop}[preprocess.fit](preprocess)
     HIGH, WIDE = preprocess.height, preprocess.width
-    colour = [round(value * 255) for value in preprocess.mean]
-    MEAN = onnx.helper.make_tensor("mean", TensorProto.INT64, [3], colour)
+    BORDER = onnx.helper.make_tensor("border", TensorProto.INT64, [3], border_colour(preprocess))
 
     @script(LOCAL, default_opset=op)
     def over_rows(picture: UINT8[...], first: FLOAT, last: FLOAT, size: INT64) -> UINT8[...]:
@@ -165,9 +165,9 @@ def _graph(preprocess: ImagePreprocess) -> Any:
         above, beside = (HIGH - high) / 2, (WIDE - wide) / 2
         before = op.Concat(op.Reshape(above, [1]), op.Reshape(beside, [1]), [0], axis=0)
         pads = op.Concat(before, op.Constant(value_ints=[HIGH, WIDE, 3]) - op.Shape(done) - before, axis=0)
-        # Padded with zeros as the difference to the mean, so that it is padded with the mean.
-        mean = op.Constant(value=MEAN)
-        image = op.Cast(op.Pad(op.Cast(done, to=TO_INT64) - mean, pads) + mean, to=TO_UINT8)
+        # Padded with zeros as the difference to the border's colour, so that it is padded with that.
+        border = op.Constant(value=BORDER)
+        image = op.Cast(op.Pad(op.Cast(done, to=TO_INT64) - border, pads) + border, to=TO_UINT8)
         return image
 
     return fitted
@@ -213,14 +213,15 @@ def _crop(preprocess: ImagePreprocess) -> Any:
     @script(LOCAL, default_opset=op)
     def crop(width: INT64, height: INT64) -> tuple[FLOAT, FLOAT, FLOAT, FLOAT, INT64, INT64]:
         whole_wide, whole_high = resized(width, height)
-        beside = op.Round(op.Cast(whole_wide - WIDE, to=TO_DOUBLE) / 2.0)
-        above = op.Round(op.Cast(whole_high - HIGH, to=TO_DOUBLE) / 2.0)
+        wide, high = op.Min(whole_wide, WIDE), op.Min(whole_high, HIGH)
+        beside = op.Round(op.Cast(whole_wide - wide, to=TO_DOUBLE) / 2.0)
+        above = op.Round(op.Cast(whole_high - high, to=TO_DOUBLE) / 2.0)
         across, down = op.Cast(width, to=TO_DOUBLE), op.Cast(height, to=TO_DOUBLE)
         step, stride = across / op.Cast(whole_wide, to=TO_DOUBLE), down / op.Cast(whole_high, to=TO_DOUBLE)
         left, top = op.Cast(beside * step, to=TO_FLOAT), op.Cast(above * stride, to=TO_FLOAT)
-        right = op.Cast(op.Min((beside + WIDE) * step, across), to=TO_FLOAT)
-        bottom = op.Cast(op.Min((above + HIGH) * stride, down), to=TO_FLOAT)
-        wide, high = op.Constant(value_int=WIDE), op.Constant(value_int=HIGH)
+        end, foot = beside + op.Cast(wide, to=TO_DOUBLE), above + op.Cast(high, to=TO_DOUBLE)
+        right = op.Cast(op.Min(end * step, across), to=TO_FLOAT)
+        bottom = op.Cast(op.Min(foot * stride, down), to=TO_FLOAT)
         return left, top, right, bottom, wide, high
 
     return crop
@@ -228,8 +229,8 @@ def _crop(preprocess: ImagePreprocess) -> Any:
 
 def _resized(preprocess: ImagePreprocess) -> Any:
     """The size (width, height) of the whole picture before the crop; both sides follow the shorter one."""
-    WIDE, HIGH = preprocess.width, preprocess.height
-    LONG, TALL = (math.floor(side / preprocess.crop_fraction) for side in (WIDE, HIGH))
+    sides = preprocess.width, preprocess.height
+    LONG, TALL = (max(1, math.floor(side / preprocess.crop_fraction)) for side in sides)
 
     @script(LOCAL, default_opset=op)
     def square(width: INT64, height: INT64) -> tuple[INT64, INT64]:
@@ -241,8 +242,8 @@ def _resized(preprocess: ImagePreprocess) -> Any:
     def other(width: INT64, height: INT64) -> tuple[INT64, INT64]:
         across, down = op.Cast(width, to=TO_DOUBLE), op.Cast(height, to=TO_DOUBLE)
         scale = op.Max(LONG / across, TALL / down)
-        wide = op.Max(op.Cast(op.Round(across * scale), to=TO_INT64), WIDE)
-        high = op.Max(op.Cast(op.Round(down * scale), to=TO_INT64), HIGH)
+        wide = op.Max(op.Cast(op.Round(across * scale), to=TO_INT64), LONG)
+        high = op.Max(op.Cast(op.Round(down * scale), to=TO_INT64), TALL)
         return wide, high
 
     return square if LONG == TALL else other

@@ -234,13 +234,13 @@ def _resized_size(width: int, height: int, preprocess: ImagePreprocess) -> tuple
         return max(1, round(width * scale)), max(1, round(height * scale))
     # As timm does: the side is rounded down after dividing by the crop share; the longer side follows,
     # rounded down for squares (torchvision's Resize), to the nearest for other shapes (ResizeKeepRatio).
-    wide, high = math.floor(wide / preprocess.crop_fraction), math.floor(high / preprocess.crop_fraction)
+    wide, high = (max(1, math.floor(side / preprocess.crop_fraction)) for side in (wide, high))
     if wide == high:
         if width <= height:
             return wide, wide * height // width
         return wide * width // height, wide
     scale = max(wide / width, high / height)
-    return max(preprocess.width, round(width * scale)), max(preprocess.height, round(height * scale))
+    return max(wide, round(width * scale)), max(high, round(height * scale))
 
 
 def _fitted(image: Image.Image, preprocess: ImagePreprocess) -> NDArray[np.uint8]:
@@ -253,23 +253,31 @@ def _fitted(image: Image.Image, preprocess: ImagePreprocess) -> NDArray[np.uint8
         geometry = _Geometry(box=(0.0, 0.0, float(image.width), float(image.height)), size=resized)
     done = image.resize(geometry.size, resample=resample, box=geometry.box)
     if geometry.size != size:
-        mean = tuple(round(value * 255) for value in preprocess.mean)
-        canvas = Image.new("RGB", size, mean)
+        canvas = Image.new("RGB", size, border_colour(preprocess))
         canvas.paste(done, ((size[0] - done.width) // 2, (size[1] - done.height) // 2))
         done = canvas
     return np.array(done, dtype=np.uint8)
 
 
+def border_colour(preprocess: ImagePreprocess) -> tuple[int, int, int]:
+    """The levels of what lies around a picture that does not fill its size: black beside a crop, as timm pads one."""
+    if preprocess.fit == "crop":
+        return 0, 0, 0
+    red, green, blue = (round(value * 255) for value in preprocess.mean)
+    return red, green, blue
+
+
 def _centre(source: tuple[int, int], resized: tuple[int, int], size: tuple[int, int]) -> _Geometry:
-    """The central window of ``size`` in the picture after its resize, as a box of the source.
+    """The central window of ``size`` in the picture after its resize, as far as that reaches, as a box of the source.
 
     Resizing the box gives the pixels of cropping the resized picture (but for rounding between Pillow's two
     passes, whose order it chooses by size), and a strip of 10 x 100,000 pixels never becomes one of billions.
     """
-    left, top = (round((whole - part) / 2) for whole, part in zip(resized, size, strict=True))
+    kept = min(resized[0], size[0]), min(resized[1], size[1])
+    left, top = (round((whole - part) / 2) for whole, part in zip(resized, kept, strict=True))
     across, down = (before / after for before, after in zip(source, resized, strict=True))
-    box = (left * across, top * down, (left + size[0]) * across, (top + size[1]) * down)
-    return _Geometry(box=(box[0], box[1], min(box[2], source[0]), min(box[3], source[1])), size=size)
+    box = (left * across, top * down, (left + kept[0]) * across, (top + kept[1]) * down)
+    return _Geometry(box=(box[0], box[1], min(box[2], source[0]), min(box[3], source[1])), size=kept)
 
 
 def _reason(error: Exception) -> str:

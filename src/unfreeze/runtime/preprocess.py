@@ -26,10 +26,11 @@ CROP_FRACTIONS = 0.1, 2.0
 class ImagePreprocess:
     """From a file's bytes to uint8 (height, width, 3).
 
-    ``fit``: squash to the size, crop the centre (shortest side resized to size / ``crop_fraction``), or pad with
-    the mean colour. ``mean`` and ``std`` belong to pixel values in 0..1 and are applied inside the backbone.
-    ``alpha``: transparent pixels are laid over white. ``draft``: JPEGs are decoded at the smallest of the codec's
-    scales (1/2, 1/4, 1/8) that is still at least as large as what the resize needs.
+    ``fit``: squash to the size, crop the centre (shortest side resized to size / ``crop_fraction``, with black around
+    it where that is less than the size), or pad with the mean colour. ``mean`` and ``std`` belong to pixel values in
+    0..1 and are applied inside the backbone. ``alpha``: transparent pixels are laid over white. ``draft``: JPEGs are
+    decoded at the smallest of the codec's scales (1/2, 1/4, 1/8) that is still at least as large as what the resize
+    needs.
     """
 
     height: int
