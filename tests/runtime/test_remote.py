@@ -105,6 +105,59 @@ def test_a_cached_object_that_lost_its_end_is_fetched_again(store):
     assert (fetch(list_files("memory://b/d")) / "1.txt").read_bytes() == b"whole"
 
 
+def test_a_tree_whose_files_lost_their_ends_is_mended(store):
+    store.pipe({"/b/d/x/1.txt": b"whole", "/b/d/x/2.txt": b"other", "/b/d/y/3.txt": b"third"})
+    folder = fetch(list_files("memory://b/d"))
+    kept = (folder / "y" / "3.txt").stat().st_ino
+    # Trees share their files with the objects: what a crash of the machine cuts short is short in both.
+    (folder / "x" / "1.txt").chmod(0o644)
+    (folder / "x" / "1.txt").write_bytes(b"")
+    (folder / "x" / "2.txt").unlink()
+    again = fetch(list_files("memory://b/d"))
+    assert again == folder
+    assert {path.name: path.read_bytes() for path in again.rglob("*.txt")} == {
+        "1.txt": b"whole",
+        "2.txt": b"other",
+        "3.txt": b"third",
+    }
+    assert (folder / "y" / "3.txt").stat().st_ino == kept
+
+
+def test_an_object_is_on_the_disk_before_it_has_its_name(store, monkeypatch):
+    synced = []
+
+    def sync(path):
+        objects = remote._place("any").parents[1]
+        synced.append((path.read_bytes(), [file for file in objects.rglob("*") if file.is_file()]))
+
+    monkeypatch.setattr(remote, "sync_file", sync)
+    store.pipe_file("/b/durable.txt", b"durable")
+    fetch_file("memory://b/durable.txt")
+    assert synced == [(b"durable", [])]
+
+
+def test_what_a_killed_fetch_left_is_removed_by_the_next(store):
+    store.pipe({"/b/left/1.txt": b"one", "/b/left/2.txt": b"two"})
+    script = """
+import os, signal, fsspec
+from pathlib import Path
+from unfreeze.runtime.remote import fetch_file, list_files
+store = fsspec.filesystem("memory")
+store.pipe_file("/b/left/1.txt", b"one")
+def killed(self, path, to, **more):
+    Path(to).write_bytes(b"o")
+    os.kill(os.getpid(), signal.SIGKILL)
+type(store).get_file = killed
+fetch_file("memory://b/left/1.txt")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode != 0
+    unfinished = remote._unfinished()
+    assert len(list(unfinished.iterdir())) == 1
+    fetch(list_files("memory://b/left"))
+    assert list(unfinished.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["../x.txt", "a/../../x.txt", "a\\x.txt"])
 def test_an_object_whose_name_leads_out_is_refused(store, name):
     entry = {"name": f"/b/d/{name}", "size": 1, "type": "file", "created": 1.0}

@@ -27,7 +27,7 @@ from unfreeze.contracts import Backbone, State, recipe_here
 from unfreeze.executors.torch_ import run_boundaries
 from unfreeze.executors.tracing import traced
 from unfreeze.regular import read_record
-from unfreeze.runtime.files import file_hash, parse_json, sync_folder, write_atomically
+from unfreeze.runtime.files import file_hash, is_running, parse_json, sync_folder, write_atomically
 
 if TYPE_CHECKING:
     from unfreeze.runtime.preprocess import ImagePreprocess
@@ -172,21 +172,8 @@ def _remove_abandoned(root: Path) -> None:
     """
     for path in root.glob(f"{UNFINISHED}*"):
         number = path.name.removeprefix(UNFINISHED).partition("-")[0]
-        if number.isdigit() and not _runs(int(number)):
+        if number.isdigit() and not is_running(int(number)):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    if os.name == "nt":
-        # Asking would be a signal there.
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _write(model: ov.Model, folder: Path) -> None:

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any, TypeGuard
 
 from unfreeze.errors import DataError, RequestError, UnfreezeError
-from unfreeze.runtime.files import cache_root
+from unfreeze.runtime.files import cache_root, own_temporary, remove_abandoned, sync_file
 
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 # A URL, of which a path makes one with a single slash.
@@ -150,12 +148,13 @@ def fetch(listing: Listing) -> Path:
     """
     keys = {name: _key(listing.url, entry) for name, entry in listing.files.items()}
     digest = _digest([scrubbed(listing.url), sorted(keys.items())])
-    trees = cache_root() / "remote" / "trees"
-    place = trees / digest
+    place = cache_root() / "remote" / "trees" / digest
     label = "" if listing.is_file else local_name(listing)
     target = place / local_name(listing)
     with in_words(listing.url, "fetched"):
-        if not place.is_dir():
+        # After a crash of the machine a file may have lost its end, and its tree a file.
+        if not all(_is_whole(place / label / name, entry) for name, entry in listing.files.items()):
+            remove_abandoned(_unfinished().iterdir())
             with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="unfreeze-fetch") as pool:
                 tasks = [
                     pool.submit(_object, listing.store, listing.files[name], key)
@@ -166,7 +165,7 @@ def fetch(listing: Listing) -> Path:
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
-            _plant(place, label, objects)
+            _plant(place, label, objects, listing.files)
     return target
 
 
@@ -297,6 +296,13 @@ def _place(key: str) -> Path:
     return cache_root() / "remote" / "objects" / key[:2] / key
 
 
+def _unfinished() -> Path:
+    """The folder of what is being fetched and planted, where what killed processes left is found again."""
+    folder = cache_root() / "remote" / "unfinished"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _is_whole(place: Path, entry: Entry) -> bool:
     return place.is_file() and entry.size in (None, place.stat().st_size)
 
@@ -307,11 +313,12 @@ def _object(store: Any, entry: Entry, key: str) -> Path:
     if _is_whole(place, entry):
         return place
     place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{key}.{os.getpid()}{threading.get_ident()}.tmp")
+    temporary = own_temporary(_unfinished(), key)
     try:
         store.get_file(entry.path, str(temporary))
         if entry.size not in (None, temporary.stat().st_size):
             raise OSError(f"{entry.path} was changed while it was fetched: try again")
+        sync_file(temporary)
         # Trees share it by hard links: nobody may write into it.
         temporary.chmod(0o444)
         temporary.replace(place)
@@ -320,9 +327,9 @@ def _object(store: Any, entry: Entry, key: str) -> Path:
     return place
 
 
-def _plant(place: Path, label: str, objects: Mapping[str, Path]) -> None:
-    """Make the tree of these objects, which appears when it is whole."""
-    temporary = place.with_name(f".{place.name}.{os.getpid()}{threading.get_ident()}.tmp")
+def _plant(place: Path, label: str, objects: Mapping[str, Path], entries: Mapping[str, Entry]) -> None:
+    """Make the tree of these objects, which appears when it is whole; of one that is there, mend what is not."""
+    temporary = own_temporary(_unfinished(), place.name)
     try:
         for name, source in objects.items():
             target = temporary / label / name
@@ -333,10 +340,17 @@ def _plant(place: Path, label: str, objects: Mapping[str, Path]) -> None:
                 raise
             except OSError:  # a file system without links, or another one
                 shutil.copyfile(source, target)
+                sync_file(target)
+        place.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.rename(place)
-        except OSError:  # another process made the same tree meanwhile
+        except OSError:  # it was torn, or another process made the same tree meanwhile
             if not place.is_dir():
                 raise
+            for name, entry in entries.items():
+                target = place / label / name
+                if not _is_whole(target, entry):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    (temporary / label / name).replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
