@@ -2,12 +2,15 @@
 
 import csv
 import json
+import subprocess
+import sys
 import weakref
 
 import pytest
 from pyarrow import parquet
 
 from unfreeze.errors import RequestError
+from unfreeze.runtime import predictions
 from unfreeze.runtime.predictions import FORMATS, Prediction, write_predictions
 
 ROWS = (
@@ -106,6 +109,48 @@ def test_a_failure_leaves_neither_a_half_file_nor_harm_to_the_old_one(tmp_path):
         write_predictions(rows(), path, top_k=1)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["rows.csv"]
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_two_that_write_to_one_file_leave_one_of_them_whole(tmp_path, ending):
+    path = tmp_path / f"rows{ending}"
+
+    def rows():
+        yield ROWS[0]
+        # The other begins later and is done earlier.
+        assert write_predictions(iter(ROWS), path, top_k=1) == 3
+        assert [row["input"] for row in read(path)] == [row.input for row in ROWS]
+        yield ROWS[1]
+
+    assert write_predictions(rows(), path, top_k=1) == 2
+    assert [row["input"] for row in read(path)] == [row.input for row in ROWS[:2]]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_rows_are_on_the_disk_before_their_file_has_its_name(tmp_path, monkeypatch):
+    path, synced = tmp_path / "rows.csv", []
+    monkeypatch.setattr(
+        predictions, "sync_file", lambda file: synced.append((file.stat().st_size, path.exists()))
+    )
+    write_predictions(iter(ROWS), path, top_k=1)
+    assert synced == [(path.stat().st_size, False)]
+
+
+def test_what_a_killed_prediction_left_is_removed_by_the_next(tmp_path):
+    path = tmp_path / "rows[1].csv"
+    script = f"""
+import os, signal
+from unfreeze.runtime.predictions import Prediction, write_predictions
+def rows():
+    yield Prediction("a.png", "cat", 0.9, False, None, ())
+    os.kill(os.getpid(), signal.SIGKILL)
+write_predictions(rows(), {str(path)!r}, top_k=1)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode != 0
+    assert [entry.suffix for entry in tmp_path.iterdir()] == [".tmp"]
+    write_predictions(iter(ROWS), path, top_k=1)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_unusable_output_is_refused_before_anything_is_computed(tmp_path):

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from glob import escape
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.errors import RequestError
+from unfreeze.runtime.files import own_temporary, remove_abandoned, sync_file, sync_folder
 from unfreeze.runtime.remote import is_remote, name_of, scrubbed
 from unfreeze.runtime.uploads import check_writable, upload_file
 
@@ -97,16 +99,20 @@ def write_predictions(predictions: Iterable[Prediction], output: str | Path, *, 
 def _write(predictions: Iterable[Prediction], path: Path, *, top_k: int) -> int:
     rows = (prediction.to_row(top_k) for prediction in predictions)
     columns = columns_of(top_k)
-    temporary = path.with_name(f".{path.name}.partial")
+    # Another process may write to the same place: each has a file of its own, and one of them stays.
+    temporary = own_temporary(path.parent, path.name)
+    remove_abandoned(path.parent.glob(f".{escape(path.name)}.*.tmp"))
     try:
         count = (
             _write_parquet(rows, temporary, top_k)
             if path.suffix.lower() == ".parquet"
             else _write_text(rows, temporary, path, columns)
         )
+        sync_file(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
     return count
 
 
@@ -196,7 +202,7 @@ def _write_text(
     rows: Iterator[dict[str, object]], temporary: Path, path: Path, columns: Sequence[str]
 ) -> int:
     ending = path.suffix.lower()
-    with temporary.open("w", encoding="utf-8", newline="") as file:
+    with temporary.open("x", encoding="utf-8", newline="") as file:
         if ending == ".jsonl":
             count = 0
             for row in rows:
@@ -212,7 +218,7 @@ def _write_parquet(rows: Iterator[dict[str, object]], temporary: Path, top_k: in
 
     schema = parquet_schema(top_k)
     count = 0
-    with pq.ParquetWriter(temporary, schema) as writer:
+    with temporary.open("xb") as file, pq.ParquetWriter(file, schema) as writer:
         while chunk := list(islice(rows, PARQUET_ROWS)):
             writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
             count += len(chunk)
