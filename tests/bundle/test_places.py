@@ -46,10 +46,32 @@ def test_a_run_is_fetched_whole_under_its_name_and_half_of_one_is_refused(store)
         run_folder("memory://b/runs/cells/bundle.json")
 
 
-def test_an_exported_file_comes_with_what_lies_beside_it(store):
-    store.pipe({"/b/out/model.onnx": b"o", "/b/out/README.md": b"r"})
+def test_an_exported_file_comes_with_what_it_reads_and_nothing_else(store):
+    beside = {"tokenizer.json": b"t", "model.onnx.data": b"w"}
+    others = {"README.md": b"r", "other.onnx": b"x", "photos/1.png": b"p", "model.onnx_data/1.bin": b"f"}
+    store.pipe(
+        {f"/b/out/{name}": content for name, content in ({"model.onnx": b"o"} | beside | others).items()}
+    )
     file = run_folder("memory://b/out/model.onnx")
-    assert (file.read_bytes(), (file.parent / "README.md").read_bytes()) == (b"o", b"r")
+    assert file.name == "model.onnx"
+    assert {path.name: path.read_bytes() for path in file.parent.iterdir()} == {"model.onnx": b"o"} | beside
+
+
+def test_an_exported_file_may_lie_alone_or_among_what_is_forbidden(store, monkeypatch):
+    store.pipe_file("/b/alone/model.onnx", b"o")
+    assert run_folder("memory://b/alone/model.onnx").read_bytes() == b"o"
+    store.pipe_file("/b/closed/model.onnx", b"c")
+    info = type(store).info
+
+    def refuse(self, path, **more):
+        if not path.endswith(".onnx"):
+            raise PermissionError(path)
+        return info(self, path, **more)
+
+    monkeypatch.setattr(type(store), "info", refuse)
+    assert run_folder("memory://b/closed/model.onnx").read_bytes() == b"c"
+    with pytest.raises(RequestError, match=r"memory://b/none\.onnx does not exist"):
+        run_folder("memory://b/none.onnx")
 
 
 def test_served_runs_are_named_after_their_urls(store):

@@ -9,10 +9,13 @@ from pathlib import Path
 from unfreeze.bundle.claim import LOCK, UNFINISHED
 from unfreeze.bundle.folder import BUNDLE, CHECKPOINTS
 from unfreeze.errors import RequestError, UnfreezeError
-from unfreeze.runtime.remote import fetch, here_alone, is_remote, list_files, name_of, parent_of, scrubbed
+from unfreeze.runtime.exported import TOKENIZER
+from unfreeze.runtime.remote import fetch, here_alone, is_remote, list_files, name_of, scrubbed, with_beside
 from unfreeze.runtime.uploads import claim, upload
 
 EXPORTED = "model.onnx"
+# What PyTorch and Optimum add to the name of a graph for the weights that they write beside it.
+EXTERNAL_DATA = ".data", "_data"
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,17 @@ def destination(place: str | Path, runs: Path) -> Destination:
 def run_folder(place: str | Path) -> Path:
     """The folder of a run, fetched first where it is a URL; a URL of an exported ``.onnx`` file gives that file.
 
+    With such a file come its tokenizer and its weights, if they lie beside it, and nothing else.
     Raises RequestError for a URL where nothing is, or no finished run.
     """
     if not is_remote(place):
         return Path(place)
-    if name_of(place).lower().endswith(".onnx"):
-        # Its card and tokenizer lie beside it.
-        return fetch(list_files(parent_of(place))) / name_of(place)
     listing = list_files(place)
     if listing.is_file:
-        raise RequestError(f"{scrubbed(place)} is no run folder: it is a file.")
+        (name,) = listing.files
+        if not name.lower().endswith(".onnx"):
+            raise RequestError(f"{scrubbed(place)} is no run folder: it is a file.")
+        return fetch(with_beside(listing, [TOKENIZER, *(name + ending for ending in EXTERNAL_DATA)])) / name
     if BUNDLE not in listing.files and EXPORTED not in listing.files:
         raise RequestError(f"{scrubbed(place)} is no finished run: it has no {BUNDLE}.")
     return fetch(listing)

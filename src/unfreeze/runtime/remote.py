@@ -16,9 +16,9 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, TypeGuard
@@ -209,6 +209,23 @@ def read_object(url: str) -> bytes:
 def protocol_of(url: str) -> str:
     """The part before ``://``."""
     return url.partition("://")[0].lower()
+
+
+def with_beside(listing: Listing, names: Iterable[str]) -> Listing:
+    """An object with those of these names that lie beside it, as the listing of their folder.
+
+    Raises DataError when the store fails.
+    """
+    files = dict(listing.files)
+    for name in names:
+        url = f"{listing.base}/{name}"
+        path = open_store(url)[1]
+        # What may not be looked at is not there: of what is missing, some stores say no more than that it is forbidden.
+        with in_words(url, "looked for"), suppress(FileNotFoundError, PermissionError):
+            about = listing.store.info(path)
+            if about["type"] == "file":
+                files[name] = _entry(about["name"], about)
+    return Listing(listing.base, listing.base, listing.store, False, files)
 
 
 def open_store(url: str) -> tuple[Any, str]:
