@@ -5,8 +5,8 @@ import pytest
 
 from unfreeze.errors import UnfreezeError
 from unfreeze.heads import probe as probe_module
-from unfreeze.heads.folds import held_together
-from unfreeze.heads.probe import fit_probe
+from unfreeze.heads.folds import assign_folds, held_together
+from unfreeze.heads.probe import fit_probe, predict_from_less
 from unfreeze.proportions import effective_rows, wilson_interval
 
 
@@ -66,6 +66,21 @@ def test_the_same_seed_gives_the_same_bits(halves):
     first, second = fitted(features, y, 2), fitted(features, y, 2)
     assert (first.probe.oof_logits == second.probe.oof_logits).all()
     assert (first.probe.head.tensors["weight"] == second.probe.head.tensors["weight"]).all()
+
+
+@pytest.mark.parametrize(("rows", "folds"), [(60, 5), (3, 3), (2, 2)])
+def test_a_probe_asked_again_in_its_own_folds_says_the_same(gaussians, rows, folds):
+    x, y = gaussians(200, 6, 2, apart=2.0)
+    # The smallest class allows no more folds than it has rows.
+    kept = np.sort(np.concatenate([np.flatnonzero(y == 0), np.flatnonzero(y == 1)[:rows]]))
+    x, y = x[kept], y[kept]
+    result = fitted({1: x}, y, 2)
+    assert result.folds == folds
+    again = predict_from_less(
+        result.probe, {1: x}, y, assign_folds(y, folds=folds, seed=0), folds=result.folds, classes=2, seed=0
+    )
+    # As far as the solver goes, which begins elsewhere.
+    assert np.abs(again - result.probe.oof_logits).max() < 0.05
 
 
 def test_out_of_fold_scores_do_not_flatter_memorised_rows():

@@ -175,14 +175,16 @@ def predict_from_less(
     y: NDArray[np.integer],
     assigned: NDArray[np.intp],
     *,
+    folds: int,
     classes: int,
     seed: int,
     class_weight: str | None = None,
 ) -> NDArray[np.float32]:
     """What such a probe says of rows that it is not fitted on, with other folds: logits (rows, classes).
 
-    ``assigned`` (rows,): the fold in which each row is held out, or ``ALWAYS_TRAINED``. The penalty stands for the same
-    prior as before: the data term is a mean, so its share of the objective falls with the rows of a fit.
+    ``assigned`` (rows,): the fold in which each row is held out, or ``ALWAYS_TRAINED``; ``folds``: how many the probe
+    had. The penalty stands for the same prior as before: the data term is a mean, so its share of the objective falls
+    with the rows of a fit.
     """
     truth, balanced = np.asarray(y, dtype=np.intp), _is_balanced(class_weight)
     if probe.head.kind == "mlp":
@@ -196,7 +198,7 @@ def predict_from_less(
             balanced=balanced,
             seed=seed,
         ).oof_logits
-    before, now = 1 - 1 / PROBE_FOLDS, 1 - 1 / (int(assigned.max()) + 1)
+    before, now = 1 - 1 / folds, 1 - 1 / (int(assigned.max()) + 1)
     design = make_design([features[boundary] for boundary in probe.boundaries], name="probe")
     penalty = probe.regularisation * before / now
     return predict_out_of_fold(

@@ -19,7 +19,7 @@ from unfreeze.choose.verdict import Verdict
 from unfreeze.config import FLOOR, THAWING, seconds_of
 from unfreeze.engine.checkpoints import check_same
 from unfreeze.errors import StoppedError
-from unfreeze.heads.probe import Probe, ProbeResult
+from unfreeze.heads.probe import ProbeResult
 from unfreeze.plan import Plan
 from unfreeze.runtime.files import write_atomically
 from unfreeze.training.choice_record import damaged, read_choice
@@ -149,7 +149,7 @@ def choose(
             "other by: the most hopeful one is tried."
         )
         material.progress.say(leading[-1])
-    searched = _try_out(material, probe, begun, plans, trials)
+    searched = _try_out(material, found, begun, plans, trials)
     seconds = begun.seconds
     plan = None if searched.chosen is None else plans[searched.chosen.candidate]
     record |= {
@@ -167,7 +167,7 @@ def choose(
 
 
 def _try_out(
-    material: Material, probe: Probe, begun: Begun, plans: Mapping[Candidate, Plan], path: Path
+    material: Material, found: ProbeResult, begun: Begun, plans: Mapping[Candidate, Plan], path: Path
 ) -> Search:
     """Trials of the candidates, kept at ``path``; those that ``begun`` has are taken up again.
 
@@ -179,8 +179,8 @@ def _try_out(
         try:
             searched = search(
                 tuple(plans),
-                Trier(material, probe, named, TrialRecord(path, begun), should_stop),
-                floor_error=1 - probe.accuracy,
+                Trier(material, found, named, TrialRecord(path, begun), should_stop),
+                floor_error=1 - found.probe.accuracy,
                 seconds=lambda candidate: seconds[candidate.name],
                 budget=begun.left - max(seconds.values(), default=0.0),
                 say=material.progress.say,

@@ -18,7 +18,7 @@ from unfreeze.errors import DataError, StoppedError, UnfreezeError
 from unfreeze.grafts import settle
 from unfreeze.heads.folds import assign_folds
 from unfreeze.heads.module import from_module
-from unfreeze.heads.probe import Probe, predict_from_less
+from unfreeze.heads.probe import ProbeResult, predict_from_less
 from unfreeze.plan import Plan
 from unfreeze.progress import Inside
 from unfreeze.training.material import Material
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Trier:
-    """Runs trials of the ``plans`` of candidates, by name, beside the probe fitted on the same halves.
+    """Runs trials of the ``plans`` of candidates, by name, beside the probe ``found``, fitted on the same halves.
 
     ``record``: of those that are finished, which are not run again. ``heads``: those that trials have started from.
     """
 
     material: Material
-    probe: Probe
+    found: ProbeResult
     plans: Mapping[str, Plan]
     record: TrialRecord
     should_stop: Callable[[], bool]
@@ -64,12 +64,13 @@ class Trier:
     @cached_property
     def floor_right(self) -> NDArray[np.bool_]:
         """Whether the probe, fitted on the other half, is right on each row."""
-        dataset, places = self.material.dataset, self.material.places(self.rows)
+        dataset, places, probe = self.material.dataset, self.material.places(self.rows), self.found.probe
         logits = predict_from_less(
-            self.probe,
-            {b: self.material.features.arrays[b][places] for b in self.probe.boundaries},
+            probe,
+            {b: self.material.features.arrays[b][places] for b in probe.boundaries},
             dataset.label[self.rows],
             self.assigned,
+            folds=self.found.folds,
             classes=len(dataset.labels),
             seed=self.material.decisions.number("seed"),
             class_weight="balanced" if self.material.decisions.text("class_weight") == "balanced" else None,
