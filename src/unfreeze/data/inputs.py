@@ -12,7 +12,6 @@ import pyarrow as pa
 from unfreeze.data.columns import content_column, is_blank, text_of
 from unfreeze.data.dataset import UNLABELLED, Dataset, Modality, Samples
 from unfreeze.data.links import Links
-from unfreeze.data.memory import picture_problem
 from unfreeze.data.remote import in_its_name, open_in_parts, open_remote, visible
 from unfreeze.data.rows import (
     IMAGE_SUFFIXES,
@@ -39,6 +38,7 @@ from unfreeze.data.walking import Walker, unreadable
 from unfreeze.errors import DataError, RequestError
 from unfreeze.regular import names_anything, names_file, names_folder
 from unfreeze.runtime.labels import Labels
+from unfreeze.runtime.pictures import picture_problem
 from unfreeze.runtime.remote import fetch, fetch_file, is_pattern, is_remote, list_files, name_of, scrubbed
 
 STANDARD_INPUT = "-"

@@ -22,6 +22,7 @@ from unfreeze.data.rows import (
 )
 from unfreeze.data.samples import FileSamples, ListSamples, strings
 from unfreeze.errors import DataError, RequestError
+from unfreeze.runtime.pictures import picture_problem
 
 SOURCE = "inputs and labels in memory"
 
@@ -91,26 +92,6 @@ def _files(inputs: list[Any], rows: Any, modality: Modality) -> tuple[Samples, l
         raise DataError(f"{escaped(wrong)} cannot be read: {NOT_UTF8}.")
     lines = None if len(set(paths)) == len(paths) else np.arange(1, len(paths) + 1)
     return FileSamples(Path(), strings(paths), modality, rows, lines), [paths[row] for row in rows]
-
-
-def picture_problem(item: object, position: int) -> str | None:
-    """Why an input is no picture, as a sentence that names its position (from 0); None when it is one."""
-    from PIL import Image
-
-    if isinstance(item, Image.Image):
-        return None
-    if not isinstance(item, np.ndarray):
-        return (
-            f"Input {position + 1} is a {type(item).__name__}: give paths, PIL images, uint8 arrays or "
-            "strings, all of one kind."
-        )
-    shape_is_known = item.ndim == 2 or (item.ndim == 3 and item.shape[2] in (1, 3, 4))
-    if item.dtype != np.uint8 or not shape_is_known or item.size == 0:
-        return (
-            f"Input {position + 1} is an array of {item.dtype} with shape {item.shape}: "
-            "pictures are uint8 of shape (height, width) or (height, width, 1, 3 or 4)."
-        )
-    return None
 
 
 def _label(value: object) -> str | None:
