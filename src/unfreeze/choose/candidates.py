@@ -32,7 +32,7 @@ MORE_ROWS = 10
 NEAR_RANK, FAR_RANK = 8, 32
 # Texts of a class up to which pairs are tried (SetFit is ahead of fine-tuning up to about as many, Tunstall et al.
 # 2022), and the share of the probe's errors that they removed, of up to so many: 48 and 37 % on 8 and 16 mails a class,
-# 15 % on 32 (bench/RESULTS.md).
+# 17 and 26 % on 32 and 64 (bench/RESULTS.md).
 FEW_TEXTS, FEW_TEXTS_HOPE, FEWEST_TEXTS = 64, 0.4, 16
 # Of so many a batch of 32 holds two texts of each; on two classes it was measured, and of more a step compares some.
 MOST_PAIRED_CLASSES = 16
