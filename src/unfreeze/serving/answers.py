@@ -97,7 +97,10 @@ class Answers:
             raise HTTPException(429, str(problem), headers={"Retry-After": "1"}) from None
 
     async def _prepared(self, host: Host, asked: Asked) -> list[Prepared]:
-        prepared = await self._decoder.prepare(host, [raw for _, raw in asked.inputs])
+        try:
+            prepared = await self._decoder.prepare(host, [raw for _, raw in asked.inputs])
+        except TimeoutError:
+            raise self._too_long() from None
         if all(isinstance(value, str) for value in prepared):
             raise HTTPException(422, f"None of the inputs can be read: {asked.inputs[0][0]} {prepared[0]}.")
         return prepared

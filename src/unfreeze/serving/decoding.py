@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,37 +21,59 @@ Prepared = NDArray[Any] | str
 
 
 class Decoder:
-    """Prepares the inputs of requests. More threads than cores would decode no faster, and each keeps memory."""
+    """Prepares the inputs of requests. More threads than cores would decode no faster, and each keeps memory.
+
+    Large pictures have a thread of their own, and requests take turns: none waits for all inputs of another.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._pool = ThreadPoolExecutor(available_cores(), thread_name_prefix="decode")
-        self._large = threading.Lock()
+        self._cores = available_cores()
+        self._pool = ThreadPoolExecutor(self._cores, thread_name_prefix="decode")
+        self._alone = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
 
     async def prepare(self, host: Host, raws: Sequence[bytes | str]) -> list[Prepared]:
-        """What the network of ``host`` reads of each, or why it cannot be read."""
+        """What the network of ``host`` reads of each, or why it cannot be read.
+
+        Raises TimeoutError after the seconds that an answer may take; what has not begun by then is never begun.
+        """
         loop = asyncio.get_running_loop()
-        return list(
-            await asyncio.gather(
-                *(loop.run_in_executor(self._pool, self._prepare, host, raw) for raw in raws)
-            )
-        )
+        turns, large_turns = asyncio.Semaphore(self._cores), asyncio.Semaphore(1)
+
+        async def one(raw: bytes | str) -> Prepared:
+            async with turns:
+                found = await loop.run_in_executor(self._pool, self._prepare, host, raw)
+            if found is not None:
+                return found
+            async with large_turns:
+                return await loop.run_in_executor(self._alone, _decode, host, raw)
+
+        async with asyncio.timeout(self._limits.seconds):
+            return list(await asyncio.gather(*map(one, raws)))
 
     def close(self) -> None:
         """Finish what is being decoded, and stop."""
-        self._pool.shutdown(cancel_futures=True)
+        for pool in (self._pool, self._alone):
+            pool.shutdown(cancel_futures=True)
 
-    def _prepare(self, host: Host, raw: bytes | str) -> Prepared:
+    def _prepare(self, host: Host, raw: bytes | str) -> Prepared | None:
+        """The same of one; None for a large picture, which is not for these threads."""
+        if isinstance(raw, str):
+            return host.prepare(raw)
         try:
-            if isinstance(raw, str):
-                return host.prepare(raw)
             info = inspect_image(raw)
-            pixels = info.width * info.height
-            if pixels > self._limits.pixels:
-                return f"has {info.width:,} x {info.height:,} pixels; the server takes up to {self._limits.pixels:,}"
-            if pixels <= LARGE:
-                return host.prepare(raw)
-            with self._large:
-                return host.prepare(raw)
         except BadImage as problem:
             return str(problem)
+        pixels = info.width * info.height
+        if pixels > self._limits.pixels:
+            return (
+                f"has {info.width:,} x {info.height:,} pixels; the server takes up to {self._limits.pixels:,}"
+            )
+        return _decode(host, raw) if pixels <= LARGE else None
+
+
+def _decode(host: Host, raw: bytes | str) -> Prepared:
+    try:
+        return host.prepare(raw)
+    except BadImage as problem:
+        return str(problem)
