@@ -70,6 +70,8 @@ def parse_entry(text: str) -> Entry:
     for pair in filter(None, rest.split("+")):
         name, _, value = pair.partition("=")
         name = name.strip().removeprefix("--").replace("-", "_")
+        if name in settings:
+            raise RequestError(f"--strategies {text!r} gives {name} twice: which one holds?")
         settings[name] = _value(text, name, value.strip())
     return Entry(text.strip().rstrip(":"), settings)
 
