@@ -26,7 +26,8 @@ def draw(y, *, seed, shift=0.0, scale=1.0):
 
 
 def labels_of(count, *, seed, share=0.5):
-    return (np.random.default_rng(seed).random(count) < share).astype(np.intp)
+    # Not the numbers that a scene of the same seed is cut into halves by: each half would be one class.
+    return (np.random.default_rng((1, seed)).random(count) < share).astype(np.intp)
 
 
 class Domains:

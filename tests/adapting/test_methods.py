@@ -8,6 +8,7 @@ import pytest
 
 from unfreeze.adapting import scenery
 from unfreeze.adapting.depths import depths_of
+from unfreeze.adapting.halves import halves
 from unfreeze.adapting.methods import METHODS, SOUND, sound_for
 from unfreeze.adapting.methods.labels import label_weight
 from unfreeze.adapting.methods.self_training import align, choose_labels
@@ -165,6 +166,31 @@ def test_labels_are_tried_where_there_are_some(domains):
     assert sound_for(replace(scene, asked=np.arange(3))) == (*SOUND, "labels")
     with pytest.raises(NotPossibleError, match="--target-labels"):
         METHODS["labels"](scene)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_from_half_of_the_source(domains, method):
+    found = domains(shift=1.0, order=np.repeat([0, 1], 150))
+    views = {b: block + 1 for b, block in found.scene.train.features.items()}
+    asked = {"asked": np.arange(150, 170), "answers": found.y[150:170]}
+    scene = replace(found.scene, strong_train=lambda: views, strong=lambda: found.scene.target, **asked)
+    one, other = halves(scene)
+    proposals = [METHODS[method](part) for part in (one, other)]
+    assert all(found.accuracy(proposal.logits) > 0.7 for proposal in proposals)
+    # Learnt from other rows.
+    assert not np.array_equal(proposals[0].logits, proposals[1].logits)
+
+
+def test_each_half_of_the_source_holds_its_classes_and_the_views_of_its_own_rows(domains):
+    found = domains()
+    views = {b: block + 1 for b, block in found.scene.train.features.items()}
+    parts = halves(replace(found.scene, strong_train=lambda: views))
+    assert sum(len(part.train.y) for part in parts) == len(found.scene.train.y)
+    for part in parts:
+        assert np.bincount(part.train.y, minlength=2).min() > 50
+        for boundary, block in part.strong_train().items():
+            np.testing.assert_array_equal(block, part.train.features[boundary] + 1)
+    assert halves(found.scene)[0].strong_train is None
 
 
 def test_varied_views_are_learnt_from_with_the_label_of_the_plain_one(domains):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.adapting.depths import fit_joined
-from unfreeze.adapting.moments import moments_of
+from unfreeze.adapting.moments import moments_of, rows_of
 from unfreeze.adapting.scene import Known, Scene
 
 
@@ -19,6 +19,7 @@ def halves(scene: Scene) -> tuple[Scene, Scene] | None:
     """
     if scene.train is None:
         return None
+    varied = scene.strong_train
     boundaries = scene.classifier.head.boundaries
     known = {boundary: scene.train.features[boundary] for boundary in boundaries}
     moments = moments_of(known)
@@ -31,6 +32,7 @@ def halves(scene: Scene) -> tuple[Scene, Scene] | None:
             scene,
             classifier=replace(scene.classifier, head=rule.head(moments)),
             train=train.select(np.flatnonzero(half)),
+            strong_train=None if varied is None else lambda: rows_of(varied(), half),
         )
 
     return learnt_from(first, scene.train), learnt_from(~first, scene.train)

@@ -53,6 +53,11 @@ def moments_of(features: Features) -> Moments:
     return Moments(mean, inverse)
 
 
+def rows_of(features: Features, rows: NDArray[np.intp] | NDArray[np.bool_]) -> dict[int, NDArray[np.float32]]:
+    """These rows at every boundary: by their positions, or by a mask over all of them."""
+    return {boundary: block[rows] for boundary, block in features.items()}
+
+
 def joined(features: Features, boundaries: tuple[int, ...]) -> NDArray[np.float32]:
     """What a head that reads these boundaries is given, (rows, width)."""
     return np.concatenate([features[boundary] for boundary in boundaries], axis=1)

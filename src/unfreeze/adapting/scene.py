@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.adapting.moments import Features, joined
+from unfreeze.adapting.moments import Features, joined, rows_of
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.contracts import Backbone
 from unfreeze.evaluate.calibration import softmax
@@ -24,7 +24,7 @@ class Known:
 
     def select(self, rows: NDArray[np.intp]) -> Known:
         """These rows in this order."""
-        return Known({boundary: block[rows] for boundary, block in self.features.items()}, self.y[rows])
+        return Known(rows_of(self.features, rows), self.y[rows])
 
 
 def no_rows() -> NDArray[np.intp]:
