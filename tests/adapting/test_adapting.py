@@ -345,6 +345,22 @@ def test_targets_in_their_order_are_steps(image_run, moved, tmp_path):
     assert done.rows == 80
 
 
+def test_statistics_are_estimated_on_the_newest_step(image_run, moved, tmp_path, monkeypatch):
+    seen = []
+
+    def watch(backbone, batches, *, device):
+        seen.append(sum(len(batch.h) for batch in batches))
+        restate(backbone, batches, device=device)
+
+    monkeypatch.setattr("unfreeze.adapting.passes.restate", watch)
+    few = tmp_path / "few"
+    shutil.copytree(moved, few, ignore=shutil.ignore_patterns("[23]*.png"))
+    unfreeze.adapt(image_run.run.folder, [moved, few], output_dir=tmp_path / "run", method="norm")
+    # The source's own first, to see whether they are its own.
+    assert len(seen) == 2
+    assert seen[1] == len(list(few.rglob("*.png"))) == 40
+
+
 def request(run, target, **said):
     return AdaptRequest(run=run, target=(str(target),), **said)
 

@@ -288,11 +288,42 @@ def test_a_moved_domain_is_adapted_to_and_an_unchanged_one_kept(domains):
 
 def test_of_a_target_in_steps_the_newest_one_counts(domains):
     early, late = domains(seed=1), domains(**MOVED, seed=2)
-    target = {b: np.concatenate([part.scene.target[b] for part in (early, late)]) for b in early.scene.target}
-    order = np.repeat([0, 1], 300)
-    whole = Reader(replace(early.scene, target=target, order=order)).before()
+    whole = Reader(in_steps(early, late)).before()
     newest = Reader(replace(early.scene, target=late.scene.target)).before()
     assert whole == newest
+
+
+def in_steps(*parts):
+    """The parts' targets one after the other, as steps of a change that the first one's source meets."""
+    target = {b: np.concatenate([part.scene.target[b] for part in parts]) for b in parts[0].scene.target}
+    order = np.repeat(np.arange(len(parts)), [part.scene.rows for part in parts])
+    return replace(parts[0].scene, target=target, order=order)
+
+
+def judged(scene, methods):
+    reader = Reader(scene)
+    before = reader.before()
+    shift = measure_shift(reader, before, NAMES)
+    trials, _ = try_methods(scene, methods, before, reader, Silent())
+    found = [one.candidate for one in trials]
+    return shift, found, decide(scene, shift, before, found, rows=scene.rows)
+
+
+def test_shift_agreement_and_signs_of_a_target_in_steps_are_those_of_its_newest(domains):
+    early, late = domains(), domains(shift=1.0, seed=2)
+    scene, alone = in_steps(early, early, early, late), replace(early.scene, target=late.scene.target)
+    methods = ("norm", "align", "self-training")
+    assert any(one.agreement is not None for one in judged(alone, methods)[1])
+    assert judged(scene, methods) == judged(alone, methods)
+
+
+def test_a_newest_step_that_has_moved_is_not_hidden_by_those_before_it(domains):
+    steps = [domains(target_rows=100, seed=seed) for seed in range(9)]
+    scene = in_steps(*steps, domains(target_rows=100, shift=2.0, seed=9))
+    shift, _, verdict = judged(scene, ("norm", "gradual"))
+    assert not shift.alike
+    assert shift.within_classes > 0.9
+    assert verdict.against is None
 
 
 def test_given_labels_are_scored_on_rows_that_were_held_out(domains):

@@ -120,6 +120,35 @@ def test_small_steps_follow_a_change_that_is_too_large_at_once(domains):
     assert parts[3].before < 0.65
 
 
+@pytest.mark.parametrize(
+    ("method", "source"),
+    [
+        *((method, True) for method in ("norm", "align", "self-training", "labels")),
+        ("norm", False),
+        ("self-training", False),
+    ],
+)
+def test_of_a_target_in_steps_the_newest_alone_gives_the_units(domains, method, source):
+    early, late = domains(source=source), domains(shift=2.0, seed=2)
+    asked = {"asked": np.arange(20), "answers": late.y[:20]}
+    alone = replace(early.scene, target=late.scene.target, **asked)
+    target = {b: np.concatenate([early.scene.target[b], block]) for b, block in late.scene.target.items()}
+    order = np.repeat([0, 1], 300)
+    scene = replace(alone, target=target, order=order, asked=300 + asked["asked"])
+    # Statistics and varied views are of all rows, as build_scenery gives them.
+    fresh, views = ({b: block + more for b, block in target.items()} for more in (1, 0.1))
+    scene = replace(scene, restated=lambda: ("network", fresh), strong=lambda: views)
+    alone = replace(
+        alone,
+        restated=lambda: ("network", {b: block[300:] for b, block in fresh.items()}),
+        strong=lambda: {b: block[300:] for b, block in views.items()},
+    )
+    one, other = (METHODS[method](part) for part in (scene, alone))
+    np.testing.assert_allclose(one.logits[300:], other.logits, atol=1e-4)
+    np.testing.assert_allclose(one.head.tensors["weight"], other.head.tensors["weight"], atol=1e-5)
+    assert len(one.logits) == 600
+
+
 def test_labels_that_a_person_gave_are_kept(domains):
     found = domains(**MOVED)
     wrong = 1 - found.y[:40]
@@ -228,13 +257,17 @@ def test_a_threshold_that_no_answer_reaches_proposes_nothing(domains):
         METHODS["pseudo-label"](replace(domains().scene, threshold=1.1))
 
 
+ROWS = 300
+
+
 class Rereads:
     """A network whose statistics are restated on the source, and the features that its rows have then."""
 
     def __init__(self, features):
         self.features, self.asked = features, []
 
-    def restated(self, material):
+    def restated(self, material, rows):
+        assert len(rows) == ROWS
         self.asked.append(material)
         return "restated"
 
@@ -244,7 +277,7 @@ class Rereads:
 
 
 def test_statistics_that_are_not_the_source_s_own_are_found_out(domains):
-    scene = domains().scene
+    scene = domains(rows=ROWS).scene
     source = scenery._Source(
         scene.train, scene.val, SimpleNamespace(dataset="source"), np.arange(len(scene.val.y))
     )

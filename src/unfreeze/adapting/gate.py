@@ -186,12 +186,12 @@ def has_collapsed(before: Signs, after: Signs, scene: Scene) -> bool:
 def decide(
     scene: Scene, shift: Shift, before: Signs, candidates: Sequence[Candidate], *, rows: int
 ) -> Verdict:
-    """The verdict over all candidates; ``rows``: how many the target has. Of steps the newest one's rows count."""
+    """The verdict over all candidates; ``rows``: of the target, the scene's first. Of steps the newest one's count."""
     given = len(scene.asked)
     answered = [one for one in candidates if one.answered is not None]
     if given >= FEWEST_ANSWERS and answered:
         return _by_answers(answered, given)
-    against = _against_all(shift, rows if scene.order is None else len(scene.newest))
+    against = _against_all(shift, int(np.count_nonzero(scene.newest < rows)))
     found = _by_signs(scene, shift, before, candidates, against)
     if 0 < given < FEWEST_ANSWERS:
         few = (

@@ -96,12 +96,12 @@ class Passes:
             self.progress.count(f"Varied views, {what}", done, len(inputs))
         return found
 
-    def restated(self, material: Material) -> Backbone:
-        """A copy of the network with running statistics of these rows."""
+    def restated(self, material: Material, rows: NDArray[np.intp]) -> Backbone:
+        """A copy of the network with running statistics of these rows, by their positions in the material."""
         inputs = material.inputs()
         changed = copy.deepcopy(self.backbone)
-        rows = order(self.seed, 0, len(inputs))[:STATISTICS_ROWS].astype(np.intp)
-        restate(changed, [inputs.batch(part, None) for part in _cut(rows)], device=self.executor.device)
+        some = rows[order(self.seed, 0, len(rows))[:STATISTICS_ROWS]]
+        restate(changed, [inputs.batch(part, None) for part in _cut(some)], device=self.executor.device)
         return rehash(changed)
 
     def features_in(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +40,10 @@ class Scene:
     ``train`` and ``val``: rows of the source, None where its data is not at hand. ``val_answers``: what the classifier
     says of the latter (rows, classes), by a head that has not learnt from them. ``target`` has no labels;
     ``asked`` are the few rows whose labels a person gave, ``answers`` those. ``order`` (rows,) tells which step of a
-    change a target row belongs to, or None. ``strong`` gives strongly varied views of the target rows, and
-    ``strong_train`` of the source's, where the modality has them. ``restated`` gives the network with normalisation
-    statistics of the target, and the target's features in it, where it has such statistics; it comes to None where
-    those that it has are not the source's own.
+    change a target row belongs to, or None; rows with a label belong to the newest. ``strong`` gives strongly varied
+    views of the target rows, and ``strong_train`` of the source's, where the modality has them. ``restated`` gives the
+    network with normalisation statistics of the newest target rows, and the features of all of them in it, where it has
+    such statistics; it comes to None where those that it has are not the source's own.
     """
 
     classifier: Classifier
@@ -70,6 +71,11 @@ class Scene:
         if self.order is None:
             return np.arange(self.rows)
         return np.flatnonzero(self.order == self.order.max())
+
+    @cached_property
+    def newest_target(self) -> Features:
+        """The features of the newest rows: the domain that the model is to meet."""
+        return self.target if self.order is None else rows_of(self.target, self.newest)
 
     @property
     def classes(self) -> int:

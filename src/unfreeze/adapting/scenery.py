@@ -91,7 +91,8 @@ def build_scenery(
         )
     features, asked, answers = _with_named(passes, passed, named)
     known = None if source is None else _known(passes, source, request.seed, progress)
-    order = None if target.order is None else _with_last(target.order[passed.rows], len(asked))
+    steps = None if target.order is None else target.order[passed.rows]
+    newest = np.arange(len(passed.rows)) if steps is None else np.flatnonzero(steps == steps.max())
     boundaries = tuple(sorted(classifier.head.boundaries))
     material = passes.material(target.dataset, passed)
 
@@ -105,7 +106,7 @@ def build_scenery(
         if known is not None and not _keeps_own_statistics(passes, classifier, known):
             progress.say("Its running statistics are not the source's but pretraining's: they stay.")
             return None
-        changed = passes.restated(material)
+        changed = passes.restated(material, newest)
         fresh = passes.features_in(changed, boundaries, target.dataset, passed.rows, "new statistics")
         if named is None:
             return changed, fresh
@@ -123,7 +124,7 @@ def build_scenery(
         target=features,
         seed=request.seed,
         threshold=THRESHOLD if request.threshold is None else request.threshold,
-        order=order,
+        order=None if steps is None else _with_last(steps, len(asked)),
         asked=asked,
         answers=answers,
         strong=strong,
@@ -158,7 +159,7 @@ def _keeps_own_statistics(passes: Passes, classifier: Classifier, source: _Sourc
     """
     head, val = classifier.head, source.val
     boundaries = tuple(sorted(head.boundaries))
-    changed = passes.restated(source.material)
+    changed = passes.restated(source.material, np.arange(len(source.train.y)))
     fresh = passes.features_in(
         changed, boundaries, source.material.dataset, source.val_rows, "own statistics"
     )

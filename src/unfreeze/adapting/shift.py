@@ -69,11 +69,11 @@ class Shift:
 
 
 def measure_shift(reader: Reader, before: Signs, names: Mapping[int, str]) -> Shift:
-    """The shift of the reader's scene; ``names`` are those of the depths."""
+    """The shift of the reader's scene, of a target in steps that of the newest; ``names`` are those of the depths."""
     scene = reader.scene
     if scene.train is None or reader.halves is None:
         return Shift(None, None, {}, {}, None, (before.confidence, None))
-    known, new = moments_of(scene.train.features), moments_of(scene.target)
+    known, new = moments_of(scene.train.features), moments_of(scene.newest_target)
     val = scene.val_answers
     separability, within_classes = _separability(scene, known)
     return Shift(
@@ -104,7 +104,7 @@ def _separability(scene: Scene, known: Moments) -> tuple[float, float]:
     chance = np.random.default_rng(scene.seed)
     last = max(scene.target)
     parts, classes = [], []
-    for features in (scene.train.features, scene.target):
+    for features in (scene.train.features, scene.newest_target):
         rows = chance.permutation(len(features[last]))[:MOST_ROWS]
         chosen = {boundary: block[rows] for boundary, block in features.items()}
         parts.append(known.standardise({last: chosen[last]})[last])
@@ -157,7 +157,7 @@ def _halves_agree(scene: Scene, parts: tuple[Scene, Scene]) -> tuple[float, floa
     one, other = parts
     on_target, on_source = (
         agreement(one.probabilities(features), other.probabilities(features))
-        for features in (scene.target, scene.val.features)
+        for features in (scene.newest_target, scene.val.features)
     )
     return on_target, on_source
 

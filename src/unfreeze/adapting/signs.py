@@ -72,14 +72,10 @@ class Reader:
         """The scene with classifiers from either half of the source; None without one."""
         return halves(self.scene)
 
-    @cached_property
-    def _target(self) -> Features:
-        return {boundary: block[self.scene.newest] for boundary, block in self.scene.target.items()}
-
     def before(self) -> Signs:
         """Those of the classifier as it is."""
         scene = self.scene
-        return self._signs(scene.probabilities(self._target), scene.val_answers, scene.classifier.head)
+        return self._signs(scene.probabilities(scene.newest_target), scene.val_answers, scene.classifier.head)
 
     def after(self, proposal: Proposal) -> Signs:
         """Those of a proposal, whose temperature is fitted on the source where there is one."""
@@ -119,7 +115,7 @@ class Reader:
         from sklearn.cluster import KMeans
         from sklearn.decomposition import PCA
 
-        scene, target = self.scene, self._target
+        scene, target = self.scene, self.scene.newest_target
         last = max(target)
         block = moments_of({last: target[last]}).standardise({last: target[last]})[last]
         found = PCA(min(32, *block.shape), random_state=scene.seed).fit_transform(block)
@@ -151,14 +147,14 @@ class Reader:
         scene = self.scene
         if scene.train is None or scene.val is None:
             return None
-        return transport(scene.val.features, known=scene.train.features, new=self._target)
+        return transport(scene.val.features, known=scene.train.features, new=scene.newest_target)
 
     @cached_property
     def _backward(self) -> tuple[Depths, Features] | None:
         scene = self.scene
         if scene.train is None or scene.val is None:
             return None
-        target = moments_of(self._target).standardise(self._target)
+        target = moments_of(scene.newest_target).standardise(scene.newest_target)
         val = moments_of(scene.train.features).standardise(scene.val.features)
         return depths_of([target], classes=scene.classes), val
 

@@ -67,10 +67,13 @@ def _try(scene: Scene, name: str, before: Signs, reader: Reader) -> Trial:
 
 
 def _halves_agree(scene: Scene, parts: tuple[Scene, Scene], name: str) -> tuple[float, float]:
-    """How often classifiers from two halves of the source agree on the target, as they are and with the method."""
-    one, other = parts
-    before = agreement(one.probabilities(scene.target), other.probabilities(scene.target))
-    return before, agreement(METHODS[name](one).logits, METHODS[name](other).logits)
+    """How often classifiers from two halves of the source agree on the target, as they are and with the method.
+
+    Of a target in steps, on the newest.
+    """
+    newest, target = scene.newest, scene.newest_target
+    before = agreement(*(part.probabilities(target) for part in parts))
+    return before, agreement(*(METHODS[name](part).logits[newest] for part in parts))
 
 
 def _answered(scene: Scene, name: str) -> tuple[float, float] | None:

@@ -18,8 +18,8 @@ def propose(scene: Scene) -> Proposal:
     """Heads at every depth, fitted on the source's rows alone, which look like the target's."""
     if scene.train is None:
         raise NotPossibleError("the source's features are not at hand")
-    source, new = Source.of(scene.train.features, scene.train.y), moments_of(scene.target)
-    target = new.standardise(scene.target)
+    source, new = Source.of(scene.train.features, scene.train.y), moments_of(scene.newest_target)
+    target = new.standardise(scene.newest_target)
     coloured = {
         boundary: (block @ recolouring(block, target[boundary])).astype(np.float32)
         for boundary, block in source.features.items()

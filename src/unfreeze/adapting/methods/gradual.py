@@ -10,8 +10,8 @@ import numpy as np
 
 from unfreeze.adapting.depths import depths_of
 from unfreeze.adapting.methods.common import Source, propose_rule
-from unfreeze.adapting.methods.self_training import ASKED_WEIGHT, choose_labels, first_answers
-from unfreeze.adapting.moments import moments_of
+from unfreeze.adapting.methods.self_training import ASKED_WEIGHT, choose_labels
+from unfreeze.adapting.moments import moments_of, rows_of
 from unfreeze.adapting.scene import NotPossibleError, Proposal, Scene
 from unfreeze.evaluate.calibration import softmax
 
@@ -31,9 +31,11 @@ def propose(scene: Scene) -> Proposal:
         rule = depths_of([source.features], classes=scene.classes).fit(source.y, np.ones(len(source.y)))
     for step in steps:
         rows = np.flatnonzero(scene.order == step)
-        new = moments_of({boundary: block[rows] for boundary, block in scene.target.items()})
-        read = new.standardise({boundary: block[rows] for boundary, block in scene.target.items()})
-        answers = first_answers(scene)[rows] if rule is None else softmax(rule.logits(read))
+        here = rows_of(scene.target, rows)
+        new = moments_of(here)
+        read = new.standardise(here)
+        # The first step is the nearest to what the classifier knows.
+        answers = scene.probabilities(here) if rule is None else softmax(rule.logits(read))
         labels, chosen = choose_labels(answers, share=KEPT)
         weight = chosen.astype(float)
         known, places = np.isin(rows, scene.asked), np.searchsorted(rows, scene.asked)

@@ -7,7 +7,7 @@ import numpy as np
 from unfreeze.adapting.depths import depths_of
 from unfreeze.adapting.methods.common import Source, propose_rule
 from unfreeze.adapting.methods.self_training import ASKED_WEIGHT
-from unfreeze.adapting.moments import moments_of
+from unfreeze.adapting.moments import moments_of, rows_of
 from unfreeze.adapting.scene import NotPossibleError, Proposal, Scene
 
 
@@ -17,8 +17,8 @@ def propose(scene: Scene) -> Proposal:
         raise NotPossibleError("no row of the target is labelled: give some with --target-labels")
     if scene.train is None:
         raise NotPossibleError("the source's features are not at hand")
-    source, new = Source.of(scene.train.features, scene.train.y), moments_of(scene.target)
-    labelled = new.standardise({boundary: block[scene.asked] for boundary, block in scene.target.items()})
+    source, new = Source.of(scene.train.features, scene.train.y), moments_of(scene.newest_target)
+    labelled = new.standardise(rows_of(scene.target, scene.asked))
     weight = label_weight(len(scene.asked), beside=len(source.y))
     rule = depths_of([source.features, labelled], classes=scene.classes).fit(
         np.concatenate([source.y, scene.answers]),

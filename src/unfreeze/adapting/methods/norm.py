@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.adapting.moments import carried, joined, moments_of
+from unfreeze.adapting.moments import carried, joined, moments_of, rows_of
 from unfreeze.adapting.scene import NotPossibleError, Proposal, Scene
 
 
@@ -13,7 +13,8 @@ def propose(scene: Scene) -> Proposal:
     """The classifier's own head, and the network's weights, with the target's statistics.
 
     Running statistics of the network are estimated anew where it has them and they are the source's; the head's inputs
-    are brought to the mean and spread that they had on the source, where that is at hand.
+    are brought to the mean and spread that they had on the source, where that is at hand. Of a target in steps all of
+    them are those of the newest.
     """
     head, features, backbone = scene.classifier.head, scene.target, None
     notes = []
@@ -24,8 +25,8 @@ def propose(scene: Scene) -> Proposal:
     if scene.train is not None:
         boundaries = set(head.boundaries)
         known = moments_of({b: block for b, block in scene.train.features.items() if b in boundaries})
-        new = moments_of({b: block for b, block in features.items() if b in boundaries})
-        head = carried(head, known=known, new=new)
+        newest = rows_of({b: block for b, block in features.items() if b in boundaries}, scene.newest)
+        head = carried(head, known=known, new=moments_of(newest))
         notes.append("the head reads features in the target's own mean and spread")
     if not notes:
         raise NotPossibleError(

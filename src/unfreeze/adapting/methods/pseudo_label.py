@@ -19,7 +19,7 @@ def propose(scene: Scene) -> Proposal:
         raise NotPossibleError(f"no answer on the target is as confident as {scene.threshold:g}")
     boundaries = scene.classifier.head.boundaries
     source = None if scene.train is None else Source.of(_at(scene.train.features, boundaries), scene.train.y)
-    units = moments_of(_at(scene.target, boundaries)) if source is None else source.moments
+    units = moments_of(_at(scene.newest_target, boundaries)) if source is None else source.moments
     target = units.standardise(_at(scene.target, boundaries))
     parts = [target] if source is None else [source.features, target]
     y = np.zeros(0, dtype=np.intp) if source is None else source.y

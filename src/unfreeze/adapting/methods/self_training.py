@@ -4,7 +4,8 @@ Heads at every depth read each domain in its own units. Answers are aligned to c
 and those that are predicted (as in AdaMatch, Berthelot et al. 2022); each class keeps its own most confident answers
 as hard labels, a growing share of them up to nine in ten (Kumar et al. 2020 for both rules; class thresholds that adapt
 as in FlexMatch, Zhang et al. 2021); what a row is called in its plain view is learnt on a strongly varied view of it as
-well (FixMatch, Sohn et al. 2020); the source's own rows stay in every fit where they are at hand.
+well (FixMatch, Sohn et al. 2020); the source's own rows stay in every fit where they are at hand. Of a target in steps
+it learns from the newest alone: rows of another step, read in the newest one's units, would be taught wrong labels.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from unfreeze.adapting.depths import Rule, depths_of
 from unfreeze.adapting.methods import norm
 from unfreeze.adapting.methods.common import Source, propose_rule
-from unfreeze.adapting.moments import moments_of
+from unfreeze.adapting.moments import moments_of, rows_of
 from unfreeze.adapting.scene import NotPossibleError, Proposal, Scene
 from unfreeze.evaluate.calibration import softmax
 
@@ -30,11 +31,11 @@ ASKED_WEIGHT = 10.0
 
 def propose(scene: Scene) -> Proposal:
     """Heads at every depth, fitted on source and target."""
-    new = moments_of(scene.target)
-    target = new.standardise(scene.target)
+    newest, new = scene.newest, moments_of(scene.newest_target)
+    target = new.standardise(scene.newest_target)
     views = [target]
     if scene.strong is not None:
-        views.append(new.standardise(scene.strong()))
+        views.append(new.standardise(rows_of(scene.strong(), newest)))
     source = None if scene.train is None else Source.of(scene.train.features, scene.train.y)
     count = 0 if source is None else len(source.y)
     y = np.zeros(0, dtype=np.intp) if source is None else source.y
@@ -48,15 +49,16 @@ def propose(scene: Scene) -> Proposal:
         )
 
     if source is None:
-        answers = first_answers(scene)
+        answers = first_answers(scene)[newest]
     else:
-        nothing = np.zeros(scene.rows)
+        nothing = np.zeros(len(newest))
         answers = softmax(fit(nothing.astype(np.intp), nothing).logits(target))
+    asked = np.searchsorted(newest, scene.asked)
     prior = answers.mean(axis=0) if source is None else source.shares(scene.classes)
     for kept in np.linspace(FIRST_KEPT, LAST_KEPT, ROUNDS):
         labels, chosen = choose_labels(align(answers, prior), share=float(kept))
         weight = chosen.astype(float)
-        labels[scene.asked], weight[scene.asked] = scene.answers, ASKED_WEIGHT
+        labels[asked], weight[asked] = scene.answers, ASKED_WEIGHT
         rule = fit(labels, weight)
         answers = softmax(rule.logits(target))
     notes = (
