@@ -421,8 +421,9 @@ def mails(seeds: int, path: Path) -> Iterator[Case]:
                 dataset = load_dataset(str(file))
                 decisions = Decisions(TrainRequest(data=str(file), max_length=128))
                 backbone = open_backbone(dataset, decisions, Silent())
-                passes = Passes.of(backbone, device="cpu", seed=seed, progress=Silent())
-                passed = passes.features(dataset, np.arange(len(dataset)), name)
+                every = np.arange(len(dataset))
+                passes = Passes.of(backbone, dataset, every, device="cpu", seed=seed, progress=Silent())
+                passed = passes.features(dataset, every, name)
                 found[name] = Domain(passed.arrays, dataset.label[passed.rows].astype(np.intp))
             for name in cases:
                 yield Case.of(

@@ -12,22 +12,23 @@ from PIL import Image
 import unfreeze
 from unfreeze.adapting import opening
 from unfreeze.adapting import run as module
-from unfreeze.adapting.gate import Verdict
-from unfreeze.adapting.passes import has_statistics, restate
+from unfreeze.adapting.gate import Verdict, decide
+from unfreeze.adapting.passes import Passes, has_statistics, restate
 from unfreeze.adapting.request import AdaptRequest
 from unfreeze.backbones import load_backbone
 from unfreeze.bundle.loading import load
 from unfreeze.contracts import State
+from unfreeze.engine import choice
 from unfreeze.errors import DataError, RequestError
+from unfreeze.executors import ExecutorError
 from unfreeze.training.reopening import open_source
 
 SIDE = 36
 
 
 @pytest.fixture(autouse=True)
-def _plain(monkeypatch):
-    monkeypatch.setattr("unfreeze.adapting.passes.available_executors", lambda device: ("torch-fp32",))
-    monkeypatch.setattr("unfreeze.model.available_executors", lambda device: ("torch-fp32",))
+def _plain(plain_torch):
+    """Plain PyTorch alone."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def adapted(image_run, moved, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapted") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNFREEZE_CACHE", str(image_run.cache))
-        for place in ("adapting.passes", "model"):
+        for place in ("engine.choice", "model"):
             patch.setattr(f"unfreeze.{place}.available_executors", lambda device: ("torch-fp32",))
         return unfreeze.adapt(image_run.run.folder, moved, output_dir=folder)
 
@@ -303,8 +304,7 @@ def test_rows_worth_labelling_become_data_that_train_accepts(image_run, moved, t
 
     dataset = load_dataset(str(done.asked))
     assert (len(dataset), dataset.modality, dataset.labels.names) == (len(rows), "image", ("green", "red"))
-    monkeypatch.undo()
-    monkeypatch.setattr("unfreeze.adapting.passes.available_executors", lambda device: ("torch-fp32",))
+    monkeypatch.setattr(module, "decide", decide)
     labelled = unfreeze.adapt(
         image_run.run.folder, moved, output_dir=tmp_path / "two", method="align", target_labels=done.asked
     )
@@ -460,6 +460,30 @@ def test_without_the_source_the_model_is_kept(image_run, moved, tmp_path, monkey
     assert done.verdict.kind != "adapted"
     assert {one.method for one in done.candidates} == {"norm", "self-training"}
     assert all("cannot be checked" in one.refused[0] for one in done.candidates)
+
+
+def test_an_engine_that_is_too_far_from_pytorch_is_not_adapted_with(
+    image_run, moved, tmp_path, monkeypatch, recorder
+):
+    loaded = load(image_run.run.folder)
+    target = opening.open_target(request(image_run.run.folder, moved), loaded).dataset
+    monkeypatch.setattr(choice, "available_executors", lambda device: ("openvino-fp32", "torch-fp32"))
+    real = choice.build_executor
+    # Measured, and never run: converting takes seconds.
+    monkeypatch.setattr(
+        choice, "build_executor", lambda name, *rest, **given: real("torch-fp32", *rest, **given)
+    )
+    for error in (1e-6, 0.03):
+        found = ExecutorError(max_abs=1.0, relative_median=error, relative_max=error, rows=32)
+        monkeypatch.setattr(choice, "measure_error", lambda *_, found=found: found)
+        monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path / str(error)))
+        rows = np.arange(len(target))
+        passes = Passes.of(loaded.classifier.backbone, target, rows, device="cpu", seed=0, progress=recorder)
+    near, far = recorder.said
+    assert near.startswith("Executor openvino-fp32: the fastest")
+    assert far.startswith("Executor torch-fp32: OpenVINO's features are 3.0e-02")
+    assert far.endswith("too far")
+    assert passes.executor.name == "torch-fp32"
 
 
 def test_statistics_are_those_of_the_batches_and_weights_stay():

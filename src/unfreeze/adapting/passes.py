@@ -16,13 +16,12 @@ from unfreeze.config import TrainRequest
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.data.chance import order
 from unfreeze.data.dataset import Dataset
-from unfreeze.engine.choice import resolve_device
+from unfreeze.engine.choice import choose_executor
 from unfreeze.engine.frozen_pass import Features as Passed
 from unfreeze.engine.frozen_pass import FeatureStore, compute_features, open_store
-from unfreeze.executors import available_executors, build_executor
+from unfreeze.executors import build_executor
 from unfreeze.plan import Phase, Plan
 from unfreeze.progress import Progress
-from unfreeze.runtime.files import cache_root
 from unfreeze.training.material import Material
 from unfreeze.training.prepare import boundaries_of
 
@@ -48,15 +47,27 @@ class Passes:
     progress: Progress
 
     @classmethod
-    def of(cls, backbone: Backbone, *, device: str, seed: int, progress: Progress) -> Passes:
-        """The fastest fp32 executor of the device: small gains must not drown in a lower precision."""
-        place, boundaries = resolve_device(device), boundaries_of(backbone)
-        name = next(name for name in available_executors(place) if name.endswith("fp32"))
-        executor = build_executor(
-            name, backbone, boundaries=boundaries, cache_dir=cache_root() / "executors", device=place
+    def of(
+        cls,
+        backbone: Backbone,
+        dataset: Dataset,
+        rows: NDArray[np.intp],
+        *,
+        device: str,
+        seed: int,
+        progress: Progress,
+    ) -> Passes:
+        """What runs the network, chosen as for a training, with its error measured on some of these rows.
+
+        In fp32: small gains must not drown in a lower precision. Engines within that error share what is stored.
+        """
+        boundaries = boundaries_of(backbone)
+        choice = choose_executor(
+            backbone, dataset, boundaries=boundaries, device=device, precision="fp32", rows=rows
         )
-        store = open_store(backbone, executor, boundaries, progress=progress)
-        return cls(backbone, executor, store, seed, progress)
+        progress.say(f"Executor {choice.name}: {choice.reason}")
+        store = open_store(backbone, choice.executor, boundaries, progress=progress)
+        return cls(backbone, choice.executor, store, seed, progress)
 
     def features(self, dataset: Dataset, rows: NDArray[np.intp], what: str) -> Passed:
         """The rows at every depth, from the store as far as it has them."""

@@ -79,8 +79,15 @@ def build_scenery(
 
     Raises DataError when no row of the target can be read.
     """
-    passes = Passes.of(classifier.backbone, device=request.device, seed=request.seed, progress=progress)
     wanted = _sample(len(target.dataset), request.seed)
+    passes = Passes.of(
+        classifier.backbone,
+        target.dataset,
+        wanted,
+        device=request.device,
+        seed=request.seed,
+        progress=progress,
+    )
     passed = passes.features(target.dataset, wanted, "target")
     name_left_out(passed, progress)
     if not len(passed.rows):
