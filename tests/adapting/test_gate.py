@@ -249,6 +249,14 @@ def test_the_same_domain_looks_the_same_and_a_moved_one_does_not(domains):
     assert moved.spread["three"] == pytest.approx(2.0, rel=0.15)
 
 
+def test_without_the_source_answers_are_uneven_beside_equal_shares(domains):
+    alike, moved = (domains(source=False, **settings) for settings in ({}, MOVED))
+    for found, kind in ((alike, "kept source"), (moved, "needs labels")):
+        before = Reader(found.scene).before()
+        assert 0 <= before.evenness <= 1
+        assert judged(found.scene, ("self-training",))[2].kind == kind
+
+
 def test_other_class_shares_alone_are_no_other_domain(domains):
     _, shift, _ = measured(domains(share=0.9, rows=800, target_rows=800))
     assert shift.within_classes < shift.separability - 0.05

@@ -25,16 +25,17 @@ FEWEST_EXPECTED = 10
 class Signs:
     """What the answers of one rule look like on the target.
 
-    ``shares``: of the classes among the answers. ``evenness``: entropy of the shares over that of the source's
-    answers. ``confidence``: mean top probability. ``nuclear``: nuclear norm of the probabilities over its largest
-    value: high when answers are sure and varied (Cui et al. 2020). ``ami``: adjusted mutual information of answers and
-    clusters of the target's features. ``estimate``: accuracy by average-thresholded confidence (Garg et al. 2022).
-    ``reverse``: balanced accuracy on the source's validation rows of heads that learnt from these answers alone
-    (reverse validation, Zhong et al. 2010). ``transported``: balanced accuracy on those rows when they have the means,
-    spreads and correlations of the target. The last three are None without a source, and the last where the network
-    itself was changed, which these rows have not been through. ``displaced``: the share of answers that would have to
-    be another class for the source's shares (total variation); 0 without a source. ``scarcest``: of the classes that
-    the source's shares give ten answers or more, the smallest share as a part of the source's; 1 where there is none.
+    ``shares``: of the classes among the answers. ``evenness``: entropy of the shares over that of the source's answers,
+    without a source over that of equal shares. ``confidence``: mean top probability. ``nuclear``: nuclear norm of the
+    probabilities over its largest value: high when answers are sure and varied (Cui et al. 2020). ``ami``: adjusted
+    mutual information of answers and clusters of the target's features. ``estimate``: accuracy by average-thresholded
+    confidence (Garg et al. 2022). ``reverse``: balanced accuracy on the source's validation rows of heads that learnt
+    from these answers alone (reverse validation, Zhong et al. 2010). ``transported``: balanced accuracy on those rows
+    when they have the means, spreads and correlations of the target. The last three are None without a source, and the
+    last where the network itself was changed, which these rows have not been through. ``displaced``: the share of
+    answers that would have to be another class for the source's shares (total variation); 0 without a source.
+    ``scarcest``: of the classes that the source's shares give ten answers or more, the smallest share as a part of the
+    source's; 1 where there is none.
     """
 
     shares: tuple[float, ...]
@@ -95,10 +96,11 @@ class Reader:
         labels = answers.argmax(axis=1)
         shares = shares_of(answers)
         usual = shares if val is None else shares_of(val)
+        even = np.log(len(shares)) if val is None else entropy(usual)
         limit = np.sqrt(len(answers) * min(answers.shape))
         return Signs(
             shares=tuple(float(share) for share in shares),
-            evenness=entropy(shares) / max(entropy(usual), 1e-9) if val is not None else entropy(shares),
+            evenness=float(entropy(shares) / max(even, 1e-9)),
             confidence=float(answers.max(axis=1).mean()),
             nuclear=float(np.linalg.norm(answers, "nuc") / limit),
             ami=float(adjusted_mutual_info_score(labels, self._clusters)),

@@ -17,7 +17,7 @@ from unfreeze.report.words import signed
 NO_NUMBER = "–"
 ON_LABELS = "on the labels"
 LEGEND = {
-    "spread": "entropy of the answers' shares over that on the source",
+    "spread": "entropy of the answers' shares over that on the source, or without one over that of equal shares",
     "estimate": "accuracy by average-thresholded confidence",
     "reverse": "balanced accuracy on the source's validation rows of heads that learnt from these answers alone",
     "transported": "balanced accuracy on those rows when they have the means, spreads and correlations of the target",
