@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from unfreeze.adapting import scenery
-from unfreeze.adapting.depths import depths_of
+from unfreeze.adapting.depths import depths_of, fit_joined
 from unfreeze.adapting.halves import halves
 from unfreeze.adapting.methods import METHODS, SOUND, sound_for
 from unfreeze.adapting.methods.labels import label_weight
 from unfreeze.adapting.methods.self_training import align, choose_labels
-from unfreeze.adapting.moments import carried, moments_of
+from unfreeze.adapting.moments import Moments, carried, moments_of
 from unfreeze.adapting.scene import NotPossibleError
 from unfreeze.heads.head import Head
 
@@ -279,7 +279,8 @@ class Rereads:
 def test_statistics_that_are_not_the_source_s_own_are_found_out(domains):
     scene = domains(rows=ROWS).scene
     source = scenery._Source(
-        scene.train, scene.val, SimpleNamespace(dataset="source"), np.arange(len(scene.val.y))
+        *(scene.train, scene.val, scene.classifier.head),
+        *(SimpleNamespace(dataset="source"), np.arange(len(scene.val.y))),
     )
     # Restating them on the source itself changes nothing that matters, or it scatters what the head reads.
     alike = {3: scene.val.features[3] + np.float32(0.01)}
@@ -287,8 +288,60 @@ def test_statistics_that_are_not_the_source_s_own_are_found_out(domains):
     scattered = {3: chance.permutation(scene.val.features[3])}
     for features, own in ((alike, True), (scattered, False)):
         passes = Rereads(features)
-        assert scenery._keeps_own_statistics(passes, scene.classifier, source) is own
+        assert scenery._keeps_own_statistics(passes, source) is own
         assert passes.asked == [source.material]
+
+
+class Stands:
+    """Parts of a source as they stand."""
+
+    seed = 0
+
+    def __init__(self, train, val):
+        self.parts = {"train": train, "val": val}
+        self.label = np.concatenate([train.y, val.y])
+
+    def rows(self, part):
+        return np.flatnonzero(
+            np.repeat([part == name for name in self.parts], [len(one.y) for one in self.parts.values()])
+        )
+
+    def features(self, dataset, rows, what):
+        blocks = np.concatenate([one.features[3] for one in self.parts.values()])
+        return SimpleNamespace(arrays={3: blocks[rows]}, rows=rows)
+
+    def material(self, dataset, passed):
+        return None
+
+
+def test_a_head_that_has_seen_the_validation_rows_does_not_judge_by_them(domains):
+    scene = domains(rows=60).scene
+    given = Stands(scene.train, scene.val)
+    swapped = Stands(scene.train, replace(scene.val, y=1 - scene.val.y))
+    kept, fitted, other = (
+        scenery._known(one, one, scene.classifier, None, seen=seen).head
+        for one, seen in ((given, False), (given, True), (swapped, True))
+    )
+    assert kept is scene.classifier.head
+    assert fitted is not kept
+    np.testing.assert_array_equal(fitted.tensors["weight"], other.tensors["weight"])
+
+
+def test_what_the_source_loses_is_told_by_heads_that_have_not_seen_its_validation_rows(domains):
+    scene = domains(rows=40).scene
+    # The classifier as it is knows these rows by heart, and a target that is the source changes nothing.
+    classifier = replace(scene.classifier, head=fitted_to(scene.val))
+    scene = replace(scene, target=scene.train.features, unseen=scene.classifier.head, classifier=classifier)
+    before, after = scenery.Scenery(scene, np.arange(40), None).accuracy_on_source(METHODS["norm"](scene))
+    assert before == after
+    known = METHODS["norm"](replace(scene, unseen=None))
+    assert scenery.Scenery(scene, np.arange(40), None).accuracy_on_source(known)[1] > before
+
+
+def fitted_to(known):
+    """A head that has learnt from these rows alone."""
+    rule = fit_joined([known.features], (3,), known.y, np.ones(len(known.y)), classes=2)
+    return rule.head(Moments({3: np.zeros(10)}, {3: np.ones(10)}))
 
 
 def test_where_they_are_not_norm_moves_the_head_s_inputs_alone(domains):

@@ -127,7 +127,7 @@ def _adapt_into(
         asked=asked,
         again=request.again_with(folder / QUESTIONS / LABELS),
         labelled=len(scene.asked),
-        on_source=scenery.accuracy_on_source(taken),
+        on_source=scenery.accuracy_on_source(chosen),
         seconds=clock.total,
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

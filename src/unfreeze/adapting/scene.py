@@ -37,13 +37,13 @@ def no_rows() -> NDArray[np.intp]:
 class Scene:
     """A trained classifier and the features of both domains at every depth.
 
-    ``train`` and ``val``: rows of the source, None where its data is not at hand. ``val_answers``: what the classifier
-    says of the latter (rows, classes), by a head that has not learnt from them. ``target`` has no labels;
-    ``asked`` are the few rows whose labels a person gave, ``answers`` those. ``order`` (rows,) tells which step of a
-    change a target row belongs to, or None; rows with a label belong to the newest. ``strong`` gives strongly varied
-    views of the target rows, and ``strong_train`` of the source's, where the modality has them. ``restated`` gives the
-    network with normalisation statistics of the newest target rows, and the features of all of them in it, where it has
-    such statistics; it comes to None where those that it has are not the source's own.
+    ``train`` and ``val``: rows of the source, None where its data is not at hand. ``unseen``: a head like the
+    classifier's that has not learnt from the latter, and ``val_answers`` what it says of them (rows, classes).
+    ``target`` has no labels; ``asked`` are the few rows whose labels a person gave, ``answers`` those. ``order`` (rows,)
+    tells which step of a change a target row belongs to, or None; rows with a label belong to the newest. ``strong`` gives
+    strongly varied views of the target rows, and ``strong_train`` of the source's, where the modality has them.
+    ``restated`` gives the network with normalisation statistics of the newest target rows, and the features of all of
+    them in it, where it has such statistics; it comes to None where those that it has are not the source's own.
     """
 
     classifier: Classifier
@@ -52,6 +52,7 @@ class Scene:
     target: Features
     seed: int
     threshold: float
+    unseen: Head | None = None
     val_answers: NDArray[np.float64] | None = None
     order: NDArray[np.intp] | None = None
     asked: NDArray[np.intp] = field(default_factory=no_rows)
@@ -92,8 +93,9 @@ class Scene:
 class Proposal:
     """A classifier for the target that a method proposes.
 
-    ``head`` reads raw features of the target, through ``backbone`` where the method changed it. ``logits`` are those
-    of the target rows; ``val_logits`` those of the source's validation rows by the same rule, read in the source's own
+    ``head`` reads raw features of the target, through ``backbone`` where the method changed it. ``unseen`` is the same
+    made of the scene's unseen head, where the method makes it of the classifier's. ``logits`` are those of the target
+    rows; ``val_logits`` those of the source's validation rows by the same rule, read in the source's own
     units, or None without a source.
     """
 
@@ -101,6 +103,7 @@ class Proposal:
     head: Head
     logits: NDArray[np.float64]
     val_logits: NDArray[np.float64] | None
+    unseen: Head | None = None
     backbone: Backbone | None = None
     notes: tuple[str, ...] = ()
 

@@ -14,7 +14,7 @@ from unfreeze.adapting.moments import Features, joined
 from unfreeze.adapting.opening import Target
 from unfreeze.adapting.passes import Passes, has_statistics
 from unfreeze.adapting.request import THRESHOLD, AdaptRequest
-from unfreeze.adapting.scene import Known, Scene
+from unfreeze.adapting.scene import Known, Proposal, Scene
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.contracts import Backbone
 from unfreeze.data.dataset import Dataset, Part
@@ -24,6 +24,7 @@ from unfreeze.evaluate.calibration import softmax
 from unfreeze.grafts import can_be_merged
 from unfreeze.heads.design import make_design
 from unfreeze.heads.folds import assign_folds, stratified_sample
+from unfreeze.heads.head import Head
 from unfreeze.heads.search import fit_head, search_penalty
 from unfreeze.heads.weights import needs_class_weights
 from unfreeze.progress import Progress
@@ -47,21 +48,21 @@ class Scenery:
     rows: NDArray[np.intp]
     val_in: Callable[[Backbone], Features]
 
-    def accuracy_on_source(self, taken: Classifier) -> tuple[float, float] | None:
-        """Accuracy on the source's validation rows as they come, of the source's classifier and of the one taken.
+    def accuracy_on_source(self, chosen: Proposal | None) -> tuple[float, float] | None:
+        """Accuracy on the source's validation rows as they come, of the source's classifier and of what is chosen.
 
-        None without a source. A method may read either domain in units of its own; what is saved knows the target's
-        alone.
+        None without a source. Both by heads that have not learnt from these rows. A method may read either domain in
+        units of its own; what is saved knows the target's alone.
         """
         scene = self.scene
         if scene.val is None or scene.val_answers is None:
             return None
         before = float((scene.val_answers.argmax(axis=1) == scene.val.y).mean())
-        if taken is scene.classifier:
+        if chosen is None:
             return before, before
-        same = taken.backbone is scene.classifier.backbone
-        features = scene.val.features if same else self.val_in(taken.backbone)
-        logits = taken.head.logits(joined(features, taken.head.boundaries))
+        head = chosen.head if chosen.unseen is None else chosen.unseen
+        features = scene.val.features if chosen.backbone is None else self.val_in(chosen.backbone)
+        logits = head.logits(joined(features, head.boundaries))
         return before, float((logits.argmax(axis=1) == scene.val.y).mean())
 
 
@@ -97,7 +98,7 @@ def build_scenery(
             f"It learns from {len(wanted):,} of the target's {len(target.dataset):,} rows, drawn at random."
         )
     features, asked, answers = _with_named(passes, passed, named)
-    known = None if source is None else _known(passes, source, request.seed, progress)
+    known = None if source is None else _known(passes, source, classifier, progress, seen=seen)
     steps = None if target.order is None else target.order[passed.rows]
     newest = np.arange(len(passed.rows)) if steps is None else np.flatnonzero(steps == steps.max())
     boundaries = tuple(sorted(classifier.head.boundaries))
@@ -110,7 +111,7 @@ def build_scenery(
 
     @cache
     def restated() -> tuple[Backbone, Features] | None:
-        if known is not None and not _keeps_own_statistics(passes, classifier, known):
+        if known is not None and not _keeps_own_statistics(passes, known):
             progress.say("Its running statistics are not the source's but pretraining's: they stay.")
             return None
         changed = passes.restated(material, newest)
@@ -127,7 +128,8 @@ def build_scenery(
         classifier=classifier,
         train=None if known is None else known.train,
         val=None if known is None else known.val,
-        val_answers=None if known is None else _unseen_answers(classifier, known.train, known.val, seen=seen),
+        unseen=None if known is None else known.head,
+        val_answers=None if known is None else _answers(known, classifier.temperature),
         target=features,
         seed=request.seed,
         threshold=THRESHOLD if request.threshold is None else request.threshold,
@@ -150,21 +152,25 @@ def build_scenery(
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """The source's training and validation rows; ``material``: the former, and ``val_rows``: where the latter stand."""
+    """The source's training and validation rows; ``material``: the former, and ``val_rows``: where the latter stand.
+
+    ``head``: the classifier's, or one fitted like it on the training rows alone where it has learnt from all.
+    """
 
     train: Known
     val: Known
+    head: Head
     material: Material
     val_rows: NDArray[np.intp]
 
 
-def _keeps_own_statistics(passes: Passes, classifier: Classifier, source: _Source) -> bool:
+def _keeps_own_statistics(passes: Passes, source: _Source) -> bool:
     """Whether the classifier still knows the source when running statistics are estimated on the source itself.
 
     A network that was trained with pretraining's statistics frozen, as most are, takes more harm from any others than a
     new domain does: Lite0's probe on solar cells falls from 0.82 to 0.65 on its own domain.
     """
-    head, val = classifier.head, source.val
+    head, val = source.head, source.val
     boundaries = tuple(sorted(head.boundaries))
     changed = passes.restated(source.material, np.arange(len(source.train.y)))
     fresh = passes.features_in(
@@ -178,24 +184,27 @@ def _keeps_own_statistics(passes: Passes, classifier: Classifier, source: _Sourc
     return change + 1.96 * error >= -SOURCE_MARGIN
 
 
-def _unseen_answers(classifier: Classifier, train: Known, val: Known, *, seen: bool) -> NDArray[np.float64]:
-    """What the classifier says of the source's validation rows, by a head that has not been fitted on them."""
-    head = classifier.head
-    if seen:
-        design = make_design([joined(train.features, head.boundaries)], name="the source")
-        counts = np.bincount(train.y, minlength=head.classes)
-        balanced, _ = needs_class_weights([int(count) for count in counts])
-        folds = assign_folds(train.y, folds=FOLDS, seed=0)
-        found = search_penalty(design, train.y, folds, classes=head.classes, balanced=balanced)
-        head = fit_head(
-            design,
-            train.y,
-            boundaries=head.boundaries,
-            penalty=found.regularisation,
-            classes=head.classes,
-            balanced=balanced,
-        )
-    return softmax(head.logits(joined(val.features, head.boundaries)), classifier.temperature)
+def _fitted_like(head: Head, train: Known) -> Head:
+    """A head of the same depths and classes, fitted on these rows alone as a probe is."""
+    design = make_design([joined(train.features, head.boundaries)], name="the source")
+    counts = np.bincount(train.y, minlength=head.classes)
+    balanced, _ = needs_class_weights([int(count) for count in counts])
+    folds = assign_folds(train.y, folds=FOLDS, seed=0)
+    found = search_penalty(design, train.y, folds, classes=head.classes, balanced=balanced)
+    return fit_head(
+        design,
+        train.y,
+        boundaries=head.boundaries,
+        penalty=found.regularisation,
+        classes=head.classes,
+        balanced=balanced,
+    )
+
+
+def _answers(source: _Source, temperature: float) -> NDArray[np.float64]:
+    """What the classifier says of the source's validation rows, which its head has not learnt from."""
+    logits = source.head.logits(joined(source.val.features, source.head.boundaries))
+    return softmax(logits, temperature)
 
 
 def _sample(rows: int, seed: int) -> NDArray[np.intp]:
@@ -221,19 +230,25 @@ def _with_named(
     return features, places, named.label[found.rows].astype(np.intp)
 
 
-def _known(passes: Passes, source: Dataset, seed: int, progress: Progress) -> _Source | None:
-    """Both parts of the source through the network; None where it has no validation rows."""
+def _known(
+    passes: Passes, source: Dataset, classifier: Classifier, progress: Progress, *, seen: bool
+) -> _Source | None:
+    """Both parts of the source through the network; None where it has no validation rows.
+
+    ``seen``: whether the classifier's head was fitted on the validation rows too.
+    """
     found: list[tuple[Known, Passed]] = []
     parts: tuple[Part, ...] = ("train", "val")
     for part in parts:
         rows = source.rows(part)
         if not len(rows):
             continue
-        rows = rows[stratified_sample(source.label[rows].astype(np.intp), size=MOST_ROWS, seed=seed)]
+        rows = rows[stratified_sample(source.label[rows].astype(np.intp), size=MOST_ROWS, seed=passes.seed)]
         passed = passes.features(source, rows, f"source, {part}")
         found.append((Known(passed.arrays, source.label[passed.rows].astype(np.intp)), passed))
     if len(found) < 2:
         progress.say("The source has no validation rows: it is left out.")
         return None
     (train, passed), (val, held) = found
-    return _Source(train, val, passes.material(source, passed), held.rows)
+    head = _fitted_like(classifier.head, train) if seen else classifier.head
+    return _Source(train, val, head, passes.material(source, passed), held.rows)

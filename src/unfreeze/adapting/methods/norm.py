@@ -16,7 +16,7 @@ def propose(scene: Scene) -> Proposal:
     are brought to the mean and spread that they had on the source, where that is at hand. Of a target in steps all of
     them are those of the newest.
     """
-    head, features, backbone = scene.classifier.head, scene.target, None
+    head, unseen, features, backbone = scene.classifier.head, scene.unseen, scene.target, None
     notes = []
     fresh = None if scene.restated is None else scene.restated()
     if fresh is not None:
@@ -26,7 +26,9 @@ def propose(scene: Scene) -> Proposal:
         boundaries = set(head.boundaries)
         known = moments_of({b: block for b, block in scene.train.features.items() if b in boundaries})
         newest = rows_of({b: block for b, block in features.items() if b in boundaries}, scene.newest)
-        head = carried(head, known=known, new=moments_of(newest))
+        new = moments_of(newest)
+        head = carried(head, known=known, new=new)
+        unseen = None if unseen is None else carried(unseen, known=known, new=new)
         notes.append("the head reads features in the target's own mean and spread")
     if not notes:
         raise NotPossibleError(
@@ -37,6 +39,7 @@ def propose(scene: Scene) -> Proposal:
         head=head,
         logits=head.logits(joined(features, head.boundaries)).astype(float),
         val_logits=_on_source(scene),
+        unseen=unseen,
         backbone=backbone,
         notes=tuple(notes),
     )
