@@ -237,6 +237,8 @@ def test_other_statistics_are_scored_on_the_source_in_the_changed_network(
     image_run, moved, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(module, "decide", lambda *_, **__: Verdict("adapted", "norm", ("told",)))
+    # A head that has not learnt from validation rows is scored as it is saved.
+    monkeypatch.setattr(module, "FLOOR", "no probe")
     done = unfreeze.adapt(image_run.run.folder, moved, output_dir=tmp_path / "run", method="norm")
     dataset = open_source(load(image_run.run.folder), None)[0]
     rows = dataset.rows("val")
@@ -310,6 +312,17 @@ def test_rows_worth_labelling_become_data_that_train_accepts(image_run, moved, t
     )
     assert labelled.candidates[0].answered is not None
     assert f"on the {len(rows)} labelled rows" in labelled.verdict.reasons[0]
+
+
+def test_rows_that_can_be_read_and_have_no_label_are_counted(image_run, moved, labelled, tmp_path):
+    target = tmp_path / "target"
+    shutil.copytree(moved, target, ignore=shutil.ignore_patterns("[23]*.png"))
+    for number in range(20):
+        (target / f"{number}.png").write_bytes(b"no picture")
+    done = unfreeze.adapt(
+        image_run.run.folder, target, output_dir=tmp_path / "run", method="align", target_labels=labelled(6)
+    )
+    assert done.verdict.against.startswith("40 target rows are too few")
 
 
 def test_texts_from_the_command_line(text_run, make_mails, tmp_path, command):

@@ -98,7 +98,7 @@ def _adapt_into(
     told = tuple(describe_shift(shift, before, classifier.labels.names))
     wanted = sound_for(scene) if request.method == AUTO else (request.method,)
     trials, missing = try_methods(scene, wanted, before, reader, progress)
-    verdict = decide(scene, shift, before, [one.candidate for one in trials], rows=len(target.dataset))
+    verdict = decide(scene, shift, before, [one.candidate for one in trials], rows=len(scenery.rows))
     chosen = next((one.proposal for one in trials if one.proposal.method == verdict.method), None)
     taken = classifier_of(scene, chosen)
     asked = None

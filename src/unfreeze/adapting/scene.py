@@ -39,11 +39,12 @@ class Scene:
 
     ``train`` and ``val``: rows of the source, None where its data is not at hand. ``unseen``: a head like the
     classifier's that has not learnt from the latter, and ``val_answers`` what it says of them (rows, classes).
-    ``target`` has no labels; ``asked`` are the few rows whose labels a person gave, ``answers`` those. ``order`` (rows,)
-    tells which step of a change a target row belongs to, or None; rows with a label belong to the newest. ``strong`` gives
-    strongly varied views of the target rows, and ``strong_train`` of the source's, where the modality has them.
-    ``restated`` gives the network with normalisation statistics of the newest target rows, and the features of all of
-    them in it, where it has such statistics; it comes to None where those that it has are not the source's own.
+    ``target`` has no labels; ``asked`` are the few rows whose labels a person gave, ``answers`` those. ``order``
+    (rows,) tells which step of a change a target row belongs to, or None; rows with a label belong to the newest.
+    ``strong`` gives strongly varied views of the target rows, and ``strong_train`` of the source's, where the
+    modality has them. ``restated`` gives the network with normalisation statistics of the newest target rows, and
+    the features of all of them in it, where it has such statistics; it comes to None where those that it has are
+    not the source's own.
     """
 
     classifier: Classifier
