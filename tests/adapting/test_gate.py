@@ -186,6 +186,42 @@ def test_given_labels_decide_before_all_signs(domains):
     assert decide(domains().scene, FAR, COLLAPSED, [candidate()], rows=300).labels == 0
 
 
+@pytest.mark.parametrize("count", [10, 20, 100])
+@pytest.mark.parametrize("methods", [1, 5])
+def test_labels_seldom_take_a_method_that_changes_nothing(domains, count, methods):
+    scene = replace(domains().scene, asked=np.arange(count), answers=np.zeros(count, dtype=np.intp))
+    chance, taken, runs = np.random.default_rng(0), 0, 1000
+    for _ in range(runs):
+        before = chance.random(count) < 0.5
+        # Every answer is given anew, and is right as often as before.
+        tried = [
+            candidate(answered=paired(before, chance.random(count) < 0.5), method=f"method {place}")
+            for place in range(methods)
+        ]
+        taken += decide(scene, FAR, SOUND, tried, rows=300).kind == "adapted"
+    assert taken / runs < 0.07
+
+
+@pytest.mark.parametrize(("count", "methods", "won"), [(10, 1, 4), (10, 5, 5), (100, 1, 4), (100, 5, 7)])
+def test_labels_take_what_gains_beyond_chance_for_the_methods_tried(domains, count, methods, won):
+    scene = replace(domains().scene, asked=np.arange(count), answers=np.zeros(count, dtype=np.intp))
+
+    def gains(rows):
+        return paired(np.zeros(count, dtype=bool), np.arange(count) < rows)
+
+    others = [candidate(answered=gains(0), method=f"method {place}") for place in range(1, methods)]
+    for more, kind in ((0, "adapted"), (-1, "kept source")):
+        found = decide(scene, FAR, SOUND, [*others, candidate(answered=gains(won + more))], rows=300)
+        assert found.kind == kind
+        assert "with norm" in found.reasons[0]
+
+
+def test_a_larger_gain_that_chance_explains_does_not_hide_a_sure_one(domains):
+    scene = replace(domains().scene, asked=np.arange(20), answers=np.zeros(20, dtype=np.intp))
+    tried = [candidate(answered=(0.3, 0.2)), candidate(answered=(0.25, 0.05), method="align")]
+    assert decide(scene, FAR, SOUND, tried, rows=300).method == "align"
+
+
 @pytest.mark.parametrize(
     ("given", "told"), [(1, "1 label is fewer than"), (6, "6 labels are fewer than the 10")]
 )
