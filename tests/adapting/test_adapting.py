@@ -136,7 +136,6 @@ def test_the_labels_of_the_target_are_never_opened(image_run, moved, tmp_path, m
     def refuse(source, **_):
         raise AssertionError(f"labels of {source} were asked for")
 
-    monkeypatch.setattr("unfreeze.evaluation.load_whole", refuse)
     monkeypatch.setattr(opening, "load_whole", refuse)
     real, seen = module.build_scenery, []
 
@@ -222,6 +221,34 @@ def test_labels_decide_from_ten_on(image_run, moved, labelled, tmp_path):
     for text in (page, card):
         assert f"this model is right on {100 * after:.1f}" in text
         assert "no longer for the source" in text
+
+
+def test_rows_with_a_given_label_are_not_scored_after_the_fact(image_run, moved, labelled, tmp_path, command):
+    table = labelled(20)
+    done = command(
+        *("adapt", image_run.run.folder, "--target", moved, "--output-dir", tmp_path / "run"),
+        *("--method", "labels", "--target-labels", table, "--report-target-accuracy"),
+    )
+    assert done.status == 0, done.err
+    found = json.loads((tmp_path / "run" / "adaptation.json").read_text())
+    taught = set(table.read_text().split())
+    others = [row for row in answers(tmp_path / "run") if not any(row["input"] in line for line in taught)]
+    assert len(others) == 60
+    right = [row["label"] == row["input"].split("/")[-2] for row in others]
+    assert found["after_the_fact"]["this model"]["accuracy"] == np.mean(right)
+    assert found["after_the_fact_left_out"] == 20
+    for text in (done.out, (tmp_path / "run" / "report.html").read_text().replace("\u00a0", " ")):
+        assert "20 rows are left out, for both models" in text
+    ignored = shutil.ignore_patterns("[123]*.png")
+    done = unfreeze.adapt(
+        *(image_run.run.folder, shutil.copytree(moved, tmp_path / "taught", ignore=ignored)),
+        output_dir=tmp_path / "two",
+        method="align",
+        target_labels=table,
+        report_target_accuracy=True,
+    )
+    assert (done.after_the_fact, done.left_out) == (None, 0)
+    assert "The labels of all 20 rows of" in done.warning
 
 
 def test_a_few_labels_are_learnt_from_and_said_to_be_few(image_run, moved, labelled, tmp_path):

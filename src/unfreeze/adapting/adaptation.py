@@ -27,8 +27,9 @@ class Adaptation:
     ``again`` the command that adapts with it once it is filled. ``labelled``: how many labels of the target were given.
     ``on_source``: accuracy on the source's validation rows as they come, of the source's model and of this one; None
     without a source. ``target_shares``: of the classes among the answers that are given now. ``after_the_fact``:
-    accuracy and balanced accuracy on the target's own labels of the source model and of this one, looked up when all
-    was decided, or None; ``warning``: why they could not be.
+    accuracy, balanced accuracy and macro F1 on the target's own labels of the source model and of this one, looked up
+    when all was decided, or None, and ``left_out``: how many rows are not among them, since their labels were given;
+    ``warning``: why they could not be.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Adaptation:
     command: str
     created: str
     after_the_fact: Mapping[str, Mapping[str, float]] | None = None
+    left_out: int = 0
     warning: str | None = None
 
     def model(self) -> Model:
@@ -88,6 +90,7 @@ class Adaptation:
             else dict(zip(("before", "after"), self.on_source, strict=True)),
             "to_label": None if self.asked is None else str(self.asked),
             "after_the_fact": self.after_the_fact,
+            "after_the_fact_left_out": self.left_out,
             "warning": self.warning,
             "seconds": round(self.seconds, 3),
         }

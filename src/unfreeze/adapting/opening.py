@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unfreeze.adapting.request import AdaptRequest
+from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.loading import Loaded
 from unfreeze.data.columns import content_column
 from unfreeze.data.dataset import Dataset, Modality, Samples
@@ -97,6 +98,22 @@ def content_of(name: str, modality: Modality, column: str | None) -> str | None:
     if path.suffix.lower() not in TABLE_SUFFIXES or not path.is_file():
         return column
     return content_column(open_table(path), modality=modality, asked=column)
+
+
+def open_truth(request: AdaptRequest, classifier: Classifier) -> Dataset:
+    """The one target with its own labels, which nothing but scores may rest on.
+
+    Raises RequestError or DataError where they cannot be read, or name a class that the classifier does not know.
+    """
+    (name,), modality = request.target, classifier.backbone.modality
+    column = content_of(name, modality, request.column)
+    return load_whole(
+        name,
+        text_column=column if modality == "text" else None,
+        image_column=column if modality == "image" else None,
+        label_column=request.label_column,
+        labels=classifier.labels,
+    )
 
 
 def open_labels(name: str, loaded: Loaded, column: str | None) -> Dataset:

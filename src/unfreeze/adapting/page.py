@@ -39,6 +39,7 @@ def render(one: Adaptation) -> str:
             legend=wording.legend(signs, signs.columns),
             refusals=wording.refusal_table(one),
             fact=wording.fact_table(one),
+            fact_note=wording.fact_note(one),
             shares=both(wording.share_chart(one)),
             moved=None if moved is None else both(moved),
             cards=cards_of(one.unusual),

@@ -18,22 +18,23 @@ from unfreeze.adapting.asking import LABELS, rows_to_label, write_questions
 from unfreeze.adapting.gate import decide
 from unfreeze.adapting.methods import sound_for
 from unfreeze.adapting.moments import joined
-from unfreeze.adapting.opening import Target, content_of, open_labels, open_target
+from unfreeze.adapting.opening import Target, open_labels, open_target
 from unfreeze.adapting.page import write_page
 from unfreeze.adapting.request import AUTO, AdaptRequest
 from unfreeze.adapting.saving import classifier_of, save_adapted
 from unfreeze.adapting.scenery import Scenery, build_scenery
 from unfreeze.adapting.shift import describe_shift, measure_shift, unusual_rows
 from unfreeze.adapting.signs import Reader
+from unfreeze.adapting.truth import look_up
 from unfreeze.adapting.trying import try_methods
 from unfreeze.adapting.wording import model_card
 from unfreeze.bundle.claim import claimed
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.loading import Loaded, load
 from unfreeze.config import FLOOR
+from unfreeze.data.dataset import Dataset
 from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.evaluate.calibration import softmax
-from unfreeze.evaluation import evaluate_run
 from unfreeze.model import Model
 from unfreeze.progress import Clock, Progress, Silent
 from unfreeze.report.content import Example
@@ -134,7 +135,7 @@ def _adapt_into(
     )
     _write(result)
     if request.report_target_accuracy:
-        result = _after_the_fact(result, request, progress)
+        result = _after_the_fact(result, request, named, progress)
         _write(result)
     return result
 
@@ -183,31 +184,17 @@ def _unusual(scenery: Scenery, target: Target, taken: Classifier) -> tuple[Examp
     )
 
 
-def _after_the_fact(result: Adaptation, request: AdaptRequest, progress: Progress) -> Adaptation:
+def _after_the_fact(
+    result: Adaptation, request: AdaptRequest, named: Dataset | None, progress: Progress
+) -> Adaptation:
     """The result with scores of both models on the target's own labels, or with why there are none.
 
     All is decided and saved by now: that these labels cannot be read costs nothing but the scores.
     """
-    target = request.target[0]
-    found = {}
     try:
-        column = content_of(target, result.modality, request.column)
-        for name, run in (("source model", request.run), ("this model", result.folder)):
-            scores = evaluate_run(
-                run,
-                target,
-                text_column=column if result.modality == "text" else None,
-                image_column=column if result.modality == "image" else None,
-                label_column=request.label_column,
-                progress=progress,
-            ).scores
-            found[name] = {
-                "accuracy": scores.accuracy,
-                "balanced_accuracy": scores.balanced_accuracy,
-                "macro_f1": scores.macro_f1,
-            }
+        truth = look_up(request, result.folder, named, progress)
     except UnfreezeError as problem:
         return replace(
             result, warning=f"The target's own labels could not be scored, all else is done: {problem}"
         )
-    return replace(result, after_the_fact=found)
+    return replace(result, after_the_fact=truth.scores, left_out=truth.left_out)

@@ -43,6 +43,9 @@ def print_adaptation(one: Adaptation, console: Console) -> None:
         say("")
         say("After the fact, by the target's own labels", "bold")
         console.print(_rich(fact, fact.columns, console), width=width)
+        note = wording.fact_note(one)
+        if note is not None:
+            say(note, "dim")
     say("")
     say(wording.title(one), "bold")
     say(wording.lead(one))

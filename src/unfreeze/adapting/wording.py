@@ -155,6 +155,14 @@ def fact_table(one: Adaptation) -> Table | None:
     return Table(("model", "accuracy", "balanced accuracy"), rows, numeric=frozenset({1, 2}))
 
 
+def fact_note(one: Adaptation) -> str | None:
+    """Which rows that table is not of; None where it is of all."""
+    if not one.left_out:
+        return None
+    rows = "1 row is" if one.left_out == 1 else f"{one.left_out:,} rows are"
+    return f"{rows} left out, for both models: their labels were given."
+
+
 def share_chart(one: Adaptation) -> BarChart:
     """Shares of the classes among the answers, of the commonest ones: on the source, on the target before and now."""
     parts = [("before", one.before.shares), ("now", one.target_shares)]
