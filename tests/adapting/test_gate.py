@@ -214,6 +214,7 @@ def test_labels_take_what_gains_beyond_chance_for_the_methods_tried(domains, cou
         found = decide(scene, FAR, SOUND, [*others, candidate(answered=gains(won + more))], rows=300)
         assert found.kind == kind
         assert "with norm" in found.reasons[0]
+        assert f"{'1 method is' if methods == 1 else '5 methods are'} tried" in found.reasons[0]
 
 
 def test_a_larger_gain_that_chance_explains_does_not_hide_a_sure_one(domains):

@@ -47,7 +47,7 @@ NO_BETTER_CLUSTERS = "its answers fit the clusters of the target no better"
 # Labels that a person gave decide from this many on.
 FEWEST_ANSWERS = 10
 # What trying several methods must not explain, at this level, to be a gain on the labels. Where none changes anything,
-# the best of five is above its standard error in 16 to 49 % of simulated cases, and above this limit in 5 % at most.
+# the best of five is above its standard error in a sixth to a half of simulated cases, above this limit in 5 % at most.
 LEVEL = 0.05
 
 
@@ -251,11 +251,11 @@ def _by_answers(candidates: Sequence[Candidate], count: int) -> Verdict:
     gains = [(*one.answered, one.method) for one in candidates if one.answered is not None]
     limit = NormalDist().inv_cdf(1 - LEVEL / len(gains))
     sure = [found for found in gains if found[0] > limit * found[1]]
-    gain, error, method = max(sure or gains)
+    gain, error, method = max(sure or gains, key=lambda found: found[0])
     tried = "1 method is" if len(gains) == 1 else f"{len(gains)} methods are"
     told = (
         f"on the {count} labelled rows accuracy changes by {points(gain)} with {method} (standard error "
-        f"{100 * error:.1f}, {limit:.1f} times which chance explains where {tried} tried)"
+        f"{100 * error:.1f}; chance explains up to {limit:.1f} of these where {tried} tried)"
     )
     if sure:
         return Verdict("adapted", method, (told,), labels=count)
