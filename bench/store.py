@@ -5,6 +5,7 @@ python bench/store.py
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 from dataclasses import replace
@@ -18,6 +19,9 @@ PART = "frozen pass"
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["UNFREEZE_CACHE"] = str(folder / "cache")
