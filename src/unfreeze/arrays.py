@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import tempfile
@@ -29,10 +30,19 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         with tempfile.TemporaryFile() as file:
             # A disk that is found full only when a page is written would end the program without a word.
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, needed)
+                _reserve(file.fileno(), needed)
             return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
     except OSError as problem:
         raise UnfreezeError(
             f"{tempfile.gettempdir()} has no room for {size(needed)} of rows ({problem.strerror or problem}): set "
             "TMPDIR to a folder on a disk that has."
         ) from None
+
+
+def _reserve(file: int, size: int) -> None:
+    """Raises OSError where the disk has no room; some file systems cannot say."""
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as problem:
+        if problem.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise

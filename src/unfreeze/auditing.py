@@ -42,13 +42,9 @@ def _encoder(request: TrainRequest, progress: Progress) -> TextEncoder | None:
     """
     try:
         name = request.backbone or default_backbone("text")[0]
-        backbone = load_backbone(name, modality="text")
     except RequestError:
-        if request.backbone is not None:
-            raise
         progress.say("No text backbone is on this disk: lengths are counted in words.")
         return None
-    if request.max_length is not None:
-        backbone = load_backbone(name, modality="text", max_length=request.max_length)
+    backbone = load_backbone(name, modality="text", max_length=request.max_length)
     assert isinstance(backbone.preprocess, TextPreprocess)
     return TextEncoder(backbone.preprocess, backbone.assets["tokenizer.json"])

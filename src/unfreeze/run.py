@@ -202,6 +202,7 @@ def _train_into(
         if fit is not None:
             write_fit(fit, folder)
         save_run(folder, fitted, dataset, decisions, names, tested, examples)
+        save_metrics(folder, validation, test, fitted.how)
     from unfreeze.reporting import Evidence, write_pages
 
     evidence = Evidence(
@@ -232,8 +233,8 @@ def _train_into(
         command=command,
     )
     report = write_pages(evidence, clock, progress)
-    baselines = [baseline.to_dict() for baseline in report.baselines]
-    save_metrics(folder, validation, test, fitted.how, baselines)
+    # Once more, with what the pages have computed: should those fail, the scores are there.
+    save_metrics(folder, validation, test, fitted.how, [baseline.to_dict() for baseline in report.baselines])
     place.deliver()
     # Not before: a disk that is full, or a kill, must not cost the training.
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

@@ -194,7 +194,8 @@ def test_predictions_are_not_written_over_what_they_are_made_from(command, text_
     table = tmp_path / "mails.csv"
     shutil.copy(text_run.data, table)
     before = table.read_bytes()
-    refused(command("predict", text_run.run.folder, table, "--output", table), "also what is read")
+    for given in (table, tmp_path / "*.csv", tmp_path):
+        refused(command("predict", text_run.run.folder, given, "--output", table), "among what is read")
     assert table.read_bytes() == before
 
 

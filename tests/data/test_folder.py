@@ -123,7 +123,9 @@ def test_links_to_folders_are_followed_once_and_loops_end(class_folders):
         f"{name}/{number:03}.png" for name in ("cat", "dog") for number in range(4)
     ]
     assert len(data) == 9
-    assert ignored(data) == dict.fromkeys(["cat/loop", "dog/up"], "a link to a folder that is read already")
+    assert ignored(data) == dict.fromkeys(
+        ["cat/loop", "dog/up"], "a folder that is read already by another name"
+    )
     with pytest.raises(OSError, match="links"):
         data.samples.read(8)
 
@@ -182,7 +184,7 @@ def test_a_folder_that_is_linked_to_from_one_before_it_is_read_once(class_folder
     (root / "cat" / "kittens").symlink_to("young", target_is_directory=True)
     data = load_dataset(root)
     assert len(data) == 12
-    assert ignored(data) == {"cat/kittens": "a link to a folder that is read already"}
+    assert ignored(data) == {"cat/kittens": "a folder that is read already by another name"}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_a_link_to_another_class_reads_none_of_its_files_whatever_their_names(cl
     data = load_dataset(root)
     assert data.labels.names == ("cat", "dog")
     assert np.bincount(data.label).tolist() == [8, 8]
-    assert ignored(data) == {link: "a link to a folder that is read already"}
+    assert ignored(data) == {link: "a folder that is read already by another name"}
     assert len(data.ignored) == 1
 
 
@@ -204,7 +206,9 @@ def test_a_part_that_is_a_link_to_another_one_is_none(class_folders):
     data = load_dataset(root)
     assert data.given == {"train"}
     assert len(data) == 16
-    assert ignored(data) == dict.fromkeys(["test/cat", "test/dog"], "a link to a folder that is read already")
+    assert ignored(data) == dict.fromkeys(
+        ["test/cat", "test/dog"], "a folder that is read already by another name"
+    )
 
 
 def test_a_folder_that_two_classes_link_to_from_above_and_below_is_read_once(class_folders):
@@ -213,7 +217,7 @@ def test_a_folder_that_two_classes_link_to_from_above_and_below_is_read_once(cla
     (root / "dog" / "above").symlink_to("../.kept", target_is_directory=True)
     data = load_dataset(root)
     assert np.bincount(data.label).tolist() == [8, 4]
-    assert ignored(data)["dog/above/inside"] == "a link to a folder that is read already"
+    assert ignored(data)["dog/above/inside"] == "a folder that is read already by another name"
 
 
 def test_folders_lie_deeper_in_each_other_than_python_calls_may(class_folders, picture):

@@ -271,6 +271,24 @@ def test_few_rows_go_through_batches_of_every_size_and_the_worst_answer_counts()
     assert found.problem
 
 
+@pytest.mark.parametrize("odd", [(1,), (7,), (1, 2, 7), (64,)])
+def test_an_answer_that_is_no_number_is_not_made_good_by_a_later_one(odd):
+    class Broken:
+        labels = ("a", "b")
+
+        def run(self, batch):
+            return None, np.full((len(batch), 2), np.nan if len(batch) in odd else 0.5)
+
+    rows = GateRows(
+        Pictures(Image.new("RGB", (2, 2)), 3),
+        ("a", "b"),
+        np.zeros(3, np.int32),
+        np.full((3, 2), 0.5),
+        [0, 1, 2],
+    )
+    assert "no answer that is a number" in check(Broken(), rows).problem
+
+
 @pytest.mark.parametrize("card", [b"---\nlicense: [broken: {\n---\n# Mine\n", b"\xff\xfe"])
 def test_a_card_that_was_edited_into_no_yaml_costs_nothing_but_itself(text_run, tmp_path, card):
     folder = tmp_path / "run"

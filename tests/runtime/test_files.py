@@ -53,3 +53,15 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path, monkeypatch):
         os.utime(path, (0, 0))
     remove_abandoned(tmp_path.iterdir())
     assert set(tmp_path.iterdir()) == {mine, elsewhere, named}
+
+
+def test_a_container_of_the_same_name_is_another_machine(tmp_path, monkeypatch):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: gone.pid)
+        patch.setattr(os, "readlink", lambda path: "pid:[1]")
+        theirs = own_temporary(tmp_path, "a")
+    theirs.touch()
+    remove_abandoned(tmp_path.iterdir())
+    assert theirs.exists()

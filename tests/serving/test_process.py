@@ -308,6 +308,23 @@ def test_an_address_that_cannot_be_had_is_a_sentence_before_anything_is_loaded(
     assert "Traceback" not in found.err
 
 
+def test_an_address_that_is_taken_while_runs_are_loaded_is_a_sentence(command, text_run, monkeypatch):
+    port, named_runs = free_port(), module.named_runs
+    with socket.socket() as other:
+
+        def meanwhile(runs):
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("127.0.0.1", port))
+            other.listen()
+            return named_runs(runs)
+
+        monkeypatch.setattr(module, "named_runs", meanwhile)
+        found = command("serve", text_run.run.folder, "--port", str(port))
+    assert found.status == 2
+    assert "cannot be listened on" in found.err
+    assert "Traceback" not in found.err
+
+
 def test_it_says_when_everyone_on_the_network_is_answered(text_run, monkeypatch, recorder):
     served = []
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: served.append(server.config.host))

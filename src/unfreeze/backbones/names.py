@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from unfreeze.backbones.catalog import CATALOG, default_backbone
 from unfreeze.backbones.offline import ALIASES, find_package, load_package
 from unfreeze.contracts import Backbone, Modality
 from unfreeze.errors import RequestError, did_you_mean
+from unfreeze.regular import names_anything
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +68,7 @@ def load_backbone(
     if modality == "text" and image_size is not None:
         raise RequestError("An image size belongs to image backbones: leave it out for texts.")
     wanted = (default_backbone(modality)[0] if name is None else name).strip()
-    if wanted.startswith((".", "/", "~")) and not Path(wanted).expanduser().exists():
+    if wanted.startswith((".", "/", "~")) and not names_anything(os.path.expanduser(wanted)):  # noqa: PTH111
         raise RequestError(
             f"--backbone {wanted} does not exist: name a folder that does, or a backbone.{_HINT}"
         )

@@ -34,7 +34,8 @@ NEAR_RANK, FAR_RANK = 8, 32
 # 2022), and the share of the probe's errors that they removed, of up to so many: 48 and 37 % on 8 and 16 mails a class,
 # 17 and 26 % on 32 and 64 (bench/RESULTS.md).
 FEW_TEXTS, FEW_TEXTS_HOPE, FEWEST_TEXTS = 64, 0.4, 16
-# Of so many a batch of 32 holds two texts of each; on two classes it was measured, and of more a step compares some.
+# Of so many classes a batch of 32 holds two texts each, so that every step compares all of them, as it does of the two
+# classes on which pairs were measured.
 MOST_PAIRED_CLASSES = 16
 # How many times the texts of the smallest class the largest may have: of 32 and 100 mails, of which two thirds are of
 # one class, pairs made the probe worse.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from fnmatch import fnmatch
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
@@ -122,16 +124,17 @@ def predict(
 
 
 def refuse_own_input(output: str, inputs: list[str]) -> None:
-    """Raise RequestError where the rows would be written over the file that they are read from."""
+    """Raise RequestError where the rows would be written over a file that they are read from."""
     from unfreeze.errors import RequestError
 
+    if not os.path.exists(output):  # noqa: PTH110 - a URL, or a path that cannot be, is no file
+        return
+    written = Path(output).resolve()
     for name in inputs:
-        try:
-            same = Path(output).samefile(name)
-        except (OSError, ValueError):
-            continue
-        if same:
-            raise RequestError(f"--output {output} is also what is read: write the rows to another file.")
+        named = Path(os.path.abspath(name))  # noqa: PTH100 - a pattern does not resolve
+        inside = named.resolve() in (written, *written.parents)
+        if inside or fnmatch(str(written), str(named)):
+            raise RequestError(f"--output {output} is among what is read: write the rows to another place.")
 
 
 def read_lines() -> list[str]:

@@ -137,7 +137,7 @@ def load_whole(
 
     ``labels`` are those of the classifier to be scored: a class it does not know raises DataError.
     """
-    rows = _read(source, Columns(text_column, image_column, label_column, group_column))
+    rows = _read(source, Columns(text_column, image_column, label_column, group_column, ungrouped=True))
     known = labels or Labels.of(rows.names)
     unknown = sorted(set(rows.names) - set(known))
     if unknown:
@@ -206,7 +206,9 @@ def _read_part(source: Any, columns: Columns, part: Part) -> Rows:
     is_table = not isinstance(source, tuple) and (not names_folder(source) or _is_shards(source))
     rows = _read(
         source,
-        replace(columns, group=None, stratify=None, group_beside=columns.group) if is_table else Columns(),
+        replace(columns, group=None, stratify=None, group_beside=columns.group, ungrouped=True)
+        if is_table
+        else Columns(),
     )
     given = _given(rows)
     if given and part not in given:
@@ -343,7 +345,7 @@ def _joint_groups(everything: Sequence[Rows]) -> NDArray[np.int32]:
     codes = [
         np.full(len(rows), -1, dtype=np.int32)
         if rows.group is None
-        else np.asarray(pc.index_in(rows.groups, value_set=values))[rows.group]
+        else np.append(np.asarray(pc.index_in(rows.groups, value_set=values)), -1)[rows.group]
         for rows in everything
     ]
     return np.concatenate(codes).astype(np.int32)

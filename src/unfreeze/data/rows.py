@@ -51,6 +51,7 @@ class Columns:
     """The columns a request names; None means: work it out (content, label) or do without.
 
     ``group_beside``: the group column of the data that these are held out for; these may have one of that name.
+    ``ungrouped``: rows without a group are kept, with the code -1, since nothing is drawn from them.
     """
 
     text: str | None = None
@@ -59,6 +60,7 @@ class Columns:
     group: str | None = None
     stratify: str | None = None
     group_beside: str | None = None
+    ungrouped: bool = False
 
     def flags(self) -> dict[str, str]:
         """The named columns by the flag that named them."""

@@ -55,7 +55,7 @@ def table_rows(table: Table, asked: Columns, *, source: str) -> Rows:
     named = f"{table.name}: the {chosen.modality} column {chosen.content!r}"
     content = None if lazy else _content(read.table.column(chosen.content), what=named)
     group, stratum = (_values(table, read, name) for name in (chosen.group, chosen.stratify))
-    keep = _complete(table, chosen, read, labels, content, group, log)
+    keep = _complete(table, chosen, read, labels, content, None if asked.ungrouped else group, log)
     codes = _encoded(labels.filter(pa.array(keep)))
     names = tuple(codes.dictionary.to_pylist()) if len(codes) else ()
     _check_identifier(table, chosen, len(names), len(codes))
@@ -109,7 +109,8 @@ def _complete(
 def _check_identifier(table: Table, chosen: ChosenColumns, classes: int, rows: int) -> None:
     if rows == 0:
         raise DataError(
-            f"{table.name} has no row with both a label ({chosen.label!r}) and {chosen.content!r}."
+            f"{table.name} has no row with both a label ({chosen.label!r}) and {chosen.content!r}"
+            f"{'' if chosen.group is None else f', and a group ({chosen.group!r})'}."
         )
     if (rows > 2 and classes == rows) or (rows >= 20 and classes > rows / 2):
         raise DataError(
@@ -199,12 +200,13 @@ def _values(table: Table, read: Read, name: str | None) -> Any:
 
 
 def _ranked(values: Any, kept: NDArray[np.intp]) -> tuple[NDArray[np.int32], Any]:
-    """Codes of the strings of these rows, int32 (rows,), and the string of each code, sorted."""
+    """Codes of the strings of these rows, int32 (rows,), -1 for none, and the string of each code, sorted."""
     encoded = _encoded(values.take(pa.array(kept)))
     order = pc.sort_indices(encoded.dictionary)
-    rank = np.empty(len(order), dtype=np.int32)
+    # The last one is that of no value, which has the index -1.
+    rank = np.full(len(order) + 1, -1, dtype=np.int32)
     rank[np.asarray(order)] = np.arange(len(order))
-    return rank[np.asarray(encoded.indices)], encoded.dictionary.take(order)
+    return rank[np.asarray(pc.fill_null(encoded.indices, -1))], encoded.dictionary.take(order)
 
 
 def _encoded(values: Any) -> Any:

@@ -95,7 +95,7 @@ class Walker:
         """Whether a folder was read by another name; it is noted then."""
         if self._identity(folder) not in self.entered:
             return False
-        self.log.add(folder, "a link to a folder that is read already")
+        self.log.add(folder, "a folder that is read already by another name")
         self.repeated.append(folder)
         return True
 

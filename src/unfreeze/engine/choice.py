@@ -35,6 +35,8 @@ ERROR_ROWS = 32
 # Fewer where the processor, which runs the reference, may be hundreds of times slower than the accelerator.
 ERROR_ROWS_BESIDE_ACCELERATOR = 8
 PRECISION_ROWS = 256
+# Counts up when a verdict is reached in another way: those that are remembered are then no longer.
+PROOF = 2
 # With fewer rows one flipped prediction is a larger share than what is to be told apart.
 FEWEST_PRECISION_ROWS = 128
 
@@ -186,7 +188,8 @@ class _Chooser:
             return choice
         digests, _ = content_hashes(self.dataset.samples.select(rows), threads=reading_threads(None))
         labels = self.dataset.label[rows].astype(np.int64)
-        key = self._key(name, str(len(self.pool)).encode(), digests.tobytes(), labels.tobytes())
+        proof = f"{PROOF} {len(self.pool)}".encode()
+        key = self._key(name, proof, digests.tobytes(), labels.tobytes())
         path = self.cache / "precision" / f"{key}.json"
         outcome = _read_outcome(path)
         if outcome is None:
@@ -206,6 +209,8 @@ class _Chooser:
 
         Features of the trial are stored, so that the pass that follows finds them.
         """
+        if len(np.unique(self.dataset.label[rows])) < 2:
+            return _PrecisionOutcome(False, "was not tried, since the rows to try it on are all of one class")
         low = self.build(name)
         batches, positions = self.batches(spread(rows, ERROR_ROWS))
         if not len(positions):
@@ -218,8 +223,6 @@ class _Chooser:
         if saved <= 0:
             why = f"was not tried, since on {len(self.pool):,} rows it would save less than trying it takes"
             return _PrecisionOutcome(False, why)
-        if len(np.unique(self.dataset.label[rows])) < 2:
-            return _PrecisionOutcome(False, "was not tried, since the rows to try it on are all of one class")
         passes = [
             compute_features(
                 self.dataset,

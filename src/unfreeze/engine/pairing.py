@@ -27,7 +27,9 @@ def paired_batches(
         own = shuffled[of_rows == label]
         pieces = min(count, max(1, len(own) // 2))
         begin = (rank + 0.5) / len(labels)
-        for number, piece in enumerate(np.array_split(own, pieces)):
+        # Where pieces differ by a row, classes have the longer ones in different batches.
+        ends = np.floor(np.arange(1, pieces) * len(own) / pieces + begin).astype(int)
+        for number, piece in enumerate(np.split(own, ends)):
             found[int((number + begin) * count / pieces)].append(piece)
     place = np.empty(len(y), dtype=np.intp)
     place[shuffled] = np.arange(len(y))

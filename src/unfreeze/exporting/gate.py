@@ -122,7 +122,7 @@ def _compare(
     if not parity.problem:
         gap = logits_gap(exported, classifier, rows, calibrated=calibrated)
         far = f"its logits or probabilities differ by {gap:.1e} of the largest logit"
-        parity = replace(parity, logits_gap=gap, problem=far if gap > LARGEST_LOGITS_GAP else "")
+        parity = replace(parity, logits_gap=gap, problem="" if gap <= LARGEST_LOGITS_GAP else far)
     return rows, parity, None if resizer is None else check_pixels(resizer, exported, rows)
 
 

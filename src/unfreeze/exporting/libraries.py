@@ -66,7 +66,7 @@ def check_own_way(answer: Answers, exported: Exported, classifier: Classifier, r
     gaps = np.abs(found - rows.reference).max(axis=1)
     gap = logits_gap(exported, classifier, rows, calibrated=True)
     problem = ""
-    if gap > LOGITS_GAP:
+    if not gap <= LOGITS_GAP:
         problem = f"its logits differ by {gap:.1e} of the largest one"
     elif gaps.mean() > MEAN_GAP:
         problem = (

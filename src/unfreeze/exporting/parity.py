@@ -57,16 +57,19 @@ def check(exported: Exported, rows: GateRows, *, prepared: Sequence[NDArray[Any]
     ``prepared``: what the graph is given of each row, where that is not the export's own preprocessing.
     """
     reference = rows.reference
-    found = np.full(reference.shape, np.nan)
+    found, answered = np.full(reference.shape, np.nan), np.zeros(len(reference), dtype=bool)
     try:
         columns = columns_of(exported, rows)
         given = rows.prepared if prepared is None else prepared
         for places in _batches(len(given)):
             answers = exported.run([given[place] for place in places])[1][:, columns]
             for place, answer in zip(places, answers, strict=True):
-                # Of a row that came in several batches the worst answer counts.
-                if not _gap(found[place], reference[place]) > _gap(answer, reference[place]):
+                # Of a row that came in several batches the worst answer counts; nothing is worse than no number.
+                if not answered[place] or _gap(answer, reference[place]) > _gap(
+                    found[place], reference[place]
+                ):
                     found[place] = answer
+                answered[place] = True
         problem = _first_problem(rows, found)
     except Exception as failure:  # every runtime has errors of its own
         problem = f"it does not run ({(str(failure).splitlines() or [type(failure).__name__])[0][:200]})"
@@ -92,8 +95,8 @@ def columns_of(exported: Exported, rows: GateRows) -> list[int]:
 
 
 def _gap(answer: NDArray[np.floating], wanted: NDArray[np.float64]) -> float:
-    """The largest difference of a probability; NaN before there is an answer, and where it is no number."""
-    return float(np.abs(answer - wanted).max())
+    """The largest difference of a probability; infinite where an answer is no number."""
+    return float(np.nan_to_num(np.abs(answer - wanted), nan=np.inf).max())
 
 
 def _batches(rows: int) -> Iterator[list[int]]:

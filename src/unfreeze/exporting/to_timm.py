@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from unfreeze.backbones.timm_loading import create_timm
 from unfreeze.bundle.classifier import Classifier
@@ -176,9 +176,16 @@ def answers_of(model: Any, transform: Any, labels: Sequence[str], classifier: Cl
 
 
 def open_as_users_do(raw: Raw) -> Image.Image:
-    """The picture of a file as the libraries' own examples open it: upright, in RGB."""
+    """The picture of a file as the libraries' own examples open it, upright, in RGB.
+
+    Of a picture whose other EXIF Pillow cannot write again, as turning it takes there, the pixels are turned alone.
+    """
     assert isinstance(raw, bytes)
-    return upright(Image.open(BytesIO(raw))).convert("RGB")
+    picture = Image.open(BytesIO(raw))
+    try:
+        return ImageOps.exif_transpose(picture).convert("RGB")
+    except Exception:  # tags of odd types end in nearly any error
+        return upright(picture).convert("RGB")
 
 
 def _create(folder: Path) -> Any:

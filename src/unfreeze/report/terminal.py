@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import PurePath
 from typing import Literal
 
@@ -96,8 +97,21 @@ def can_show(text: str, console: Console) -> bool:
 
 
 def on_one_line(text: str) -> str:
-    """The text without what moves the cursor, colours or breaks a line: names of files and classes are anybody's."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+    """The text without what moves the cursor, colours, turns or breaks a line: anybody may have named a file.
+
+    Spaces of other widths become plain ones; what joins letters stays.
+    """
+
+    def shown(character: str) -> str:
+        kind = unicodedata.category(character)
+        if kind == "Zs":
+            return " "
+        return character if character.isprintable() or (kind == "Cf" and not turns(character)) else "\ufffd"
+
+    def turns(character: str) -> bool:
+        return words.UNPRINTABLE.match(character) is not None
+
+    return "".join(map(shown, text))
 
 
 def encodable(text: str, console: Console) -> str:

@@ -70,7 +70,7 @@ def own_temporary(folder: Path, name: str) -> Path:
 def remove_abandoned(paths: Iterable[Path]) -> None:
     """Remove those of the paths that ``own_temporary`` gave to processes that were killed.
 
-    A process of another machine counts as killed when it has written nothing for a day.
+    A process of another machine, or container, counts as killed when it has written nothing for a day.
     """
     for path in paths:
         if (named := OWN.fullmatch(path.name)) is None:
@@ -89,7 +89,12 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
 
 
 def _machine() -> str:
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+    """What sees the same processes: containers may share a name and a folder, and do not see each other's."""
+    try:
+        processes = os.readlink("/proc/self/ns/pid")
+    except OSError:  # no Linux
+        processes = ""
+    return hashlib.sha256(f"{platform.node()} {processes}".encode()).hexdigest()[:8]
 
 
 def is_running(process: int) -> bool:

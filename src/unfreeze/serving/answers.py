@@ -100,7 +100,11 @@ class Answers:
         try:
             prepared = await self._decoder.prepare(host, [raw for _, raw in asked.inputs])
         except TimeoutError:
-            raise self._too_long() from None
+            raise HTTPException(
+                503,
+                f"The inputs were not decoded within {self._limits.seconds:g} seconds: give fewer or smaller ones, or "
+                "try again.",
+            ) from None
         if all(isinstance(value, str) for value in prepared):
             raise HTTPException(422, f"None of the inputs can be read: {asked.inputs[0][0]} {prepared[0]}.")
         return prepared

@@ -14,8 +14,9 @@ class Limits:
     """``body``: bytes of a request. ``inputs``: images or texts in one. ``text``: characters of a text.
 
     ``pixels`` of an image. ``held``: bytes of all bodies that are under way, never less than two of the largest.
-    ``seconds``: for a body to arrive, and again for its answer. ``batch``: rows that are computed together; the first
-    of them waits up to ``wait`` seconds for others. ``queue``: rows that wait at most; what is more is refused.
+    ``seconds``: for a body to arrive, again for its inputs to be decoded, and again for its answer. ``batch``: rows
+    that are computed together; the first of them waits up to ``wait`` seconds for others. ``queue``: rows that wait at
+    most; what is more is refused.
     ``adapters``: bytes of adapters and heads in memory, the last used; the others are read again when they are asked.
     """
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -49,7 +51,7 @@ def serve(
         progress.say(
             f"{host} can be reached from other machines, and everyone is answered: see --token-file."
         )
-    with _bound(host, port) as address:
+    with _bound(host, port) as addresses:
         meters = Meters()
         registry = Registry(limits, Observer(computed=meters.computed))
         for name, folder in named_runs(runs).items():
@@ -71,9 +73,15 @@ def serve(
             timeout_graceful_shutdown=DRAIN_SECONDS,
             server_header=False,
         )
-        # Ctrl-C and SIGTERM are how it is told to stop; by now requests under way have been answered.
+        try:
+            for address in addresses:
+                address.listen(config.backlog)
+        except OSError as problem:
+            # Another process began to listen there while runs were loaded.
+            raise _not_listening(host, port, problem) from None
+        # Ctrl-C and SIGTERM are how it is told to stop; by then requests under way have been answered.
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[address])
+            uvicorn.Server(config).run(sockets=addresses)
 
 
 def _is_local(host: str) -> bool:
@@ -84,25 +92,49 @@ def _is_local(host: str) -> bool:
         return host in LOCAL
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket with this address, which nothing can reach yet: not to be had, it is refused before runs are loaded.
+@contextmanager
+def _bound(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """A socket for each address of the host, which nothing can reach yet: it is refused before runs are loaded.
 
-    Raises RequestError.
+    Raises RequestError for an address that cannot be had.
     """
-    try:
-        family, kind, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind)
+    with ExitStack() as held:
         try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind((host, port))
-        except OSError:
-            found.close()
-            raise
-    except OSError as problem:
-        raise RequestError(
-            f"--host {host} --port {port} cannot be listened on ({problem.strerror or problem}): choose another."
-        ) from None
+            found = _bind(host, port, held)
+        except OSError as problem:
+            raise _not_listening(host, port, problem) from None
+        yield found
+
+
+def _bind(host: str, port: int, held: ExitStack) -> list[socket.socket]:
+    addresses = dict.fromkeys(
+        (family, address) for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    )
+    found, absent = [], OSError("it has no address")
+    for family, address in addresses:
+        one = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # Those of IPv4 have sockets of their own.
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            one.bind(address)
+        except OSError as problem:
+            # A name may stand for an address that this machine does not have, such as ::1 without IPv6.
+            if problem.errno != errno.EADDRNOTAVAIL:
+                raise
+            absent = problem
+        else:
+            found.append(one)
+    if not found:
+        raise absent
     return found
+
+
+def _not_listening(host: str, port: int, problem: OSError) -> RequestError:
+    return RequestError(
+        f"--host {host} --port {port} cannot be listened on ({problem.strerror or problem}): choose another."
+    )
 
 
 def _token(file: Path | None) -> str | None:

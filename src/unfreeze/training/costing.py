@@ -230,7 +230,8 @@ class CostModel:
         began = time.perf_counter()
         executor = exact_executor(network, (last,), like=self._material.executor)
         building = time.perf_counter() - began
-        small, large = two_batches(some_batches(sample.material.inputs(), plan.batch_size))
+        inputs = sample.material.inputs()
+        small, large = two_batches(some_batches(inputs, inputs.batches(0, 0, plan.batch_size)))
         run = time_line(lambda batch: executor(batch.raw), small, large)
         reading = sample.decoding / max(sample.train.rows + sample.val.rows, 1)
         return _End(self._time_temperature(sample), building, run, reading)

@@ -21,6 +21,7 @@ from unfreeze.choose.cost import Line, Pace, line_through
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.engine.activations import Activations, ActivationWriter, HalfOverflowError
 from unfreeze.engine.devices import Precision, peak_bytes, wait_for
+from unfreeze.engine.pairing import paired_batches
 from unfreeze.engine.phase_precision import FEW_STEPS, LEAST_GAIN, choosing_seconds
 from unfreeze.engine.scaling import first_scale
 from unfreeze.engine.sharding import Shards
@@ -83,7 +84,11 @@ class Pacer:
         self.network.module.to(device).eval()
         self.head.to(device)
         groups = select(self.network, self.head, phase)
-        batches = some_batches(self.task.train.inputs, self.plan.batch_size)
+        train, size = self.task.train, self.plan.batch_size
+        if phase.objective == "pairs":
+            batches = some_batches(train.inputs, paired_batches(train.y, seed=0, epoch=0, batch_size=size))
+        else:
+            batches = some_batches(train.inputs, train.inputs.batches(0, 0, size))
         small, large = two_batches(batches)
         # The batch with the most units, of those that are looked at, decides the memory.
         longest = batches[-1]
@@ -290,9 +295,8 @@ def _once(run: Callable[[Batch], object], batch: Batch) -> float:
     return time.perf_counter() - began
 
 
-def some_batches(inputs: Inputs, batch_size: int) -> list[Batch]:
-    """Batches evenly spread over the first epoch, those with the most units last; all of a large one take long."""
-    found = inputs.batches(0, 0, batch_size)
+def some_batches(inputs: Inputs, found: Sequence[NDArray[np.intp]]) -> list[Batch]:
+    """Batches evenly spread over those of an epoch, the most units last; all of a large one take long."""
     places = np.linspace(0, len(found) - 1, min(LOOKED_AT, len(found))).astype(int)
     batches = [Batch(found[place], inputs.batch(found[place], 0)) for place in places]
     return sorted(batches, key=lambda batch: batch.units)

@@ -98,7 +98,7 @@ def save_metrics(
     validation: Scores,
     test: Scores,
     how: str,
-    baselines: Sequence[Mapping[str, object]],
+    baselines: Sequence[Mapping[str, object]] = (),
 ) -> None:
     """Write ``metrics.json``; ``how`` says where the validation numbers come from.
 
