@@ -60,7 +60,7 @@ def test_a_container_of_the_same_name_is_another_machine(tmp_path, monkeypatch):
     gone.wait()
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: gone.pid)
-        patch.setattr(os, "readlink", lambda path: "pid:[1]")
+        patch.setattr(files.Path, "readlink", lambda path: "pid:[1]")
         theirs = own_temporary(tmp_path, "a")
     theirs.touch()
     remove_abandoned(tmp_path.iterdir())

@@ -91,7 +91,7 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
 def _machine() -> str:
     """What sees the same processes: containers may share a name and a folder, and do not see each other's."""
     try:
-        processes = os.readlink("/proc/self/ns/pid")
+        processes = str(Path("/proc/self/ns/pid").readlink())
     except OSError:  # no Linux
         processes = ""
     return hashlib.sha256(f"{platform.node()} {processes}".encode()).hexdigest()[:8]
