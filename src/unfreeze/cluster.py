@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unfreeze.errors import RequestError, did_you_mean, missing_extra
+from unfreeze.errors import RequestError, did_you_mean, first_line, missing_extra
 from unfreeze.executors.processor import CORES, available_cores
 
 LOCAL, RAY, CLIENT = "local", "ray", "ray://"
@@ -157,7 +157,7 @@ def _start(ray: Any, engine: str, workers: int | None) -> None:
                 **quiet,
             )
     except (OSError, RuntimeError, ValueError) as problem:
-        said = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:160]
+        said = first_line(problem, most=160)
         hint = " Does it ask for a token? Then RAY_AUTH_TOKEN must hold it." if _is_elsewhere(engine) else ""
         raise RequestError(f"--engine {engine}: no Ray answers ({said.rstrip('.')}).{hint}") from None
 

@@ -79,6 +79,11 @@ def readable(message: str, *, most: int = MOST_CHARACTERS) -> str:
     return f"{shown[: most * 2 // 3]} … {shown[-most // 3 :]}"
 
 
+def first_line(problem: BaseException, *, most: int = 200) -> str:
+    """What an exception says first, cut to so many characters; its type where it says nothing."""
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:most]
+
+
 def did_you_mean(word: str, known: Iterable[str], *, most: int = 2) -> str:
     """A sentence that names the closest known words, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=most, cutoff=0.6)

@@ -21,7 +21,7 @@ from unfreeze.backbones.hf import (
 from unfreeze.backbones.hf_spine import Spine, find_spine, last_hidden
 from unfreeze.backbones.hf_texts import max_tokens, read_pooling, read_tokenizer, text_preprocess
 from unfreeze.backbones.staging import cut_is_exact, hash_weights, refuse_not_finite
-from unfreeze.errors import RequestError
+from unfreeze.errors import RequestError, first_line
 from unfreeze.runtime.preprocess import TextPreprocess, preprocess_from_dict
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def _load_module(folder: Path, name: str, *, native: bool) -> tuple[Any, Any]:
             **pooler_argument(model_class, config, native=native),
         )
     except Exception as error:  # safetensors, pickle, torch and transformers each raise their own
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        first = first_line(error)
         raise RequestError(
             f"The weights of {name} cannot be read as plain tensors of its architecture ({first})."
         ) from error

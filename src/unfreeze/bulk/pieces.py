@@ -27,7 +27,7 @@ from unfreeze.data.rows import IMAGE_SUFFIXES, TEXT_SUFFIXES, suffix_of
 from unfreeze.data.samples import ColumnSamples, FileSamples, ParquetSamples, join_samples
 from unfreeze.data.tables import TABLE_SUFFIXES, Table, is_bytes_type, open_table
 from unfreeze.data.walking import refuse_links_out
-from unfreeze.errors import DataError, RequestError
+from unfreeze.errors import DataError, RequestError, first_line
 from unfreeze.regular import names_anything, names_folder
 from unfreeze.runtime.parts import in_parts, part_file
 from unfreeze.runtime.remote import (
@@ -81,7 +81,7 @@ class TablePiece:
         except (DataError, OSError, pa.ArrowException) as problem:
             if self.streamed and isinstance(problem, DataError):
                 raise
-            said = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+            said = first_line(problem)
             found = Lost(self.name, rows, said.rstrip("."))
         return join_samples((found,), (self.prefix,)) if self.prefix else found
 
@@ -323,7 +323,7 @@ def _measured(shard: str) -> tuple[int, Any]:
         with _opened(shard) as source, parquet.ParquetFile(source) as file:
             return file.metadata.num_rows, file.schema_arrow
     except (OSError, pa.ArrowException) as problem:
-        said = (str(problem).splitlines() or [type(problem).__name__])[0]
+        said = first_line(problem)
         raise DataError(f"{shard} cannot be read: {said.rstrip('.')}.") from None
 
 

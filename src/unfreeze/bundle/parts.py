@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from unfreeze.bundle.folder import ADAPTER_FILES, HEAD, WEIGHTS
 from unfreeze.bundle.schema import BundleFile
-from unfreeze.errors import RequestError
+from unfreeze.errors import RequestError, first_line
 from unfreeze.heads.head import Head
 from unfreeze.regular import open_file, read_file
 
@@ -89,7 +89,7 @@ def fitting(folder: Path) -> Iterator[None]:
         TypeError,
         ValueError,
     ) as problem:
-        first = (str(problem).splitlines() or [type(problem).__name__])[0]
+        first = first_line(problem)
         raise RequestError(
             f"{folder} is damaged: its files contradict each other ({first[:160].rstrip('.')})."
         ) from problem

@@ -21,7 +21,7 @@ from unfreeze.data.dataset import Ignored, Inference
 from unfreeze.data.links import Links
 from unfreeze.data.rows import has_utf8, suffix_of
 from unfreeze.data.samples import ParquetSamples
-from unfreeze.errors import DataError
+from unfreeze.errors import DataError, first_line
 from unfreeze.runtime.files import parse_json
 
 # Rows that the columns are judged by.
@@ -123,7 +123,7 @@ def readable(place: object) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0]
+        text = first_line(error)
         hint = " Save it as UTF-8." if "UTF8" in text or "UTF-8" in text else ""
         raise DataError(f"{place} cannot be read: {text.rstrip('.')}.{hint}") from None
 

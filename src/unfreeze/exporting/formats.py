@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from unfreeze.bundle.classifier import Classifier
-from unfreeze.errors import missing_extra
+from unfreeze.errors import first_line, missing_extra
 from unfreeze.executors.tracing import traced
 from unfreeze.exporting.network import Network, dynamic_shapes, example, input_names
 from unfreeze.runtime.card import KEY
@@ -78,7 +78,7 @@ def write_onnx(classifier: Classifier, folder: Path) -> Written:
             assert program is not None
             program.save(str(file), external_data=False)
     except Exception as problem:  # the exporter raises whatever its passes do
-        first = (str(problem).splitlines() or [type(problem).__name__])[0][:160]
+        first = first_line(problem, most=160)
         notes.append(f"The dynamo exporter cannot write this network ({first}); the older one did.")
         made["exporter"] = "TorchScript"
         axes = {name: {0: "batch", **({1: "tokens"} if name != "images" else {})} for name in names}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.data.dataset import Dataset, Samples
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import UnfreezeError, first_line
 from unfreeze.exporting.formats import Answers
 from unfreeze.exporting.gate_rows import GateRows, gather
 from unfreeze.exporting.libraries import OwnWay, check_own_way
@@ -142,7 +142,7 @@ def _its_library(format: str) -> Iterator[None]:
     try:
         yield
     except Exception as problem:  # every library has errors of its own
-        first = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+        first = first_line(problem)
         raise UnfreezeError(
             f"The exported {format} cannot be used by its library, so it was deleted: {first}."
         ) from None

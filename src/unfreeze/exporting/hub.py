@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unfreeze.data.hub import HUB_ID
-from unfreeze.errors import RequestError, UnfreezeError, missing_extra
+from unfreeze.errors import RequestError, UnfreezeError, first_line, missing_extra
 
 PURPOSE = "--push-to-hub"
 
@@ -43,7 +43,7 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
     except (
         Exception
     ) as problem:  # the hub's errors, those of its network library, and ValueError share no base
-        first = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+        first = first_line(problem)
         raise UnfreezeError(
             f"The export lies in {folder}, but it could not be uploaded to {repository}: {first.rstrip('.')}."
         ) from None

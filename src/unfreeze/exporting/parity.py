@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.contracts import State
+from unfreeze.errors import first_line
 from unfreeze.exporting.gate_rows import GateRows
 from unfreeze.runtime.exported import Exported
 
@@ -72,7 +73,7 @@ def check(exported: Exported, rows: GateRows, *, prepared: Sequence[NDArray[Any]
                 answered[place] = True
         problem = _first_problem(rows, found)
     except Exception as failure:  # every runtime has errors of its own
-        problem = f"it does not run ({(str(failure).splitlines() or [type(failure).__name__])[0][:200]})"
+        problem = f"it does not run ({first_line(failure)})"
     top = np.sort(reference, axis=1)
     ties = top[:, -1] - top[:, -2] < TIE
     same = found.argmax(axis=1) == reference.argmax(axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import UnfreezeError, first_line
 from unfreeze.exporting.gate_rows import GateRows
 from unfreeze.exporting.parity import Parity, check, columns_of
 from unfreeze.runtime.decode import decode_picture, fit_picture, inspect_image
@@ -100,7 +100,7 @@ class Resizer:
         try:
             (image,) = self._session.run(None, {"picture": np.asarray(picture)})
         except Exception as problem:  # onnxruntime has errors of its own
-            first = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+            first = first_line(problem)
             raise UnfreezeError(
                 f"preprocess.onnx does not run on {picture.width} x {picture.height} pixels ({first}), so the export "
                 "was deleted."

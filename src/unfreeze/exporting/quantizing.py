@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import read_raw
+from unfreeze.errors import first_line
 from unfreeze.exporting.gate_rows import GateRows
 from unfreeze.exporting.parity import Parity, check
 from unfreeze.runtime.decode import BadImage, Quarantined
@@ -88,7 +89,7 @@ def quantize(
         seconds = measure_seconds((plain, small), rows.prepared[: max(BATCHES)])
     except Exception as problem:  # onnxruntime's tools raise what their passes do
         target.unlink(missing_ok=True)
-        first = (str(problem).splitlines() or [type(problem).__name__])[0][:160]
+        first = first_line(problem, most=160)
         return Int8(reason=f"onnxruntime cannot quantise this network ({first})"), None
     parity = check(small, rows)
     measured = Int8(

@@ -17,7 +17,7 @@ from unfreeze.bundle.folder import BUNDLE
 from unfreeze.bundle.loading import Loaded, load
 from unfreeze.bundle.places import run_folder
 from unfreeze.data.dataset import UNLABELLED, Dataset
-from unfreeze.errors import RequestError, UnfreezeError, did_you_mean
+from unfreeze.errors import RequestError, UnfreezeError, did_you_mean, first_line
 from unfreeze.exporting.cards import exported_card, lineage_without_folders
 from unfreeze.exporting.formats import FORMATS, Format, Written
 from unfreeze.exporting.gate import pass_gate
@@ -166,7 +166,7 @@ def _write(
     except (UnfreezeError, OSError):
         raise
     except Exception as problem:  # every exporter raises whatever its passes do
-        first = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+        first = first_line(problem)
         raise UnfreezeError(
             f"{classifier.backbone.name} cannot be written as {format} ({first}): choose another --format."
         ) from None
@@ -213,7 +213,7 @@ def _reload(kind: Format, written: Written, folder: Path, classifier: Classifier
     try:
         graph = kind.open(written.file, classifier)
     except Exception as problem:  # every runtime has errors of its own
-        first = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+        first = first_line(problem)
         raise UnfreezeError(
             f"The exported {card.format} cannot be loaded, so it was deleted: {first}."
         ) from None
