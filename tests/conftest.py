@@ -289,7 +289,6 @@ def _train_once(data: Path, folder: Path, settings: dict[str, object]) -> Traine
 
 def _only_torch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("unfreeze.engine.choice.available_executors", lambda device: ("torch-fp32",))
-    patch.setattr("unfreeze.model.available_executors", lambda device: ("torch-fp32",))
 
 
 @pytest.fixture(autouse=True)

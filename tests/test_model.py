@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 import unfreeze
+from unfreeze.engine import choice
 from unfreeze.errors import DataError, RequestError
 
 
@@ -170,3 +172,19 @@ def test_a_fresh_process_gives_the_golden_answers(image_run, tmp_path):
     assert worst < 1e-4
     assert not transformers
     assert not openvino
+
+
+@pytest.mark.parametrize(("error", "taken"), [(1e-6, "openvino-fp32"), (0.5, "torch-fp32")])
+def test_many_rows_go_through_what_was_measured_to_be_right(
+    image_run, photos, monkeypatch, tmp_path, error, taken
+):
+    monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path))
+    monkeypatch.setattr("unfreeze.model.COMPILE_ROWS", 3)
+    measured = choice.measure_error
+    monkeypatch.setattr(choice, "measure_error", lambda *given: replace(measured(*given), relative_max=error))
+    model = unfreeze.load(image_run.run.folder)
+    found = [str(path) for path in sorted((photos / "red").iterdir())[:4]]
+    answers = model.predict(found)
+    assert model._executors[True].name == taken
+    few = unfreeze.load(image_run.run.folder).predict(found[:2])
+    assert [one.label for one in answers[:2]] == [one.label for one in few]

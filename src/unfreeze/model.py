@@ -13,13 +13,12 @@ from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.loading import load as load_folder
 from unfreeze.bundle.places import run_folder
 from unfreeze.contracts import Executor
-from unfreeze.data.dataset import Samples
+from unfreeze.data.dataset import Dataset, Samples
 from unfreeze.data.inputs import open_inputs, open_items, unlabelled
 from unfreeze.engine.frozen_pass import compute_features
 from unfreeze.errors import RequestError
 from unfreeze.evaluate.calibration import softmax
-from unfreeze.executors import available_executors, build_executor
-from unfreeze.runtime.files import cache_root
+from unfreeze.executors import build_executor
 from unfreeze.runtime.predictions import Prediction
 
 # Rows that are read, run and answered together: bounds memory, and is far above any batch.
@@ -41,8 +40,8 @@ class Model:
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
-        # By name; compiling one again for each chunk would cost more than a small chunk does.
-        self._executors: dict[str, Executor] = {}
+        # For few and for many rows; compiling one again for each chunk would cost more than a small chunk does.
+        self._executors: dict[bool, Executor] = {}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -114,7 +113,7 @@ class Model:
     ) -> tuple[NDArray[np.float32], dict[int, str]]:
         backbone, boundaries = self.classifier.backbone, self.classifier.head.boundaries
         dataset = unlabelled(samples, modality=backbone.modality, labels=self.classifier.labels)
-        executor = self._executor(expected_rows or len(samples))
+        executor = self._executor(dataset, expected_rows or len(samples))
         passed = compute_features(
             dataset,
             backbone,
@@ -128,16 +127,21 @@ class Model:
         features[passed.rows] = joined
         return features, {bad.row: bad.reason for bad in passed.quarantined}
 
-    def _executor(self, rows: int) -> Executor:
-        boundaries = tuple(sorted(self.classifier.head.boundaries))
-        name = "torch-fp32"
-        if rows >= COMPILE_ROWS and "openvino-fp32" in available_executors("cpu"):
-            name = "openvino-fp32"
-        if name not in self._executors:
-            self._executors[name] = build_executor(
-                name, self.classifier.backbone, boundaries=boundaries, cache_dir=cache_root() / "executors"
-            )
-        return self._executors[name]
+    def _executor(self, dataset: Dataset, rows: int) -> Executor:
+        """PyTorch for a few rows; for many what is fastest, with its error measured on some of them, as in training."""
+        backbone, boundaries = self.classifier.backbone, tuple(sorted(self.classifier.head.boundaries))
+        many = rows >= COMPILE_ROWS
+        if many not in self._executors:
+            if many:
+                from unfreeze.engine.choice import choose_executor
+
+                every = np.arange(len(dataset))
+                self._executors[many] = choose_executor(
+                    backbone, dataset, boundaries=boundaries, device="cpu", precision="fp32", rows=every
+                ).executor
+            else:
+                self._executors[many] = build_executor("torch-fp32", backbone, boundaries=boundaries)
+        return self._executors[many]
 
     def answer(self, name: str, probabilities: NDArray[np.float64], top_k: int) -> Prediction:
         """The prediction that calibrated probabilities (classes,) of an input come to."""

@@ -131,7 +131,7 @@ def shared(trained, vit_weights, bert_folder, tmp_path_factory):
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setattr("unfreeze.model.available_executors", lambda device: ("torch-fp32",))
+        patch.setattr("unfreeze.engine.choice.available_executors", lambda device: ("torch-fp32",))
         for name, format, base in wanted:
             folder = tmp_path_factory.mktemp("shared") / f"{name}-{format}"
             export(trained[name].folder, format=format, output=folder)
@@ -145,7 +145,7 @@ def text_onnx(text_run, tmp_path_factory):
     from unfreeze.exporting.run import export
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unfreeze.model.available_executors", lambda device: ("torch-fp32",))
+        patch.setattr("unfreeze.engine.choice.available_executors", lambda device: ("torch-fp32",))
         return export(text_run.run.folder, output=tmp_path_factory.mktemp("onnx") / "text")
 
 

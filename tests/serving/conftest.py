@@ -28,7 +28,7 @@ def other_mails(mails, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _only_torch(monkeypatch):
     monkeypatch.setattr("unfreeze.serving.network.available_executors", lambda device: ("torch-fp32",))
-    monkeypatch.setattr("unfreeze.model.available_executors", lambda device: ("torch-fp32",))
+    monkeypatch.setattr("unfreeze.engine.choice.available_executors", lambda device: ("torch-fp32",))
 
 
 @dataclass(frozen=True)
