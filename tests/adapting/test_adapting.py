@@ -50,8 +50,7 @@ def adapted(image_run, moved, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapted") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNFREEZE_CACHE", str(image_run.cache))
-        for place in ("engine.choice", "model"):
-            patch.setattr(f"unfreeze.{place}.available_executors", lambda device: ("torch-fp32",))
+        patch.setattr("unfreeze.engine.choice.available_executors", lambda device: ("torch-fp32",))
         return unfreeze.adapt(image_run.run.folder, moved, output_dir=folder)
 
 

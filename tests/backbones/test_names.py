@@ -115,6 +115,8 @@ def test_a_missing_package_names_the_install_line(monkeypatch: pytest.MonkeyPatc
         ("resnet18.a1_in1k", "text", {}, "reads images"),
         ("torchvision/resnet18", "text", {}, "reads images"),
         ("./no/such/folder", "text", {}, "no folder ./no/such/folder"),
+        ("./no/such/folder", "image", {}, "./no/such/folder does not exist"),
+        ("~nobody-of-this-name/x", "image", {}, "does not exist"),
         ("efficientnet-lite0", "image", {"pooling": "mean"}, "belong to text"),
         ("minilm-l6", "text", {"image_size": 224}, "belongs to image"),
         ("efficientnet-lite0", "image", {"image_size": 8}, "give 16 to 4096"),

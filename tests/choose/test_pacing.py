@@ -130,13 +130,15 @@ def test_a_fast_batch_is_warmed_up_and_timed_three_times(monkeypatch):
 
 
 def test_texts_are_measured_on_short_and_on_long_batches(t):
-    small, large = two_batches(some_batches(t.task_of("text", train=80).train.inputs, 8))
+    inputs = t.task_of("text", train=80).train.inputs
+    small, large = two_batches(some_batches(inputs, inputs.batches(0, 0, 8)))
     assert len(small.rows) == len(large.rows) == 8
     assert small.units < large.units
     assert large.units == large.raw.h.numel()
 
 
 def test_images_are_measured_on_a_batch_and_a_quarter_of_it(t):
-    small, large = two_batches(some_batches(t.task_of("cnn", train=38).train.inputs, 8))
+    inputs = t.task_of("cnn", train=38).train.inputs
+    small, large = two_batches(some_batches(inputs, inputs.batches(0, 0, 8)))
     assert (small.units, large.units) == (2.0, 8.0)
     assert small.rows.tolist() == large.rows[:2].tolist()

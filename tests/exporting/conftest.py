@@ -106,8 +106,7 @@ def trained(photos, mails, vit_weights, bert_folder, tmp_path_factory):
     runs = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
-        for place in ("engine.choice", "model"):
-            patch.setattr(f"unfreeze.{place}.available_executors", lambda device: ("torch-fp32",))
+        patch.setattr("unfreeze.engine.choice.available_executors", lambda device: ("torch-fp32",))
         for name, (data, settings) in wanted.items():
             folder = tmp_path_factory.mktemp(name)
             patch.setenv("UNFREEZE_CACHE", str(folder / "cache"))

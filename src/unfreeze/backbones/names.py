@@ -68,10 +68,8 @@ def load_backbone(
     if modality == "text" and image_size is not None:
         raise RequestError("An image size belongs to image backbones: leave it out for texts.")
     wanted = (default_backbone(modality)[0] if name is None else name).strip()
-    if wanted.startswith((".", "/", "~")) and not names_anything(os.path.expanduser(wanted)):  # noqa: PTH111
-        raise RequestError(
-            f"--backbone {wanted} does not exist: name a folder that does, or a backbone.{_HINT}"
-        )
+    if modality == "image" and wanted.startswith((".", "/", "~")) and not _is_there(wanted):
+        raise RequestError(f"--backbone {wanted} does not exist: give the name of a backbone.{_HINT}")
     package = ALIASES.get(wanted.lower())
     if package is not None and (find_package(package) is not None or "/" not in wanted):
         if package.modality != modality:
@@ -168,6 +166,11 @@ def _is_timm_name(name: str) -> bool:
     import timm
 
     return bool(timm.is_model(name))
+
+
+def _is_there(path: str) -> bool:
+    # Path.expanduser raises for a user that is not there.
+    return names_anything(os.path.expanduser(path))  # noqa: PTH111
 
 
 def _looks_like_hub_id(name: str) -> bool:
