@@ -26,7 +26,7 @@ from unfreeze.engine.devices import Precision, peak_bytes
 from unfreeze.engine.drift import Drift
 from unfreeze.engine.judging import is_worse, load_best_mix, score
 from unfreeze.engine.ledger import fingerprint, fingerprint_frozen, record_phase
-from unfreeze.engine.pairing import paired_batches
+from unfreeze.engine.pairing import batches_of
 from unfreeze.engine.phase_precision import choose_precision
 from unfreeze.engine.prefix import PlainMaker, Prefix, PrefixMaker
 from unfreeze.engine.ranks import PeerLostError
@@ -565,10 +565,9 @@ class _Loop:
 
     def _batches(self, index: int, epoch: int) -> list[NDArray[np.intp]]:
         # Phases must not repeat each other's orders.
-        seed, size = self.task.seed + 7919 * index, self.plan.batch_size
-        if self.plan.phases[index].objective == "pairs":
-            return paired_batches(self.task.train.y, seed=seed, epoch=epoch, batch_size=size)
-        return self.task.train.inputs.batches(seed, epoch, size)
+        seed, pairs = self.task.seed + 7919 * index, self.plan.phases[index].objective == "pairs"
+        train, size = self.task.train, self.plan.batch_size
+        return batches_of(train.inputs, train.y, pairs=pairs, seed=seed, epoch=epoch, batch_size=size)
 
     # -- validation
 

@@ -6,6 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.data.chance import order
+from unfreeze.engine.inputs import Inputs
+
+
+def batches_of(
+    inputs: Inputs, y: NDArray[np.integer], *, pairs: bool, seed: int, epoch: int, batch_size: int
+) -> list[NDArray[np.intp]]:
+    """The rows of every batch of an epoch, as the inputs give them, or for a phase on ``pairs`` by classes (rows,)."""
+    if pairs:
+        return paired_batches(y, seed=seed, epoch=epoch, batch_size=batch_size)
+    return inputs.batches(seed, epoch, batch_size)
 
 
 def paired_batches(

@@ -17,7 +17,7 @@ from unfreeze.data.chance import order
 from unfreeze.engine import drift
 from unfreeze.engine.devices import has_room
 from unfreeze.engine.inputs import TextInputs
-from unfreeze.engine.pairing import paired_batches
+from unfreeze.engine.pairing import batches_of
 from unfreeze.engine.suffix import LEAST_STEPS
 from unfreeze.evaluate.calibration import fit_temperature
 from unfreeze.heads.folds import stratified_sample
@@ -272,10 +272,8 @@ def draw_sample(material: Material, plan: Plan) -> _Sample:
     trained = everything.select(few.places(chosen))
     judged = everything.select(few.places(held))
     looked = order(seed, 0, len(trained))[: drift.ROWS].astype(np.intp)
-    parts = trained.batches(seed, 0, size)
-    if plan.ends_in_pairs:
-        y = material.dataset.label[chosen]
-        parts = paired_batches(y, seed=seed, epoch=0, batch_size=size)
+    y, pairs = material.dataset.label[chosen], plan.ends_in_pairs
+    parts = batches_of(trained, y, pairs=pairs, seed=seed, epoch=0, batch_size=size)
     return _Sample(
         few,
         chosen,

@@ -21,7 +21,7 @@ from unfreeze.choose.cost import Line, Pace, line_through
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.engine.activations import Activations, ActivationWriter, HalfOverflowError
 from unfreeze.engine.devices import Precision, peak_bytes, wait_for
-from unfreeze.engine.pairing import paired_batches
+from unfreeze.engine.pairing import batches_of
 from unfreeze.engine.phase_precision import FEW_STEPS, LEAST_GAIN, choosing_seconds
 from unfreeze.engine.scaling import first_scale
 from unfreeze.engine.sharding import Shards
@@ -84,11 +84,9 @@ class Pacer:
         self.network.module.to(device).eval()
         self.head.to(device)
         groups = select(self.network, self.head, phase)
-        train, size = self.task.train, self.plan.batch_size
-        if phase.objective == "pairs":
-            batches = some_batches(train.inputs, paired_batches(train.y, seed=0, epoch=0, batch_size=size))
-        else:
-            batches = some_batches(train.inputs, train.inputs.batches(0, 0, size))
+        train, size, pairs = self.task.train, self.plan.batch_size, phase.objective == "pairs"
+        found = batches_of(train.inputs, train.y, pairs=pairs, seed=0, epoch=0, batch_size=size)
+        batches = some_batches(train.inputs, found)
         small, large = two_batches(batches)
         # The batch with the most units, of those that are looked at, decides the memory.
         longest = batches[-1]
