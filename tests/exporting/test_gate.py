@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -257,13 +258,7 @@ def test_few_rows_go_through_batches_of_every_size_and_the_worst_answer_counts()
             share = 0.9 if len(batch) == 7 else 0.5
             return None, np.tile([share, 1 - share], (len(batch), 1))
 
-    rows = GateRows(
-        Pictures(Image.new("RGB", (2, 2)), 3),
-        ("a", "b"),
-        np.zeros(3, np.int32),
-        np.full((3, 2), 0.5),
-        [0, 1, 2],
-    )
+    rows = replace(rows_of(Image.new("RGB", (2, 2)), 3), prepared=[0, 1, 2])
     counted = Counted()
     found = check(counted, rows)
     assert counted.sizes == list(SIZES)
@@ -279,13 +274,7 @@ def test_an_answer_that_is_no_number_is_not_made_good_by_a_later_one(odd):
         def run(self, batch):
             return None, np.full((len(batch), 2), np.nan if len(batch) in odd else 0.5)
 
-    rows = GateRows(
-        Pictures(Image.new("RGB", (2, 2)), 3),
-        ("a", "b"),
-        np.zeros(3, np.int32),
-        np.full((3, 2), 0.5),
-        [0, 1, 2],
-    )
+    rows = replace(rows_of(Image.new("RGB", (2, 2)), 3), prepared=[0, 1, 2])
     assert "no answer that is a number" in check(Broken(), rows).problem
 
 

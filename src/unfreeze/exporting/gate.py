@@ -68,9 +68,9 @@ def pass_gate(
         exported, graph, classifier, dataset.samples, dataset.label, calibrated=calibrated
     )
     _demand(format, parity, pixels)
-    answer, own = None, None
+    answer, own, of_library = None, None, f"The exported {format} cannot be used by its library"
     if open_answers is not None:
-        with _its_library(format):
+        with or_deleted(of_library):
             answer = open_answers(folder, classifier)
             own = check_own_way(answer, exported, classifier, rows)
         if own.problem:
@@ -84,7 +84,7 @@ def pass_gate(
     _demand(format, parity_again, pixels_again)
     alike = {}
     if answer is not None:
-        with _its_library(format):
+        with or_deleted(of_library):
             alike = count_alike(answer, again)
     forms = RawForms(count_forms(again), parity_again, pixels_again, alike)
     return Passed(rows, parity, pixels, own, forms)
@@ -138,11 +138,9 @@ def _demand(format: str, parity: Parity, pixels: Pixels | None) -> None:
 
 
 @contextmanager
-def _its_library(format: str) -> Iterator[None]:
+def or_deleted(what: str) -> Iterator[None]:
+    """Within it, whatever is raised becomes an UnfreezeError that says ``what`` failed, and why the export is gone."""
     try:
         yield
-    except Exception as problem:  # every library has errors of its own
-        first = first_line(problem)
-        raise UnfreezeError(
-            f"The exported {format} cannot be used by its library, so it was deleted: {first}."
-        ) from None
+    except Exception as problem:  # every library and every runtime has errors of its own
+        raise UnfreezeError(f"{what}, so it was deleted: {first_line(problem)}.") from None

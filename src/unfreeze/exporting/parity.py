@@ -58,7 +58,7 @@ def check(exported: Exported, rows: GateRows, *, prepared: Sequence[NDArray[Any]
     ``prepared``: what the graph is given of each row, where that is not the export's own preprocessing.
     """
     reference = rows.reference
-    found, answered = np.full(reference.shape, np.nan), np.zeros(len(reference), dtype=bool)
+    found, gaps = np.full(reference.shape, np.nan), np.full(len(reference), -1.0)
     try:
         columns = columns_of(exported, rows)
         given = rows.prepared if prepared is None else prepared
@@ -66,11 +66,8 @@ def check(exported: Exported, rows: GateRows, *, prepared: Sequence[NDArray[Any]
             answers = exported.run([given[place] for place in places])[1][:, columns]
             for place, answer in zip(places, answers, strict=True):
                 # Of a row that came in several batches the worst answer counts; nothing is worse than no number.
-                if not answered[place] or _gap(answer, reference[place]) > _gap(
-                    found[place], reference[place]
-                ):
-                    found[place] = answer
-                answered[place] = True
+                if (gap := _gap(answer, reference[place])) > gaps[place]:
+                    found[place], gaps[place] = answer, gap
         problem = _first_problem(rows, found)
     except Exception as failure:  # every runtime has errors of its own
         problem = f"it does not run ({first_line(failure)})"
@@ -119,7 +116,8 @@ def logits_gap(exported: Exported, classifier: Classifier, rows: GateRows, *, ca
 
     arrays = exported.batch(rows.prepared[:LOGIT_ROWS])
     raw = classifier.logits(State(*(torch.from_numpy(array) for array in arrays.values()))).numpy()
-    logits, probabilities = (answer[:, columns_of(exported, rows)] for answer in exported.graph(arrays))
+    columns = columns_of(exported, rows)
+    logits, probabilities = (answer[:, columns] for answer in exported.graph(arrays))
     ours = raw.astype(np.float64) / classifier.temperature
     least = np.log(LEAST_PROBABILITY)
     pairs = (
@@ -142,7 +140,7 @@ def _first_problem(rows: GateRows, found: NDArray[np.float64]) -> str:
             return f"{rows.samples.name(row)} has no answer that is a number"
         best, other = int(wanted.argmax()), int(got.argmax())
         tie = np.sort(wanted)[-1] - np.sort(wanted)[-2] < TIE
-        gap = float(np.abs(wanted - got).max())
+        gap = _gap(got, wanted)
         if (best != other and not tie) or gap > LARGEST_GAP:
             return (
                 f"{rows.samples.name(row)} is {names[best]!r} with {wanted[best]:.4f} by the trained model and "

@@ -20,7 +20,7 @@ from unfreeze.data.dataset import UNLABELLED, Dataset
 from unfreeze.errors import RequestError, UnfreezeError, did_you_mean, first_line
 from unfreeze.exporting.cards import exported_card, lineage_without_folders
 from unfreeze.exporting.formats import FORMATS, Format, Written
-from unfreeze.exporting.gate import pass_gate
+from unfreeze.exporting.gate import or_deleted, pass_gate
 from unfreeze.exporting.gate_rows import GateRows
 from unfreeze.exporting.hosting import refusal
 from unfreeze.exporting.hub import check_hub, push
@@ -166,9 +166,9 @@ def _write(
     except (UnfreezeError, OSError):
         raise
     except Exception as problem:  # every exporter raises whatever its passes do
-        first = first_line(problem)
         raise UnfreezeError(
-            f"{classifier.backbone.name} cannot be written as {format} ({first}): choose another --format."
+            f"{classifier.backbone.name} cannot be written as {format} ({first_line(problem)}): choose another "
+            "--format."
         ) from None
     for note in written.notes:
         progress.say(note)
@@ -210,13 +210,8 @@ def _describe(kind: Format, file: Path, folder: Path, card: Card) -> None:
 def _reload(kind: Format, written: Written, folder: Path, classifier: Classifier) -> Exported:
     """The export as a user will load it, from its files alone."""
     card = read_card(read_record(folder / FILE), source=str(folder / FILE))
-    try:
+    with or_deleted(f"The exported {card.format} cannot be loaded"):
         graph = kind.open(written.file, classifier)
-    except Exception as problem:  # every runtime has errors of its own
-        first = first_line(problem)
-        raise UnfreezeError(
-            f"The exported {card.format} cannot be loaded, so it was deleted: {first}."
-        ) from None
     return Exported(graph, card, tokenizer_beside(folder / FILE))
 
 
