@@ -10,7 +10,7 @@ import numpy as np
 from unfreeze.bundle.loading import load as load_folder
 from unfreeze.bundle.places import run_folder
 from unfreeze.bundle.schema import DataEntry
-from unfreeze.data.dataset import PARTS
+from unfreeze.data.dataset import PARTS, Dataset
 from unfreeze.data.load import load_whole
 from unfreeze.errors import DataError, RequestError
 from unfreeze.evaluate.metrics import score
@@ -91,20 +91,28 @@ def evaluate_run(
     warnings = _learnt(loaded.bundle.data, data, part)
     tell.say(f"{len(rows):,} rows to score.")
     chosen = dataset.select(rows)
-    probabilities, errors = model.probabilities(chosen.samples, batch_size=batch_size)
-    readable = np.array([row not in errors for row in range(len(chosen))])
-    if not readable.any():
-        raise DataError(f"None of the {len(rows):,} rows of {dataset.source} can be read.")
-    y = chosen.label[readable]
-    groups = chosen.groups_of(np.flatnonzero(readable).astype(np.intp))
+    scores, errors = score_model(model, chosen, batch_size=batch_size)
     return Evaluation(
         run=scrubbed(str(run)),
         data=scrubbed(data),
-        scores=score(probabilities[readable], y, chosen.labels.names, groups=groups),
+        scores=scores,
         unreadable=tuple((chosen.samples.name(row), reason) for row, reason in errors.items()),
-        majority=float(np.bincount(y).max() / len(y)),
+        majority=max(one.support for one in scores.per_class.values()) / scores.n,
         warnings=warnings,
     )
+
+
+def score_model(model: Model, dataset: Dataset, *, batch_size: int = 32) -> tuple[Scores, dict[int, str]]:
+    """The scores of a model on all rows that can be read, and by their positions why the others cannot.
+
+    Raises DataError where none can.
+    """
+    probabilities, errors = model.probabilities(dataset.samples, batch_size=batch_size)
+    rows = np.array([row for row in range(len(dataset)) if row not in errors], dtype=np.intp)
+    if not len(rows):
+        raise DataError(f"None of the {len(dataset):,} rows of {dataset.source} can be read.")
+    groups = dataset.groups_of(rows)
+    return score(probabilities[rows], dataset.label[rows], dataset.labels.names, groups=groups), errors
 
 
 def _learnt(trained: DataEntry, data: str, part: str | None) -> tuple[str, ...]:

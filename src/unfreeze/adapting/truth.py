@@ -16,11 +16,9 @@ from unfreeze.data.reading import content_hashes
 from unfreeze.engine.digests import as_keys
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import DataError
-from unfreeze.evaluate.metrics import score
+from unfreeze.evaluation import score_model
 from unfreeze.model import load
 from unfreeze.progress import Progress
-
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,7 @@ def look_up(request: AdaptRequest, folder: Path, named: Dataset | None, progress
     progress.say(f"{len(rows):,} rows to score.")
     chosen, scores = own.select(rows), {}
     for name, model in models.items():
-        probabilities, errors = model.probabilities(chosen.samples, batch_size=BATCH)
-        readable = np.array([row not in errors for row in range(len(chosen))])
-        if not readable.any():
-            raise DataError(f"None of the {len(rows):,} rows of {own.source} can be read.")
-        found = score(probabilities[readable], chosen.label[readable], chosen.labels.names)
+        found, _ = score_model(model, chosen)
         scores[name] = {
             "accuracy": found.accuracy,
             "balanced_accuracy": found.balanced_accuracy,

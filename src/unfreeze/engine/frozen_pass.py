@@ -242,14 +242,14 @@ def _spread_refusals(
     if not refused:
         return usable
     _, contents = np.unique(as_keys(digests), return_inverse=True)
-    by_content = np.argsort(contents, kind="stable")
-    ends = np.cumsum(np.bincount(contents))
+    by_content, counts = np.argsort(contents, kind="stable"), np.bincount(contents)
+    ends = np.cumsum(counts)
     for position in todo:
         entry = refused.get(int(rows[position]))
         if entry is None:
             continue
-        content = contents[position]
-        for other in by_content[ends[content - 1] if content else 0 : ends[content]]:
+        end, count = ends[contents[position]], counts[contents[position]]
+        for other in by_content[end - count : end]:
             usable[other] = False
             if other != position:
                 row = int(rows[other])
