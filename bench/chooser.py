@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,15 @@ from unfreeze.strategies.classic import by_rows
 
 STRATEGIES = (FLOOR, "partial", "gradual", "discriminative", "full", "lora")
 MAIL_CLASSES = 2
-MAILS = Path(__file__).parents[2] / "shared" / "data" / "spam_assassin.parquet"
-SIZES = {"solar": (100, 250, 500), "mails": (32, 100, 500, 4000), "digits": (200, 1000)}
+SHARED = Path(__file__).parents[2] / "shared"
+MAILS = SHARED / "data" / "spam_assassin.parquet"
+DINOV2, PATCH = SHARED / "weights" / "vit_small_patch14_dinov2.fp16.safetensors", 14
+SIZES = {
+    "solar": (100, 250, 500),
+    "solar.dinov2": (100,),
+    "mails": (32, 100, 500, 4000),
+    "digits": (200, 1000),
+}
 TEST_ROWS = 600
 KEY = ("task", "strategy", "seed", "image_size", "max_length", "time_limit")
 
@@ -54,6 +61,13 @@ def solar(image_size: int | None, max_length: int | None) -> Material:
     cells = solar_cells()
     settings = {"backbone": "efficientnet-lite0", "image_size": image_size}
     return Material([cell.image for cell in cells], [cell.label for cell in cells], settings)
+
+
+def solar_by_dinov2(image_size: int | None, max_length: int | None) -> Material:
+    """The same cells by a transformer, in pictures of whole patches."""
+    cells = solar(None if image_size is None else image_size // PATCH * PATCH, max_length)
+    settings = cells.settings | {"backbone": f"timm:vit_small_patch14_dinov2@{DINOV2}"}
+    return replace(cells, settings=settings)
 
 
 def digits(image_size: int | None, max_length: int | None) -> Material:
@@ -77,6 +91,7 @@ def mails(image_size: int | None, max_length: int | None, *, path: Path = MAILS)
 
 SOURCES: dict[str, Callable[[int | None, int | None], Material]] = {
     "solar": solar,
+    "solar.dinov2": solar_by_dinov2,
     "digits": digits,
     "mails": mails,
 }

@@ -104,6 +104,7 @@ def test_the_digest_is_of_names_sizes_and_times(tmp_path):
         ("missing.parquet", {}, "does not exist"),
         ("empty.parquet", {}, "the tables have no rows"),
         ("a.parquet", {"column": "txt"}, "has no column 'txt'"),
+        ("plain", {"column": "txt"}, "--column 'txt': there is no table among the inputs"),
         ("a.parquet", {"column": "raw"}, "holds binary, and this run reads texts"),
         ("torn.parquet", {}, "cannot be read"),
         ("nothing", {}, "no text inputs were found"),
@@ -116,6 +117,8 @@ def test_what_cannot_be_cut_is_refused_with_a_sentence(tmp_path, monkeypatch, na
     (tmp_path / "a.csv").write_text("text\none\n")
     (tmp_path / "torn.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-9])
     (tmp_path / "nothing").mkdir()
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "one.txt").write_text("one")
     with pytest.raises(RequestError) as refused:
         cut(name, **said)
     assert words in str(refused.value)

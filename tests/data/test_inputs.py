@@ -72,6 +72,20 @@ def test_a_table_of_paths_reads_them_beside_itself(folder):
     assert contents(samples) == [(folder / "b.png").read_bytes(), (folder / "deep/c.png").read_bytes()]
 
 
+@pytest.mark.parametrize("names", [["b.png", "a.jpg"], ["."], ["*.png"], ["-"]])
+def test_a_column_is_refused_where_no_table_is_named(folder, monkeypatch, names):
+    monkeypatch.chdir(folder)
+    with pytest.raises(RequestError, match="--column 'note': there is no table among the inputs"):
+        images(*names, lines=["b.png"], column="note")
+    with pytest.raises(RequestError, match="--column 'note': there is no table"):
+        texts("-", lines=["a line"], column="note")
+
+
+def test_a_table_that_is_missing_is_told_before_its_column(tmp_path):
+    with pytest.raises(RequestError, match="does not exist"):
+        texts(tmp_path / "mails.csv", column="body")
+
+
 def test_a_table_of_texts_gives_its_column(tmp_path):
     with (tmp_path / "mails.csv").open("w", newline="") as file:
         csv.writer(file).writerows(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from unfreeze.data.columns import content_column, text_of
 from unfreeze.data.dataset import Modality, Samples
 from unfreeze.data.groups import Place, RowGroups, open_parquet_file
-from unfreeze.data.inputs import STANDARD_INPUT, check_kind, files_of, match_files, walk
+from unfreeze.data.inputs import STANDARD_INPUT, check_column, check_kind, files_of, match_files, walk
 from unfreeze.data.links import Links
 from unfreeze.data.parquet import open_parquet
 from unfreeze.data.rows import IMAGE_SUFFIXES, TEXT_SUFFIXES, suffix_of
@@ -190,6 +190,7 @@ def cut_inputs(inputs: Sequence[str], *, modality: Modality, column: str | None,
     files = [path for path in listed if suffix_of(_name(path)) != SHARD]
     if files:
         check_kind(files, modality)
+    check_column(column, tables=bool(shards))
     pieces: list[Piece] = [*_cut_tables(shards, modality, column, piece_rows, met.streamed)]
     for start in range(0, len(files), piece_rows):
         paths = tuple(files[start : start + piece_rows])

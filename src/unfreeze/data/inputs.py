@@ -95,6 +95,10 @@ def open_inputs(
     files = [name for entry in found if isinstance(entry, list) for name in entry]
     if named := [name for name in files if name.strip()]:
         check_kind(named, modality)
+    tables = (
+        not isinstance(entry, list) for name, entry in zip(inputs, found, strict=True) if name != STANDARD_INPUT
+    )
+    check_column(column, tables=any(tables))
     opened = [
         files_of(entry, modality, refused=frozenset(refused)) if isinstance(entry, list) else entry
         for entry in _neighbours(found)
@@ -218,6 +222,12 @@ def check_kind(files: list[str], modality: Modality) -> None:
         raise RequestError(
             f"{files[0]} does not exist. Give files, folders, globs, tables, or - for lines.{_piped(modality)}"
         )
+
+
+def check_column(column: str | None, *, tables: bool) -> None:
+    """Raise RequestError for the name of a column where no table is among the inputs: nothing would be read of it."""
+    if column is not None and not tables:
+        raise RequestError(f"--column {column!r}: there is no table among the inputs. Give one, or leave it out.")
 
 
 def _piped(modality: Modality) -> str:
