@@ -1,10 +1,12 @@
 import dataclasses
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
 from unfreeze.executors import build_executor, conversion
+from unfreeze.runtime.files import own_temporary
 
 ALL = (1, 2, 3)
 
@@ -84,11 +86,13 @@ def test_nothing_half_written_stays_behind(toys, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_what_a_killed_process_was_writing_is_removed_by_the_next(toys, tmp_path):
+    place = tmp_path / "left"
     gone = os.fork()
     if gone == 0:
+        place.write_text(str(own_temporary(tmp_path, "key")))
         os._exit(0)
     os.waitpid(gone, 0)
-    left, busy = tmp_path / f".new-{gone}-abc", tmp_path / f".new-{os.getppid()}-abc"
+    left, busy = Path(place.read_text()), own_temporary(tmp_path, "key")
     for folder in (left, busy):
         folder.mkdir()
         (folder / "model.xml").write_text("half")

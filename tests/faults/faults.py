@@ -436,7 +436,7 @@ def is_trace(path: Path) -> bool:
     if path.suffix == ".partial" and not any(file.name != ".lock" for file in path.iterdir()):
         # The workspace of an export that was moved out of it: it holds nothing.
         return False
-    return path.name in TRACES or path.suffix in (".tmp", ".partial") or path.name.startswith(".new-")
+    return path.name in TRACES or path.suffix in (".tmp", ".partial")
 
 
 def spread(places: int, count: int | None) -> list[int]:

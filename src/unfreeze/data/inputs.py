@@ -96,7 +96,9 @@ def open_inputs(
     if named := [name for name in files if name.strip()]:
         check_kind(named, modality)
     tables = (
-        not isinstance(entry, list) for name, entry in zip(inputs, found, strict=True) if name != STANDARD_INPUT
+        not isinstance(entry, list)
+        for name, entry in zip(inputs, found, strict=True)
+        if name != STANDARD_INPUT
     )
     check_column(column, tables=any(tables))
     opened = [
@@ -227,7 +229,9 @@ def check_kind(files: list[str], modality: Modality) -> None:
 def check_column(column: str | None, *, tables: bool) -> None:
     """Raise RequestError for the name of a column where no table is among the inputs: nothing would be read of it."""
     if column is not None and not tables:
-        raise RequestError(f"--column {column!r}: there is no table among the inputs. Give one, or leave it out.")
+        raise RequestError(
+            f"--column {column!r}: there is no table among the inputs. Give one, or leave it out."
+        )
 
 
 def _piped(modality: Modality) -> str:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -27,7 +25,15 @@ from unfreeze.contracts import Backbone, State, recipe_here
 from unfreeze.executors.torch_ import run_boundaries
 from unfreeze.executors.tracing import traced
 from unfreeze.regular import read_record
-from unfreeze.runtime.files import file_hash, is_running, parse_json, sync_folder, write_atomically
+from unfreeze.runtime.files import (
+    file_hash,
+    own_temporary,
+    parse_json,
+    remove_abandoned,
+    sync_file,
+    sync_folder,
+    write_atomically,
+)
 
 if TYPE_CHECKING:
     from unfreeze.runtime.preprocess import ImagePreprocess
@@ -35,8 +41,6 @@ if TYPE_CHECKING:
 # Counts up when the same backbone would be converted differently.
 VERSION = 1
 GRAPH, WEIGHTS, MANIFEST = "model.xml", "model.bin", "manifest.json"
-# A model that is being written, by the process whose number follows.
-UNFINISHED = ".new-"
 
 
 @cache
@@ -165,29 +169,18 @@ def _read(folder: Path) -> ov.Model | None:
         return None
 
 
-def _remove_abandoned(root: Path) -> None:
-    """Remove what processes that are gone were writing.
-
-    On a disk that several machines share, one of them may lose what it writes: it has its model either way.
-    """
-    for path in root.glob(f"{UNFINISHED}*"):
-        number = path.name.removeprefix(UNFINISHED).partition("-")[0]
-        if number.isdigit() and not is_running(int(number)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def _write(model: ov.Model, folder: Path) -> None:
     """Leave the model in ``folder``; without a place to write, the next process converts again."""
     temporary: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder.parent)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{os.getpid()}-", dir=folder.parent))
+        remove_abandoned(folder.parent.iterdir())
+        temporary = own_temporary(folder.parent, folder.name)
+        temporary.mkdir()
         ov.save_model(model, temporary / GRAPH, compress_to_fp16=False)
         hashes = {name: file_hash(temporary / name) for name in (GRAPH, WEIGHTS)}
         for name in (GRAPH, WEIGHTS):
-            with (temporary / name).open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(temporary / name)
         write_atomically(temporary / MANIFEST, json.dumps(hashes))
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
