@@ -35,9 +35,7 @@ from unfreeze.strategies.classic import by_rows
 
 STRATEGIES = (FLOOR, "partial", "gradual", "discriminative", "full", "lora")
 MAIL_CLASSES = 2
-SHARED = Path(__file__).parents[2] / "shared"
-MAILS = SHARED / "data" / "spam_assassin.parquet"
-DINOV2, PATCH = SHARED / "weights" / "vit_small_patch14_dinov2.fp16.safetensors", 14
+PATCH = 14  # pixels of DINOv2
 SIZES = {
     "solar": (100, 250, 500),
     "solar.dinov2": (100,),
@@ -57,44 +55,49 @@ class Material:
     settings: dict[str, Any]
 
 
-def solar(image_size: int | None, max_length: int | None) -> Material:
+def solar(arguments: argparse.Namespace) -> Material:
     cells = solar_cells()
-    settings = {"backbone": "efficientnet-lite0", "image_size": image_size}
+    settings = {"backbone": "efficientnet-lite0", "image_size": arguments.image_size}
     return Material([cell.image for cell in cells], [cell.label for cell in cells], settings)
 
 
-def solar_by_dinov2(image_size: int | None, max_length: int | None) -> Material:
+def solar_by_dinov2(arguments: argparse.Namespace) -> Material:
     """The same cells by a transformer, in pictures of whole patches."""
-    cells = solar(None if image_size is None else image_size // PATCH * PATCH, max_length)
-    settings = cells.settings | {"backbone": f"timm:vit_small_patch14_dinov2@{DINOV2}"}
+    cells, side = solar(arguments), arguments.image_size
+    settings = {
+        "backbone": f"timm:vit_small_patch14_dinov2@{arguments.weights}",
+        "image_size": None if side is None else side // PATCH * PATCH,
+    }
     return replace(cells, settings=settings)
 
 
-def digits(image_size: int | None, max_length: int | None) -> Material:
+def digits(arguments: argparse.Namespace) -> Material:
     from sklearn.datasets import load_digits
 
     found = load_digits()
     grey = (found.images / 16 * 255).astype(np.uint8)
-    settings = {"backbone": "efficientnet-lite0", "image_size": image_size}
+    settings = {"backbone": "efficientnet-lite0", "image_size": arguments.image_size}
     return Material(
         list(np.repeat(grey[..., None], 3, axis=3)), [str(label) for label in found.target], settings
     )
 
 
-def mails(image_size: int | None, max_length: int | None, *, path: Path = MAILS) -> Material:
+def mails(arguments: argparse.Namespace) -> Material:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path, columns=["text", "label"]).to_pydict()
-    settings = {"backbone": "all-minilm-l6-v2", "max_length": max_length}
+    table = pq.read_table(arguments.texts, columns=["text", "label"]).to_pydict()
+    settings = {"backbone": "all-minilm-l6-v2", "max_length": arguments.max_length}
     return Material(table["text"], [str(label) for label in table["label"]], settings)
 
 
-SOURCES: dict[str, Callable[[int | None, int | None], Material]] = {
+SOURCES: dict[str, Callable[[argparse.Namespace], Material]] = {
     "solar": solar,
     "solar.dinov2": solar_by_dinov2,
     "digits": digits,
     "mails": mails,
 }
+# Sources that need a file which the project has not: the argument that names it.
+NEEDS = {"solar.dinov2": "weights", "mails": "texts"}
 
 
 def draw(labels: Sequence[str], rows: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -112,7 +115,7 @@ def draw(labels: Sequence[str], rows: int, seed: int) -> tuple[NDArray[np.intp],
 def drawn(task: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """What all trainings of a task under a seed are given: data, test data, seed, and settings."""
     source, _, size = task.partition("-")
-    material = SOURCES[source](arguments.image_size, arguments.max_length)
+    material = SOURCES[source](arguments)
     data, test = (
         ([material.inputs[row] for row in rows], [material.labels[row] for row in rows])
         for rows in draw(material.labels, int(size), seed)
@@ -214,13 +217,29 @@ def task_arguments(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    everything = [f"{source}-{rows}" for source, sizes in SIZES.items() for rows in sizes]
-    parser.add_argument("--tasks", default=",".join(everything))
+    parser.add_argument(
+        "--tasks", help="with commas between (default: all for which there is what they need)"
+    )
+    parser.add_argument("--texts", type=Path, help="Parquet file of mails, with the columns text and label")
+    parser.add_argument("--weights", type=Path, help="DINOv2 ViT-S/14 in timm's names")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--max-length", type=int)
     parser.add_argument("--results", type=Path, help="file that every result is kept in; see kept.py")
     return parser
+
+
+def tasks_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[str]:
+    """The tasks that were asked for; none may need a file that was not given."""
+    lacking = {source: flag for source, flag in NEEDS.items() if getattr(arguments, flag) is None}
+    if arguments.tasks is None:
+        sizes = {source: rows for source, rows in SIZES.items() if source not in lacking}
+        return [f"{source}-{size}" for source, rows in sizes.items() for size in rows]
+    tasks: list[str] = arguments.tasks.split(",")
+    for task in tasks:
+        if (flag := lacking.get(task.partition("-")[0])) is not None:
+            parser.error(f"{task} needs --{flag}")
+    return tasks
 
 
 def main() -> None:
@@ -230,11 +249,12 @@ def main() -> None:
     )
     parser.add_argument("--time-limit", default="10m")
     arguments = parser.parse_args()
+    tasks = tasks_of(parser, arguments)
     kept, asked = Kept(arguments.results, KEY), arguments.strategies
     with tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("UNFREEZE_CACHE", cache)
         for seed in range(arguments.seeds):
-            for task in arguments.tasks.split(","):
+            for task in tasks:
                 for strategy in strategies_of(task) if asked is None else asked.split(","):
                     if not kept.has(**key_of(task, strategy, seed, arguments)):
                         kept.add(measure(task, strategy, seed, arguments))

@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from chooser import KEY, drawn, key_of, settings_of, task_arguments
+from chooser import KEY, drawn, key_of, settings_of, task_arguments, tasks_of
 from kept import ROOT, Kept
 from unfreeze.choose.settings import Decisions
 from unfreeze.choose.trials import FOLDS
@@ -83,11 +83,12 @@ def main() -> None:
     parser = task_arguments(__doc__)
     parser.add_argument("--beside", type=Path, default=ROOT / "bench" / "results" / "chooser.jsonl")
     arguments = parser.parse_args()
+    tasks = tasks_of(parser, arguments)
     kept = Kept(arguments.results, KEY)
     with tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("UNFREEZE_CACHE", cache)
         for seed in range(arguments.seeds):
-            for task in arguments.tasks.split(","):
+            for task in tasks:
                 if kept.has(**key_of(task, TRIED, seed, arguments)):
                     continue
                 if (found := measure(task, seed, arguments)) is None:

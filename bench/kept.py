@@ -31,6 +31,8 @@ class Kept:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        # What runs is what was there when it began: a commit that comes while it runs has no part in it.
+        stamp()
         if self.path is not None and self.path.exists():
             self.rows = [json.loads(line) for line in self.path.read_text().splitlines()]
 
@@ -62,8 +64,8 @@ def stamp() -> dict[str, str]:
     def git(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
 
-    # The program alone: results that were just added change no number.
-    changed = "-changed" if git("diff", "--quiet", "HEAD", "--", "src").returncode else ""
+    # The code alone: results that were just added change no number.
+    changed = "-changed" if git("diff", "--quiet", "HEAD", "--", "src", "bench/*.py").returncode else ""
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "processor": f"{processor_name()} ({available_cores()} cores)",

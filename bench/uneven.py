@@ -94,13 +94,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--texts", type=Path, help="Parquet file with the columns text and label")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(namespace=argparse.Namespace(image_size=128, max_length=128))
     warnings.simplefilter("ignore", ConvergenceWarning)
     with tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("UNFREEZE_CACHE", cache)
-        measure("Solar cells", solar(128, None))
+        measure("Solar cells", solar(arguments))
         if arguments.texts is not None:
-            measure("Mails", mails(None, 128, path=arguments.texts))
+            measure("Mails", mails(arguments))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from unfreeze import config
 from unfreeze.strategies import STRATEGIES
 
 DOCS = Path(__file__).parent.parent / "docs"
+MORE = ("../README.md", "../CONTRIBUTING.md", "../CHANGELOG.md", "../bench/RESULTS.md")
 
 
 def code_of(page):
@@ -148,7 +149,7 @@ def test_every_test_that_a_promise_names_is_there():
         assert f"def {test}(" in (Path(__file__).parent / file).read_text(encoding="utf-8"), (file, test)
 
 
-@pytest.mark.parametrize("page", [*sorted(path.name for path in DOCS.glob("*.md")), "../README.md"])
+@pytest.mark.parametrize("page", [*sorted(path.name for path in DOCS.glob("*.md")), *MORE])
 def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
     for target, anchor in re.findall(
         r"\]\((?!https?:)([^)#\s]*)(?:#([\w-]+))?\)", (DOCS / page).read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """Disks that take nothing more, where no run is made; faults/test_faults.py has the commands that make one."""
 
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
@@ -115,18 +116,48 @@ def test_an_export_that_does_not_fit_ends_in_a_sentence_and_leaves_nothing(forma
 
 
 # Begins a program that permissions bind, for root too: a capability out of the bounding set (PR_CAPBSET_DROP of
-# CAP_DAC_OVERRIDE) is lost when a process executes another.
+# CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH) is lost when a process executes another.
 GIVE_UP_PRIVILEGE = """
 import ctypes, os, sys
 if sys.argv[-1] != "bound":
-    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+    for capability in (1, 2):
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
     os.execv(sys.executable, [*sys.orig_argv, "bound"])
 """
 
 
+def refusals(commands):
+    """What each of the commands says when it ends with status 2, in a process with the permissions of a user."""
+    script = GIVE_UP_PRIVILEGE + (
+        "from unfreeze.cli.app import main\n"
+        f"for words in {[[str(word) for word in words] for words in commands]!r}:\n"
+        "    sys.argv = ['unfreeze', *words]\n"
+        "    try:\n        main()\n"
+        "    except SystemExit as stopped:\n        print(stopped.code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["2"] * len(commands), done.stderr
+    said = done.stderr.splitlines()
+    assert len(said) == len(commands), said
+    assert all(sentence.startswith("Error: ") for sentence in said)
+    return said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="root is bound by permissions on Linux alone")
+def test_a_folder_that_may_not_be_read_is_named_by_every_command(image_run, tmp_path):
+    data = tmp_path / "photos"
+    shutil.copytree(image_run.data, data)
+    closed = data / "red"
+    closed.chmod(0)
+    try:
+        for sentence in refusals([["check", data], ["train", data], ["predict", image_run.run.folder, data]]):
+            assert f"{closed} cannot be read: permission denied" in sentence
+    finally:
+        closed.chmod(0o700)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="root is bound by permissions on Linux alone")
 def test_a_folder_that_may_not_be_written_is_named_by_every_command(image_run, tmp_path):
-    """In a process of its own, with the permissions of a user."""
     run, picture, closed = image_run.run.folder, image_run.data / "green" / "00.png", tmp_path / "closed"
     commands = {
         "--output-dir": ["train", image_run.data, "--output-dir", closed / "run"],
@@ -134,20 +165,8 @@ def test_a_folder_that_may_not_be_written_is_named_by_every_command(image_run, t
         "--explain": ["predict", run, picture, "--explain", closed / "why"],
         "--output ": ["export", run, "--output", closed / "made"],
     }
-    script = GIVE_UP_PRIVILEGE + (
-        "from unfreeze.cli.app import main\n"
-        f"for words in {[[str(word) for word in words] for words in commands.values()]!r}:\n"
-        "    sys.argv = ['unfreeze', *words]\n"
-        "    try:\n        main()\n"
-        "    except SystemExit as stopped:\n        print(stopped.code)"
-    )
     closed.mkdir(mode=0o555)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.split() == ["2"] * 4, done.stderr
-    said = done.stderr.splitlines()
-    assert len(said) == 4, said
-    for sentence, flag in zip(said, commands, strict=True):
-        assert sentence.startswith("Error: ")
+    for sentence, flag in zip(refusals([*commands.values()]), commands, strict=True):
         assert str(closed) in sentence
         assert flag.strip() in sentence
     assert list(closed.iterdir()) == []

@@ -7,7 +7,7 @@ import pytest
 
 from unfreeze.data.inputs import open_inputs, open_items
 from unfreeze.data.reading import read_raw
-from unfreeze.errors import DataError, RequestError
+from unfreeze.errors import RequestError
 from unfreeze.runtime.decode import Quarantined
 
 
@@ -293,13 +293,3 @@ def test_links_to_folders_inside_are_followed_once_and_what_is_no_file_is_a_row(
     assert names(samples) == [str(folder / name) for name in wanted]
     assert "No such file" in read_raw(samples, 4).reason
     assert "not a regular file" in read_raw(samples, 5).reason
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_named(folder):
-    (folder / "deep").chmod(0)
-    try:
-        with pytest.raises(DataError, match=r"deep cannot be read: permission denied"):
-            images(folder)
-    finally:
-        (folder / "deep").chmod(0o700)

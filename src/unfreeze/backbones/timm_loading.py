@@ -19,8 +19,8 @@ from unfreeze.runtime.preprocess import MOST_SIDE, ImagePreprocess, preprocess_f
 if TYPE_CHECKING:
     from torch import Tensor
 
-# DINOv2 was pretrained at 518 pixels, which costs over five times as much as 224 and was not better on the
-# solar cells of bench/; its position embeddings are resampled by timm.
+# DINOv2 was pretrained at 518 pixels, which is over five times as many patches as 224, the size at which the other
+# backbones work; its position embeddings are resampled by timm. A choice: at 518 nothing was measured.
 DINOV2_SIZE = 224
 # What of a hub configuration decides about the size of its input.
 _CONFIG_KEYS = ("input_size", "fixed_input_size")

@@ -19,7 +19,7 @@ HOPE = 0.35
 # Rows at which half of it may be hoped for: with a few dozen rows fine-tuning mostly learns them by heart.
 HALF_HOPE_ROWS = 300
 # Training rows up to which nothing is hoped for where the probe is good already: on 27 and 85 mails, of which it gets 5
-# to 8 % wrong, every thawing lost to it, by 1.3 to 5.9 points over four seeds. On 85 solar cells, of which it gets 21 %
+# to 8 % wrong, every thawing lost to it, by 1.6 to 5.3 points over five seeds. On 85 solar cells, of which it gets 21 %
 # wrong, the best one gained 2.5 over five (bench/results/chooser.jsonl).
 NEAR_ROWS = 100
 # From this share of errors on the features are far from the task, as they are where a head is well ahead of the most
@@ -134,6 +134,7 @@ def list_candidates(
         found = _for_transformers(family, hope, far=far)
     if facts.turning is not None and facts.turning.harmless:
         found.append(_turned(facts.turning, hope))
+    # What one setting may remove less than another, here and below, is a choice: the order in which they are tried.
     found.append(
         Candidate(strategy="partial", hope=0.6 * hope, reason="cheap: most of the network is computed once")
     )

@@ -17,7 +17,7 @@ DEFAULTS: Mapping[str, tuple[object, str]] = {
     "strategy": (AUTO, "tried on this data before it is chosen"),
     "recipe": ("own", "the program's own schedules; the classic guide's are the baseline to beat"),
     "head": ("linear", "a convex problem, solved to convergence; the two-layer head is --head mlp"),
-    "batch_size": (32, "the frozen pass was fastest at 32 on two cores (bench/frozen_pass.py)"),
+    "batch_size": (32, "usual where data are few; activations of a batch fit into a laptop's memory"),
     "fit": ("squash", "nothing is cut away; --fit crop is what most backbones were pretrained with"),
     "seed": (0, "fixed, so that a run can be repeated"),
     "device": ("auto", "the first accelerator that answers, else the processor"),

@@ -17,6 +17,7 @@ from unfreeze.choose.paired import discordant, paired_error, paired_gain, paired
 from unfreeze.config import GRAFTING, ON_PAIRS
 from unfreeze.report.words import points
 
+# What has no source here is a choice, judged by what is lost by choosing in the end (bench/RESULTS.md).
 # A short trial has this share of the epochs of a full-length one.
 SHORT = 0.25
 # What a short trial shows may turn: its standard error counts this many times.

@@ -24,6 +24,7 @@ from unfreeze.heads.search import (
 from unfreeze.heads.weights import row_log_loss, row_weights
 from unfreeze.proportions import effective_rows, wilson_interval
 
+# Bounds of the time and memory that the curve may take; with so many rows its intervals are a point wide.
 CURVE_ROWS = 20_000
 PROBE_FOLDS = 5
 JOINED_BOUNDARIES = 5

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unfreeze.contracts import Backbone, Modality
     from unfreeze.data.dataset import Dataset
 
-# As in training, where it was fastest on two cores.
+# As in training.
 BATCH = 32
 
 

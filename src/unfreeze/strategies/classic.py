@@ -1,8 +1,8 @@
 """``--recipe classic``: the schedules that transfer-learning guides print, unchanged, as the baseline to beat.
 
 Every plan starts from a new head, holds its rates without warm-up on images, and nothing in it depends on the data.
-Texts warm up for 10 % of the steps and then fall in a straight line. As in every plan, the epoch that validates best is
-the one that is kept.
+Texts warm up for 10 % of the steps and then fall in a straight line. As in every plan, the last epoch is the one
+that is kept, unless validation speaks for an earlier one.
 """
 
 from __future__ import annotations

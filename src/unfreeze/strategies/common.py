@@ -19,7 +19,8 @@ from unfreeze.strategies.settings import (
 
 # A decay of 0.01 is what BERT fine-tuning and PyTorch's AdamW use.
 WEIGHT_DECAY = 0.01
-# Views kept for each sample when a frozen prefix is stored: each costs one pass and its share of the disk.
+# Views kept for each sample when a frozen prefix is stored: each costs one pass and its share of the disk. A choice:
+# on DINOv2 a thawing that averaged its answers over eight views gained a point on the solar cells.
 VIEWS = 8
 
 

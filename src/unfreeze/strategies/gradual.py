@@ -13,7 +13,8 @@ from unfreeze.strategies.settings import HEAD_FACTOR, StrategySettings, backbone
 # With fewer rows than this the last phase, which thaws everything and has no frozen prefix, is left out: it would take
 # most of the time, and the last third is enough to overfit. Below a thousand rows the classic guide thaws nothing.
 ROWS_FOR_ALL = 1000
-# Shares of the epochs, in order: the head alone, last stage, last third, all.
+# Shares of the epochs, in order: the head alone, last stage, last third, all; about those of the classic guide (5, 5
+# and 10 epochs), with half of them for the whole.
 SHARES = (0.1, 0.25, 0.25, 0.5)
 # The classic schedule's rate of the head. It starts fitted, and with faster steps AdamW undoes the fit where a phase
 # begins: 500 solar cells on EfficientNet-Lite0 ended at 83.7 % with this limit and at 83.0 without (bench/RESULTS.md).

@@ -171,6 +171,6 @@ def _measure(
         progress=material.progress,
         what="Validation rows",
     )
-    used = "which trained nothing" if plan.ends_in_pairs else "which also chose the epoch"
+    used = "which trained nothing" if plan.ends_in_pairs else "which could also choose the epoch"
     how = f"{len(rows):,} validation rows, {used}"
     return calibrate(backbone, head, dataset, rows, logits, how=how, decisions=decisions)

@@ -15,6 +15,7 @@ from unfreeze.training.pacing import resident_bytes
 from unfreeze.training.planning import shorten
 
 # Of what is left of the time limit, the share that the final training may take; trials share the rest with measuring.
+# A choice, as is the next.
 FINAL_SHARE = 0.5
 # With fewer epochs a fine-tuning has not begun to follow its schedule.
 LEAST_EPOCHS = 3

@@ -20,6 +20,7 @@ from unfreeze.adapting.moments import moments_of, rows_of
 from unfreeze.adapting.scene import NotPossibleError, Proposal, Scene
 from unfreeze.evaluate.calibration import softmax
 
+# A choice each, tried as they are on all cases of bench/adapt.py.
 ROUNDS = 8
 # The share of each class's answers that is taken as labels, in the first and in the last round.
 FIRST_KEPT, LAST_KEPT = 0.5, 0.9
