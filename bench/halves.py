@@ -37,8 +37,7 @@ def measure(task: str, seed: int, arguments: argparse.Namespace) -> dict[str, An
     """The gain of trials on both halves; None where nothing is hoped of ``full``, so that it is not tried."""
     request = TrainRequest(**drawn(task, seed, arguments))
     probed = probe_data(read_data(request), Decisions(request), Clock(), Silent())
-    probe = probed.probe.probe
-    error = 1 - probe.accuracy
+    error = 1 - probed.probe.probe.accuracy
     plans = candidate_plans(probed.material, gather_facts(probed.material, probed.probe), error=error)
     candidate = next((one for one in plans if one.name == TRIED), None)
     if candidate is None:
@@ -47,7 +46,7 @@ def measure(task: str, seed: int, arguments: argparse.Namespace) -> dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         record = TrialRecord(Path(folder) / "trials.json", begun)
         tried = {candidate.name: plans[candidate]}
-        trier = Trier(probed.material, probe, tried, record, lambda: False)
+        trier = Trier(probed.material, probed.probe, tried, record, lambda: False)
         trials = [trier(candidate, half, 1.0) for half in range(FOLDS)]
     if failed := [trial.failed for trial in trials if trial.failed]:
         raise RuntimeError(f"{task}, seed {seed}: {failed[0]}")

@@ -94,7 +94,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--texts", type=Path, help="Parquet file with the columns text and label")
-    arguments = parser.parse_args(namespace=argparse.Namespace(image_size=128, max_length=128))
+    parser.set_defaults(image_size=128, max_length=128)
+    arguments = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     with tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("UNFREEZE_CACHE", cache)
