@@ -5,9 +5,12 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
 
 import unfreeze
+from unfreeze.contracts import Passed
+from unfreeze.engine import choice
 from unfreeze.errors import RequestError
 
 SETTINGS = {
@@ -51,6 +54,39 @@ def test_a_thawed_run_brings_its_history_and_a_ledger_that_proves_what_stayed(th
     assert list(drift) == ["stem", *(f"blocks.{index}" for index in range(7)), "pool"]
     assert {drift[name] for name in drift if name not in record["change"]} == {0.0}
     assert not (thawed.folder / "checkpoints").exists()
+
+
+def test_what_measured_the_trained_network_was_proven_on_it(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path / "cache"))
+    real = choice.build_executor
+
+    def wrong_for_new_weights(name, backbone, **settings):
+        built = real(name, backbone, **settings)
+        if not name.startswith("openvino") or "cache_dir" in settings:
+            return built
+        return Negated(built)
+
+    monkeypatch.setattr(choice, "build_executor", wrong_for_new_weights)
+    run = unfreeze.train(str(photos), output_dir=tmp_path / "run", **SETTINGS | {"epochs": 1, "views": 1})
+    settings = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert settings["executor"]["value"] == "openvino-fp32"
+    assert settings["measured_by"]["value"] == "torch-fp32"
+    assert "too far" in settings["measured_by"]["reason"]
+    with (run.folder / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    answers = run.model().predict([photos / row["input"] for row in rows])
+    assert [answer.label for answer in answers] == [row["label"] for row in rows]
+
+
+class Negated:
+    """An executor whose features have the other sign, as of a conversion that went wrong."""
+
+    def __init__(self, inner):
+        self.inner, self.name, self.precision = inner, inner.name, inner.precision
+        self.boundaries, self.device = inner.boundaries, inner.device
+
+    def __call__(self, batch):
+        return Passed(tuple(-summary for summary in self.inner(batch).summaries))
 
 
 def test_frozen_stages_are_saved_as_they_were_pretrained(thawed):

@@ -6,7 +6,7 @@ import torch
 
 from unfreeze.contracts import Passed
 from unfreeze.engine import choice
-from unfreeze.engine.choice import choose_executor, spread
+from unfreeze.engine.choice import choose_executor, executor_of_trained, spread
 from unfreeze.engine.frozen_pass import compute_features, open_store
 from unfreeze.engine.precision import compare_precision
 from unfreeze.errors import RequestError, UnfreezeError
@@ -136,6 +136,58 @@ def test_bf16_that_is_not_there_is_a_request_that_cannot_be_met(data, tmp_path, 
     )
     with pytest.raises(RequestError, match="not available on this processor"):
         choose(data, tmp_path, precision="bf16")
+
+
+def test_beside_bf16_that_was_asked_for_fp32_is_measured_too(data, tmp_path, monkeypatch, builds):
+    offer(monkeypatch, "openvino-fp32", "openvino-bf16", "torch-fp32", "torch-bf16")
+    builds[1].update({"openvino-bf16": 0.007, "openvino-fp32": 0.0})
+    assert choose(data, tmp_path / "near", precision="bf16").exact.name == "openvino-fp32"
+    builds[1]["openvino-fp32"] = 2e-3
+    assert choose(data, tmp_path / "far", precision="bf16").exact.name == "torch-fp32"
+
+
+def trained(toys, *, like="openvino-fp32", batches=None):
+    """What is chosen for a network with new weights beside an executor of that name."""
+    given = toys.image_batch(8)
+    at_hand = Skewed(choice.build_executor("torch-fp32", toys.images(), boundaries=ALL), like, 0.0)
+    taken = [] if batches is None else batches
+    return executor_of_trained(
+        toys.images(seed=1), ALL, like=at_hand, batch=lambda: taken.append(given) or given
+    )
+
+
+def test_a_network_with_new_weights_is_measured_again(toys):
+    found = trained(toys)
+    assert found.executor.name == "openvino-fp32"
+    assert 0 < found.error.relative_max < 1e-5
+    assert f"{found.error.relative_max:.1e} at most from PyTorch in fp32 on 8 rows" in found.reason
+
+
+def test_torch_takes_the_place_of_a_conversion_that_new_weights_show_to_be_wrong(toys, builds):
+    builds[1]["openvino-fp32"] = 2e-3
+    found = trained(toys)
+    assert found.executor.name == "torch-fp32"
+    assert "too far" in found.reason
+
+
+def test_new_weights_that_openvino_cannot_convert_run_with_torch(toys, monkeypatch):
+    real = choice.build_executor
+
+    def build(name, *args, **settings):
+        if name.startswith("openvino"):
+            raise RuntimeError("Operator aten::odd is not supported")
+        return real(name, *args, **settings)
+
+    monkeypatch.setattr(choice, "build_executor", build)
+    found = trained(toys)
+    assert found.executor.name == "torch-fp32"
+    assert "aten::odd" in found.reason
+
+
+def test_nothing_is_read_to_measure_torch_against_itself(toys, builds):
+    batches = []
+    found = trained(toys, like="torch-bf16", batches=batches)
+    assert (found.executor.name, found.error, batches) == ("torch-fp32", None, [])
 
 
 def test_fp16_is_refused_on_a_processor(data, tmp_path):

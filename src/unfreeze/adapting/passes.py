@@ -16,10 +16,10 @@ from unfreeze.config import TrainRequest
 from unfreeze.contracts import Backbone, Executor, State
 from unfreeze.data.chance import order
 from unfreeze.data.dataset import Dataset
-from unfreeze.engine.choice import choose_executor
+from unfreeze.engine.batches import golden_batch
+from unfreeze.engine.choice import ERROR_ROWS_OF_TRAINED, choose_executor, executor_of_trained, spread
 from unfreeze.engine.frozen_pass import Features as Passed
 from unfreeze.engine.frozen_pass import FeatureStore, compute_features, open_store
-from unfreeze.executors import build_executor
 from unfreeze.plan import Phase, Plan
 from unfreeze.progress import Progress
 from unfreeze.training.material import Material
@@ -124,9 +124,10 @@ class Passes:
         what: str,
     ) -> Features:
         """The rows in a changed copy of the network; nothing of them is stored."""
-        executor = build_executor(
-            self.executor.name, changed, boundaries=boundaries, device=self.executor.device
-        )
+        some = spread(rows, ERROR_ROWS_OF_TRAINED)
+        executor = executor_of_trained(
+            changed, boundaries, like=self.executor, batch=lambda: golden_batch(dataset, self.backbone, some)
+        ).executor
         return compute_features(
             dataset,
             changed,

@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +32,9 @@ from unfreeze.runtime.files import cache_root, parse_json
 # Two float32 engines differ by about 1e-6 of a feature; a wrong conversion was off by 5e-3 and more.
 FP32_TOLERANCE = 1e-3
 ERROR_ROWS = 32
-# Fewer where the processor, which runs the reference, may be hundreds of times slower than the accelerator.
-ERROR_ROWS_BESIDE_ACCELERATOR = 8
+# Fewer where the processor, which runs the reference, may be hundreds of times slower than the accelerator, and for
+# each of the networks that a training makes of one that was measured.
+ERROR_ROWS_BESIDE_ACCELERATOR, ERROR_ROWS_OF_TRAINED = 8, 8
 PRECISION_ROWS = 256
 # Counts up when a verdict is reached in another way: those that are remembered are then no longer.
 PROOF = 2
@@ -126,7 +127,7 @@ def choose_executor(
             raise RequestError(
                 f"--precision bf16 cannot be had on {device}: {reason}. Leave it out, or say fp32."
             )
-        return chooser.low_precision_asked(next(name for name in names if name.endswith("bf16")))
+        return chooser.low_precision_asked(next(name for name in names if name.endswith("bf16")), names)
     if precision == "fp16" and device.partition(":")[0] != "cuda":
         raise RequestError(
             f"--precision fp16 cannot be had on {device}: it is for CUDA GPUs. Leave it out, or say fp32."
@@ -157,28 +158,16 @@ class _Chooser:
             return self.chosen("torch-fp32", reason, error)
         if "openvino-fp32" not in names:
             return self.chosen("torch-fp32", "OpenVINO is not installed; PyTorch in fp32")
-        try:
-            error = self.error("openvino-fp32")
-        except RuntimeError as problem:
-            # The frontend and the plugin raise nothing more precise for a network that they cannot convert.
-            reason = (
-                f"OpenVINO cannot run {self.backbone.name} ({str(problem).strip().splitlines()[0][:120]})"
-            )
-            return self.chosen("torch-fp32", f"{reason}; PyTorch in fp32")
-        if error is None:
-            return self.chosen("torch-fp32", "no row could be read to measure another one")
-        if error.relative_max > FP32_TOLERANCE:
-            return self.chosen("torch-fp32", f"OpenVINO's features are {_distance(error)}: too far", error)
-        reason = f"the fastest in fp32 on this processor; its features are {_distance(error)}"
-        return self.chosen("openvino-fp32", reason, error)
+        return self.chosen(*_judge(lambda: self.error("openvino-fp32"), self.backbone))
 
-    def low_precision_asked(self, name: str) -> ExecutorChoice:
-        """The bf16 executor that was asked for, with its measured error."""
+    def low_precision_asked(self, name: str, names: Sequence[str]) -> ExecutorChoice:
+        """The bf16 executor that was asked for, with its measured error, beside what measures in fp32."""
         error = self.error(name)
         measured = (
             "" if error is None else f"; its features are {error.relative_median:.1%} from fp32 (median)"
         )
-        return self.chosen(name, f"bf16 was asked for{measured}", error)
+        asked = self.chosen(name, f"bf16 was asked for{measured}", error)
+        return replace(asked, exact=self.full_precision(names).exact)
 
     def low_precision_tried(self, choice: ExecutorChoice) -> ExecutorChoice:
         """The bf16 sibling of ``choice`` when it saves time and makes no difference, else ``choice``."""
@@ -322,6 +311,50 @@ class _Chooser:
         machine = hardware_name(torch.device(self.device)) or ""
         what = [name, self.device, machine, store_key(self.backbone, self.boundaries), *versions]
         return hashlib.sha256(b"\0".join(["\0".join(what).encode(), *data])).hexdigest()[:32]
+
+
+def executor_of_trained(
+    network: Backbone, boundaries: tuple[int, ...], *, like: Executor, batch: Callable[[], State]
+) -> ExecutorChoice:
+    """An fp32 executor for a network whose weights are new, by the engine of the one at hand.
+
+    A converted network is measured on ``batch``, a raw batch of real rows: other weights can show what a conversion
+    does wrong. PyTorch takes its place as in ``choose_executor``.
+    """
+
+    def build(name: str) -> Executor:
+        return build_executor(name, network, boundaries=boundaries, device=like.device)
+
+    plain = build("torch-fp32")
+    if like.name.startswith("torch"):
+        return ExecutorChoice(plain.name, f"{like.device} runs it in PyTorch", plain, plain)
+    converted: list[Executor] = []
+
+    def measure() -> ExecutorError:
+        converted.append(build("openvino-fp32"))
+        return measure_error(converted[0], plain, [batch()])
+
+    name, reason, error = _judge(measure, network)
+    executor = plain if name == plain.name else converted[0]
+    return ExecutorChoice(name, reason, executor, executor, error)
+
+
+def _judge(
+    measure: Callable[[], ExecutorError | None], backbone: Backbone
+) -> tuple[str, str, ExecutorError | None]:
+    """OpenVINO where its error, as ``measure`` finds it, allows that, else PyTorch; the reason, and the error."""
+    try:
+        error = measure()
+    except RuntimeError as problem:
+        # The frontend and the plugin raise nothing more precise for a network that they cannot convert.
+        reason = f"OpenVINO cannot run {backbone.name} ({str(problem).strip().splitlines()[0][:120]})"
+        return "torch-fp32", f"{reason}; PyTorch in fp32", None
+    if error is None:
+        return "torch-fp32", "no row could be read to measure another one", None
+    if error.relative_max > FP32_TOLERANCE:
+        return "torch-fp32", f"OpenVINO's features are {_distance(error)}: too far", error
+    reason = f"the fastest in fp32 on this processor; its features are {_distance(error)}"
+    return "openvino-fp32", reason, error
 
 
 @dataclass(frozen=True)

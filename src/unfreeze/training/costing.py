@@ -226,9 +226,11 @@ class CostModel:
         bare = replace(plan, graft=None)
         network, _ = self._copy(bare)
         network.module.to("cpu")
-        last = len(network.stages)
+        material = self._material
         began = time.perf_counter()
-        executor = exact_executor(network, (last,), like=self._material.executor)
+        executor = exact_executor(
+            network, material.executor, material.dataset, material.part("train")
+        ).executor
         building = time.perf_counter() - began
         inputs = sample.material.inputs()
         small, large = two_batches(some_batches(inputs, inputs.batches(0, 0, plan.batch_size)))

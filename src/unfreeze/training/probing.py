@@ -11,10 +11,11 @@ from unfreeze.bundle.classifier import Classifier, Threshold
 from unfreeze.choose.settings import Decisions
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset
+from unfreeze.engine.batches import golden_batch
+from unfreeze.engine.choice import ERROR_ROWS_OF_TRAINED, ExecutorChoice, executor_of_trained, spread
 from unfreeze.engine.frozen_pass import Features, compute_features
 from unfreeze.errors import DataError
 from unfreeze.evaluate.calibration import abstain_threshold, fit_temperature, softmax
-from unfreeze.executors import build_executor
 from unfreeze.heads.folds import can_be_held_out, held_together
 from unfreeze.heads.head import Head
 from unfreeze.heads.probe import Probe, ProbeResult, fit_probe
@@ -192,7 +193,11 @@ def test_classifier(
     return Tested(rows, logits, softmax(logits, classifier.temperature), exact)
 
 
-def exact_executor(backbone: Backbone, boundaries: tuple[int, ...], *, like: Executor) -> Executor:
-    """An fp32 executor for measuring a network whose weights are new, by the engine of the one at hand."""
-    engine = like.name.partition("-")[0]
-    return build_executor(f"{engine}-fp32", backbone, boundaries=boundaries, device=like.device)
+def exact_executor(
+    network: Backbone, like: Executor, dataset: Dataset, rows: NDArray[np.intp]
+) -> ExecutorChoice:
+    """An fp32 executor for measuring a network whose weights are new at its end; some of ``rows`` prove it."""
+    some = spread(rows, ERROR_ROWS_OF_TRAINED)
+    return executor_of_trained(
+        network, (len(network.stages),), like=like, batch=lambda: golden_batch(dataset, network, some)
+    )

@@ -104,7 +104,9 @@ def _finish(
         base = _base(material.backbone, material.decisions)
         adapter = Adapter(base=base, files=pack(trained, plan.graft, base=base.source))
         trained = settle(trained, plan.graft)
-    exact = exact_executor(trained, (len(trained.stages),), like=material.executor)
+    proven = exact_executor(trained, material.executor, material.dataset, train_rows)
+    material.decisions.record("measured_by", proven.name, "data", proven.reason)
+    exact = proven.executor
     if plan.ends_in_pairs:
         material.progress.say("The head is fitted anew on what the network makes of the training rows now.")
         shipped = fitted_anew(material, exact, train_rows)

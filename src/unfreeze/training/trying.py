@@ -112,7 +112,7 @@ class Trier:
             )
             losses = tuple(record.train_loss for record in result.history)
             network = settle(trained, plan.graft) if plan.graft else trained
-            exact = exact_executor(network, (len(network.stages),), like=material.executor)
+            exact = exact_executor(network, material.executor, material.dataset, train).executor
             shipped = (
                 fitted_anew(material, exact, train)
                 if plan.ends_in_pairs
