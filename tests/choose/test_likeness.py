@@ -1,9 +1,10 @@
 """Near-duplicates and neighbours, on rows whose answers are known."""
 
 import numpy as np
+import pytest
 
 from unfreeze.choose import likeness
-from unfreeze.choose.likeness import count_pairs, evenly, neighbours_right, standardise
+from unfreeze.choose.likeness import count_pairs, evenly, find_twins, neighbours_right, standardise
 
 
 def noise(rows, width=64, seed=0):
@@ -29,6 +30,28 @@ def test_three_copies_of_a_row_are_three_pairs_wherever_the_blocks_end(monkeypat
     part = np.arange(50) >= 49
     found = count_pairs(features, part.astype(np.int8))
     assert (found.count, found.across) == (3, 2)
+
+
+def test_a_row_is_found_with_the_one_that_is_most_like_it(monkeypatch):
+    known, asked = noise(200), noise(30, seed=1)
+    asked[4] = known[7] + 0.1 * noise(1, seed=3)[0]
+    asked[29] = known[150]
+    known[8] = known[7] + 0.2 * noise(1, seed=4)[0]
+    monkeypatch.setattr(likeness, "BLOCK_ROWS", 7)
+    found = find_twins(asked, known)
+    assert found.asked.tolist() == [29, 4]
+    assert found.known.tolist() == [150, 7]
+    assert found.similarity[0] == pytest.approx(1)
+    assert likeness.ALIKE < found.similarity[1] < 1
+    assert (len(found), found.compared) == (2, 30)
+
+
+def test_twins_among_many_rows_are_looked_for_in_evenly_spread_ones(monkeypatch):
+    monkeypatch.setattr(likeness, "MOST_COMPARED", 10)
+    known, asked = noise(100), noise(100, seed=1)
+    asked[11], asked[12] = known[22], known[22]
+    found = find_twins(asked, known)
+    assert (found.asked.tolist(), found.known.tolist(), found.compared) == ([11], [22], 10)
 
 
 def test_unrelated_rows_are_no_pairs():

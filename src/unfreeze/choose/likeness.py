@@ -34,6 +34,23 @@ class Pairs:
     total: int
 
 
+@dataclass(frozen=True, eq=False)
+class Twins:
+    """Rows that are nearly the same as one of others, the most similar first.
+
+    ``asked`` and ``known`` (pairs,): places among those rows and among the others; ``similarity`` (pairs,): above
+    ``ALIKE``. Each row stands once, with the other that is most like it. ``compared``: how many rows were asked.
+    """
+
+    asked: NDArray[np.intp]
+    known: NDArray[np.intp]
+    similarity: Floats
+    compared: int
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+
 def standardise(features: Floats, reference: Floats | None = None) -> Floats:
     """Directions (rows, width) of length 1, after centring and scaling by ``reference`` (default: the features).
 
@@ -62,6 +79,25 @@ def count_pairs(features: Floats, part: NDArray[np.integer]) -> Pairs:
         count += len(first)
         across += int((parts[start + first] != parts[start + second]).sum())
     return Pairs(count=count, across=across, rows=len(chosen), total=len(features))
+
+
+def find_twins(asked: Floats, known: Floats) -> Twins:
+    """Which of the rows ``asked`` are nearly the same as one of those that are ``known``, and as which.
+
+    Of more than ``MOST_COMPARED`` of either evenly spread ones are compared.
+    """
+    rows, others = evenly(len(asked), MOST_COMPARED), evenly(len(known), MOST_COMPARED)
+    reference = known[others]
+    directions = standardise(reference)
+    nearest, similarity = np.zeros(len(rows), dtype=np.intp), np.zeros(len(rows), dtype=np.float32)
+    for start, block in _blocks(standardise(asked[rows], reference)):
+        alike = block @ directions.T
+        here = slice(start, start + len(block))
+        nearest[here] = alike.argmax(axis=1)
+        similarity[here] = alike.max(axis=1)
+    found = np.flatnonzero(similarity > ALIKE)
+    found = found[np.argsort(-similarity[found], kind="stable")]
+    return Twins(rows[found], others[nearest[found]], similarity[found], len(rows))
 
 
 def neighbours_right(
