@@ -6,6 +6,9 @@ import os
 import shutil
 
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
 from unfreeze.comparing.cells import RECORD
 from unfreeze.comparing.request import make_request
@@ -220,6 +223,28 @@ def test_other_data_are_refused_even_where_only_a_pixel_differs(call, trainer, p
     shutil.copy(data / "red" / "00.png", data / "red" / "01.png")
     with pytest.raises(RequestError, match="was made with other data"):
         call(data=data, seeds=1, resume=True)
+
+
+@pytest.mark.parametrize("how", ["backbone", "backbones"])
+def test_weights_that_a_file_holds_instead_of_others_are_refused(call, trainer, loaded, tmp_path, how):
+    file = tmp_path / "vit.safetensors"
+
+    def compared(seed, **said):
+        torch.manual_seed(seed)
+        network = timm.create_model("test_vit", num_classes=0, img_size=64)
+        save_file(network.state_dict(), file)
+        name = f"timm:test_vit@{file}"
+        loaded.pop((name, 64), None)
+        one = how == "backbone"
+        given = {"base": {"backbone": name if one else None}} | ({} if one else {"backbones": name})
+        return call(seeds=1, **given, **said)
+
+    compared(0)
+    trainer.asked.clear()
+    compared(0, resume=True)
+    assert trainer.asked == []
+    with pytest.raises(RequestError, match="other settings, data or weights of the backbone"):
+        compared(1, resume=True)
 
 
 @pytest.mark.timeout(60)

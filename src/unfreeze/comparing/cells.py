@@ -119,7 +119,7 @@ class _Record(BaseModel):
 
 
 def request_hash(request: TrainRequest, data: str) -> str:
-    """What a finished cell must share with the request that finds it: settings, and the ``data`` they are said of."""
+    """What a finished cell must share with the request that finds it: settings, and ``data``, what they are said of."""
     given = {
         name: str(value) for name, value in request.given().items() if name not in ("output_dir", "resume")
     }
@@ -140,8 +140,8 @@ def finished_cell(folder: Path, cell: Cell, wanted: str, *, backbone: str) -> Ce
         return None
     if record.request != wanted:
         raise RequestError(
-            f"--resume: {folder} was made with other settings or data than are asked for now. Choose another "
-            "--output-dir, or remove that folder to train it again."
+            f"--resume: {folder} was made with other settings, data or weights of the backbone than there are now. "
+            "Choose another --output-dir, or remove that folder to train it again."
         )
     try:
         bundle = read_bundle(folder)

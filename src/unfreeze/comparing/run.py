@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from unfreeze.comparing.folder import BACKBONES, CELLS, PAGE, RECORD, RESULTS, i
 from unfreeze.comparing.page import write_page
 from unfreeze.comparing.ranking import Ranked, finished_ranking, probe_backbone, rank, write_ranked
 from unfreeze.comparing.request import Cell, CompareRequest, entries_with_floor, safe_name
-from unfreeze.config import FLOOR, STRATEGIES
+from unfreeze.config import FLOOR, STRATEGIES, TrainRequest
 from unfreeze.contracts import Backbone
 from unfreeze.data.dataset import Dataset
 from unfreeze.errors import RequestError, StoppedError, UnfreezeError
@@ -60,14 +60,16 @@ def compare(
     dataset = read_data(replace(request.base, seed=request.seeds[0], train_size=None))
     for size in request.sizes[:1] + request.sizes[1:][-1:]:
         read_data(replace(request.base, seed=request.seeds[0], train_size=size))
-    resolved = _resolve(request, dataset, progress)
+    resolved, weights = _resolve(request, dataset, progress)
     folder = request.output_dir or free_run_folder(f"{Path(dataset.source).stem or 'data'}-compare")
     identity = identity_of(resolved.base, dataset)
     with locked(folder), _resumable(folder):
         open_folder(folder, identity, resume=request.resume)
-        ranking = _rank(resolved, folder, identity, progress)
+        # A file or a run that a backbone is read from may hold other weights by now.
+        made_of = {name: f"{identity['data']} {read}" for name, read in weights.items()}
+        ranking = _rank(resolved, folder, made_of, progress)
         train_all = make_engine(engine, workers=workers, device=resolved.base.device)
-        cells = _Cells(resolved, folder, identity["data"], progress, train_all).run()
+        cells = _Cells(resolved, folder, made_of, progress, train_all).run()
         comparison = conclude(
             cells,
             ranking,
@@ -97,8 +99,13 @@ def _resumable(folder: Path) -> Iterator[None]:
         raise StoppedError(f"Interrupted. {_continued(folder)}") from None
 
 
-def _resolve(request: CompareRequest, dataset: Dataset, progress: Progress) -> CompareRequest:
-    """The request with its backbone and its strategies named; RequestError for what cannot be had or fits nothing."""
+def _resolve(
+    request: CompareRequest, dataset: Dataset, progress: Progress
+) -> tuple[CompareRequest, dict[str, str]]:
+    """The request with its backbone and its strategies named, and the hash of each backbone's weights.
+
+    RequestError for what cannot be had or fits nothing.
+    """
     wanted = request.entries
     if wanted is None:
         # Backbones alone are ranked, and nothing of them is thawed.
@@ -106,12 +113,16 @@ def _resolve(request: CompareRequest, dataset: Dataset, progress: Progress) -> C
         wanted = () if request.backbones else tuple(usual)
     misfits: dict[Entry, list[RequestError | None]] = {entry: [] for entry in wanted}
     names: tuple[str | None, ...] = request.backbones or (request.base.backbone,)
+    weights: dict[str, str] = {}
     for name in names:
         decisions = Decisions(replace(request.base, backbone=name, strategy=FLOOR))
         backbone = open_backbone(dataset, decisions, progress)
         for entry, found in misfits.items():
             found.append(_misfit(request, entry, backbone, dataset))
-        if not request.backbones:
+        if request.backbones:
+            weights[str(name)] = backbone.weights_hash
+        else:
+            weights[decisions.text("backbone")] = backbone.weights_hash
             request = replace(request, base=replace(request.base, backbone=decisions.text("backbone")))
     refused = {entry: found[0] for entry, found in misfits.items() if all(found)}
     if request.entries is None:
@@ -120,7 +131,7 @@ def _resolve(request: CompareRequest, dataset: Dataset, progress: Progress) -> C
         raise RequestError(str(next(iter(refused.values()))))
     request = replace(request, entries=wanted)
     request.check()
-    return request
+    return request, weights
 
 
 def _misfit(
@@ -138,14 +149,14 @@ def _misfit(
 
 
 def _rank(
-    request: CompareRequest, folder: Path, identity: dict[str, str], progress: Progress
+    request: CompareRequest, folder: Path, made_of: Mapping[str, str], progress: Progress
 ) -> tuple[Ranked, ...]:
     """Every backbone probed, or read from what was kept."""
     found = []
     size = request.sizes[-1] if request.sizes else None
     for place, name in enumerate(request.backbones):
         base = replace(request.train_request(Cell(FLOOR_ENTRY, 0, size)), seed=None)
-        wanted = request_hash(replace(base, backbone=name), f"{identity['data']} {request.seeds}")
+        wanted = request_hash(replace(base, backbone=name), f"{made_of[name]} {request.seeds}")
         path = folder / BACKBONES / f"{safe_name(name)}-{wanted[:8]}.json"
         entry = finished_ranking(path, backbone=name, seeds=len(request.seeds))
         if entry is None:
@@ -165,11 +176,11 @@ def _reached(entry: Ranked) -> str:
 
 @dataclass
 class _Cells:
-    """The trainings of a comparison, as ``engine`` runs them."""
+    """The trainings of a comparison, as ``engine`` runs them; ``made_of``: data and weights, by backbone."""
 
     request: CompareRequest
     folder: Path
-    data: str
+    made_of: Mapping[str, str]
     progress: Progress
     engine: Engine
     # Seconds by what was trained, without the seed: what is left to do will take as long.
@@ -215,15 +226,18 @@ class _Cells:
 
     def _finished(self, cell: Cell) -> CellResult | None:
         request = self.request.train_request(cell)
-        wanted = request_hash(request, self.data)
+        wanted = self._wanted(request)
         return finished_cell(self.folder / CELLS / cell.name, cell, wanted, backbone=request.backbone or "")
+
+    def _wanted(self, request: TrainRequest) -> str:
+        assert request.backbone is not None
+        return request_hash(request, self.made_of[request.backbone])
 
     def _job(self, cell: Cell, label: str) -> Job:
         folder = self.folder / CELLS / cell.name
         folder.parent.mkdir(exist_ok=True)
         request = self.request.train_request(cell, folder)
-        wanted = request_hash(request, self.data)
-        return Job(cell, request, wanted, Inside(self.progress, label, WORTH_SAYING))
+        return Job(cell, request, self._wanted(request), Inside(self.progress, label, WORTH_SAYING))
 
     def _tell(self, cell: Cell, label: str, result: CellResult, left: Sequence[Cell]) -> None:
         """Say what a training came to, and how long the others will take when it is the first of its kind."""
