@@ -47,6 +47,18 @@ def test_frozen_weights_and_statistics_are_the_same_to_the_bit_and_the_loss_fall
     assert not any(module.training for module in backbone.module.modules())
 
 
+def test_what_moves_although_it_is_frozen_ends_the_training(t):
+    backbone = t.toy("cnn")
+    norm = backbone.module.block1.norm
+
+    def moved(*_):
+        norm.running_mean += 1e-3
+
+    norm.register_forward_hook(moved)
+    with pytest.raises(UnfreezeError, match="has changed weights or statistics of"):
+        t.run(t.plan_of(backbone, freeze=2, epochs=1), backbone, t.task_of("cnn"))
+
+
 def test_trained_norms_move_the_statistics_of_thawed_stages_only(t):
     backbone = t.toy("cnn")
     before = t.tensors_of(backbone)

@@ -162,6 +162,13 @@ def test_norm_statistics_move_only_where_thawed_and_asked_for(t):
         assert (found["block1.norm"], found["block2.norm"]) == wanted
 
 
+def test_a_norm_that_keeps_the_variance_alone_is_held_too(t):
+    backbone = t.toy("cnn")
+    backbone.module.block2.norm.running_mean = None
+    set_modes(backbone, t.head_of(backbone), phase((2, "weights", 0.1), norm="freeze"))
+    assert not modes(backbone)["block2.norm"]
+
+
 def test_a_graft_belongs_to_the_stage_it_stands_in(t):
     backbone = t.toy("vit")
     stages = backbone.stages

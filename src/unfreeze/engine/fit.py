@@ -80,8 +80,9 @@ def fit(
     ``watch`` is given each epoch's record, in a training that goes on those before too; what it raises ends the
     training. Of several ranks the first is given ``checkpoints`` and ``watch``, and each its own ``should_stop``.
 
-    Raises UnfreezeError when there are no training rows, DivergedError when a loss is not finite (the best weights so
-    far are in the backbone then), StoppedError when ``should_stop`` said so, or another rank has ended.
+    Raises UnfreezeError when there are no training rows or a frozen tensor has moved, DivergedError when a loss is not
+    finite (the best weights so far are in the backbone then), StoppedError when ``should_stop`` said so, or
+    another rank has ended.
     """
     check_modality(plan, backbone.modality)
     if not len(task.train.y):
@@ -263,19 +264,25 @@ class _Loop:
     def _record(self, phase: Phase, groups: tuple[Group, ...]) -> None:
         standing = self.standing
         assert standing.precision is not None
-        standing.fit.ledger.append(
-            record_phase(
-                self.backbone,
-                phase,
-                groups,
-                standing.before,
-                self.weights.live(),
-                standing.frozen,
-                drift=self._moved(phase),
-                precision=standing.precision,
-                epoch_seconds=standing.epoch_seconds,
-            )
+        record = record_phase(
+            self.backbone,
+            phase,
+            groups,
+            standing.before,
+            self.weights.live(),
+            standing.frozen,
+            drift=self._moved(phase),
+            precision=standing.precision,
+            epoch_seconds=standing.epoch_seconds,
         )
+        if not record.frozen_unchanged:
+            # What was stored of them, and what the report would say of the run, are of other weights.
+            raise UnfreezeError(
+                f"Phase {phase.name!r} has changed weights or statistics of {self.backbone.name} that it keeps frozen: "
+                "parts of this network move by themselves. Train all of it with --strategy full, or nothing with "
+                "--strategy feature-extraction."
+            )
+        standing.fit.ledger.append(record)
 
     def _moved(self, phase: Phase) -> dict[str, float]:
         """The drift after a phase: as it was before, where the phase has trained the head alone."""

@@ -143,7 +143,8 @@ def moving_statistics(module: nn.Module) -> list[Tensor]:
 
 
 def _has_statistics(module: nn.Module) -> bool:
-    return getattr(module, "running_mean", None) is not None
+    # Some norms keep the variance alone.
+    return any(getattr(module, name, None) is not None for name in ("running_mean", "running_var"))
 
 
 def _norm_parameters(module: nn.Module) -> Iterator[str]:
