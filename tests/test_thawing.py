@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 import unfreeze
 from unfreeze.contracts import Passed
 from unfreeze.engine import choice
-from unfreeze.errors import RequestError
+from unfreeze.errors import RequestError, UnfreezeError
+from unfreeze.training import saving
 
 SETTINGS = {
     "backbone": "efficientnet-lite0",
@@ -131,6 +132,29 @@ def test_stopped_and_resumed_gives_the_bits_of_a_run_never_stopped(
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     with pytest.raises(RequestError, match="finished"):
         unfreeze.train(str(photos), output_dir=tmp_path / "run", resume=True, **SETTINGS)
+
+
+def test_a_run_that_does_not_load_is_told_and_keeps_its_checkpoints(
+    photos, tmp_path, plain_torch, monkeypatch
+):
+    real, spoilt = saving.save, []
+
+    def spoil(classifier, folder, **settings):
+        real(classifier, folder, **settings)
+        weights = folder / "model.safetensors"
+        spoilt.append(weights)
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
+
+    settings = SETTINGS | {"epochs": 1, "views": 1, "keep_both": False}
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "save", spoil)
+        with pytest.raises(UnfreezeError, match="was written, and does not load"):
+            unfreeze.train(str(photos), output_dir=tmp_path / "run", **settings)
+    assert spoilt == [tmp_path / "run" / "model.safetensors"]
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+    run = unfreeze.train(str(photos), output_dir=tmp_path / "run", resume=True, **settings)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert run.model().labels == ("green", "red")
 
 
 def test_too_many_frozen_stages_and_a_resume_of_nothing_are_refused(photos, tmp_path, plain_torch):

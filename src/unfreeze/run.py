@@ -15,7 +15,7 @@ from unfreeze.choose.settings import Decisions
 from unfreeze.config import TrainRequest
 from unfreeze.data.dataset import Dataset
 from unfreeze.engine.ranks import ALONE, Ranks
-from unfreeze.errors import StoppedError
+from unfreeze.errors import StoppedError, UnfreezeError
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import Scores
 from unfreeze.progress import Clock, Progress, Silent
@@ -235,6 +235,8 @@ def _train_into(
     report = write_pages(evidence, clock, progress)
     # Once more, with what the pages have computed: should those fail, the scores are there.
     save_metrics(folder, validation, test, fitted.how, [baseline.to_dict() for baseline in report.baselines])
+    with clock.part("reading the run back"):
+        _check_saved(folder)
     place.deliver()
     # Not before: a disk that is full, or a kill, must not cost the training.
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -250,6 +252,18 @@ def _train_into(
         report=report,
         url=None if place.url is None else place.shown,
     )
+
+
+def _check_saved(folder: Path) -> None:
+    """Raise UnfreezeError where the run does not load, or answers otherwise than the network that was trained."""
+    from unfreeze.bundle.loading import load
+
+    try:
+        load(folder)
+    except UnfreezeError as problem:
+        raise UnfreezeError(
+            f"What was trained was written, and does not load: {problem} Checkpoints stay until it does: --resume."
+        ) from None
 
 
 def _in_python(request: TrainRequest) -> str:
