@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 from unfreeze.engine import judging
 from unfreeze.engine.prefix import PlainPrefix
@@ -375,6 +376,41 @@ def test_the_best_mix_of_start_and_trained_weights_is_taken(t, monkeypatch):
     start, trained = {"a": torch.zeros(2), "n": torch.tensor(1)}, {"a": torch.ones(2), "n": torch.tensor(9)}
     mixed = judging.interpolate(start, trained, 0.25)
     assert (mixed["a"].tolist(), int(mixed["n"])) == ([0.25, 0.25], 9)
+
+
+def test_a_share_of_a_low_rank_update_is_that_share_of_the_product():
+    first, last = "qkv.lora_A.default.weight", "qkv.lora_B.default.weight"
+    start = {first: torch.randn(2, 8), last: torch.zeros(6, 2)}
+    trained = {first: torch.randn(2, 8), last: torch.randn(6, 2)}
+    mixed = judging.interpolate(start, trained, 0.25)
+    assert torch.allclose(mixed[last] @ mixed[first], 0.25 * trained[last] @ trained[first])
+
+
+def test_norms_of_a_head_need_two_rows_in_a_batch(t):
+    backbone = t.toy("cnn")
+    head = nn.Sequential(nn.BatchNorm1d(backbone.dim), t.head_of(backbone))
+    plan = t.plan_of(backbone, freeze=2, epochs=1, batch_size=1)
+    with pytest.raises(UnfreezeError, match="batches of one row have none"):
+        t.run(plan, backbone, t.task_of("cnn"), head=head)
+
+
+def test_an_out_of_memory_batch_counts_once_for_the_norms_of_a_head(t, monkeypatch):
+    backbone = t.toy("cnn")
+    head, run, failed = nn.Sequential(nn.BatchNorm1d(backbone.dim), t.head_of(backbone)), backbone.run, []
+
+    def scarce(state, start=0, stop=None):
+        # The second part of a batch that was cut: the head has seen the first.
+        if torch.is_grad_enabled() and len(state.h) == 6 and not failed.append(0) and len(failed) == 2:
+            raise REFUSALS[0]
+        if torch.is_grad_enabled() and len(state.h) == 12:
+            raise REFUSALS[0]
+        return run(state, start, stop)
+
+    monkeypatch.setattr(backbone, "run", scarce)
+    plan = t.plan_of(backbone, freeze=2, epochs=1, batch_size=12)
+    t.run(plan, backbone, t.task_of("cnn", train=12), head=head)
+    # Four parts of the one batch, and nothing of the parts that did not count.
+    assert int(head[0].num_batches_tracked) == 4
 
 
 def test_validation_weighs_rows_as_training_does():

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from unfreeze.contracts import Passed
+from unfreeze.data.reading import content_hashes
 from unfreeze.engine import frozen_pass
-from unfreeze.engine.batches import ahead, golden_batch, pad_texts
+from unfreeze.engine.batches import CHANGED, ahead, golden_batch, pad_texts, read_batches
 from unfreeze.engine.frozen_pass import compute_features, open_store
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import UnfreezeError
@@ -18,6 +19,20 @@ TEXTS = ["a", "b c d", "e f g h i j k l m n o p", "q", "r s", "t u v w x y z a b
 @pytest.fixture
 def images(toys):
     return toys.images(), toys.dataset([toys.picture(seed) for seed in range(7)], "image")
+
+
+def test_a_text_that_is_no_longer_what_it_was_is_left_out(toys):
+    backbone, dataset = toys.texts(), toys.dataset(TEXTS, "text")
+    expected, _ = content_hashes(dataset.samples, threads=1)
+    expected[3] ^= 1
+    bad = []
+    settings = {"batch_size": 3, "threads": 1, "bad": bad, "expected": expected}
+    read = list(read_batches(dataset, backbone, np.arange(len(TEXTS)), **settings))
+    assert [(entry.row, entry.reason) for entry in bad] == [(3, CHANGED)]
+    places = np.concatenate([batch.positions for batch in read])
+    assert sorted(places.tolist()) == [0, 1, 2, 4, 5, 6]
+    digests = np.concatenate([batch.digests for batch in read])
+    assert (digests == expected[places]).all()
 
 
 def run(dataset, backbone, executor, **options):

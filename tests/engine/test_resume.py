@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from unfreeze.engine import checkpoints as module
 from unfreeze.engine.checkpoints import Checkpoints
@@ -32,9 +33,20 @@ def plan(**settings):
 
 
 def train(
-    t, folder, *, kind="cnn", given=None, stop_after=None, resume=False, use="off", rows=38, watch=None
+    t,
+    folder,
+    *,
+    kind="cnn",
+    given=None,
+    stop_after=None,
+    resume=False,
+    use="off",
+    rows=38,
+    watch=None,
+    normed=False,
 ):
     backbone = t.toy(kind)
+    own = nn.Sequential(nn.BatchNorm1d(backbone.dim), t.head_of(backbone)) if normed else None
     task = t.task_of(kind, train=rows, augment="none" if kind == "text" else "light")
     steps = iter(range(1, 1000))
     given = plan() if given is None else given
@@ -47,6 +59,7 @@ def train(
         ),
         checkpoints=Checkpoints(folder / "checkpoints", {"data": "d"}),
         resume=resume,
+        head=own,
         should_stop=lambda: next(steps) == stop_after,
         watch=watch or (lambda _: None),
     )
@@ -70,6 +83,15 @@ def test_stopping_at_any_place_changes_nothing(t, kind, tmp_path, use):
             train(t, folder, kind=kind, stop_after=step, use=use)
         assert_same(t, train(t, folder, kind=kind, resume=True, use=use), whole)
         assert not list((folder / "store").glob("*"))
+
+
+def test_a_norm_in_the_head_goes_on_from_its_statistics(t, tmp_path):
+    given = replace(plan(), phases=(replace(plan().phases[0], epochs=4),))
+    whole = train(t, tmp_path / "whole", given=given, normed=True)
+    assert float(whole[0]["head:0.running_mean"].abs().max()) > 0
+    with pytest.raises(StoppedError):
+        train(t, tmp_path / "cut", given=given, normed=True, stop_after=12)
+    assert_same(t, train(t, tmp_path / "cut", given=given, normed=True, resume=True), whole)
 
 
 def test_what_one_pass_was_to_store_for_a_later_phase_is_stored_after_a_stop_between_them(

@@ -27,6 +27,7 @@ BATCHES_AHEAD = 2
 # Texts that are tokenised and sorted by length at a time: padding is as small as with all of them at once, and
 # memory does not grow with the data.
 CHUNK_TEXTS = 8192
+CHANGED = "it was changed while it was being read"
 
 Item = TypeVar("Item")
 
@@ -167,7 +168,7 @@ def _image_batches(
         if isinstance(picture, Quarantined):
             bad.append(BadRow(row, picture.name, picture.reason))
         elif expected is not None and expected[position].tobytes() != digest:
-            bad.append(BadRow(row, dataset.samples.name(row), "it was changed while it was being read"))
+            bad.append(BadRow(row, dataset.samples.name(row), CHANGED))
         else:
             positions.append(position)
             pictures.append(picture)
@@ -214,10 +215,13 @@ def _text_batches(
             if isinstance(raw, Quarantined):
                 bad.append(BadRow(row, raw.name, raw.reason))
             else:
+                digest = content_hash(raw)
+                if expected is not None and expected[position].tobytes() != digest:
+                    bad.append(BadRow(row, dataset.samples.name(row), CHANGED))
+                    continue
                 positions.append(position)
                 texts.append(as_text(raw))
-                # Where they are expected they have been computed.
-                digests.append(content_hash(raw) if expected is None else expected[position].tobytes())
+                digests.append(digest)
         ids = encoder.encode(texts)
         # Longest first: what does not fit into memory fails at once, and the rate only gets better.
         order = np.argsort([-len(row) for row in ids], kind="stable")

@@ -50,7 +50,14 @@ from unfreeze.engine.state import (
 from unfreeze.engine.stepping import Stepper, build_optimizer
 from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.task import EpochRecord, Fit, Kept, Rows, Task
-from unfreeze.engine.trainable import Group, describe_phase, select, set_modes, stage_of_parameters
+from unfreeze.engine.trainable import (
+    Group,
+    describe_phase,
+    has_statistics,
+    select,
+    set_modes,
+    stage_of_parameters,
+)
 from unfreeze.errors import DivergedError, StoppedError, UnfreezeError
 from unfreeze.executors.allocator import give_back_freed_memory
 from unfreeze.plan import Phase, Plan, check_modality
@@ -89,7 +96,7 @@ def fit(
         raise UnfreezeError(
             f"Phase {plan.phases[0].name!r} has no training steps: there are no training rows."
         )
-    _check_norms(plan, backbone, rows=min(plan.batch_size, len(task.train.y)))
+    _check_norms(plan, backbone, head, rows=min(plan.batch_size, len(task.train.y)))
     if plan.start == "random":
         randomise(backbone, seed=task.seed)
     maker = PlainMaker(backbone, task) if prefix is None else prefix
@@ -103,12 +110,14 @@ def fit(
         give_back_freed_memory()
 
 
-def _check_norms(plan: Plan, backbone: Backbone, *, rows: int) -> None:
+def _check_norms(plan: Plan, backbone: Backbone, head: nn.Module, *, rows: int) -> None:
     """Raise UnfreezeError where norms would be trained on the statistics of a single row."""
     owner = stage_of_parameters(backbone)
     known = {owner.get(name) for name, _ in backbone.module.named_buffers() if name.endswith("running_mean")}
+    in_head = any(has_statistics(part) for part in head.modules())
     for phase in plan.phases:
-        if rows < 2 and phase.norm == "train" and known & {thaw.stage for thaw in phase.thaw}:
+        trained = phase.norm == "train" and bool(known & {thaw.stage for thaw in phase.thaw})
+        if rows < 2 and (trained or (in_head and phase.head_rate is not None)):
             raise UnfreezeError(
                 f"Phase {phase.name!r} trains norm statistics, and batches of one row have none: take a larger "
                 "--batch-size, or --bn freeze."

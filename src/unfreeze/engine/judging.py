@@ -15,6 +15,7 @@ from unfreeze.engine.ranks import carried
 from unfreeze.engine.state import Weights
 from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.task import Judged, Task
+from unfreeze.engine.trainable import LORA_A
 from unfreeze.evaluate.calibration import fit_temperature
 from unfreeze.executors.halving import in_halves
 from unfreeze.heads.weights import row_log_loss
@@ -118,10 +119,15 @@ def load_best_mix(
 
 
 def interpolate(start: Mapping[str, Tensor], trained: Mapping[str, Tensor], mix: float) -> dict[str, Tensor]:
-    """Weights between start (0) and trained (1); what counts, such as the batches a norm has seen, is the trained."""
+    """Weights between start (0) and trained (1); what counts, such as the batches a norm has seen, is the trained.
+
+    A low-rank update is a product that starts at zero: the share of one factor is the share of the update.
+    """
     if mix == 1.0:
         return dict(trained)
     return {
-        name: torch.lerp(start[name], tensor, mix) if tensor.is_floating_point() else tensor
+        name: torch.lerp(start[name], tensor, mix)
+        if tensor.is_floating_point() and LORA_A not in name
+        else tensor
         for name, tensor in trained.items()
     }

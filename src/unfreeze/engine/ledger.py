@@ -109,16 +109,20 @@ def record_phase(
     epoch_seconds: float | None = None,
 ) -> PhaseRecord:
     """The record of a phase that has ended."""
+    from torch import nn
+
     owner = stage_of_parameters(backbone)
     statistics = {name for name, _ in backbone.module.named_buffers()}
     moved: dict[str, list[float]] = {}
     for name, tensor in after.items():
-        if name in statistics:
+        if name in statistics or not isinstance(tensor, nn.Parameter):
             continue
         stage = backbone.stages[owner[name]].name if name in owner else HEAD
         sums = moved.setdefault(stage, [0.0, 0.0])
-        sums[0] += float((tensor.detach() - before[name].to(tensor.device)).double().square().sum())
-        sums[1] += float(before[name].double().square().sum())
+        # Not every device has double precision.
+        then = before[name].cpu().double()
+        sums[0] += float((tensor.detach().cpu().double() - then).square().sum())
+        sums[1] += float(then.square().sum())
     return PhaseRecord(
         phase=phase.name,
         declared=tuple(f"{backbone.stages[thaw.stage].name}: {thaw.what}" for thaw in phase.thaw),

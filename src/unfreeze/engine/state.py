@@ -187,10 +187,12 @@ def from_checkpoint(
 
     Raises RequestError, before anything is put back, when the tensors or numbers are not those of this training.
     """
+    # What was judged is in double precision, which not every device has.
+    places = {"scale": device, "epoch": device, "judged": torch.device("cpu")}
     parts: dict[str, Tensors] = {}
     for name, tensor in found.tensors.items():
         part, _, rest = name.partition(".")
-        parts.setdefault(part, {})[rest] = tensor.to(device if part in ("scale", "epoch") else home or device)
+        parts.setdefault(part, {})[rest] = tensor.to(places.get(part, home or device))
     try:
         _check_numbers(found.numbers)
         _check_tensors(parts, found, weights.live(), trainable(groups))
@@ -356,6 +358,8 @@ def _changing(plan: Plan, backbone: Backbone, head: nn.Module) -> list[str]:
     names: set[str] = set()
     for phase in plan.phases:
         names.update(trainable(select(backbone, head, phase)))
+        if phase.head_rate is not None:
+            names.update(head_key(name) for name, _ in head.named_buffers())
         if phase.norm == "train":
             thawed = {thaw.stage for thaw in phase.thaw}
             names.update(name for name in buffers if owner.get(name) in thawed)

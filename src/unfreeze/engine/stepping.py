@@ -23,7 +23,7 @@ from unfreeze.engine.state import Standing, trainable
 from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.summing import SharedStatistics
 from unfreeze.engine.task import Task
-from unfreeze.engine.trainable import Group, is_graft
+from unfreeze.engine.trainable import Group, is_graft, moving_statistics
 from unfreeze.errors import LoneError, UnfreezeError
 from unfreeze.executors.halving import ONE_ROW, is_out_of_memory
 from unfreeze.plan import Plan
@@ -101,7 +101,7 @@ class Stepper:
     @property
     def _meets(self) -> bool:
         """Whether ranks exchange what they compute within a pass, so that none may repeat it or cut it by itself."""
-        exchanging = bool(self.shards.parts) or self.plan.phases[self.index].norm == "train"
+        exchanging = bool(self.shards.parts) or bool(self._moving_statistics)
         return self._joins_pairs or (exchanging and not self.task.ranks.alone)
 
     @cached_property
@@ -148,7 +148,7 @@ class Stepper:
 
     @cached_property
     def _moving_statistics(self) -> list[Tensor]:
-        return self.suffix.moving_statistics()
+        return [*self.suffix.moving_statistics(), *moving_statistics(self.head)]
 
     @property
     def _of_parts(self) -> str:
@@ -188,8 +188,9 @@ class Stepper:
                 with self._statistics(len(mine[chosen])):
                     # Only whole batches are replayed; the shorter last one of an epoch must not be what is captured.
                     features = self.suffix(piece, whole=parts == 1 and len(rows) == self.plan.batch_size)
-                # A row that counts nothing is run where others have one more.
-                features = features[: len(mine[chosen])]
+                    # A row that counts nothing is run where others have one more.
+                    features = features[: len(mine[chosen])]
+                    logits = None if pairs else self.head(features)
                 mixed = None if mix is None or other is None else Mixed(mix.share, other[chosen])
                 if self._joins_pairs:
                     # All ranks compute the loss of all pairs: each answers for a part of it.
@@ -198,8 +199,9 @@ class Stepper:
                     # Where memory has cut the batch, pairs are those within a part.
                     summed = pair_loss(features, mine[chosen])
                 else:
+                    assert logits is not None
                     summed = cross_entropy(
-                        self.head(features),
+                        logits,
                         mine[chosen],
                         weight=weight,
                         smoothing=self.plan.label_smoothing,
@@ -232,7 +234,7 @@ class Stepper:
 
     def _statistics(self, rows: int) -> AbstractContextManager[object]:
         """Where norms are trained by several ranks, their statistics are those of the whole batch."""
-        if self.task.ranks.alone or self.plan.phases[self.index].norm != "train":
+        if self.task.ranks.alone or not self._moving_statistics:
             return nullcontext()
         return SharedStatistics(self.task.ranks, rows)
 

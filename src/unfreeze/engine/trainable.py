@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # Names that a graft adds below the module it wraps; the wrapped layer itself moves to `base_layer`, as in PEFT.
-GRAFT_MARKS = ("lora_A", "lora_B", "lora_magnitude_vector", "adapter")
+LORA_A = "lora_A"
+GRAFT_MARKS = (LORA_A, "lora_B", "lora_magnitude_vector", "adapter")
 BASE = "base_layer"
 HEAD = "head"
 
@@ -130,7 +131,7 @@ def _set_mode(
 ) -> None:
     # A module without tensors, such as dropout, follows the module it stands in.
     training = held[path] <= thawed if path in held else inherited
-    module.training = training and (norm or not _has_statistics(module))
+    module.training = training and (norm or not has_statistics(module))
     for name, child in module.named_children():
         below = f"{path}.{name}" if path else name
         _set_mode(child, below, held, thawed, inherited=training, norm=norm)
@@ -138,11 +139,12 @@ def _set_mode(
 
 def moving_statistics(module: nn.Module) -> list[Tensor]:
     """What norms in training mode change in each pass: mean, variance and how many batches they have seen."""
-    norms = (part for part in module.modules() if part.training and _has_statistics(part))
+    norms = (part for part in module.modules() if part.training and has_statistics(part))
     return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
 
-def _has_statistics(module: nn.Module) -> bool:
+def has_statistics(module: nn.Module) -> bool:
+    """Whether it is a norm that keeps running statistics."""
     # Some norms keep the variance alone.
     return any(getattr(module, name, None) is not None for name in ("running_mean", "running_var"))
 

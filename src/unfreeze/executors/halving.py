@@ -16,12 +16,13 @@ T = TypeVar("T")
 ONE_ROW = "One row alone does not fit into the device's memory: take a smaller backbone or --image-size."
 
 
-# How memory is refused by what has no error type of its own: a processor's allocator, libraries of NVIDIA, the driver.
+# How memory is refused by what has no error type of its own: a processor's allocator, libraries of NVIDIA, drivers.
 REFUSALS = (
     "DefaultCPUAllocator",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUDA error: out of memory",
+    "MPS backend out of memory",
 )
 
 
