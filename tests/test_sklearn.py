@@ -28,10 +28,12 @@ from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 import unfreeze
-from unfreeze.config import TrainRequest
+from unfreeze.bundle.loading import load
+from unfreeze.config import TrainRequest, read_config
 from unfreeze.errors import RequestError, StoppedError
 from unfreeze.sklearn import TransferClassifier, TransferFeatures
 from unfreeze.sklearn.refusals import SETTINGS
+from unfreeze.training.reopening import open_source
 
 pytestmark = pytest.mark.usefixtures("plain_torch")
 
@@ -427,6 +429,26 @@ def test_a_saved_estimator_is_a_run_that_answers_the_same(squares, tiny, tmp_pat
     }
     with pytest.raises(ValueError, match="not empty"):
         fitted.save(folder)
+
+
+def test_a_saved_estimator_is_exported_and_is_a_source_to_adapt_from(squares, tiny, tmp_path):
+    X, y = squares
+    for row, (picture, name) in enumerate(zip(X, y, strict=True)):
+        path = tmp_path / "data" / str(name) / f"{row}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    data = str(tmp_path / "data")
+    fitted = TransferClassifier(**tiny, random_state=3).fit(X, y)
+    folder = through_pickle(fitted).save(tmp_path / "model")
+    assert read_config(folder / "config.yaml")["seed"] == 3
+    assert not unfreeze.export(
+        folder, format="torchscript", output=tmp_path / "out", data=data
+    ).parity.problem
+    source, _ = open_source(load(folder), data)
+    assert len(source.rows("val"))
+    (folder / "config.yaml").unlink()
+    without, _ = open_source(load(folder), data)
+    assert len(without) == len(source)
 
 
 def test_nothing_is_left_where_a_fit_ran(squares, staged, tmp_path, monkeypatch):

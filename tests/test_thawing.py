@@ -9,10 +9,12 @@ import yaml
 from safetensors.numpy import load_file
 
 import unfreeze
+from unfreeze.bundle.loading import load
 from unfreeze.contracts import Passed
 from unfreeze.engine import choice
 from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.training import saving
+from unfreeze.training.reopening import open_source
 
 SETTINGS = {
     "backbone": "efficientnet-lite0",
@@ -217,6 +219,13 @@ def test_weights_that_are_not_taken_are_a_run_of_their_own(photos, tmp_path, pla
         f"The last ones ({told} on validation) are kept as a run of their own in last/."
         in section.paragraphs[1]
     )
+    # Its data are read and split as those of the run itself.
+    parts = [open_source(load(folder), None)[0].part for folder in (run.folder, run.folder / "last")]
+    assert np.array_equal(*parts)
+    done = unfreeze.export(
+        run.folder / "last", format="torchscript", output=tmp_path / "out", data=str(photos)
+    )
+    assert not done.parity.problem
 
 
 def test_weights_that_are_not_taken_can_be_left_out(photos, tmp_path, plain_torch):

@@ -17,7 +17,7 @@ from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.folder import Story, save
 from unfreeze.bundle.loading import load
 from unfreeze.choose.settings import Decisions
-from unfreeze.config import TrainRequest
+from unfreeze.config import Resolved, TrainRequest
 from unfreeze.contracts import State
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.load import FRACTIONS, load_dataset
@@ -29,7 +29,7 @@ from unfreeze.training.choosing import write_choice
 from unfreeze.training.learning import learn as learn_from_probe
 from unfreeze.training.probed import probe_data
 from unfreeze.training.probing import Fitted, calibrate_probe
-from unfreeze.training.saving import tell_story
+from unfreeze.training.saving import save_settings, tell_story
 
 GOLDEN_ROWS = 4
 MOST_NAMED = 3
@@ -39,18 +39,21 @@ MOST_NAMED = 3
 class Learned:
     """A fitted classifier with what its run folder says beside the weights; pickled as the files of that folder.
 
-    ``choice``: how ``auto`` came to it, as ``choice.json`` has it; None where a strategy was named.
+    ``settings``: what every setting came to. ``choice``: how ``auto`` came to it, as ``choice.json`` has it; None where
+    a strategy was named.
     """
 
     classifier: Classifier
     story: Story
     golden: State
+    settings: tuple[Resolved, ...]
     choice: Mapping[str, Any] | None = None
 
     def write(self, folder: Path) -> None:
         """Write the run folder, without the pages and numbers of a run that was tested."""
         if self.choice is not None:
             write_choice(self.choice, folder)
+        save_settings(folder, self.settings)
         save(self.classifier, folder, story=self.story, golden=self.golden)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -62,7 +65,8 @@ class Learned:
                 if path.is_file()
             }
         h, mask = self.golden.h, self.golden.mask
-        return _restore, (files, self.story, h.numpy(), None if mask is None else mask.numpy(), self.choice)
+        golden = h.numpy(), None if mask is None else mask.numpy()
+        return _restore, (files, self.story, *golden, self.settings, self.choice)
 
 
 def _restore(
@@ -70,6 +74,7 @@ def _restore(
     story: Story,
     h: NDArray[Any],
     mask: NDArray[np.bool_] | None,
+    settings: tuple[Resolved, ...],
     choice: Mapping[str, Any] | None,
 ) -> Learned:
     """The classifier from the files of its run folder, which are checked as ``unfreeze.load`` does."""
@@ -83,7 +88,7 @@ def _restore(
         classifier = load(Path(place)).classifier
     # Copies: joblib may have mapped them from a file that cannot be written.
     golden = State(torch.tensor(h), None if mask is None else torch.tensor(mask))
-    return Learned(classifier, story, golden, choice)
+    return Learned(classifier, story, golden, settings, choice)
 
 
 def learn(
@@ -135,7 +140,7 @@ def _keep(
 ) -> Learned:
     story = tell_story(fitted, dataset, decisions)
     golden = golden_batch(dataset, fitted.classifier.backbone, features.rows[:GOLDEN_ROWS])
-    return Learned(fitted.classifier, story, golden, choice)
+    return Learned(fitted.classifier, story, golden, decisions.resolved(), choice)
 
 
 def _warn_of_missing(dataset: Dataset, features: Features) -> None:

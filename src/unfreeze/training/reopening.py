@@ -48,7 +48,9 @@ def _read(loaded: Loaded, name: str, *, other: bool) -> Dataset:
         raise RequestError("they were given in memory")
     if not is_remote(name) and not Path(name).exists():
         raise RequestError(f"{name} does not exist")
-    config = read_config(loaded.folder / "config.yaml")
+    path = loaded.folder / "config.yaml"
+    # What else a run holds is enough to predict with, and its folder may have been made without settings.
+    config = read_config(path) if path.exists() else {}
     for part in ("val", "test"):
         beside = config.get(part)
         if isinstance(beside, str):
@@ -56,7 +58,7 @@ def _read(loaded: Loaded, name: str, *, other: bool) -> Dataset:
             if other and not is_remote(config[part]) and not Path(str(config[part])).exists():
                 # Who names other data cannot bring these back: the part is drawn from the rows that there are.
                 del config[part]
-    return read_data(TrainRequest(data=name).filled_from(config, source=f"{loaded.folder}/config.yaml"))
+    return read_data(TrainRequest(data=name).filled_from(config, source=str(path)))
 
 
 def _compare(dataset: Dataset, loaded: Loaded) -> str:

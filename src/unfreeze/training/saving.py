@@ -14,7 +14,7 @@ from unfreeze.bundle.examples import Examples, write_examples
 from unfreeze.bundle.folder import BUNDLE, Story, save
 from unfreeze.bundle.loading import is_run, read_bundle
 from unfreeze.choose.settings import Decisions
-from unfreeze.config import write_config
+from unfreeze.config import Resolved, write_config
 from unfreeze.data.dataset import PARTS, Dataset
 from unfreeze.engine.frozen_pass import golden_batch
 from unfreeze.evaluate.scores import Scores, scores_text
@@ -36,8 +36,8 @@ def save_run(
 
     A classifier of weights that were not taken, where there is one, is written first, as a run of its own.
     """
-    classifier = fitted.classifier
-    write_atomically(folder / "config.yaml", write_config(decisions.resolved()))
+    classifier, settings = fitted.classifier, decisions.resolved()
+    save_settings(folder, settings)
     with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
         write_rows(_prediction_rows(classifier, dataset, names, tested.probabilities, tested.rows), file)
     story = tell_story(fitted, dataset, decisions)
@@ -45,6 +45,7 @@ def save_run(
     if fitted.spare is not None:
         name, spare = fitted.spare
         (folder / name).mkdir(exist_ok=True)
+        save_settings(folder / name, settings)
         save(spare.classifier, folder / name, story=tell_story(spare, dataset, decisions), golden=golden)
     save(
         classifier,
@@ -53,6 +54,11 @@ def save_run(
         golden=golden,
         examples=None if examples is None else write_examples(examples),
     )
+
+
+def save_settings(folder: Path, settings: tuple[Resolved, ...]) -> None:
+    """Write ``config.yaml``, by which the run's data are read and split again."""
+    write_atomically(folder / "config.yaml", write_config(settings))
 
 
 def tell_story(fitted: Fitted, dataset: Dataset, decisions: Decisions) -> Story:
