@@ -227,6 +227,27 @@ def test_where_nothing_can_be_held_out_it_is_said(tmp_path, plain_torch):
         unfreeze.train(data, val=data, test=data, output_dir=tmp_path / "run", backbone="all-minilm-l6-v2")
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "told"),
+    [
+        ("texts", {"augment": "strong", "mixup": 0.3}, "--mixup mixes images"),
+        ("texts", {"augment": "strong"}, "--augment strong varies images"),
+        ("texts", {"fit": "crop"}, "--fit says how images become squares"),
+        ("images", {"token_dropout": 0.5}, "--token-dropout leaves words out of texts"),
+    ],
+)
+@pytest.mark.parametrize("strategy", ["auto", "partial"])
+def test_a_setting_of_the_other_kind_of_input_is_refused_before_anything_is_computed(
+    mails, photos, tmp_path, kind, settings, told, strategy
+):
+    data = {"texts": mails, "images": photos}[kind]
+    # A network that there is not would be refused next.
+    with pytest.raises(RequestError, match=told):
+        unfreeze.train(
+            str(data), output_dir=tmp_path / "run", strategy=strategy, backbone="nothing", **settings
+        )
+
+
 def test_shares_decide_how_many_rows_are_test(text_run):
     with (text_run.run.folder / "predictions.csv").open() as file:
         truth = Counter(line.rstrip().rpartition(",")[2] for line in file.readlines()[1:])

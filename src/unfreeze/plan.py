@@ -235,11 +235,16 @@ class Plan:
 
 def check_modality(plan: Plan, modality: Modality) -> None:
     """Raise RequestError when the plan varies its inputs in a way that this kind of input has not."""
-    if modality == "text" and plan.mixup:
+    check_variation(modality, augment=plan.augment, mixup=plan.mixup, token_dropout=plan.token_dropout)
+
+
+def check_variation(modality: Modality, *, augment: str, mixup: float, token_dropout: float) -> None:
+    """The same, of the settings themselves."""
+    if modality == "text" and mixup:
         raise RequestError("--mixup mixes images: texts, which are rows of words, cannot be mixed.")
-    if modality == "text" and plan.augment != "none":
-        raise RequestError(f"--augment {plan.augment} varies images: for texts there is --token-dropout.")
-    if modality == "image" and plan.token_dropout:
+    if modality == "text" and augment != "none":
+        raise RequestError(f"--augment {augment} varies images: for texts there is --token-dropout.")
+    if modality == "image" and token_dropout:
         raise RequestError("--token-dropout leaves words out of texts: for images there is --augment.")
 
 

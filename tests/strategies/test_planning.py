@@ -62,6 +62,8 @@ def test_every_setting_changes_the_plan_of_each_strategy_that_reads_it(t, name, 
     [
         ("cnn", {"strategy": "full", "views": 3, "store": "on"}, ["--views 3", "--store on"]),
         ("cnn", {"strategy": "full", "store": "off"}, []),
+        ("cnn", {"strategy": "full", "store_budget": "1GB"}, ["--store-budget 1GB"]),
+        ("cnn", {"strategy": "partial", "store_budget": "1GB"}, []),
         ("cnn", {"strategy": "partial", "views": 3, "store": "on"}, []),
         ("cnn", {"strategy": "partial", "views": 3, "augment": "none"}, ["--views 3"]),
         ("text", {"strategy": "partial", "views": 2}, ["--views 2"]),
@@ -77,6 +79,13 @@ def test_what_is_said_without_effect_is_told(t, kind, settings, told):
     plan, decisions = plan_of(backbone, **settings)
     found = idle_settings(plan, backbone, decisions.request)
     assert [sentence.partition(" changes nothing here: ")[0] for sentence in found] == told
+
+
+def test_the_head_alone_has_no_use_for_a_budget_of_activations(t):
+    backbone = t.toy("cnn")
+    (told,) = idle_settings(None, backbone, TrainRequest(data="x", store_budget="1GB"))
+    assert told.startswith("--store-budget 1GB changes nothing here: ")
+    assert idle_settings(None, backbone, TrainRequest(data="x", store="on")) == []
 
 
 def test_targets_are_patterns_between_commas(t):

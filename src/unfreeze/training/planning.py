@@ -92,13 +92,27 @@ def describe_plan(plan: Plan, backbone: Backbone) -> str:
     return f"Plan {plan.strategy}, from {head}, {batch}: {', then '.join(phases)}."
 
 
-def idle_settings(plan: Plan, backbone: Backbone, request: TrainRequest) -> list[str]:
-    """A sentence for each setting that was said and has no effect on this plan of this backbone."""
+def idle_settings(plan: Plan | None, backbone: Backbone, request: TrainRequest) -> list[str]:
+    """A sentence for each setting that was said and has no effect on this plan of this backbone.
+
+    ``plan`` is None where the head alone is fitted, on features that are computed once.
+    """
+    if plan is None:
+        if request.store_budget is None:
+            return []
+        return [
+            f"--store-budget {request.store_budget} changes nothing here: it bounds what is stored for epochs, and no "
+            "stage is trained."
+        ]
     bounds = [phase.boundary(len(backbone.stages)) for phase in plan.phases]
     varied = plan.augment != "none" or plan.token_dropout > 0
     idle = []
     if not any(bounds):
-        stored = {"--views": request.views, "--store": "on" if request.store == "on" else None}
+        stored = {
+            "--views": request.views,
+            "--store": "on" if request.store == "on" else None,
+            "--store-budget": request.store_budget,
+        }
         idle += [
             f"{name} {value} changes nothing here: every stage is trained, so that there is nothing to store."
             for name, value in stored.items()

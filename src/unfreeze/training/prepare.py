@@ -12,7 +12,7 @@ from unfreeze.backbones import default_backbone, with_fit
 from unfreeze.bundle.loading import is_run, open_source, read_bundle
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import TrainRequest
-from unfreeze.contracts import Backbone, Executor
+from unfreeze.contracts import Backbone, Executor, Modality
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.load import load_dataset
 from unfreeze.engine.choice import choose_executor, resolve_device
@@ -20,6 +20,7 @@ from unfreeze.engine.first_batch import ROWS as FIRST_ROWS
 from unfreeze.engine.first_batch import look_at_first_batch
 from unfreeze.engine.frozen_pass import Features, compute_features, golden_batch, open_store
 from unfreeze.errors import DataError, RequestError
+from unfreeze.plan import check_variation
 from unfreeze.progress import Progress
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ def read_data(request: TrainRequest) -> Dataset:
 
 
 def open_backbone(dataset: Dataset, decisions: Decisions, progress: Progress) -> Backbone:
-    """The backbone of a request, or the best one at hand."""
+    """The backbone of a request, or the best one at hand; RequestError for settings of the other kind of input too."""
     request = decisions.request
+    _check_modality(request, dataset.modality)
     name = request.backbone
     if name is None:
         name, reason = default_backbone(dataset.modality)
@@ -71,6 +73,21 @@ def open_backbone(dataset: Dataset, decisions: Decisions, progress: Progress) ->
     for note in backbone.notes:
         progress.say(note)
     return backbone
+
+
+def _check_modality(request: TrainRequest, modality: Modality) -> None:
+    """Raise RequestError for a setting of the other kind of input.
+
+    The plan of a strategy that was named would say so itself; ``auto`` has plans only after the frozen pass.
+    """
+    check_variation(
+        modality,
+        augment=request.augment or "none",
+        mixup=request.mixup or 0.0,
+        token_dropout=request.token_dropout or 0.0,
+    )
+    if modality == "text" and request.fit is not None:
+        raise RequestError("--fit says how images become squares: leave it out for texts.")
 
 
 def _refuse_another_split(run: str, dataset: Dataset) -> None:

@@ -53,12 +53,13 @@ def probe_data(
     for entry in dataset.inferred:
         progress.say(f"{entry.what}: {entry.value} ({entry.reason}).")
     plan = None
-    if decisions.thaws and decisions.text("strategy") != AUTO:
-        plan = make_plan(backbone, len(dataset.rows("train")), len(dataset.labels), decisions)
-        progress.say(describe_plan(plan, backbone))
+    if decisions.text("strategy") != AUTO:
+        if decisions.thaws:
+            plan = make_plan(backbone, len(dataset.rows("train")), len(dataset.labels), decisions)
+            progress.say(describe_plan(plan, backbone))
         for sentence in idle_settings(plan, backbone, decisions.request):
             progress.say(sentence)
-        if plan.graft is not None:
+        if plan is not None and plan.graft is not None:
             progress.say(describe(backbone, plan.graft))
     with clock.part("choosing the executor"):
         chosen, executor = pick_executor(backbone, dataset, decisions, progress)
