@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import unfreeze
 from unfreeze.adapting import opening
 from unfreeze.adapting import run as module
 from unfreeze.adapting.gate import Verdict, decide
+from unfreeze.adapting.opening import open_labels
 from unfreeze.adapting.passes import Passes, has_statistics, restate
 from unfreeze.adapting.request import AdaptRequest
 from unfreeze.backbones import load_backbone
@@ -192,6 +194,23 @@ def labelled(moved, tmp_path_factory):
         return path
 
     return make
+
+
+def test_the_column_of_the_inputs_is_that_of_the_labelled_rows_too(text_run, tmp_path):
+    classifier = load(text_run.run.folder).classifier
+    request = AdaptRequest(run=text_run.run.folder, target=("new.csv",), column="letter")
+    both = tmp_path / "both.csv"
+    rows = (f"A title of letter {row},urgent cash offer of {row},spam" for row in range(6))
+    both.write_text("\n".join(["title,letter,label", *rows]) + "\n")
+    assert open_labels(str(both), request, classifier).samples.read(1) == "urgent cash offer of 1"
+    with pytest.raises(
+        DataError, match=r"unclear \(it could be 'title', 'letter'\)\. Name it with --column\."
+    ):
+        open_labels(str(both), replace(request, column=None), classifier)
+    # What adapt itself wrote to be labelled, whose column has another name.
+    written = tmp_path / "labels.csv"
+    written.write_text("text,label,supposed,probability,from\nurgent cash,spam,spam,0.5,row 1\n")
+    assert open_labels(str(written), request, classifier).samples.read(0) == "urgent cash"
 
 
 def test_labels_decide_from_ten_on(image_run, moved, labelled, tmp_path):
@@ -460,7 +479,7 @@ def test_a_wrong_target_is_refused_in_a_sentence(image_run, text_run, mails, mov
     (broken / "a.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="can be read"):
         unfreeze.adapt(image_run.run.folder, broken, output_dir=out)
-    with pytest.raises((RequestError, DataError), match="ham"):
+    with pytest.raises((RequestError, DataError), match=r"reads images, and .*mails.csv holds texts"):
         unfreeze.adapt(image_run.run.folder, moved, output_dir=out, target_labels=mails)
     with pytest.raises(RequestError, match="no finished run"):
         unfreeze.adapt(moved, moved, output_dir=out)

@@ -60,10 +60,9 @@ def _open(name: str, modality: Modality, column: str | None) -> Samples:
 
 def _steps(name: str, column: str, rows: int) -> NDArray[np.intp]:
     """The step of each row of a table, by the order of the column's values."""
-    path = Path(name)
-    if path.suffix.lower() not in TABLE_SUFFIXES or not path.is_file():
+    if not _is_table(name):
         raise RequestError(f"--order-column needs a table as --target, and {name} is none.")
-    table = open_table(path)
+    table = open_table(Path(name))
     known = table.head.schema.names
     if column not in known:
         raise RequestError(
@@ -95,9 +94,13 @@ def content_of(name: str, modality: Modality, column: str | None) -> str | None:
     path = Path(name)
     if path.is_dir() and not is_shards(path):
         return None
-    if path.suffix.lower() not in TABLE_SUFFIXES or not path.is_file():
+    if not _is_table(name):
         return column
     return content_column(open_table(path), modality=modality, asked=column)
+
+
+def _is_table(name: str) -> bool:
+    return Path(name).suffix.lower() in TABLE_SUFFIXES and Path(name).is_file()
 
 
 def open_truth(request: AdaptRequest, classifier: Classifier) -> Dataset:
@@ -105,25 +108,36 @@ def open_truth(request: AdaptRequest, classifier: Classifier) -> Dataset:
 
     Raises RequestError or DataError where they cannot be read, or name a class that the classifier does not know.
     """
-    (name,), modality = request.target, classifier.backbone.modality
-    column = content_of(name, modality, request.column)
-    return load_whole(
-        name,
-        text_column=column if modality == "text" else None,
-        image_column=column if modality == "image" else None,
-        label_column=request.label_column,
-        labels=classifier.labels,
-    )
+    (name,) = request.target
+    return _open_labelled(name, classifier, request.column, request.label_column)
 
 
-def open_labels(name: str, loaded: Loaded, column: str | None) -> Dataset:
-    """The few labelled rows of the target, whose labels stand in ``column`` where it is named.
+def open_labels(name: str, request: AdaptRequest, classifier: Classifier) -> Dataset:
+    """The few labelled rows of the target.
 
     Raises RequestError or DataError for what the run cannot have seen.
     """
-    dataset = load_whole(name, labels=loaded.classifier.labels, label_column=column)
-    if dataset.modality != loaded.bundle.modality:
+    column, modality = request.column, classifier.backbone.modality
+    if column is not None and _is_table(name) and column not in open_table(Path(name)).head.column_names:
+        # A table that adapt wrote to be labelled has columns of its own, whatever those of the target are.
+        column = None
+    dataset = _open_labelled(name, classifier, column, request.label_column)
+    if dataset.modality != modality:
         raise RequestError(
-            f"--target-labels {name} holds {dataset.modality}s, and the run reads {loaded.bundle.modality}s."
+            f"--target-labels {name} holds {dataset.modality}s, and the run reads {modality}s."
         )
     return dataset
+
+
+def _open_labelled(
+    name: str, classifier: Classifier, column: str | None, label_column: str | None
+) -> Dataset:
+    modality = classifier.backbone.modality
+    content = content_of(name, modality, column)
+    return load_whole(
+        name,
+        text_column=content if modality == "text" else None,
+        image_column=content if modality == "image" else None,
+        label_column=label_column,
+        labels=classifier.labels,
+    )

@@ -83,11 +83,7 @@ def _adapt_into(
     classifier = loaded.classifier
     source, found = open_source(loaded, request.source)
     progress.say(f"{found}.")
-    named = (
-        None
-        if request.target_labels is None
-        else open_labels(request.target_labels, loaded, request.label_column)
-    )
+    named = None if request.target_labels is None else open_labels(request.target_labels, request, classifier)
     # A probe is fitted on all rows that are not test, unless validation rows were given.
     seen = loaded.bundle.strategy == FLOOR and source is not None and "val" not in source.given
     scenery = build_scenery(classifier, source, target, named, request, progress, seen=seen)

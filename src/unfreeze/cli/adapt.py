@@ -34,7 +34,10 @@ def adapt(
         str | None,
         typer.Option(help="The data the run was trained on, where it has moved. (default: where it was)"),
     ] = None,
-    column: Annotated[str | None, typer.Option(help="Column of a table that holds the input.")] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(help="Column of a table that holds the input, of --target and of --target-labels."),
+    ] = None,
     order_column: Annotated[
         str | None, typer.Option(help="Column of a table that orders the target's rows, for gradual.")
     ] = None,
