@@ -11,9 +11,11 @@ import yaml
 from safetensors.numpy import load_file
 
 import unfreeze
-from unfreeze.config import read_config
+from unfreeze.choose.settings import Decisions
+from unfreeze.config import TrainRequest, read_config
 from unfreeze.errors import DataError, RequestError, StoppedError
 from unfreeze.proportions import wilson_interval
+from unfreeze.training.prepare import open_backbone, read_data
 
 DESIGNED = {
     "n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "log_loss", "ece",
@@ -225,6 +227,15 @@ def test_where_nothing_can_be_held_out_it_is_said(tmp_path, plain_torch):
     data = PAIRS[:3], ["a", "b", "c"]
     with pytest.raises(DataError, match="has one row of each class to learn from"):
         unfreeze.train(data, val=data, test=data, output_dir=tmp_path / "run", backbone="all-minilm-l6-v2")
+
+
+def test_a_backbone_that_nobody_chose_is_told_with_its_reason(photos, tiny_cnn, recorder, monkeypatch):
+    best = tiny_cnn, "the best one at hand"
+    monkeypatch.setattr("unfreeze.training.prepare.default_backbone", lambda modality: best)
+    for backbone in (None, tiny_cnn):
+        request = TrainRequest(data=str(photos), image_size=32, backbone=backbone)
+        open_backbone(read_data(request), Decisions(request), recorder)
+    assert recorder.said.count(f"Backbone {tiny_cnn}: the best one at hand.") == 1
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def open_backbone(dataset: Dataset, decisions: Decisions, progress: Progress) ->
     if name is None:
         name, reason = default_backbone(dataset.modality)
         decisions.record("backbone", name, "default", reason)
+        progress.say(f"Backbone {name}: {reason}.")
     if is_run(name):
         _refuse_another_split(name, dataset)
     backbone = open_source(
