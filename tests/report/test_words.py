@@ -48,6 +48,14 @@ def test_a_curve_of_one_point_says_nothing():
     assert words.read_thaw_curve(points(0.8)) == ""
 
 
+def test_a_network_that_started_at_random_is_not_called_pretrained(toys):
+    data = toys.images()
+    assert f"by feature extraction from the pretrained {data.backbone.name} on" in words.lead(data)
+    told = words.lead(replace(data, strategy="scratch"))
+    assert f"by scratch from random weights of the architecture {data.backbone.name} on" in told
+    assert "pretrained" not in told
+
+
 def test_baselines_beaten_for_sure_are_not_mentioned(toys):
     assert words.comparisons(toys.images()) == []
 

@@ -126,7 +126,8 @@ def train(
     bn: Annotated[
         str | None,
         typer.Option(
-            help="freeze or train the normalisation statistics. (default: freeze)", rich_help_panel=THAW
+            help="freeze or train the normalisation statistics. (default: freeze; scratch: train)",
+            rich_help_panel=THAW,
         ),
     ] = None,
     augment: Augment = None,

@@ -89,8 +89,9 @@ def title(data: ReportData) -> str:
 def lead(data: ReportData) -> str:
     """What was trained on what, in one sentence."""
     kind, classes = KINDS[data.modality], len(data.data.labels)
+    start = "random weights of the architecture" if data.strategy == "scratch" else "the pretrained"
     return (
-        f"A classifier of {classes} classes, trained by {strategy_text(data.strategy)} from the pretrained "
+        f"A classifier of {classes} classes, trained by {strategy_text(data.strategy)} from {start} "
         f"{data.backbone.name} on {number(data.data.rows)} labelled {kind} ({data.created})."
     )
 
