@@ -151,8 +151,9 @@ async def _form(request: Request, limits: Limits) -> Asked:
     tasks: list[str] = []
     top_k: object = None
     try:
+        # A text is measured below: the body it is part of is bounded already.
         async with request.form(
-            max_files=limits.inputs, max_fields=MOST_TASKS + limits.inputs, max_part_size=4 * limits.text
+            max_files=limits.inputs, max_fields=MOST_TASKS + limits.inputs, max_part_size=limits.body
         ) as form:
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
@@ -168,7 +169,11 @@ async def _form(request: Request, limits: Limits) -> Asked:
     except HTTPException:
         raise
     except StarletteError as problem:
-        # The parser has no other word for a form that is damaged, and for one with too many parts.
+        # The parser tells a form that is damaged from one with too many parts by its sentence alone.
+        if str(problem.detail).startswith("Too many"):
+            raise HTTPException(
+                413, f"The form has too many parts; {limits.inputs} inputs may be sent at once."
+            ) from None
         raise HTTPException(422, f"The form cannot be read: {problem.detail}") from None
     except (FormParserError, ValueError):  # from its encoding, or an older parser
         raise HTTPException(422, "The form cannot be read: it is damaged.") from None
