@@ -13,6 +13,8 @@ import warnings
 import pytest
 from PIL import Image
 
+from unfreeze.errors import RequestError
+
 SCORES = {
     "n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "log_loss", "ece",
     "per_class", "confusion", "labels",
@@ -168,6 +170,24 @@ def test_a_setting_that_the_strategy_does_not_read(train, photos):
 def test_a_setting_that_the_classic_recipe_fixes(train, photos):
     refused(train(photos, "--recipe", "classic", "--lr", "1e-3"), "--lr", "--recipe classic")
     refused(train(photos, "--recipe", "classic", "--strategy", "full", "--no-interpolate"), "--interpolate")
+
+
+def test_the_device_of_a_configuration_counts_where_processes_are_gathered(
+    command, photos, tmp_path, monkeypatch
+):
+    (tmp_path / "config.yaml").write_text("device: cpu\n")
+    seen = []
+
+    def gathered(device):
+        seen.append(device)
+        raise RequestError("The toy stops here.")
+
+    monkeypatch.setattr("unfreeze.engine.launching.check_devices", lambda count, device: seen.append(device))
+    monkeypatch.setattr("unfreeze.engine.launching.gathered", gathered)
+    settings = ("train", photos, "--devices", 1, "--config", tmp_path / "config.yaml")
+    refused(command(*settings), "The toy stops here.")
+    refused(command(*settings, "--device", "auto"), "The toy stops here.")
+    assert seen == ["cpu", "cpu", "auto", "auto"]
 
 
 def test_an_unknown_flag_is_a_usage_error(command, photos):

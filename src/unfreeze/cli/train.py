@@ -332,7 +332,7 @@ def train(
         request = request.filled_from(read_config(config), source=f"--config {config}")
     if devices is not None and not is_joined():
         request.check()
-        check_devices(devices, device)
+        check_devices(devices, request.device)
         if devices > 1:
             raise typer.Exit(launch(devices, sys.argv[1:]))
     from unfreeze.run import train as run_train
@@ -340,7 +340,7 @@ def train(
 
     command = shlex.join(["unfreeze", *sys.argv[1:]])
     progress = Silent() if json_output else TerminalProgress()
-    with gathered(device or "auto") as ranks:
+    with gathered(request.device or "auto") as ranks:
         if not ranks.leads:
             follow(request, ranks)
             return
