@@ -489,6 +489,27 @@ def test_auto_is_given_what_its_candidates_share():
     assert {name: value for name, value in request.given().items() if name in (*shared, "rank")} == shared
 
 
+def test_every_setting_of_train_that_is_not_of_its_data_or_its_folder_is_a_parameter():
+    elsewhere = {"data", "test", "train_size", "output_dir", "resume", "examples", "keep_both"}
+    columns = {name for name in TrainRequest.__dataclass_fields__ if name.endswith("_column")}
+    parameters = {SETTINGS.get(name, name) for name in inspect.signature(TransferClassifier).parameters}
+    assert parameters - {"verbose"} == set(TrainRequest.__dataclass_fields__) - elsewhere - columns
+
+
+def test_weights_that_are_not_taken_are_not_measured():
+    assert TransferClassifier(strategy="full")._request().keep_both is False
+
+
+def test_the_classic_recipe_ignores_what_it_fixes_and_abstains_as_asked(squares, tiny):
+    fitted = TransferClassifier(
+        **tiny, recipe="classic", epochs=2, head="mlp", time_limit="1s", precision_target=0.8
+    ).fit(*squares)
+    settings = {entry.name: entry.value for entry in fitted._learned.settings}
+    assert settings["recipe"] == "classic"
+    assert settings["precision_target"] == 0.8
+    assert "epochs" not in settings
+
+
 def test_auto_without_time_for_a_trial_is_the_probe_and_ignores_what_others_read(squares, tiny, tmp_path):
     X, y = squares
     auto = TransferClassifier(**tiny, strategy="auto", time_limit="1s", rank=4, epochs=3).fit(X, y)

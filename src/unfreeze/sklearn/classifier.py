@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
-from unfreeze.config import AUTO, FLOOR, STRATEGIES, TrainRequest, reads
+from unfreeze.config import AUTO, FIXED_BY_CLASSIC, FLOOR, STRATEGIES, TrainRequest, reads
 from unfreeze.progress import Progress, Silent
 from unfreeze.sklearn.inputs import describe_inputs, read_items
 from unfreeze.sklearn.refusals import SETTINGS, as_value_errors
@@ -27,12 +27,14 @@ PREDICT_BATCH = 32
 class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A pretrained network with a head, fitted to labelled images or texts by one of Unfreeze's strategies.
 
-    The parameters are the settings of ``unfreeze train`` (``unfreeze train --help`` says what each means; None takes
-    its default), but three have other names: ``image_fit`` is ``--fit``, ``random_state`` is ``--seed`` (None is 0, so
-    that a fit can be repeated), and ``validation_fraction`` is the share of the rows that strategies which thaw set
-    apart to choose the epoch by (0.15). A setting that the strategy does not read is ignored, so that a grid may be a
-    product of both. ``strategy="auto"`` tries several within ``time_limit`` in every fit, so what it finds depends on
-    the speed of the machine too; all others give the same bits for the same seed. ``verbose`` prints what a fit says.
+    The parameters are the settings of ``unfreeze train``, but for those of its columns, its test rows and its run
+    folder (``unfreeze train --help`` says what each means; None takes its default). Three have other names:
+    ``image_fit`` is ``--fit``, ``random_state`` is ``--seed`` (None is 0, so that a fit can be repeated), and
+    ``validation_fraction`` is the share of the rows that strategies which thaw set apart to choose the epoch by
+    (0.15). A setting that the strategy does not read, or that ``recipe="classic"`` fixes, is ignored, so that a grid
+    may be a product. ``strategy="auto"`` tries several within ``time_limit`` in every fit, so what it finds depends
+    on the speed of the machine too; all others give the same bits for the same seed. ``verbose`` prints what a fit
+    says.
 
     X holds one input a row: a list, array or Series of image paths, PIL images, uint8 arrays (height, width, 3) or
     texts; a data frame or array with one column of those; or one uint8 array (rows, height, width, 3). All rows are
@@ -50,6 +52,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         *,
         strategy: str = FLOOR,
+        recipe: str | None = None,
         backbone: str | Path | None = None,
         head: str | None = None,
         epochs: int | None = None,
@@ -79,6 +82,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         lora_blocks: int | None = None,
         reduction: int | None = None,
         validation_fraction: float | None = None,
+        precision_target: float | None = None,
         time_limit: str | None = None,
         store: str | None = None,
         store_budget: str | None = None,
@@ -88,6 +92,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         verbose: bool = False,
     ) -> None:
         self.strategy = strategy
+        self.recipe = recipe
         self.backbone = backbone
         self.head = head
         self.epochs = epochs
@@ -117,6 +122,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.lora_blocks = lora_blocks
         self.reduction = reduction
         self.validation_fraction = validation_fraction
+        self.precision_target = precision_target
         self.time_limit = time_limit
         self.store = store
         self.store_budget = store_budget
@@ -196,8 +202,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         values["random_state"] = _seed(self.random_state)
         del values["verbose"]
         known = {SETTINGS.get(name, name): value for name, value in values.items()}
-        read = {name: value for name, value in known.items() if _reads(self.strategy, name)}
-        return TrainRequest(data=None, **read)
+        read = {name: value for name, value in known.items() if _reads(self.strategy, self.recipe, name)}
+        # Weights that are not taken would be measured for nothing: an estimator has no place for them.
+        return TrainRequest(data=None, keep_both=False, **read)
 
     def _progress(self) -> Progress:
         return Printing() if self.verbose else Silent()
@@ -214,8 +221,10 @@ class Printing:
         """Drop the count: lines in a notebook stay there."""
 
 
-def _reads(strategy: str, setting: str) -> bool:
+def _reads(strategy: str, recipe: str | None, setting: str) -> bool:
     """Whether the strategy looks at a setting; one that is unknown reads all, and is refused for its name."""
+    if recipe == "classic":
+        return setting != "time_limit" and setting not in FIXED_BY_CLASSIC
     if setting == "time_limit":
         return strategy == AUTO
     return strategy not in (AUTO, *STRATEGIES) or reads(strategy, setting)
