@@ -190,6 +190,33 @@ def test_the_device_of_a_configuration_counts_where_processes_are_gathered(
     assert seen == ["cpu", "cpu", "auto", "auto"]
 
 
+@pytest.mark.parametrize(
+    ("name", "called", "settings"),
+    [
+        ("check", "unfreeze.auditing.audit_data", {"stratify_column": "site"}),
+        ("plan", "unfreeze.planned.look_ahead", {"stratify_column": "site"}),
+        (
+            "compare",
+            "unfreeze.comparing.run.compare",
+            {"time_limit": "5m", "head": "mlp", "recipe": "classic", "stratify_column": "site"},
+        ),
+    ],
+)
+def test_settings_of_train_that_other_commands_take_reach_what_they_ask_for(
+    command, mails, monkeypatch, name, called, settings
+):
+    asked = []
+
+    def stop(request, **more):
+        asked.append(getattr(request, "base", request))
+        raise RequestError("The toy stops here.")
+
+    monkeypatch.setattr(called, stop)
+    options = [word for key, value in settings.items() for word in ("--" + key.replace("_", "-"), value)]
+    refused(command(name, mails, *options), "The toy stops here.")
+    assert {key: value for key, value in asked[0].given().items() if key != "seed"} == settings
+
+
 def test_an_unknown_flag_is_a_usage_error(command, photos):
     answer = command("train", photos, "--bakbone", "x")
     assert answer.status == 2

@@ -108,6 +108,10 @@ def test_the_same_folder_never_stands_for_two_entries():
         ({"backbones": "a,b", "base": {"backbone": "c"}}, "--backbone and --backbones were both given"),
         ({"resume": True}, "--resume needs --output-dir"),
         ({"strategies": "full", "base": {"rank": 4}}, "--rank would have no effect on full"),
+        (
+            {"strategies": "full", "base": {"recipe": "classic", "head": "mlp"}},
+            "--head would have no effect on full",
+        ),
         ({"base": {"strategy": "full"}}, "--strategy is decided for each training by --strategies"),
         ({"base": {"seed": 3}}, "--seed is decided"),
         ({"strategies": "full:rank=4"}, "--rank is a setting of lora"),

@@ -12,6 +12,7 @@ from unfreeze.cli.options import (
     ImageColumn,
     JsonOutput,
     LabelColumn,
+    StratifyColumn,
     Test,
     TextColumn,
     Val,
@@ -33,6 +34,7 @@ def check(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
+    stratify_column: StratifyColumn = None,
     val: Val = None,
     test: Test = None,
 ) -> None:
@@ -51,6 +53,7 @@ def check(
         image_column=image_column,
         label_column=label_column,
         group_column=group_column,
+        stratify_column=stratify_column,
         val=share_or_data(val),
         test=share_or_data(test),
     )

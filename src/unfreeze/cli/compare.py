@@ -18,12 +18,14 @@ from unfreeze.cli.options import (
     Device,
     Engine,
     GroupColumn,
+    Head,
     ImageColumn,
     ImageSize,
     JsonOutput,
     LabelColumn,
     MaxLength,
     Precision,
+    Recipe,
     Store,
     StratifyColumn,
     Test,
@@ -57,6 +59,9 @@ def compare(
         str | None,
         typer.Option(help="Names to rank by a cross-validated probe; with --strategies all are trained too."),
     ] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(help="For each training of auto, such as 90s or 1h. (default: 10m)")
+    ] = None,
     output_dir: Annotated[
         Path | None, typer.Option(help="The folder to make. (default: runs/NAME-compare)")
     ] = None,
@@ -72,8 +77,10 @@ def compare(
     backbone: Annotated[
         str | None, typer.Option(help="The one that all strategies start from.", rich_help_panel=MODEL)
     ] = None,
+    head: Head = None,
     image_size: ImageSize = None,
     max_length: MaxLength = None,
+    recipe: Recipe = None,
     epochs: Annotated[
         int | None, typer.Option(help="Epochs of every strategy that thaws.", rich_help_panel=THAW)
     ] = None,
@@ -109,8 +116,11 @@ def compare(
     base = TrainRequest(
         data=data,
         backbone=backbone,
+        time_limit=time_limit,
+        head=head,
         image_size=image_size,
         max_length=max_length,
+        recipe=recipe,
         epochs=epochs,
         augment=augment,
         text_column=text_column,

@@ -128,7 +128,9 @@ class CompareRequest:
         """A sentence for each shared setting that no strategy of the comparison reads."""
         if self.entries is None:
             return
-        for name in (*READ_BY, TIME_LIMIT):
+        # A ranking of backbones has batches and heads too.
+        shared = FIXED_BY_CLASSIC if self.entries else READ_BY
+        for name in (*shared, TIME_LIMIT):
             if name in self.base.given() and not any(self._reads(entry, name) for entry in self.entries):
                 compared = ", ".join(entry.name for entry in self.entries) or "a ranking of backbones"
                 yield f"{flag(name)} would have no effect on {compared}: leave it out or compare others."
