@@ -181,9 +181,15 @@ def test_a_wrong_request_is_refused_in_a_sentence(image_run, text_onnx, mails, t
     run = image_run.run.folder
     with pytest.raises(RequestError, match="'onx' is unknown"):
         export(run, format="onx")
+    with pytest.raises(RequestError) as several:
+        export(run, format="onx", quantize=True, private=True)
+    private, unknown = str(several.value).splitlines()
+    assert private.startswith("--private belongs to")
+    assert "'onx' is unknown" in unknown
     (tmp_path / "taken").mkdir()
-    with pytest.raises(RequestError, match="exists already"):
-        export(run, output=tmp_path / "taken")
+    for taken in (tmp_path / "taken", str(tmp_path / "taken")):
+        with pytest.raises(RequestError, match="exists already"):
+            export(run, output=taken)
     with pytest.raises(RequestError, match="other classes"):
         export(run, output=tmp_path / "out", data=str(mails))
     monkeypatch.setattr(module, "open_source", lambda *_: (None, "It is gone"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,8 +83,8 @@ def export(
     run: str | Path,
     *,
     format: str = "onnx",
-    output: Path | None = None,
-    data: str | None = None,
+    output: str | Path | None = None,
+    data: str | Path | None = None,
     quantize: bool = False,
     push_to_hub: str | None = None,
     private: bool = False,
@@ -99,28 +99,20 @@ def export(
     export fails, does not agree, or cannot be uploaded.
     """
     progress = progress or Silent()
-    if private and push_to_hub is None:
-        raise RequestError("--private belongs to --push-to-hub OWNER/NAME: give both or neither.")
-    if format not in CHOICES:
-        near = did_you_mean(format, CHOICES)
-        raise RequestError(f"--format {format!r} is unknown: choose {', '.join(CHOICES)}.{near}")
-    if quantize and format != "onnx":
-        raise RequestError(f"--quantize writes ONNX, and --format is {format}: leave one of them out.")
+    problems = list(
+        _problems(run, format, output, quantize=quantize, private=private, push_to_hub=push_to_hub)
+    )
+    if problems:
+        raise RequestError("\n".join(problems))
     if push_to_hub is not None:
         check_hub(push_to_hub)
-    if refused := here_alone(output, "--output"):
-        raise RequestError(refused)
-    if is_remote(run) and output is None:
-        raise RequestError(
-            f"--output is needed, since the run {scrubbed(run)} is not on this disk: name a folder."
-        )
     loaded = load(run_folder(run))
     refused = refusal(loaded.classifier, format)
     if refused:
         raise RequestError(f"--format {format}: {refused}")
-    folder = loaded.folder / PLACE / format if output is None else output
+    folder = loaded.folder / PLACE / format if output is None else Path(output)
     _check_absent(folder)
-    dataset, rows = _gate_rows(loaded, data)
+    dataset, rows = _gate_rows(loaded, None if data is None else str(data))
     calibration = calibration_rows(dataset, rows) if quantize else None
     if calibration is not None and not len(calibration):
         raise RequestError(f"--quantize needs training rows, and {dataset.source} has none: leave it out.")
@@ -144,6 +136,28 @@ def export(
             workplace.rmdir()
     address = None if push_to_hub is None else push(folder, push_to_hub, private=private)
     return replace(done, file=folder / done.file.relative_to(made), address=address)
+
+
+def _problems(
+    run: str | Path,
+    format: str,
+    output: str | Path | None,
+    *,
+    quantize: bool,
+    private: bool,
+    push_to_hub: str | None,
+) -> Iterator[str]:
+    """A sentence for each thing that is wrong with the request itself."""
+    if private and push_to_hub is None:
+        yield "--private belongs to --push-to-hub OWNER/NAME: give both or neither."
+    if format not in CHOICES:
+        yield f"--format {format!r} is unknown: choose {', '.join(CHOICES)}.{did_you_mean(format, CHOICES)}"
+    elif quantize and format != "onnx":
+        yield f"--quantize writes ONNX, and --format is {format}: leave one of them out."
+    if refused := here_alone(output, "--output"):
+        yield refused
+    if is_remote(run) and output is None:
+        yield f"--output is needed, since the run {scrubbed(run)} is not on this disk: name a folder."
 
 
 def _check_absent(folder: Path) -> None:
