@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import yaml
 from safetensors.numpy import load_file
 
 import unfreeze
+from unfreeze.engine import fit as engine
 
 SETTINGS = {"backbone": "efficientnet-lite0", "image_size": 64, "precision": "fp32", "device": "cpu"}
 
@@ -36,6 +38,31 @@ def test_the_classic_head_alone_is_a_plan_that_ships_its_new_mlp(photos, tmp_pat
     assert [prediction.probability for prediction in found] == pytest.approx(
         [float(row["probability"]) for row in told], abs=1e-4
     )
+
+
+@pytest.mark.parametrize(("recipe", "weighed"), [("classic", False), ("own", True)])
+def test_uneven_classes_are_recorded_as_they_are_weighed(
+    photos, tiny_cnn, tmp_path, monkeypatch, plain_torch, recipe, weighed
+):
+    shutil.copytree(photos / "green", tmp_path / "data" / "green")
+    (tmp_path / "data" / "red").mkdir()
+    for number in range(4):
+        shutil.copy(photos / "red" / f"{number:02}.png", tmp_path / "data" / "red")
+    tasks, real = [], engine.fit
+
+    def fit(plan, *, task, **settings):
+        tasks.append(task)
+        return real(plan, task=task, **settings)
+
+    monkeypatch.setattr(engine, "fit", fit)
+    epochs = {} if recipe == "classic" else {"epochs": 1}
+    settings = {"backbone": tiny_cnn, "image_size": 32, "strategy": "partial", "recipe": recipe, **epochs}
+    run = unfreeze.train(str(tmp_path / "data"), output_dir=tmp_path / "run", **settings)
+    told = yaml.safe_load((run.folder / "config.yaml").read_text())["class_weight"]
+    assert (tasks[0].class_weight is not None) == weighed
+    assert told["value"] == ("balanced" if weighed else "none")
+    assert ("the classic guide weighs no classes" in told["reason"]) != weighed
+    assert "every class weighs the same in the fit" in told["reason"]
 
 
 def test_thawing_starts_from_the_fitted_mlp_that_was_asked_for(photos, tmp_path, plain_torch):

@@ -200,8 +200,7 @@ class Material:
             )
 
     def _class_weight(self, rows: NDArray[np.intp]) -> NDArray[np.float32] | None:
-        # The guides weigh no classes.
-        if self.decisions.text("class_weight") != "balanced" or self.decisions.text("recipe") == "classic":
+        if self.decisions.text("class_weight") != "balanced":
             return None
         counts = np.bincount(self.dataset.label[rows], minlength=len(self.dataset.labels))
         return (len(rows) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)

@@ -79,7 +79,11 @@ def probe_features(
             "can be held out."
         )
     balanced, reason = needs_class_weights([int(n) for n in np.bincount(y, minlength=len(dataset.labels))])
-    decisions.record("class_weight", "balanced" if balanced else "none", "data", reason)
+    if decisions.text("recipe") == "classic":
+        beside = f"the classic guide weighs no classes; for the probe that stands beside it: {reason}"
+        decisions.record("class_weight", "none", "default", beside)
+    else:
+        decisions.record("class_weight", "balanced" if balanced else "none", "data", reason)
     kind = decisions.text("head")
     probe = fit_probe(
         {boundary: array[chosen] for boundary, array in features.arrays.items()},
