@@ -1,4 +1,8 @@
-"""The head that a thawing starts from, and the one that a training on pairs leaves to be fitted."""
+"""The head that a thawing starts from, and the one that a training on pairs leaves to be fitted.
+
+Both read the pooled feature alone, which is where a training has its head, even where the probe reads several depths
+joined; the result is compared with that probe all the same.
+"""
 
 from __future__ import annotations
 
