@@ -113,6 +113,16 @@ def test_hidden_and_junk_entries_are_listed_and_are_no_classes(class_folders, pi
     }
 
 
+@pytest.mark.parametrize(
+    "name", ["@eaDir", "#recycle", "#snapshot", "@tmp", "@Recycle", "@Recently-Snapshot", "$RECYCLE.BIN"]
+)
+def test_what_network_storage_keeps_in_a_folder_is_no_class_and_no_row(class_folders, name):
+    data = load_dataset(class_folders({"cat": 8, "dog": 8, name: 2, f"cat/{name}/000.png": 1}))
+    assert data.labels.names == ("cat", "dog")
+    assert len(data) == 16
+    assert ignored(data) == dict.fromkeys([name, f"cat/{name}"], "written by an operating system, not data")
+
+
 def test_links_to_folders_are_followed_once_and_loops_end(class_folders):
     root = class_folders({"cat": 4, "dog": 4})
     (root / "cat" / "loop").symlink_to(root / "cat", target_is_directory=True)

@@ -12,7 +12,11 @@ from unfreeze.errors import DataError
 
 # Whoever hands a folder on could otherwise have any file of this machine read as data.
 LEADS_OUT = "a link that leads out of the data folder"
-JUNK = frozenset({"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "$recycle.bin", "__pycache__"})
+JUNK = frozenset(
+    {"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "$recycle.bin", "__pycache__"}
+    # Thumbnails, bins and copies of Synology's and QNAP's storage, which show in every shared folder.
+    | {"@eadir", "#recycle", "#snapshot", "@tmp", "@recycle", "@recently-snapshot"}
+)
 
 
 @dataclass(eq=False)
