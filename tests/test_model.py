@@ -115,6 +115,18 @@ def test_inputs_that_cannot_be_read_at_all_are_rows_with_errors(tmp_path, image_
         image_model.predict_proba(broken)
 
 
+def test_a_text_of_white_space_is_a_row_with_an_error(text_model, tmp_path):
+    (tmp_path / "blank.txt").write_text(" \n")
+    answers = text_model.predict(["", "claim your prize", " \n\t"])
+    assert [answer.error for answer in answers] == ["the text is empty", None, "the text is empty"]
+    assert answers[0].label is None
+    with pytest.raises(RequestError, match="item 1 cannot be read: the text is empty"):
+        text_model.predict_proba([""])
+    assert text_model.predict_proba(["", "cash"], blank=True).shape == (2, 3)
+    samples = text_model.open_inputs([str(tmp_path / "blank.txt")])
+    assert [answer.error for answer in text_model.iterate(samples)] == ["the text is empty"]
+
+
 def test_chunks_keep_order_and_answers(photos, image_model, monkeypatch):
     paths = sorted(photos.rglob("*.png"))[:7]
     whole = image_model.predict(paths)

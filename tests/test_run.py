@@ -118,6 +118,25 @@ def test_an_unreadable_picture_is_named_left_out_and_not_replaced(
     assert "empty.png" not in predicted
 
 
+def test_texts_that_are_blank_or_no_utf8_are_named_and_left_out(tmp_path, recorder, plain_torch):
+    for name, word in {"ham": "meeting", "spam": "prize"}.items():
+        (tmp_path / "mails" / name).mkdir(parents=True)
+        for number in range(12):
+            (tmp_path / "mails" / name / f"{number}.txt").write_text(f"{word} {number}")
+        # As many as it takes for some in every part.
+        for number in range(6):
+            (tmp_path / "mails" / name / f"blank {number}.txt").write_text(" \n" * number)
+            (tmp_path / "mails" / name / f"latin {number}.txt").write_bytes(b"caf\xe9 %d" % number)
+    settings = {"backbone": "all-minilm-l6-v2", "max_length": 16, "strategy": "feature-extraction"}
+    run = unfreeze.train(str(tmp_path / "mails"), output_dir=tmp_path / "run", progress=recorder, **settings)
+    assert run.validation.n + run.test.n == 24
+    assert any(sentence.startswith("Left out: ") for sentence in recorder.said)
+    report = (run.folder / "report.html").read_text()
+    assert "it is not UTF-8 text: convert it" in report
+    assert "an empty text" in report
+    assert "22 of 46 rows cannot be used" in report
+
+
 def test_given_validation_rows_are_not_fitted_on_and_match_by_name(tmp_path, make_mails, plain_torch):
     make_mails(tmp_path / "train.csv", per_class=24, seed=1)
     make_mails(tmp_path / "many.csv", per_class=60, seed=2, classes=("ham", "spam"), noise=0)

@@ -331,6 +331,11 @@ def test_texts_are_classified_and_a_pipeline_may_clean_them():
     assert np.allclose(model.predict_proba(texts[3:5]), model.predict_proba(texts)[3:5], atol=1e-5)
     features = TransferFeatures(backbone="all-minilm-l6-v2", max_length=8).fit_transform(pd.Series(texts[:5]))
     assert features.shape == (5, 384)
+    # One cell without a word ends no pipeline: it has an answer, and features, as any other.
+    assert model.predict(np.array(["", texts[0]])).tolist()[1] == "spam"
+    assert np.isfinite(model[-1].predict_proba(["", " \n"])).all()
+    nothing = TransferFeatures(backbone="all-minilm-l6-v2", max_length=8).fit_transform(["", texts[0]])
+    assert np.isfinite(nothing).all()
     with pytest.raises(ValueError, match="reads texts, and an input is a int"):
         model[-1].predict([3])
 

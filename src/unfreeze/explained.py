@@ -32,6 +32,7 @@ from unfreeze.runtime.predictions import Prediction
 from unfreeze.runtime.preprocess import ImagePreprocess
 from unfreeze.runtime.reading import Reader
 from unfreeze.runtime.remote import here_alone
+from unfreeze.runtime.texts import as_text
 
 PAGE = "explanations.html"
 # Training rows shown beside an answer.
@@ -138,7 +139,7 @@ def _explain(
     assert row.label is not None
     place, preprocess = classifier.labels.index(row.label), classifier.backbone.preprocess
     if not isinstance(preprocess, ImagePreprocess):
-        text = raw if isinstance(raw, str) else raw.decode("utf-8", errors="replace")
+        text = as_text(raw)
         try:
             return Shown(row, pieces=explain_text(classifier, text, place))
         except UnfreezeError as problem:

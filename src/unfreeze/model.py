@@ -55,9 +55,12 @@ class Model:
         """
         return list(self.iterate(self._samples(inputs), top_k=top_k, batch_size=batch_size))
 
-    def predict_proba(self, inputs: Any, *, batch_size: int = 32) -> NDArray[np.float64]:
-        """Calibrated probabilities (inputs, classes). Raises RequestError when an input cannot be read."""
-        samples = self._samples(inputs)
+    def predict_proba(self, inputs: Any, *, batch_size: int = 32, blank: bool = False) -> NDArray[np.float64]:
+        """Calibrated probabilities (inputs, classes). Raises RequestError when an input cannot be read.
+
+        ``blank``: a text of nothing but white space is answered as what it holds, no token, instead.
+        """
+        samples = open_items(inputs, modality=self.classifier.backbone.modality, blank=blank)
         probabilities, errors = self.probabilities(samples, batch_size=batch_size)
         if errors:
             row, reason = next(iter(errors.items()))

@@ -13,7 +13,6 @@ from unfreeze.data.inputs import open_inputs
 from unfreeze.data.reading import read_raw
 from unfreeze.errors import RequestError
 from unfreeze.runtime.card import FILE
-from unfreeze.runtime.decode import Quarantined
 from unfreeze.runtime.exported import Exported, load
 from unfreeze.runtime.predictions import Prediction
 
@@ -50,7 +49,7 @@ class ExportedPredictor:
         self, samples: Samples, *, top_k: int = 1, batch_size: int = 32, expected_rows: int | None = None
     ) -> Iterator[Prediction]:
         """See ``Predictor``; there is nothing to compile, however many rows are expected."""
-        rows = ((samples.name(row), _raw(samples, row)) for row in range(len(samples)))
+        rows = ((samples.name(row), read_raw(samples, row)) for row in range(len(samples)))
         return self.model.iterate(rows, top_k=top_k, batch_size=batch_size)
 
 
@@ -75,8 +74,3 @@ def open_predictor(place: str | Path, *, threads: int | None = None) -> Predicto
 def is_exported(path: Path) -> bool:
     """Whether it is an exported model that predict reads, or the folder of one."""
     return path.suffix.lower() == ENDING or (path / f"model{ENDING}").is_file()
-
-
-def _raw(samples: Samples, row: int) -> bytes | str | Exception:
-    raw = read_raw(samples, row)
-    return ValueError(raw.reason.removeprefix("cannot be read: ")) if isinstance(raw, Quarantined) else raw

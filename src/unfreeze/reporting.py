@@ -218,6 +218,7 @@ def _data_summary(evidence: Evidence) -> content.DataSummary:
 def _baselines(evidence: Evidence) -> tuple[content.Baseline, ...]:
     dataset, labels = evidence.dataset, evidence.dataset.labels.names
     fitted = dataset.rows("train", "val")
+    fitted = fitted[np.isin(fitted, evidence.features.rows)]
     train_y, test_y = dataset.label[fitted], dataset.label[evidence.test_rows]
     groups = dataset.groups_of(evidence.test_rows)
     majority = majority_baseline(train_y, test_y, labels)

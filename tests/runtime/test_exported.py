@@ -2,12 +2,14 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from unfreeze.errors import RequestError
+from unfreeze.predicting import ExportedPredictor
 from unfreeze.runtime.card import KEY, Card
 from unfreeze.runtime.exported import Exported, load
 
@@ -209,6 +211,24 @@ def test_a_picture_that_breaks_off_when_it_is_decoded_is_a_row_with_an_error(see
     Image.effect_noise((64, 64), 100).save(file, "PNG")
     cut = Image.open(io.BytesIO(file.getvalue()[:-2000]))
     assert "truncated" in seen[0].predict([cut])[0].error
+
+
+def test_texts_are_read_and_refused_as_by_the_run(text_run, tmp_path):
+    backbone = text_run.run.model().classifier.backbone
+    card = replace(CARD, modality="text", preprocess=backbone.preprocess.to_dict())
+
+    def graph(arrays):
+        even = np.full((len(arrays["ids"]), 2), 0.5, np.float32)
+        return even, even
+
+    model = Exported(graph, card, backbone.assets["tokenizer.json"])
+    for name, content in {"blank": b" \n", "latin": "caf\xe9".encode("latin-1"), "sound": b"cash"}.items():
+        (tmp_path / f"{name}.txt").write_bytes(content)
+    told = ["the text is empty", "it is not UTF-8 text: convert it", None]
+    for predictor in (ExportedPredictor(model), text_run.run.model()):
+        samples = predictor.open_inputs([str(tmp_path)])
+        assert [row.error for row in predictor.iterate(samples)] == told
+    assert [row.error for row in model.predict(["", "cash"])] == ["the text is empty", None]
 
 
 def test_one_input_has_one_row_of_probabilities(seen, tmp_path):

@@ -86,6 +86,16 @@ def test_photographs_come_as_files_or_base64_and_a_bad_one_is_a_row_with_an_erro
         assert again[0]["top"] == found[0]["top"]
 
 
+def test_a_text_of_white_space_is_a_row_with_an_error(client):
+    found = client.post("/v1/tasks/mails/predict", json={"texts": [" \n", "claim your prize"]})
+    blank, other = found.json()["predictions"]
+    assert (blank["label"], blank["error"]) == (None, "the text is empty")
+    assert (other["label"], other["error"]) == ("spam", None)
+    none = client.post("/v1/tasks/mails/predict", json={"texts": [""]})
+    assert none.status_code == 422
+    assert "None of the inputs can be read: text 1 the text is empty" in none.text
+
+
 def test_several_tasks_are_asked_at_once_and_a_shared_network_computes_once(client, text_run, other_mails):
     host = client.registry.tasks["mails"].host
     sizes, compute = [], host._compute

@@ -30,7 +30,7 @@ def test_runs_on_one_network_share_it_and_answer_as_by_themselves(registry, text
     assert first.host is second.host
     assert first.classifier.backbone is second.classifier.backbone
     assert first.run != second.run
-    texts = ["claim your prize", "the minister on Monday", ""]
+    texts = ["claim your prize", "the minister on Monday", "?"]
     found = answers(first, texts, ("first", "second"))
     for name, run in (("first", text_run.run), ("second", other_mails)):
         for row, wanted in zip(found, run.model().predict_proba(texts), strict=True):

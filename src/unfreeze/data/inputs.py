@@ -57,10 +57,11 @@ def unlabelled(samples: Samples, *, modality: Modality, labels: Labels) -> Datas
     )
 
 
-def open_items(inputs: Any, *, modality: Modality) -> Samples:
+def open_items(inputs: Any, *, modality: Modality, blank: bool = False) -> Samples:
     """Inputs given in Python: one, or a sequence of, paths, PIL images or arrays (image), strings (text).
 
-    Raises DataError for an empty sequence or an input of the wrong kind.
+    ``blank``: texts of nothing but white space are read as well, which are rows with an error otherwise. Raises
+    DataError for an empty sequence or an input of the wrong kind.
     """
     single = isinstance(inputs, str | Path | np.ndarray) or hasattr(inputs, "convert")
     items = [inputs] if single else list(inputs)
@@ -72,7 +73,7 @@ def open_items(inputs: Any, *, modality: Modality) -> Samples:
             raise DataError(
                 f"This model reads texts, and an input is a {type(wrong).__name__}: give strings."
             )
-        return ListSamples(tuple(items), np.arange(len(items)))
+        return ListSamples(tuple(items), np.arange(len(items)), blank)
     if all(isinstance(item, str | Path) for item in items):
         return files_of([str(item) for item in items])
     for position, item in enumerate(items):

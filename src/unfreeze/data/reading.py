@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from unfreeze.data.dataset import Remembering, Samples
 from unfreeze.runtime.decode import BadImage, Quarantined, decode_image
 from unfreeze.runtime.preprocess import ImagePreprocess
+from unfreeze.runtime.texts import BadText, as_text
 
 HASH_BYTES = 16
 # Enough to keep every thread busy while the consumer works on a batch; decoded squares are small.
@@ -78,17 +79,14 @@ def content_hash(content: bytes | str) -> bytes:
     return blake2b(_as_bytes(content), digest_size=HASH_BYTES).digest()
 
 
-def as_text(content: bytes | str) -> str:
-    """The text of a raw input; of a file, with a replacement character for each byte that is no UTF-8."""
-    return content if isinstance(content, str) else content.decode("utf-8", errors="replace")
-
-
 def read_raw(samples: Samples, row: int) -> bytes | str | Quarantined:
     """The raw input of a row, or why it cannot be read."""
     try:
         return samples.read(row)
     except OSError as error:
         return Quarantined(samples.name(row), f"cannot be read: {error.strerror or error}")
+    except BadText as error:
+        return Quarantined(samples.name(row), str(error))
     except ValueError as error:  # a path that no file system knows, such as one with a null byte
         return Quarantined(samples.name(row), f"cannot be read: {error}")
 

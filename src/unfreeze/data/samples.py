@@ -17,6 +17,7 @@ from unfreeze.data.links import Links, content_in
 from unfreeze.data.walking import LEADS_OUT
 from unfreeze.runtime.pictures import encode_losslessly
 from unfreeze.runtime.remote import scrubbed
+from unfreeze.runtime.texts import full_text
 
 EMPTY_CELL = "the cell is empty"
 
@@ -45,15 +46,12 @@ class FileSamples:
         return path if self.lines is None else f"{path} (row {self.lines[self.rows[row]]})"
 
     def read(self, row: int) -> bytes | str:
-        """The file's bytes, or its text as UTF-8 (a byte-order mark is dropped, bad bytes are replaced).
-
-        Raises OSError.
-        """
+        """The file's bytes, or its text. Raises OSError, and BadText for a file that holds none."""
         path = self._path(row)
         if path in self.refused:
             raise OSError(f"{LEADS_OUT}; put a copy there")
         content = content_in(self.root, path)
-        return content if self.modality == "image" else content.decode("utf-8-sig", errors="replace")
+        return content if self.modality == "image" else full_text(content)
 
     def select(self, rows: NDArray[np.intp]) -> FileSamples:
         """These rows in this order; the paths are shared."""
@@ -123,10 +121,14 @@ class ParquetSamples:
 
 @dataclass(frozen=True, eq=False)
 class ListSamples:
-    """Texts, PIL images or uint8 arrays (height, width[, channels]) that are in memory already."""
+    """Texts, PIL images or uint8 arrays (height, width[, channels]) that are in memory already.
+
+    ``blank``: whether a text of nothing but white space is one too.
+    """
 
     items: tuple[Any, ...]
     rows: NDArray[np.intp]
+    blank: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -136,9 +138,11 @@ class ListSamples:
         return f"item {self.rows[row] + 1}"
 
     def read(self, row: int) -> bytes | str:
-        """The text, or the picture as the bytes of a lossless image file. Raises BadImage."""
+        """The text, or the picture as the bytes of a lossless image file. Raises BadText and BadImage."""
         item = self.items[int(self.rows[row])]
-        return item if isinstance(item, str) else encode_losslessly(item)
+        if isinstance(item, str):
+            return item if self.blank else full_text(item)
+        return encode_losslessly(item)
 
     def select(self, rows: NDArray[np.intp]) -> ListSamples:
         """These rows in this order; the items are shared."""

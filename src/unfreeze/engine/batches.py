@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from unfreeze.contracts import Backbone, State
 from unfreeze.data.dataset import Dataset
-from unfreeze.data.reading import HASH_BYTES, as_text, content_hash, read_images, read_raw
+from unfreeze.data.reading import HASH_BYTES, content_hash, read_images, read_raw
 from unfreeze.errors import UnfreezeError
 from unfreeze.runtime.decode import Quarantined
 from unfreeze.runtime.padding import pad_ids
 from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
+from unfreeze.runtime.texts import as_text
 
 if TYPE_CHECKING:
     from unfreeze.runtime.tokenize import TextEncoder

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unfreeze.data.dataset import Samples
 from unfreeze.data.reading import read_raw
 from unfreeze.errors import UnfreezeError
-from unfreeze.runtime.decode import BadImage, Quarantined
+from unfreeze.runtime.decode import BadInput, Quarantined
 from unfreeze.runtime.reading import Raw
 
 Prepare = Callable[[Raw], NDArray[Any]]
@@ -57,7 +57,7 @@ def gather(
         raw = _raw(samples, row)
         try:
             prepared.append(prepare(raw))
-        except BadImage as problem:
+        except BadInput as problem:
             raise _unreadable(samples.name(row), str(problem)) from None
     return GateRows(samples, labels, label, reference, prepared)
 

@@ -20,7 +20,7 @@ from unfreeze.data.reading import read_raw
 from unfreeze.errors import first_line
 from unfreeze.exporting.gate_rows import GateRows
 from unfreeze.exporting.parity import Parity, check
-from unfreeze.runtime.decode import BadImage, Quarantined
+from unfreeze.runtime.decode import BadInput, Quarantined
 from unfreeze.runtime.exported import Exported, load
 
 FILE = "model.int8.onnx"
@@ -191,7 +191,7 @@ def _prepared(model: Exported, dataset: Dataset, rows: NDArray[np.intp]) -> list
         raw = read_raw(dataset.samples, int(row))
         if isinstance(raw, Quarantined):
             continue
-        with suppress(BadImage):
+        with suppress(BadInput):
             found.append(model.prepare(raw))
     return found
 

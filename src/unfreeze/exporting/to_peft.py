@@ -28,7 +28,6 @@ from unfreeze.exporting.peft_use import usage
 from unfreeze.exporting.to_timm import answers_of, data_arguments, pixels_graph, with_classifier
 from unfreeze.exporting.to_transformers import (
     TEXT_CLASSIFIER,
-    as_text,
     ids_graph,
     text_class,
     write_tokenizer_config,
@@ -38,6 +37,7 @@ from unfreeze.runtime.exported import Graph
 from unfreeze.runtime.files import write_atomically
 from unfreeze.runtime.preprocess import ImagePreprocess
 from unfreeze.runtime.reading import Raw
+from unfreeze.runtime.texts import as_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -25,6 +25,7 @@ from unfreeze.runtime.exported import TOKENIZER, Graph
 from unfreeze.runtime.files import write_atomically
 from unfreeze.runtime.preprocess import TextPreprocess
 from unfreeze.runtime.reading import Arrays, Raw
+from unfreeze.runtime.texts import as_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -158,8 +159,3 @@ def answer_transformers(folder: Path, classifier: Classifier) -> Answers:
         return np.array([[row[name] for name in names] for row in scores], dtype=np.float64)
 
     return answer
-
-
-def as_text(raw: Raw) -> str:
-    """The text of a raw input, read as the run reads it."""
-    return raw if isinstance(raw, str) else raw.decode("utf-8", errors="replace")

@@ -46,7 +46,11 @@ RESAMPLING = {
 Box = tuple[float, float, float, float]
 
 
-class BadImage(ValueError):  # noqa: N818 - it names the file's state, as Quarantined does
+class BadInput(ValueError):  # noqa: N818 - it names the input's state, as Quarantined does
+    """An input that cannot be used; the message is a short reason."""
+
+
+class BadImage(BadInput):
     """The bytes are no image that can be used; the message is a short reason."""
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unfreeze.errors import RequestError, missing_extra
 from unfreeze.regular import MOST_ASSET, read_file
 from unfreeze.runtime.card import KEY, Card, read_card
-from unfreeze.runtime.decode import BadImage
+from unfreeze.runtime.decode import BadInput, Quarantined
 from unfreeze.runtime.pictures import encode_losslessly, picture_problem
 from unfreeze.runtime.predictions import Prediction
 from unfreeze.runtime.preprocess import ImagePreprocess
@@ -152,7 +152,11 @@ class Exported:
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), dtype=np.float32)
 
     def iterate(
-        self, rows: Iterable[tuple[str, Raw | Exception]], *, top_k: int = 1, batch_size: int = BATCH
+        self,
+        rows: Iterable[tuple[str, Raw | Exception | Quarantined]],
+        *,
+        top_k: int = 1,
+        batch_size: int = BATCH,
     ) -> Iterator[Prediction]:
         """Predictions of named raw inputs in their order; one that cannot be read has an error and no label."""
         waiting: list[tuple[str, NDArray[Any] | str]] = []
@@ -164,7 +168,7 @@ class Exported:
         yield from self._answer(waiting, top_k)
 
     def prepare(self, raw: Raw) -> NDArray[Any]:
-        """What the graph reads of one input: uint8 (height, width, 3), or token ids (tokens,). Raises BadImage."""
+        """What the graph reads of one input: uint8 (height, width, 3), or token ids (tokens,). Raises BadInput."""
         return self._reader.prepare(raw)
 
     def run(self, prepared: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -196,13 +200,15 @@ class Exported:
         except (OSError, ValueError) as problem:  # a path with a null byte is a ValueError, as BadImage is
             return problem
 
-    def _prepared(self, raw: Raw | Exception) -> NDArray[Any] | str:
+    def _prepared(self, raw: Raw | Exception | Quarantined) -> NDArray[Any] | str:
         """What the graph reads, or why it cannot."""
+        if isinstance(raw, Quarantined):
+            return raw.reason
         if isinstance(raw, Exception):
             return f"cannot be read: {getattr(raw, 'strerror', None) or raw}"
         try:
             return self.prepare(raw)
-        except BadImage as problem:
+        except BadInput as problem:
             return str(problem)
 
     def _answer(self, rows: list[tuple[str, NDArray[Any] | str]], top_k: int) -> Iterator[Prediction]:

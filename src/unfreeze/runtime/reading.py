@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from unfreeze.runtime.decode import BadImage, decode_image
 from unfreeze.runtime.padding import pad_ids
 from unfreeze.runtime.preprocess import Preprocess, TextPreprocess
+from unfreeze.runtime.texts import full_text
 from unfreeze.runtime.tokenize import TextEncoder
 
 Raw = bytes | str
@@ -29,10 +30,9 @@ class Reader:
             self._encoder = TextEncoder(preprocess, tokenizer)
 
     def prepare(self, raw: Raw) -> NDArray[Any]:
-        """What the network reads of one input: uint8 (height, width, 3), or token ids (tokens,). Raises BadImage."""
+        """What the network reads of one input: uint8 (height, width, 3), or token ids (tokens,). Raises BadInput."""
         if self._encoder is not None:
-            text = raw if isinstance(raw, str) else raw.decode("utf-8", errors="replace")
-            return self._encoder.encode([text])[0]
+            return self._encoder.encode([full_text(raw)])[0]
         assert not isinstance(self._preprocess, TextPreprocess)
         if isinstance(raw, str):
             raise BadImage("a text where an image was expected")

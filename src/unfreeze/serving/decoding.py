@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from unfreeze.executors.processor import available_cores
-from unfreeze.runtime.decode import BadImage, inspect_image
+from unfreeze.runtime.decode import BadImage, BadInput, inspect_image
 from unfreeze.serving.hosting import Host
 from unfreeze.serving.limits import Limits
 
@@ -59,7 +59,7 @@ class Decoder:
     def _prepare(self, host: Host, raw: bytes | str) -> Prepared | None:
         """The same of one; None for a large picture, which is not for these threads."""
         if isinstance(raw, str):
-            return host.prepare(raw)
+            return _decode(host, raw)
         try:
             info = inspect_image(raw)
         except BadImage as problem:
@@ -75,5 +75,5 @@ class Decoder:
 def _decode(host: Host, raw: bytes | str) -> Prepared:
     try:
         return host.prepare(raw)
-    except BadImage as problem:
+    except BadInput as problem:
         return str(problem)

@@ -128,7 +128,7 @@ class Host:
                 self._admitted -= rows
 
     def prepare(self, raw: bytes | str) -> NDArray[Any]:
-        """What the network reads of one input: uint8 (height, width, 3), or token ids (tokens,). Raises BadImage."""
+        """What the network reads of one input: uint8 (height, width, 3), or token ids (tokens,). Raises BadInput."""
         return self._reader.prepare(raw)
 
     def submit(

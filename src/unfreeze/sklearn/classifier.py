@@ -166,7 +166,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model = self.model_
         with as_value_errors():
             items = read_items(self, X, reset=False)
-            return model.predict_proba(items, batch_size=self.batch_size or PREDICT_BATCH)
+            # Every row has a class here, and one blank text must not fail a whole cross-validation.
+            return model.predict_proba(items, batch_size=self.batch_size or PREDICT_BATCH, blank=True)
 
     @property
     def model_(self) -> Model:

@@ -159,9 +159,9 @@ class TransferFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         from unfreeze.data.inputs import open_items, unlabelled
         from unfreeze.runtime.labels import Labels
 
-        return unlabelled(
-            open_items(items, modality=self._modality), modality=self._modality, labels=Labels(())
-        )
+        # A blank text has features too: a pipeline must not end at one empty cell of a column.
+        samples = open_items(items, modality=self._modality, blank=True)
+        return unlabelled(samples, modality=self._modality, labels=Labels(()))
 
     def _open(self) -> Backbone:
         from unfreeze.choose.settings import Decisions

@@ -15,6 +15,7 @@ from unfreeze.data.reading import in_order, read_raw
 from unfreeze.engine.frozen_pass import Features, compute_features
 from unfreeze.engine.threads import reading_threads
 from unfreeze.runtime.decode import BadImage, Quarantined, open_picture
+from unfreeze.runtime.texts import as_text
 
 # What stands under an answer is a hand's breadth wide: a thumbnail of this side, or two lines of text.
 PIXELS = 64
@@ -90,7 +91,7 @@ def _small(dataset: Dataset, row: int) -> bytes | str | None:
     if isinstance(raw, Quarantined):
         return None
     if dataset.modality == "text":
-        text = raw if isinstance(raw, str) else raw.decode("utf-8", errors="replace")
+        text = as_text(raw)
         return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}…"
     assert isinstance(raw, bytes)
     try:

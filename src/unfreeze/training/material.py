@@ -16,7 +16,7 @@ from unfreeze.choose.settings import Decisions
 from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset, Part
-from unfreeze.data.reading import as_text, content_hash, read_images, read_raw
+from unfreeze.data.reading import content_hash, read_images, read_raw
 from unfreeze.engine.batches import CHUNK_TEXTS
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.engine.ranks import ALONE, Ranks
@@ -30,6 +30,7 @@ from unfreeze.progress import Progress
 from unfreeze.runtime.decode import Quarantined
 from unfreeze.runtime.files import cache_root
 from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
+from unfreeze.runtime.texts import as_text
 
 if TYPE_CHECKING:
     import torch
