@@ -1,6 +1,7 @@
 """Scoring a run on other data."""
 
 import csv
+import shutil
 
 import pytest
 
@@ -34,6 +35,15 @@ def test_rows_that_the_run_has_learnt_are_warned_of(image_run, test_table, tmp_p
     assert "most of the rows have been learnt" in learnt.warnings[0]
     assert learnt.to_dict()["warnings"] == list(learnt.warnings)
     assert evaluate_run(image_run.run.folder, write_table(tmp_path / "t.csv", test_table)).warnings == ()
+
+
+def test_files_that_are_not_read_are_told_beside_the_scores(image_run, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "red" / "IMG.heic").write_bytes(b"x")
+    evaluation = evaluate_run(image_run.run.folder, str(tmp_path / "photos"))
+    (warning,) = evaluation.warnings
+    assert warning.startswith("1 file is left out, of formats that are not read: 1 .heic.")
+    assert evaluation.to_dict()["warnings"] == [warning]
 
 
 def test_rows_of_a_group_make_the_interval_wider(text_run, tmp_path):

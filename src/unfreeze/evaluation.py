@@ -12,6 +12,7 @@ from unfreeze.bundle.places import run_folder
 from unfreeze.bundle.schema import DataEntry
 from unfreeze.data.dataset import PARTS, Dataset
 from unfreeze.data.load import load_whole
+from unfreeze.data.rows import unread_inputs
 from unfreeze.errors import DataError, RequestError
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import Scores
@@ -88,7 +89,7 @@ def evaluate_run(
     rows = np.arange(len(dataset)) if part is None else dataset.rows(part)
     if not len(rows):
         raise DataError(f"{dataset.source} has no {part or 'labelled'} rows to score.")
-    warnings = _learnt(loaded.bundle.data, data, part)
+    warnings = (*_learnt(loaded.bundle.data, data, part), *unread_inputs(dataset.ignored, dataset.modality))
     tell.say(f"{len(rows):,} rows to score.")
     chosen = dataset.select(rows)
     scores, errors = score_model(model, chosen, batch_size=batch_size)

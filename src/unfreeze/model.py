@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +103,16 @@ class Model:
         return softmax(self.classifier.head.logits(features), self.classifier.temperature), errors
 
     def open_inputs(
-        self, inputs: Sequence[str], *, lines: Sequence[str] | None = None, column: str | None = None
+        self,
+        inputs: Sequence[str],
+        *,
+        lines: Sequence[str] | None = None,
+        column: str | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> Samples:
         """The inputs of a command line (files, folders, globs, tables, ``-``) as samples; see ``data.inputs``."""
-        return open_inputs(inputs, modality=self.classifier.backbone.modality, lines=lines, column=column)
+        modality = self.classifier.backbone.modality
+        return open_inputs(inputs, modality=modality, lines=lines, column=column, tell=tell)
 
     def _samples(self, inputs: Any) -> Samples:
         return open_items(inputs, modality=self.classifier.backbone.modality)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,9 +23,14 @@ class Predictor(Protocol):
     """Opens inputs that a command line names, and predicts them in order."""
 
     def open_inputs(
-        self, inputs: Sequence[str], *, lines: Sequence[str] | None = None, column: str | None = None
+        self,
+        inputs: Sequence[str],
+        *,
+        lines: Sequence[str] | None = None,
+        column: str | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> Samples:
-        """The inputs as samples."""
+        """The inputs as samples; ``tell`` is given a sentence on files in folders that are left out."""
 
     def iterate(
         self, samples: Samples, *, top_k: int = 1, batch_size: int = 32, expected_rows: int | None = None
@@ -40,10 +45,15 @@ class ExportedPredictor:
     model: Exported
 
     def open_inputs(
-        self, inputs: Sequence[str], *, lines: Sequence[str] | None = None, column: str | None = None
+        self,
+        inputs: Sequence[str],
+        *,
+        lines: Sequence[str] | None = None,
+        column: str | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> Samples:
         """See ``Predictor``."""
-        return open_inputs(inputs, modality=self.model.card.modality, lines=lines, column=column)
+        return open_inputs(inputs, modality=self.model.card.modality, lines=lines, column=column, tell=tell)
 
     def iterate(
         self, samples: Samples, *, top_k: int = 1, batch_size: int = 32, expected_rows: int | None = None

@@ -193,7 +193,7 @@ def _data_summary(evidence: Evidence) -> content.DataSummary:
         ),
         (
             "Ignored",
-            len(dataset.ignored),
+            sum(entry.count for entry in dataset.ignored),
             tuple((entry.name, entry.reason) for entry in dataset.ignored[:MOST_LISTED]),
         ),
         *((finding.title, finding.total, finding.items) for finding in found.findings),

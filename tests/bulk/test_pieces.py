@@ -47,6 +47,16 @@ def test_shards_of_a_folder_come_in_order_and_those_of_one_name_are_told_apart(t
     assert read(cut(tmp_path / "in" / "*" / "part.parquet").pieces[-2:]) == wanted
 
 
+def test_files_of_formats_that_are_not_read_are_noted(tmp_path):
+    for name in ("a.png", "b.heic", "c.heic"):
+        (tmp_path / name).write_bytes(b"x")
+    found = cut(tmp_path, modality="image")
+    assert found.rows == 1
+    assert [note.partition(". ")[0] for note in found.notes] == [
+        "2 files are left out, of formats that are not read: 2 .heic"
+    ]
+
+
 def test_an_empty_cell_is_a_bad_row_and_no_other(tmp_path):
     (piece,) = cut(write(tmp_path / "a.parquet", ["one", None, "three"])).pieces
     opened = piece.open("text")

@@ -341,6 +341,14 @@ def test_predicting_prints_rows_in_order_with_an_error_among_them(command, image
     assert values["predictions"][0].keys() >= {"top1_label", "top2_probability"}
 
 
+def test_what_predicting_leaves_out_is_told_beside_the_rows(command, image_run, photos, tmp_path):
+    shutil.copy(photos / "red" / "00.png", tmp_path)
+    (tmp_path / "IMG.heic").write_bytes(b"x")
+    answer = command("predict", image_run.run.folder, tmp_path)
+    assert len(answer.out.splitlines()) == 2
+    assert "1 file is left out, of formats that are not read: 1 .heic." in " ".join(answer.err.split())
+
+
 def test_the_output_file_holds_what_python_answers(command, image_run, tmp_path):
     import unfreeze
 

@@ -48,6 +48,22 @@ def test_bad_files_are_named_with_reasons(class_folders):
     assert "2 of 20 rows cannot be used, such as cat/002.png" in found.warnings[0]
 
 
+def test_files_of_formats_that_are_not_read_are_counted_by_ending(class_folders):
+    root = class_folders({"cat": 10, "dog": 10})
+    for number in range(1_005):
+        (root / "cat" / f"{number}.HEIC").write_bytes(b"x")
+    (root / "dog" / "film.mov").write_bytes(b"x")
+    for name in (".hidden.heic", "README.md", "notes.txt", "labels.csv", "Thumbs.db"):
+        (root / "dog" / name).write_bytes(b"x")
+    found = audit(load_dataset(root))
+    told = (
+        "1,006 files are left out, of formats that are not read: 1,005 .heic, 1 .mov. Convert what is meant as an "
+        "input."
+    )
+    assert told in found.warnings
+    assert sum(entry.count for entry in found.ignored) == 1_011
+
+
 def test_duplicates_across_parts_and_contradictions_are_found(class_folders, picture):
     root = class_folders({"train/cat": 12, "train/dog": 12, "val/cat": 4, "val/dog": 4, "test/cat": 4})
     same = picture(1000)

@@ -54,6 +54,19 @@ def test_a_folder_gives_its_images_at_every_depth_sorted_without_hidden_ones(fol
     assert names(images(folder)) == [str(folder / name) for name in ("a.jpg", "b.png", "deep/c.png")]
 
 
+def test_files_of_formats_that_are_not_read_are_told(folder):
+    said = []
+    (folder / "deep" / "d.heic").write_bytes(b"x")
+    samples = open_inputs([str(folder)], modality="image", lines=None, column=None, tell=said.append)
+    assert len(samples) == 3
+    told = "1 file is left out, of formats that are not read: 1 .heic. Convert what is meant as an input."
+    assert said == [told]
+    for name in ("a.jpg", "b.png", "deep/c.png"):
+        (folder / name).unlink()
+    with pytest.raises(RequestError, match=r"no image inputs were found there\. 1 file is left out"):
+        images(folder)
+
+
 def test_a_glob_that_the_shell_left_alone_is_expanded(folder):
     assert names(images(folder / "*.png")) == [str(folder / "b.png")]
     assert len(images(folder / "**" / "*.png")) == 2

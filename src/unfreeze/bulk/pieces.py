@@ -23,7 +23,7 @@ from unfreeze.data.groups import Place, RowGroups, open_parquet_file
 from unfreeze.data.inputs import STANDARD_INPUT, check_column, check_kind, files_of, match_files, walk
 from unfreeze.data.links import Links
 from unfreeze.data.parquet import open_parquet
-from unfreeze.data.rows import IMAGE_SUFFIXES, TEXT_SUFFIXES, suffix_of
+from unfreeze.data.rows import IMAGE_SUFFIXES, TEXT_SUFFIXES, IgnoredLog, suffix_of, unread_inputs
 from unfreeze.data.samples import ColumnSamples, FileSamples, ParquetSamples, join_samples
 from unfreeze.data.tables import TABLE_SUFFIXES, Table, is_bytes_type, open_table
 from unfreeze.data.walking import refuse_links_out
@@ -198,19 +198,21 @@ def cut_inputs(inputs: Sequence[str], *, modality: Modality, column: str | None,
         pieces.append(FilesPiece(paths, frozenset(met.refused.intersection(paths)), streamed))
     if not pieces:
         raise RequestError(f"{', '.join(map(scrubbed, inputs))}: the tables have no rows.")
-    return Cut(tuple(pieces), _digest([*shards, *files], met.versions), tuple(met.notes))
+    notes = (*met.notes, *unread_inputs(met.log.entries(), modality))
+    return Cut(tuple(pieces), _digest([*shards, *files], met.versions), notes)
 
 
 @dataclass
 class _Met:
     """What was met in listing: ``versions`` of objects by URL, links that lead out of a folder and are not read.
 
-    ``streamed``: URLs of objects of which nothing is to stay here.
+    ``streamed``: URLs of objects of which nothing is to stay here. ``log``: what was left out.
     """
 
     versions: dict[str, Sequence[object]] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     streamed: set[str] = field(default_factory=set)
+    log: IgnoredLog = field(default_factory=IgnoredLog)
     notes: list[str] = field(default_factory=list)
 
 
@@ -220,7 +222,7 @@ def _listed(name: str, modality: Modality, met: _Met) -> list[str]:
         return _listed_behind(name, modality, met)
     path = Path(name)
     if names_folder(path):
-        return _shards_below(path) or walk(path, modality, met.refused)
+        return _shards_below(path) or walk(path, modality, met.refused, met.log)
     if any(mark in name for mark in "*?[") and not names_anything(path):
         return match_files(name)
     suffix = path.suffix.lower()

@@ -82,7 +82,7 @@ def predict(
         return
     from unfreeze.bundle.claim import whole_or_nothing
     from unfreeze.bundle.places import run_folder
-    from unfreeze.cli.console import print_json
+    from unfreeze.cli.console import TerminalProgress, print_json
     from unfreeze.cli.options import refuse_without_ray
     from unfreeze.errors import RequestError
     from unfreeze.predicting import open_predictor
@@ -96,7 +96,7 @@ def predict(
     folder = run_folder(run)
     model = open_predictor(folder)
     lines = read_lines() if "-" in inputs else None
-    samples = model.open_inputs(inputs, lines=lines, column=column)
+    samples = model.open_inputs(inputs, lines=lines, column=column, tell=TerminalProgress().say)
     rows = model.iterate(samples, top_k=top_k, batch_size=batch_size)
     if explain is not None:
         from unfreeze.bundle.examples import read_examples

@@ -44,10 +44,14 @@ class Remembering(Protocol):
 
 @dataclass(frozen=True)
 class Ignored:
-    """An entry of the source that is not a sample, and why (hidden, junk, not an image, no label)."""
+    """An entry of the source that is not a sample, and why (hidden, junk, not an image, no label).
+
+    ``count``: how many it stands for.
+    """
 
     name: str
     reason: str
+    count: int = 1
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from unfreeze.data.dataset import PARTS, Ignored, Inference, Part
-from unfreeze.data.rows import listed
+from unfreeze.data.dataset import PARTS, Ignored, Inference, Modality, Part
+from unfreeze.data.rows import listed, unread_inputs
 from unfreeze.runtime.decode import Quarantined
 
 # Beyond this ratio of the long to the short side, squashing distorts and cropping cuts much away.
@@ -82,7 +82,7 @@ class Audit:
     """
 
     source: str
-    modality: str
+    modality: Modality
     rows: int
     labels: tuple[str, ...]
     counts: dict[str, dict[str, int]]
@@ -161,6 +161,7 @@ def warnings_about(found: Audit) -> Iterator[str]:
             f"{len(found.quarantined):,} of {found.rows:,} rows cannot be used, such as {first.name} "
             f"({first.reason}). They are left out."
         )
+    yield from unread_inputs(found.ignored, found.modality)
     if found.contradictions_count:
         first_one = found.contradictions[0]
         yield (

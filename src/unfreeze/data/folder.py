@@ -21,6 +21,7 @@ from unfreeze.data.rows import (
     Rows,
     escaped,
     listed,
+    no_input,
     suffix_of,
 )
 from unfreeze.data.samples import FileSamples, strings
@@ -134,7 +135,7 @@ def _sorted_by_kind(folders: list[str], walker: Walker) -> dict[str, dict[Modali
         elif suffix in TEXT_SUFFIXES:
             files[folder]["text"].append(path)
         else:
-            walker.log.add(path, f"not an image or text file ({suffix or 'no extension'})")
+            walker.log.add(path, no_input(suffix))
     return files
 
 

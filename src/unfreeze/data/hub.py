@@ -97,7 +97,7 @@ def _open_in_parts(name: str, builder: Any) -> tuple[Table, Inference] | None:
         column: tuple(feature.names) for column, feature in features if type(feature).__name__ == "ClassLabel"
     }
     ignored = tuple(
-        Ignored(f"{len(of_split)} files", _neither(split))
+        Ignored(f"{len(of_split)} files", _neither(split), len(of_split))
         for split, of_split in files.items()
         if split not in known
     )
@@ -138,5 +138,7 @@ def _as_table(name: str, tables: Mapping[str, Any]) -> Table:
         return Read(whole.select(list(columns)), np.arange(1, len(whole) + 1))
 
     class_names = hub_class_names(next(iter(known.values())).schema.metadata)
-    ignored = tuple(Ignored(f"{len(table):,} rows", _neither(split)) for split, table in dropped.items())
+    ignored = tuple(
+        Ignored(f"{len(table):,} rows", _neither(split), len(table)) for split, table in dropped.items()
+    )
     return Table(name=name, folder=None, head=head, read=read, class_names=class_names, ignored=ignored)

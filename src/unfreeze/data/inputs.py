@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from unfreeze.data.rows import (
     IgnoredLog,
     escaped,
     has_utf8,
+    no_input,
     suffix_of,
+    unread_inputs,
 )
 from unfreeze.data.samples import (
     EMPTY_CELL,
@@ -83,16 +85,26 @@ def open_items(inputs: Any, *, modality: Modality, blank: bool = False) -> Sampl
 
 
 def open_inputs(
-    inputs: Sequence[str], *, modality: Modality, lines: Sequence[str] | None, column: str | None
+    inputs: Sequence[str],
+    *,
+    modality: Modality,
+    lines: Sequence[str] | None,
+    column: str | None,
+    tell: Callable[[str], None] | None = None,
 ) -> Samples:
     """Inputs named on a command line: files, folders, globs, tables, and ``-`` for ``lines``.
 
     Lines are texts for a text model, paths of files for an image model. A named file that does not exist becomes a
     row with an error later when there are others, and so do empty lines and rows of a table that cannot be read, so
-    that the others keep their places; a name that gives nothing at all raises RequestError.
+    that the others keep their places; a name that gives nothing at all raises RequestError. ``tell`` is given a
+    sentence on files in folders that are left out.
     """
     refused: set[str] = set()
-    found = [_named(name, modality=modality, lines=lines, column=column, refused=refused) for name in inputs]
+    log = IgnoredLog()
+    found = [
+        _named(name, modality=modality, lines=lines, column=column, refused=refused, log=log)
+        for name in inputs
+    ]
     files = [name for entry in found if isinstance(entry, list) for name in entry]
     if named := [name for name in files if name.strip()]:
         check_kind(named, modality)
@@ -107,19 +119,30 @@ def open_inputs(
         for entry in _neighbours(found)
     ]
     sources = [source for source in opened if len(source)]
+    left_out = unread_inputs(log.entries(), modality)
     if not sources:
-        raise RequestError(f"{', '.join(inputs)}: no {modality} inputs were found there.{_piped(modality)}")
+        told = " ".join(("", *left_out)) if left_out else _piped(modality)
+        raise RequestError(f"{', '.join(inputs)}: no {modality} inputs were found there.{told}")
+    if tell is not None:
+        for sentence in left_out:
+            tell(sentence)
     return sources[0] if len(sources) == 1 else join_samples(tuple(sources), ("",) * len(sources))
 
 
 def _named(
-    name: str, *, modality: Modality, lines: Sequence[str] | None, column: str | None, refused: set[str]
+    name: str,
+    *,
+    modality: Modality,
+    lines: Sequence[str] | None,
+    column: str | None,
+    refused: set[str],
+    log: IgnoredLog,
 ) -> Samples | list[str]:
     """What one name of a command line stands for: samples, or paths of files, with those that are not read added."""
     if name == STANDARD_INPUT:
         return _lines(lines or (), modality)
     if is_remote(name):
-        return _remote(name, modality=modality, column=column)
+        return _remote(name, modality=modality, column=column, log=log)
     if not has_utf8(name):
         return [name]
     path = Path(name)
@@ -128,7 +151,7 @@ def _named(
     if names_folder(path):
         if is_shards(path):
             return _table(open_shards(path), source=name, modality=modality, column=column)
-        return walk(path, modality, refused)
+        return walk(path, modality, refused, log)
     if is_shard_pattern(name) and not names_anything(path):
         return _table(open_shards(name), source=name, modality=modality, column=column)
     if any(mark in name for mark in "*?[") and not names_anything(path):
@@ -148,7 +171,7 @@ def _lines(lines: Sequence[str], modality: Modality) -> Samples | list[str]:
     return with_lost(ListSamples(tuple(lines), np.array(full, dtype=np.intp)), lost)
 
 
-def _remote(url: str, *, modality: Modality, column: str | None) -> Samples | list[str]:
+def _remote(url: str, *, modality: Modality, column: str | None, log: IgnoredLog) -> Samples | list[str]:
     """What a URL stands for: the rows of a table, or URLs of files, which are fetched when they are read."""
     suffix = suffix_of(name_of(url))
     wanted = IMAGE_SUFFIXES if modality == "image" else TEXT_SUFFIXES
@@ -158,7 +181,7 @@ def _remote(url: str, *, modality: Modality, column: str | None) -> Samples | li
     if not listing.is_file:
         listing = visible(listing) if suffix == SUFFIX or not is_pattern(url) else listing
         if any(suffix_of(name) != SUFFIX for name in listing.files):
-            return [file for name, file in listing.addresses().items() if suffix_of(name) in wanted]
+            return [file for name, file in listing.addresses().items() if _is_wanted(name, wanted, log)]
     elif suffix not in TABLE_SUFFIXES:
         return [url]
     if (opened := open_in_parts(listing)) is not None:
@@ -240,16 +263,16 @@ def _piped(modality: Modality) -> str:
     return " A text itself is piped in, with - as its name." if modality == "text" else ""
 
 
-def walk(folder: Path, modality: Modality, refused: set[str]) -> list[str]:
-    """The paths of all files of that kind below the folder, sorted; hidden ones are left out.
+def walk(folder: Path, modality: Modality, refused: set[str], log: IgnoredLog) -> list[str]:
+    """The paths of all files of that kind below the folder, sorted; ``log`` is told of the others and of hidden ones.
 
     A link that leads out of the folder stands among them as one file, and is added to ``refused``; so is what has a
     name that is not UTF-8. Raises DataError when a folder cannot be read.
     """
     wanted = IMAGE_SUFFIXES if modality == "image" else TEXT_SUFFIXES
-    walker = Walker(folder, IgnoredLog())
+    walker = Walker(folder, log)
     try:
-        found = [str(folder / name) for _, name in walker.files([""]) if suffix_of(name) in wanted]
+        found = [str(folder / name) for _, name in walker.files([""]) if _is_wanted(name, wanted, log)]
     except OSError as error:
         raise unreadable(error) from None
     # Who knows what lies in the folder that one leads to? It is told, lest its files be missed.
@@ -257,6 +280,14 @@ def walk(folder: Path, modality: Modality, refused: set[str]) -> list[str]:
     kept = [str(path) for path in out if suffix_of(path.name) in wanted or path.is_dir()]
     refused.update(kept)
     return sorted(found + kept)
+
+
+def _is_wanted(name: str, suffixes: frozenset[str], log: IgnoredLog) -> bool:
+    """Whether a file has one of these endings; ``log`` is told of one that has not."""
+    suffix = suffix_of(name)
+    if suffix not in suffixes:
+        log.add(name, no_input(suffix))
+    return suffix in suffixes
 
 
 def match_files(pattern: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,28 @@ IMAGE_SUFFIXES = frozenset(
     | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".tga"}
 )
 TEXT_SUFFIXES = frozenset({".txt"})
+# What holds inputs and is not read: beside those that are, nobody sees that it was left out.
+UNREAD_SUFFIXES: dict[Modality, tuple[str, ...]] = {
+    "image": (
+        *(
+            ".heic",
+            ".heif",
+            ".hif",
+            ".jxl",
+            ".svg",
+            ".pdf",
+            ".psd",
+            ".eps",
+            ".exr",
+            ".dcm",
+            ".mov",
+            ".mp4",
+            ".avi",
+        ),
+        *(".raw", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
+    ),
+    "text": (".pdf", ".doc", ".docx", ".odt", ".rtf", ".htm", ".html", ".eml", ".msg", ".epub"),
+}
 PART_NAMES: dict[str, Part] = {
     "train": "train",
     "training": "train",
@@ -124,11 +147,34 @@ class IgnoredLog:
         """The listed entries, then one line a reason for those beyond the limit."""
         listed = Counter(entry.reason for entry in self._entries)
         rest = (
-            Ignored(f"{count - listed[reason]:,} {'more' if listed[reason] else 'rows'}", reason)
+            Ignored(
+                f"{count - listed[reason]:,} {'more' if listed[reason] else 'rows'}",
+                reason,
+                count - listed[reason],
+            )
             for reason, count in self._counts.items()
             if count > listed[reason]
         )
         return (*self._entries, *rest)
+
+
+def no_input(suffix: str) -> str:
+    """Why a file with this ending is no sample."""
+    return f"not an image or text file ({suffix or 'no extension'})"
+
+
+def unread_inputs(ignored: Iterable[Ignored], modality: Modality) -> tuple[str, ...]:
+    """A sentence that counts files of formats which hold such inputs and are not read; none where there are none."""
+    known = {no_input(suffix): suffix for suffix in UNREAD_SUFFIXES[modality]}
+    counts: Counter[str] = Counter()
+    for entry in ignored:
+        if entry.reason in known:
+            counts[known[entry.reason]] += entry.count
+    if not counts:
+        return ()
+    endings = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common())
+    files = "1 file is" if counts.total() == 1 else f"{counts.total():,} files are"
+    return (f"{files} left out, of formats that are not read: {endings}. Convert what is meant as an input.",)
 
 
 def suffix_of(name: str) -> str:

@@ -33,7 +33,10 @@ def print_audit(audit: Mapping[str, Any], console: Console) -> None:
         console,
     )
     _list(
-        "Ignored", len(audit["ignored"]), [f"{e['name']}: {e['reason']}" for e in audit["ignored"]], console
+        "Ignored",
+        sum(e["count"] for e in audit["ignored"]),
+        [f"{e['name']}: {e['reason']}" for e in audit["ignored"]],
+        console,
     )
     _list("Rows that repeat an earlier one", audit["duplicate_rows"], _groups(audit["duplicates"]), console)
     _list(
