@@ -46,6 +46,14 @@ def test_files_that_are_not_read_are_told_beside_the_scores(image_run, photos, t
     assert evaluation.to_dict()["warnings"] == [warning]
 
 
+def test_texts_that_were_cut_are_told_beside_the_scores(text_run, tmp_path):
+    rows = [("prize " * 40, "spam"), ("agenda", "ham"), ("agenda minutes", "ham"), ("cash " * 40, "spam")]
+    table = write_table(tmp_path / "t.csv", rows, ("text", "label"))
+    evaluation = evaluate_run(text_run.run.folder, table)
+    told = "2 of 4 texts (50.0%) are longer than the 16 tokens that are read of each, and were cut."
+    assert evaluation.warnings == (told,)
+
+
 def test_rows_of_a_group_make_the_interval_wider(text_run, tmp_path):
     rows = [
         (words, label, f"{label}-{group}")

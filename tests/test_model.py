@@ -127,6 +127,15 @@ def test_a_text_of_white_space_is_a_row_with_an_error(text_model, tmp_path):
     assert [answer.error for answer in text_model.iterate(samples)] == ["the text is empty"]
 
 
+def test_texts_that_were_cut_are_counted_in_what_it_notes(text_run):
+    model = unfreeze.load(text_run.run.folder)
+    assert model.notes(1) == ()
+    model.predict(["prize " * 15, "prize " * 14, "prize " * 99, ""], batch_size=1)
+    assert model.notes(4) == (
+        "2 of 4 texts (50.0%) are longer than the 16 tokens that are read of each, and were cut.",
+    )
+
+
 def test_chunks_keep_order_and_answers(photos, image_model, monkeypatch):
     paths = sorted(photos.rglob("*.png"))[:7]
     whole = image_model.predict(paths)

@@ -89,7 +89,6 @@ def evaluate_run(
     rows = np.arange(len(dataset)) if part is None else dataset.rows(part)
     if not len(rows):
         raise DataError(f"{dataset.source} has no {part or 'labelled'} rows to score.")
-    warnings = (*_learnt(loaded.bundle.data, data, part), *unread_inputs(dataset.ignored, dataset.modality))
     tell.say(f"{len(rows):,} rows to score.")
     chosen = dataset.select(rows)
     scores, errors = score_model(model, chosen, batch_size=batch_size)
@@ -99,7 +98,11 @@ def evaluate_run(
         scores=scores,
         unreadable=tuple((chosen.samples.name(row), reason) for row, reason in errors.items()),
         majority=max(one.support for one in scores.per_class.values()) / scores.n,
-        warnings=warnings,
+        warnings=(
+            *_learnt(loaded.bundle.data, data, part),
+            *unread_inputs(dataset.ignored, dataset.modality),
+            *model.notes(scores.n),
+        ),
     )
 
 

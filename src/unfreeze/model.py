@@ -20,6 +20,7 @@ from unfreeze.errors import RequestError
 from unfreeze.evaluate.calibration import softmax
 from unfreeze.executors import build_executor
 from unfreeze.runtime.predictions import Prediction
+from unfreeze.runtime.reading import told_of_cut
 
 # Rows that are read, run and answered together: bounds memory, and is far above any batch.
 CHUNK_ROWS = 2048
@@ -42,6 +43,8 @@ class Model:
         self.classifier = classifier
         # For few and for many rows; compiling one again for each chunk would cost more than a small chunk does.
         self._executors: dict[bool, Executor] = {}
+        # Texts that were longer than what is read.
+        self._cut = 0
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -102,6 +105,10 @@ class Model:
         features, errors = self._features(samples, batch_size=batch_size, expected_rows=expected_rows)
         return softmax(self.classifier.head.logits(features), self.classifier.temperature), errors
 
+    def notes(self, rows: int) -> tuple[str, ...]:
+        """What is to be known of the answers given so far, to so many rows, as sentences."""
+        return told_of_cut(self.classifier.backbone.preprocess, self._cut, rows)
+
     def open_inputs(
         self,
         inputs: Sequence[str],
@@ -131,6 +138,7 @@ class Model:
             boundaries=tuple(sorted(boundaries)),
             batch_size=batch_size,
         )
+        self._cut += passed.cut
         joined = passed.joined(boundaries)
         features = np.full((len(dataset), joined.shape[1]), np.nan, dtype=np.float32)
         features[passed.rows] = joined

@@ -37,6 +37,9 @@ class Predictor(Protocol):
     ) -> Iterator[Prediction]:
         """Predictions in order; ``expected_rows``: of all samples that these are a part of."""
 
+    def notes(self, rows: int) -> tuple[str, ...]:
+        """What is to be known of the answers given so far, to so many rows, as sentences."""
+
 
 @dataclass(frozen=True, eq=False)
 class ExportedPredictor:
@@ -61,6 +64,10 @@ class ExportedPredictor:
         """See ``Predictor``; there is nothing to compile, however many rows are expected."""
         rows = ((samples.name(row), read_raw(samples, row)) for row in range(len(samples)))
         return self.model.iterate(rows, top_k=top_k, batch_size=batch_size)
+
+    def notes(self, rows: int) -> tuple[str, ...]:
+        """See ``Predictor``."""
+        return self.model.notes(rows)
 
 
 def open_predictor(place: str | Path, *, threads: int | None = None) -> Predictor:

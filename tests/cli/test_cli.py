@@ -369,6 +369,14 @@ def test_lines_of_standard_input_are_texts(command, text_run, monkeypatch):
     assert [row["label"] for row in values["predictions"]] == ["spam", "ham"]
 
 
+def test_texts_that_are_cut_are_told_beside_the_rows(command, text_run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"prize winner\n{'prize ' * 40}\n"))
+    answer = command("predict", text_run.run.folder, "-", "--json")
+    one_object(answer)
+    told = "1 of 2 texts (50.0%) are longer than the 16 tokens that are read of each, and were cut."
+    assert told in " ".join(answer.err.split())
+
+
 def test_the_version_is_printed_alone(command):
     answer = command("--version")
     assert answer.status == 0

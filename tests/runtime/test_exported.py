@@ -229,6 +229,11 @@ def test_texts_are_read_and_refused_as_by_the_run(text_run, tmp_path):
         samples = predictor.open_inputs([str(tmp_path)])
         assert [row.error for row in predictor.iterate(samples)] == told
     assert [row.error for row in model.predict(["", "cash"])] == ["the text is empty", None]
+    assert ExportedPredictor(model).notes(5) == ()
+    model.predict(["cash " * 40])
+    assert (
+        ExportedPredictor(model).notes(6)[0].startswith("1 of 6 texts (16.7%) are longer than the 16 tokens")
+    )
 
 
 def test_one_input_has_one_row_of_probabilities(seen, tmp_path):

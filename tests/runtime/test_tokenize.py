@@ -80,6 +80,13 @@ def test_head_and_tail_keep_both_ends():
     assert encoder(7, truncation="head+tail").encode([text(9)])[0].tolist() == [1, 10, 11, 12, 17, 18, 2]
 
 
+def test_encoding_tells_the_lengths_of_the_whole_texts():
+    texts = [text(9), "", text(4), text(5)]
+    ids, lengths = encoder(6).encode_with_lengths(texts)
+    assert [row.tolist() for row in ids] == [row.tolist() for row in encoder(6).encode(texts)]
+    assert lengths.tolist() == encoder(6).lengths(texts).tolist() == [11, 2, 6, 7]
+
+
 def test_a_text_that_just_fits_is_whole():
     assert len(encoder(11).encode([text(9)])[0]) == 11
     assert encoder(11).encode([text(9)])[0].tolist() == [1, *range(10, 19), 2]

@@ -96,7 +96,8 @@ def predict(
     folder = run_folder(run)
     model = open_predictor(folder)
     lines = read_lines() if "-" in inputs else None
-    samples = model.open_inputs(inputs, lines=lines, column=column, tell=TerminalProgress().say)
+    progress = TerminalProgress()
+    samples = model.open_inputs(inputs, lines=lines, column=column, tell=progress.say)
     rows = model.iterate(samples, top_k=top_k, batch_size=batch_size)
     if explain is not None:
         from unfreeze.bundle.examples import read_examples
@@ -121,6 +122,8 @@ def predict(
         print_json({"predictions": [row.to_row(top_k) for row in rows]})
     else:
         write_rows((row.to_row(top_k) for row in rows), sys.stdout)
+    for sentence in model.notes(len(samples)):
+        progress.say(sentence)
 
 
 def refuse_own_input(output: str, inputs: list[str]) -> None:

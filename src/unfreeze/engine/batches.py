@@ -46,12 +46,14 @@ class BadRow:
 class Batch:
     """A raw batch; ``positions`` (batch,) count within the rows that were asked for.
 
-    ``digests``: the content hashes of its inputs, uint8 (batch, 16).
+    ``digests``: the content hashes of its inputs, uint8 (batch, 16). ``cut``: how many are texts that are longer than
+    what is read.
     """
 
     positions: NDArray[np.intp]
     state: State
     digests: NDArray[np.uint8]
+    cut: int = 0
 
 
 def read_batches(
@@ -223,7 +225,8 @@ def _text_batches(
                 positions.append(position)
                 texts.append(as_text(raw))
                 digests.append(digest)
-        ids = encoder.encode(texts)
+        ids, lengths = encoder.encode_with_lengths(texts)
+        cut = lengths > preprocess.max_length
         # Longest first: what does not fit into memory fails at once, and the rate only gets better.
         order = np.argsort([-len(row) for row in ids], kind="stable")
         for first in range(0, len(order), batch_size):
@@ -233,6 +236,7 @@ def _text_batches(
                 np.array([positions[index] for index in chosen], dtype=np.intp),
                 state,
                 _joined([digests[index] for index in chosen]),
+                int(cut[chosen].sum()),
             )
 
 

@@ -46,7 +46,8 @@ class Features:
     order they were asked for, without the ``quarantined`` ones. ``computed`` and ``reused`` count kept rows:
     contents run now, and those that were stored already or occur twice. Seconds: of the whole pass, of waiting for
     files, decoding and hashing (``seconds_read``), and of the executor (``seconds_run``). ``digests``: the content
-    hashes of the kept rows, uint8 (kept rows, 16).
+    hashes of the kept rows, uint8 (kept rows, 16). ``cut``: texts among the ``computed`` that are longer than what is
+    read.
     """
 
     arrays: dict[int, Floats]
@@ -59,6 +60,7 @@ class Features:
     seconds_run: float
     digests: NDArray[np.uint8]
     notes: tuple[str, ...] = ()
+    cut: int = 0
 
     @cached_property
     def keys(self) -> NDArray[np.uint64]:
@@ -90,6 +92,7 @@ class _Pass:
     bad: list[BadRow] = field(default_factory=list)
     seconds_read: float = 0.0
     seconds_run: float = 0.0
+    cut: int = 0
 
     def run(
         self, rows: Rows, boundaries: tuple[int, ...], *, expected: NDArray[np.uint8] | None = None
@@ -112,6 +115,7 @@ class _Pass:
         with closing(batches):  # type: ignore[type-var]
             for batch in batches:
                 mark = self._count_read(mark)
+                self.cut += batch.cut
                 summaries = self.executor(batch.state).summaries
                 features = [np.asarray(summaries[column].numpy(), dtype=np.float32) for column in columns]
                 now = time.perf_counter()
@@ -179,6 +183,7 @@ def compute_features(
         seconds_run=job.seconds_run,
         digests=digests,
         notes=() if store is None else store.notes,
+        cut=job.cut,
     )
 
 

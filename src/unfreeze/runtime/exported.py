@@ -16,7 +16,7 @@ from unfreeze.runtime.decode import BadInput, Quarantined
 from unfreeze.runtime.pictures import encode_losslessly, picture_problem
 from unfreeze.runtime.predictions import Prediction
 from unfreeze.runtime.preprocess import ImagePreprocess
-from unfreeze.runtime.reading import Arrays, Raw, Reader
+from unfreeze.runtime.reading import Arrays, Raw, Reader, told_of_cut
 
 BATCH = 32
 TOKENIZER = "tokenizer.json"
@@ -178,6 +178,10 @@ class Exported:
     def batch(self, prepared: Sequence[NDArray[Any]]) -> Arrays:
         """The arrays that the graph reads, by name."""
         return self._reader.batch(prepared)
+
+    def notes(self, rows: int) -> tuple[str, ...]:
+        """What is to be known of the answers given so far, to so many rows, as sentences."""
+        return told_of_cut(self.card.reads, self._reader.cut, rows)
 
     def _named(self, inputs: Any) -> Iterator[tuple[str, Raw | Exception]]:
         """Each input, or the only one, with its name: its raw form, or why it has none."""

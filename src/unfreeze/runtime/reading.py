@@ -23,6 +23,8 @@ class Reader:
 
     def __init__(self, preprocess: Preprocess, tokenizer: bytes | None) -> None:
         self._preprocess = preprocess
+        # Texts that were longer than what is read.
+        self.cut = 0
         self._encoder: TextEncoder | None = None
         if isinstance(preprocess, TextPreprocess):
             if tokenizer is None:
@@ -32,7 +34,9 @@ class Reader:
     def prepare(self, raw: Raw) -> NDArray[Any]:
         """What the network reads of one input: uint8 (height, width, 3), or token ids (tokens,). Raises BadInput."""
         if self._encoder is not None:
-            return self._encoder.encode([full_text(raw)])[0]
+            (ids,), lengths = self._encoder.encode_with_lengths([full_text(raw)])
+            self.cut += int(lengths[0] > self._encoder.max_length)
+            return ids
         assert not isinstance(self._preprocess, TextPreprocess)
         if isinstance(raw, str):
             raise BadImage("a text where an image was expected")
@@ -41,6 +45,16 @@ class Reader:
     def batch(self, prepared: Sequence[NDArray[Any]]) -> Arrays:
         """The arrays of a batch: ``images``, or ``ids`` and ``mask``."""
         return batch_arrays(self._preprocess, prepared)
+
+
+def told_of_cut(preprocess: Preprocess, cut: int, rows: int) -> tuple[str, ...]:
+    """A sentence on the texts among so many that were longer than what is read; none where there are none."""
+    if not cut or not isinstance(preprocess, TextPreprocess):
+        return ()
+    return (
+        f"{cut:,} of {rows:,} texts ({cut / rows:.1%}) are longer than the {preprocess.max_length:,} tokens that are "
+        "read of each, and were cut.",
+    )
 
 
 def batch_arrays(preprocess: Preprocess, prepared: Sequence[NDArray[Any]]) -> Arrays:

@@ -62,7 +62,16 @@ class TextEncoder:
         (the odd one goes to the beginning). A text without any token becomes one pad token, so that no row
         is empty.
         """
-        return [self._cut(encoding) for encoding in self._encodings(texts)]
+        return self.encode_with_lengths(texts)[0]
+
+    def encode_with_lengths(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+        """What ``encode`` gives, and what ``lengths`` does: the texts that are longer than it were cut."""
+        ids: list[NDArray[np.int64]] = []
+        lengths = np.empty(len(texts), dtype=np.int64)
+        for place, encoding in enumerate(self._encodings(texts)):
+            ids.append(self._cut(encoding))
+            lengths[place] = len(encoding)
+        return ids, lengths
 
     def places(self, text: str) -> list[tuple[int, int]]:
         """Where each token of ``encode`` stands in the text: its first character and the one after its last.
