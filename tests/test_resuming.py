@@ -146,7 +146,8 @@ def material_of():
         request.check()
         decisions, dataset = Decisions(request), read_data(request)
         asked = tuple(
-            settings.get(name) for name in ("backbone", "image_size", "fit", "max_length", "pooling")
+            settings.get(name)
+            for name in ("backbone", "image_size", "fit", "max_length", "truncation", "pooling")
         )
         if asked not in opened:
             opened[asked] = open_backbone(dataset, Decisions(request), Silent())
@@ -225,6 +226,7 @@ def test_another_setting_is_told_by_the_name_of_its_option(photos, images, mater
     "change",
     [
         {"max_length": 8},
+        {"truncation": "head+tail"},
         {"pooling": "cls"},
         {"token_dropout": 0.1},
     ],

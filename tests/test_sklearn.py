@@ -314,6 +314,29 @@ def test_classes_come_back_as_they_were_given(squares, tiny, classes):
     assert len(set(fitted.model_.labels)) == 2
 
 
+def test_the_end_of_a_long_text_is_read_where_that_was_asked_for(tmp_path):
+    texts = [
+        f"{'the draft agenda of the report ' * 3}{word} {n}"
+        for n in range(6)
+        for word in ("prize", "harvest")
+    ]
+    settings = {"backbone": "all-minilm-l6-v2", "max_length": 10}
+    both = TransferClassifier(truncation="head+tail", **settings).fit(texts, ["spam", "news"] * 6)
+    assert both.score(texts, ["spam", "news"] * 6) == 1.0
+    # The same content in one store: features of the one kind do not pass for those of the other.
+    head, tail = (TransferFeatures(truncation=kind, **settings) for kind in ("head", "head+tail"))
+    beginnings, ends = head.fit_transform(texts), tail.fit_transform(texts)
+    assert np.array_equal(beginnings[0], beginnings[1])
+    assert not np.array_equal(ends[0], ends[1])
+    assert np.array_equal(head.transform(["short"]), tail.transform(["short"]))
+    # A run reads as it was trained, and so does what starts from it.
+    loaded = unfreeze.load(both.save(tmp_path / "run"))
+    assert loaded.classifier.backbone.preprocess.truncation == "head+tail"
+    assert np.allclose(loaded.predict_proba(texts), both.predict_proba(texts), atol=1e-5)
+    again = TransferFeatures(backbone=tmp_path / "run").fit_transform(texts)
+    assert np.allclose(again, ends, atol=0.01)
+
+
 def test_texts_are_classified_and_a_pipeline_may_clean_them():
     texts = np.array(
         [

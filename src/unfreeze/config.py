@@ -33,6 +33,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "store": ("auto", "on", "off"),
     "fit": ("squash", "crop", "pad"),
+    "truncation": ("head", "head+tail"),
     "pooling": ("native", "mean", "cls", "last"),
     "bn": ("freeze", "train"),
     "augment": ("none", "light", "strong", "dihedral"),
@@ -137,6 +138,7 @@ class TrainRequest:
     image_size: int | None = None
     fit: str | None = None
     max_length: int | None = None
+    truncation: str | None = None
     pooling: str | None = None
     store: str | None = None
     val: Any = None

@@ -251,6 +251,11 @@ def test_flags_for_texts_are_refused_where_images_are_checked(command, photos):
         refused(command("check", photos, *given), given[0], "images")
 
 
+def test_how_texts_are_cut_is_no_matter_of_images(train, photos):
+    refused(train(photos, "--truncation", "head+tail"), "--truncation is for texts", "images")
+    refused(train(photos, "--truncation", "tail"), "--truncation 'tail' is unknown: choose head, head+tail")
+
+
 def test_a_length_that_the_backbone_does_not_read_is_not_taken_for_a_missing_backbone(command, mails):
     refused(command("check", mails, "--max-length", "100000"), "512")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from unfreeze import contracts
+from unfreeze.backbones import with_truncation
 from unfreeze.engine import store as store_module
 from unfreeze.engine import store_files
 from unfreeze.engine.store import FeatureStore, open_store, store_key
@@ -305,8 +306,9 @@ def test_the_key_changes_with_all_that_decides_a_feature(toys):
         store_key(backbone, (1, 2), view="flip"),
         store_key(toys.images(seed=1), (1, 2)),
         store_key(toys.texts(), (1, 2)),
+        store_key(with_truncation(toys.texts(), "head+tail"), (1, 2)),
     }
-    assert len(keys) == 6
+    assert len(keys) == 7
     assert store_key(toys.images(), (1, 2)) in keys
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unfreeze.backbones import with_truncation
 from unfreeze.errors import RequestError
 from unfreeze.predicting import ExportedPredictor
 from unfreeze.runtime.card import KEY, Card
 from unfreeze.runtime.exported import Exported, load
+from unfreeze.runtime.tokenize import TextEncoder
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -234,6 +236,24 @@ def test_texts_are_read_and_refused_as_by_the_run(text_run, tmp_path):
     assert (
         ExportedPredictor(model).notes(6)[0].startswith("1 of 6 texts (16.7%) are longer than the 16 tokens")
     )
+
+
+@pytest.mark.parametrize("truncation", ["head", "head+tail"])
+def test_long_texts_are_cut_as_the_card_says(text_run, truncation):
+    backbone = with_truncation(text_run.run.model().classifier.backbone, truncation)
+    card = replace(CARD, modality="text", preprocess=backbone.preprocess.to_dict())
+    read = []
+
+    def graph(arrays):
+        read.extend(arrays["ids"])
+        even = np.full((len(arrays["ids"]), 2), 0.5, np.float32)
+        return even, even
+
+    tokenizer, text = backbone.assets["tokenizer.json"], "cash " * 40 + "prize " * 40
+    Exported(graph, card, tokenizer).predict([text])
+    (wanted,) = TextEncoder(backbone.preprocess, tokenizer).encode([text])
+    assert read[0].tolist() == wanted.tolist()
+    assert len(set(wanted[1:-1].tolist())) == (1 if truncation == "head" else 2)
 
 
 def test_one_input_has_one_row_of_probabilities(seen, tmp_path):

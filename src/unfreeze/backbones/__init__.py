@@ -5,7 +5,7 @@ Importing this package loads neither torch, timm nor transformers: each function
 
 from unfreeze.backbones.catalog import BackboneEntry, default_backbone, list_backbones, published_as
 from unfreeze.backbones.names import load_backbone, rebuild
-from unfreeze.backbones.staging import randomise, rehash, stage_parameters, with_fit
+from unfreeze.backbones.staging import randomise, rehash, stage_parameters, with_fit, with_truncation
 
 __all__ = [
     "BackboneEntry",
@@ -18,4 +18,5 @@ __all__ = [
     "rehash",
     "stage_parameters",
     "with_fit",
+    "with_truncation",
 ]

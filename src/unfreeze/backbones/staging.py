@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from unfreeze.contracts import Backbone, Stage, State
 from unfreeze.errors import RequestError
-from unfreeze.runtime.preprocess import Fit, ImagePreprocess
+from unfreeze.runtime.preprocess import Fit, ImagePreprocess, Preprocess, TextPreprocess, Truncation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -124,7 +124,17 @@ def with_fit(backbone: Backbone, fit: Fit) -> Backbone:
     """The same image backbone, with images squashed, cropped or padded to its size."""
     if not isinstance(backbone.preprocess, ImagePreprocess):
         raise RequestError(f"{backbone.name} reads texts, which are not fitted to a size.")
-    preprocess = replace(backbone.preprocess, fit=fit)
+    return _prepared_by(backbone, replace(backbone.preprocess, fit=fit))
+
+
+def with_truncation(backbone: Backbone, truncation: Truncation) -> Backbone:
+    """The same text backbone, with the beginning kept of texts that are too long, or the beginning and the end."""
+    if not isinstance(backbone.preprocess, TextPreprocess):
+        raise RequestError(f"{backbone.name} reads images, which are not cut as texts are.")
+    return _prepared_by(backbone, replace(backbone.preprocess, truncation=truncation))
+
+
+def _prepared_by(backbone: Backbone, preprocess: Preprocess) -> Backbone:
     recipe = {**backbone.recipe, "preprocess": preprocess.to_dict()}
     return replace(backbone, preprocess=preprocess, recipe=recipe)  # type: ignore[type-var]
 

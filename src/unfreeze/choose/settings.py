@@ -19,6 +19,10 @@ DEFAULTS: Mapping[str, tuple[object, str]] = {
     "head": ("linear", "a convex problem, solved to convergence; the two-layer head is --head mlp"),
     "batch_size": (32, "usual where data are few; activations of a batch fit into a laptop's memory"),
     "fit": ("squash", "nothing is cut away; --fit crop is what most backbones were pretrained with"),
+    "truncation": (
+        "head",
+        "what other programs cut too; --truncation head+tail keeps the end of long texts as well",
+    ),
     "seed": (0, "fixed, so that a run can be repeated"),
     "device": ("auto", "the first accelerator that answers, else the processor"),
     "precision": ("auto", "fp32 unless a lower one makes no difference on 256 rows"),

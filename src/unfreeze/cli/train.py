@@ -75,6 +75,13 @@ def train(
         ),
     ] = None,
     max_length: MaxLength = None,
+    truncation: Annotated[
+        str | None,
+        typer.Option(
+            help="What is kept of longer texts: head, or head+tail, half of each. (default: head)",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     pooling: Annotated[
         str | None,
         typer.Option(
@@ -287,6 +294,7 @@ def train(
         image_size=image_size,
         fit=fit,
         max_length=max_length,
+        truncation=truncation,
         pooling=pooling,
         store=store,
         val=share_or_data(val),

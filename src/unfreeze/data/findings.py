@@ -199,5 +199,5 @@ def warnings_about(found: Audit) -> Iterator[str]:
     if found.texts is not None and found.texts.truncated:
         yield (
             f"{found.texts.truncated:.1%} of the texts are longer than {found.texts.max_length} tokens "
-            "and will be cut."
+            "and will be cut: --max-length and --truncation say where."
         )

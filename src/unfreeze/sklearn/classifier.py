@@ -61,6 +61,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         image_size: int | None = None,
         image_fit: str | None = None,
         max_length: int | None = None,
+        truncation: str | None = None,
         pooling: str | None = None,
         freeze: int | None = None,
         layer_decay: float | None = None,
@@ -101,6 +102,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.image_size = image_size
         self.image_fit = image_fit
         self.max_length = max_length
+        self.truncation = truncation
         self.pooling = pooling
         self.freeze = freeze
         self.layer_decay = layer_decay

@@ -47,6 +47,7 @@ class TransferFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         image_size: int | None = None,
         image_fit: str | None = None,
         max_length: int | None = None,
+        truncation: str | None = None,
         pooling: str | None = None,
         batch_size: int | None = None,
         store: str | None = None,
@@ -57,6 +58,7 @@ class TransferFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.image_size = image_size
         self.image_fit = image_fit
         self.max_length = max_length
+        self.truncation = truncation
         self.pooling = pooling
         self.batch_size = batch_size
         self.store = store
@@ -148,6 +150,7 @@ class TransferFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             image_size=self.image_size,
             fit=self.image_fit,
             max_length=self.max_length,
+            truncation=self.truncation,
             pooling=self.pooling,
             batch_size=self.batch_size,
             store=self.store,

@@ -48,6 +48,7 @@ def identify_material(material: Material) -> dict[str, str]:
         "--image-size": NONE if height is None else f"{height} x {width}",
         "--fit": str(preprocess.pop("fit", NONE)),
         "--max-length": str(preprocess.pop("max_length", NONE)),
+        "--truncation": str(preprocess.pop("truncation", NONE)),
         "--pooling": str(backbone.recipe.get("pooling", NONE)),
         "details of the preprocessing": _short_hash(preprocess),
         "weights of the backbone": backbone.weights_hash[:16],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.backbones import default_backbone, with_fit
+from unfreeze.backbones import default_backbone, with_fit, with_truncation
 from unfreeze.bundle.loading import is_run, open_source, read_bundle
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import TrainRequest
@@ -25,7 +25,7 @@ from unfreeze.progress import Progress
 
 if TYPE_CHECKING:
     from unfreeze.engine.choice import ExecutorChoice
-    from unfreeze.runtime.preprocess import Fit
+    from unfreeze.runtime.preprocess import Fit, Truncation
 
 
 def read_data(request: TrainRequest) -> Dataset:
@@ -62,12 +62,7 @@ def open_backbone(dataset: Dataset, decisions: Decisions, progress: Progress) ->
         pooling=request.pooling,
         max_length=request.max_length,
     )
-    if is_run(name) and "fit" not in request.given():
-        decisions.record("fit", backbone.preprocess.to_dict().get("fit"), "data", f"as in {name}")
-    elif dataset.modality == "image":
-        backbone = with_fit(backbone, cast("Fit", decisions.text("fit")))
-    if dataset.modality == "text":
-        decisions.entries.pop("fit", None)
+    backbone = _prepared_as_asked(backbone, name, decisions)
     decisions.record(
         "preprocessing", backbone.preprocess.to_dict(), "default", "from the pretrained configuration"
     )
@@ -89,6 +84,21 @@ def _check_modality(request: TrainRequest, modality: Modality) -> None:
     )
     if modality == "text" and request.fit is not None:
         raise RequestError("--fit says how images become squares: leave it out for texts.")
+    if modality == "image" and request.truncation is not None:
+        raise RequestError("--truncation is for texts, and these are images: leave it out.")
+
+
+def _prepared_as_asked(backbone: Backbone, name: str, decisions: Decisions) -> Backbone:
+    """The backbone with the fit of images or the truncation of texts that was asked for; a run has its own."""
+    given = decisions.request.given()
+    own, foreign = ("fit", "truncation") if backbone.modality == "image" else ("truncation", "fit")
+    decisions.entries.pop(foreign)
+    if is_run(name) and own not in given:
+        decisions.record(own, backbone.preprocess.to_dict()[own], "data", f"as in {name}")
+        return backbone
+    if own == "fit":
+        return with_fit(backbone, cast("Fit", decisions.text("fit")))
+    return with_truncation(backbone, cast("Truncation", decisions.text("truncation")))
 
 
 def _refuse_another_split(run: str, dataset: Dataset) -> None:
