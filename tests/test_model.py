@@ -145,6 +145,29 @@ def test_chunks_keep_order_and_answers(photos, image_model, monkeypatch):
     assert [a.probability for a in pieces] == pytest.approx([a.probability for a in whole], abs=1e-6)
 
 
+def test_features_of_all_rows_are_never_held_at_once(photos, tmp_path, image_model, monkeypatch):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    paths = [*sorted(photos.rglob("*.png"))[:7], broken]
+    samples = image_model.open_inputs([str(path) for path in (paths[0], broken, *paths[1:])])
+    whole, errors = image_model.probabilities(samples, batch_size=2)
+    asked = []
+    features = image_model._features
+
+    def noted(samples, **settings):
+        asked.append((len(samples), settings["expected_rows"]))
+        return features(samples, **settings)
+
+    monkeypatch.setattr(image_model, "_features", noted)
+    monkeypatch.setattr("unfreeze.model.CHUNK_TEXTS", 4)
+    pieces, again = image_model.probabilities(samples, batch_size=2)
+    # What is worth compiling is decided by all of them.
+    assert asked == [(4, 9), (4, 9), (1, 9)]
+    assert list(again.items()) == list(errors.items())
+    assert list(errors) == [1, 8]
+    np.testing.assert_allclose(pieces, whole, atol=1e-6)
+
+
 def test_the_most_probable_classes_come_in_falling_order_and_end_with_the_last(text_model):
     (answer,) = text_model.predict("claim your prize", top_k=9)
     assert answer.top[0][0] == answer.label

@@ -15,6 +15,7 @@ from unfreeze.bundle.places import run_folder
 from unfreeze.contracts import Executor
 from unfreeze.data.dataset import Dataset, Samples
 from unfreeze.data.inputs import open_inputs, open_items, unlabelled
+from unfreeze.engine.batches import CHUNK_TEXTS
 from unfreeze.engine.frozen_pass import compute_features
 from unfreeze.errors import RequestError
 from unfreeze.evaluate.calibration import softmax
@@ -102,8 +103,18 @@ class Model:
         self, samples: Samples, *, batch_size: int = 32, expected_rows: int | None = None
     ) -> tuple[NDArray[np.float64], dict[int, str]]:
         """Calibrated probabilities (rows, classes), NaN for unreadable rows, and why those cannot be read."""
-        features, errors = self._features(samples, batch_size=batch_size, expected_rows=expected_rows)
-        return softmax(self.classifier.head.logits(features), self.classifier.temperature), errors
+        probabilities = np.empty((len(samples), len(self.labels)))
+        errors: dict[int, str] = {}
+        # Features of a million rows would take gigabytes. Texts are sorted by length within as many anyway, so that
+        # the batches are those of all rows at once.
+        for start in range(0, len(samples), CHUNK_TEXTS):
+            rows = np.arange(start, min(start + CHUNK_TEXTS, len(samples)))
+            features, bad = self._features(
+                samples.select(rows), batch_size=batch_size, expected_rows=expected_rows or len(samples)
+            )
+            probabilities[rows] = softmax(self.classifier.head.logits(features), self.classifier.temperature)
+            errors |= {start + row: reason for row, reason in bad.items()}
+        return probabilities, errors
 
     def notes(self, rows: int) -> tuple[str, ...]:
         """What is to be known of the answers given so far, to so many rows, as sentences."""
