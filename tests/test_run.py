@@ -347,6 +347,36 @@ def test_data_in_memory_are_named_and_not_written_out(tmp_path, monkeypatch, pla
     assert "test" not in read_config(run.folder / "config.yaml")
 
 
+def test_brighter_copies_of_learnt_pictures_in_the_test_part_are_told(tmp_path, plain_torch):
+    from PIL import Image
+
+    chance = np.random.default_rng(0)
+    for place in range(48):
+        part, kind = "test" if place % 4 == 0 else "train", ("dark", "light")[place // 4 % 2]
+        folder = tmp_path / "data" / part / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        blocks = chance.integers(0, 200, (3, 3, 3), dtype=np.uint8)
+        picture = Image.fromarray(blocks).resize((64, 64), chance.integers(0, 4))
+        picture.save(folder / f"{place}.png")
+        if place == 1:
+            brighter = picture.point(lambda value: min(255, int(1.05 * value)))
+            brighter.save(tmp_path / "data" / "test" / kind / "copy.png")
+    run = unfreeze.train(
+        str(tmp_path / "data"),
+        output_dir=tmp_path / "run",
+        strategy="feature-extraction",
+        backbone="efficientnet-lite0",
+        image_size=64,
+    )
+    told = [warning for warning in run.to_dict()["warnings"] if "nearly the same" in warning]
+    assert len(told) == 1
+    assert "of 13 test rows" in told[0]
+    assert "test/dark/copy.png (like train/dark/1.png, similarity" in told[0]
+    assert told[0].endswith("Take them out of one of the parts.")
+    found = {entry.title: entry for entry in run.report.data.findings}
+    assert found["Test rows like one that was learnt from"].items[0][0] == "test/dark/copy.png"
+
+
 def test_words_are_counted_in_so_many_texts_at_most_and_the_report_says_so(
     tmp_path, monkeypatch, plain_torch
 ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -16,6 +16,7 @@ from unfreeze.backbones import list_backbones, published_as
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.folder import package_versions
 from unfreeze.choicepages import choice_section
+from unfreeze.choose.likeness import Twins
 from unfreeze.config import Resolved
 from unfreeze.contracts import Backbone
 from unfreeze.data.audit import audit
@@ -64,8 +65,9 @@ class Evidence:
 
     ``oof``: rows and calibrated probabilities that no fit saw; ``test_logits`` belong to ``test_rows``, as do
     ``floor``, the probe's probabilities beside a thawed result. ``fit``: the history and ledger of thawing.
-    ``choice``: what ``choice.json`` holds. ``cost``: what was predicted of the training ``trained``, shipped or not,
-    which took ``training_seconds``; None where it was resumed.
+    ``alike``: test rows that look nearly the same as one of those of the features. ``choice``: what ``choice.json``
+    holds. ``cost``: what was predicted of the training ``trained``, shipped or not, which took ``training_seconds``;
+    None where it was resumed.
     ``examples``: how many training rows the run carries.
     """
 
@@ -84,6 +86,7 @@ class Evidence:
     test: Scores
     test_rows: NDArray[np.intp]
     test_logits: NDArray[np.float32]
+    alike: Twins
     settings: tuple[Resolved, ...]
     fingerprint: str
     command: str
@@ -185,7 +188,9 @@ def _data_summary(evidence: Evidence) -> content.DataSummary:
     unreadable = [(bad.name, bad.reason) for bad in evidence.features.quarantined]
     lost = np.setdiff1d(dataset.rows("test"), evidence.test_rows)
     unreadable += [(dataset.samples.name(int(row)), "a test row that cannot be read") for row in lost]
+    pairs = [_pair(evidence, place) for place in range(min(len(evidence.alike), MOST_LISTED))]
     lists = (
+        ("Test rows like one that was learnt from", len(evidence.alike), tuple(pairs)),
         (
             "Unreadable, left out",
             len(unreadable),
@@ -210,8 +215,35 @@ def _data_summary(evidence: Evidence) -> content.DataSummary:
         },
         inferred=tuple((entry.what, entry.value, entry.reason) for entry in dataset.inferred),
         facts=found.facts,
-        warnings=found.warnings,
+        warnings=(*found.warnings, *_copies_told(evidence)),
         findings=tuple(content.Finding(*entry) for entry in lists if entry[1]),
+    )
+
+
+def _pair(evidence: Evidence, place: int) -> tuple[str, str]:
+    """A test row that looks nearly the same as one that was learnt from, and what it looks like."""
+    names, twins = evidence.dataset.samples.name, evidence.alike
+    like = names(int(twins.known[place]))
+    return names(int(twins.asked[place])), f"like {like}, similarity {twins.similarity[place]:.3f}"
+
+
+def _copies_told(evidence: Evidence) -> Iterator[str]:
+    """What near-copies of learnt rows in the test part mean for the result, where there are any."""
+    twins = evidence.alike
+    if not len(twins):
+        return
+    name, like = _pair(evidence, 0)
+    right = evidence.test_logits.argmax(axis=1) == evidence.dataset.label[evidence.test_rows]
+    others = right[~np.isin(evidence.test_rows, twins.asked)]
+    without = f" Without them {others.mean():.1%} are right." if len(others) else ""
+    remedy = (
+        "Take them out of one of the parts."
+        if "test" in evidence.dataset.given
+        else "What belongs together stays together with --group-column, or in folders train and test of your own."
+    )
+    yield (
+        f"{len(twins):,} of {twins.compared:,} test rows look nearly the same to the network as one that was learnt "
+        f"from, such as {name} ({like}): a result on them says little of new ones.{without} {remedy}"
     )
 
 

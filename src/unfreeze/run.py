@@ -24,7 +24,7 @@ from unfreeze.training.exampling import take_examples
 from unfreeze.training.learning import learn
 from unfreeze.training.prepare import read_data
 from unfreeze.training.probed import probe_data
-from unfreeze.training.probing import calibrate_probe, test_classifier
+from unfreeze.training.probing import calibrate_probe, near_copies, test_classifier
 from unfreeze.training.saving import save_metrics, save_run
 from unfreeze.training.thawing import write_fit
 
@@ -180,6 +180,8 @@ def _train_into(
             tested = test_classifier(
                 fitted.classifier, dataset, fitted.exact, decisions, progress, what="Test rows"
             )
+    with clock.part("rows alike"):
+        alike = near_copies(tested if floor_tested is None else floor_tested, features)
     with clock.part("scoring"):
         labels = dataset.labels.names
         groups, test_groups = dataset.groups_of(fitted.rows), dataset.groups_of(tested.rows)
@@ -221,6 +223,7 @@ def _train_into(
         test=test,
         test_rows=tested.rows,
         test_logits=tested.logits,
+        alike=alike,
         floor=None if floor_tested is None else floor_tested.probabilities,
         fit=fit,
         choice=None if learned.choice is None else learned.choice.to_dict(),

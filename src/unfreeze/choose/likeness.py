@@ -50,6 +50,10 @@ class Twins:
     def __len__(self) -> int:
         return len(self.asked)
 
+    def select(self, kept: NDArray[np.bool_]) -> Twins:
+        """Those pairs alone."""
+        return Twins(self.asked[kept], self.known[kept], self.similarity[kept], self.compared)
+
 
 def standardise(features: Floats, reference: Floats | None = None) -> Floats:
     """Directions (rows, width) of length 1, after centring and scaling by ``reference`` (default: the features).

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.bundle.classifier import Classifier, Threshold
+from unfreeze.choose.likeness import Twins, find_twins
 from unfreeze.choose.settings import Decisions
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset
@@ -52,12 +53,18 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """What a classifier says of the readable test rows, and the executor that ran it."""
+    """What a classifier says of the readable test rows, and the executor that ran it.
+
+    ``features`` (rows, width): of the last stage, in the weights of the classifier; ``keys`` (rows,): equal where rows
+    hold the same.
+    """
 
     rows: NDArray[np.intp]
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float64]
     executor: Executor
+    features: NDArray[np.float32]
+    keys: NDArray[np.uint64]
 
 
 def fit_rows(dataset: Dataset, features: Features) -> NDArray[np.bool_]:
@@ -158,26 +165,24 @@ def score_rows(
     decisions: Decisions,
     progress: Progress,
     what: str,
-) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """Logits of the readable ones of ``rows``, in fp32 from the raw inputs, past the store; and those rows.
+) -> tuple[NDArray[np.float32], Features]:
+    """Logits of the readable ones of ``rows``, in fp32 from the raw inputs, past the store; and what the pass gave.
 
     ``what``: they are counted as. Raises DataError when none can be read.
     """
-    boundaries = tuple(sorted(classifier.head.boundaries))
     passed = compute_features(
         dataset,
         classifier.backbone,
         executor=executor,
         rows=rows,
-        boundaries=boundaries,
+        boundaries=tuple(sorted(classifier.head.boundaries)),
         batch_size=decisions.number("batch_size"),
         progress=lambda done, total: progress.count(f"{what}, from the raw inputs", done, total),
     )
     name_left_out(passed, progress)
     if not len(passed.rows):
         raise DataError(f"None of the {len(rows):,} rows of {dataset.source} to measure on can be read.")
-    joined = passed.joined(classifier.head.boundaries)
-    return classifier.head.logits(joined), passed.rows
+    return classifier.head.logits(passed.joined(classifier.head.boundaries)), passed
 
 
 def test_classifier(
@@ -191,10 +196,22 @@ def test_classifier(
 ) -> Tested:
     """The test rows through the classifier, counted as ``what``; ``exact``: an fp32 executor of its weights."""
     test = dataset.rows("test")
-    logits, rows = score_rows(
+    logits, passed = score_rows(
         classifier, dataset, test, executor=exact, decisions=decisions, progress=progress, what=what
     )
-    return Tested(rows, logits, softmax(logits, classifier.temperature), exact)
+    last = passed.arrays[max(passed.arrays)]
+    return Tested(passed.rows, logits, softmax(logits, classifier.temperature), exact, last, passed.keys)
+
+
+def near_copies(tested: Tested, features: Features) -> Twins:
+    """Test rows that look nearly the same to the pretrained network as one that was learnt from.
+
+    Both are rows of the data set. ``tested``: by the probe. Rows that are the same to the last byte are left out: the
+    audit finds those.
+    """
+    found = find_twins(tested.features, features.arrays[max(features.arrays)])
+    found = found.select(~np.isin(tested.keys[found.asked], features.keys))
+    return replace(found, asked=tested.rows[found.asked], known=features.rows[found.known])
 
 
 def exact_executor(

@@ -164,7 +164,7 @@ def _measure(
     """The trained network's calibration, on validation rows run from their raw inputs in fp32."""
     dataset, decisions = material.dataset, material.decisions
     classifier = Classifier(backbone=backbone, head=head, labels=dataset.labels)
-    logits, rows = score_rows(
+    logits, passed = score_rows(
         classifier,
         dataset,
         val_rows,
@@ -174,5 +174,5 @@ def _measure(
         what="Validation rows",
     )
     used = "which trained nothing" if plan.ends_in_pairs else "which could also choose the epoch"
-    how = f"{len(rows):,} validation rows, {used}"
-    return calibrate(backbone, head, dataset, rows, logits, how=how, decisions=decisions)
+    how = f"{len(passed.rows):,} validation rows, {used}"
+    return calibrate(backbone, head, dataset, passed.rows, logits, how=how, decisions=decisions)
