@@ -8,7 +8,7 @@ from unfreeze.engine.losses import Mix
 from unfreeze.plan import Phase, Plan
 
 ROWS, CLASSES = 12, 3
-SHARE, ALPHA, SMOOTHING = 0.7, 0.4, 0.3
+ALPHA, SMOOTHING = 0.4, 0.3
 CLASS_WEIGHT = np.array([1.0, 4.0, 0.25], np.float32)
 
 
@@ -75,13 +75,15 @@ def test_the_first_step_smooths_its_labels(t, monkeypatch):
 
 def test_the_first_step_mixes_features_and_classes(t, monkeypatch):
     partner = np.roll(np.arange(ROWS), 5)
+    share = np.linspace(0.5, 1.0, ROWS, dtype=np.float32)
 
     def draw(alpha, *, seed, step, rows):
         assert (alpha, step, rows) == (ALPHA, 0, ROWS)
-        return Mix(SHARE, partner)
+        return Mix(share, partner)
 
     monkeypatch.setattr("unfreeze.engine.stepping.draw_mix", draw)
     h, y, head, *found = first_step(t, monkeypatch, mixup=ALPHA)
     target = np.eye(CLASSES)[y]
-    mixed = [SHARE * value + (1 - SHARE) * value[partner] for value in (h, target)]
+    kept = share[:, None].astype(np.float64)
+    mixed = [kept * value + (1 - kept) * value[partner] for value in (h, target)]
     assert_is(found, by_hand(mixed[0], head, mixed[1], np.ones(ROWS)))

@@ -20,29 +20,33 @@ TEMPERATURE = 0.1
 
 @dataclass(frozen=True)
 class Mix:
-    """Mixup of a batch (Zhang et al. 2017): each row keeps ``share`` of itself and takes the rest of its partner."""
+    """Mixup of a batch (Zhang et al. 2017): each row keeps its ``share`` (rows,) and takes the rest of its partner."""
 
-    share: float
+    share: NDArray[np.float32]
     partner: NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
 class Mixed:
-    """The classes (batch,) of the rows' partners, and the share that the rows keep of their own."""
+    """The classes (batch,) of the rows' partners, and the shares (batch,) that the rows keep of their own."""
 
-    share: float
+    share: Tensor
     other: Tensor
+
+    def rows(self, chosen: slice) -> Mixed:
+        """Those of some rows."""
+        return Mixed(self.share[chosen], self.other[chosen])
 
 
 def draw_mix(alpha: float, *, seed: int, step: int, rows: int) -> Mix | None:
-    """The mix of a step, from Beta(alpha, alpha); a function of seed and step."""
+    """The mix of a step, each row's share from Beta(alpha, alpha); a function of seed and step."""
     if alpha <= 0:
         return None
     from scipy.stats import beta
 
-    chance = uniforms(seed, step + _MIXUP_ROUND, np.arange(rows + 1, dtype=np.uint64), 1)[:, 0]
-    share = float(beta.ppf(chance[0], alpha, alpha))
-    return Mix(share=max(share, 1 - share), partner=np.argsort(chance[1:], kind="stable"))
+    chance = uniforms(seed, step + _MIXUP_ROUND, np.arange(2 * rows, dtype=np.uint64), 1)[:, 0]
+    share = beta.ppf(chance[:rows], alpha, alpha).astype(np.float32)
+    return Mix(share=np.maximum(share, 1 - share), partner=np.argsort(chance[rows:], kind="stable"))
 
 
 def cross_entropy(
@@ -55,17 +59,17 @@ def cross_entropy(
     """
     from torch.nn import functional
 
-    def summed(target: Tensor) -> Tensor:
+    def of_rows(target: Tensor) -> Tensor:
         if weight is None or not smoothing:
             return functional.cross_entropy(
-                logits.float(), target, weight=weight, label_smoothing=smoothing, reduction="sum"
+                logits.float(), target, weight=weight, label_smoothing=smoothing, reduction="none"
             )
         rows = functional.cross_entropy(logits.float(), target, label_smoothing=smoothing, reduction="none")
-        return (weight[target] * rows).sum()
+        return weight[target] * rows
 
     if mixed is None:
-        return summed(y)
-    return mixed.share * summed(y) + (1 - mixed.share) * summed(mixed.other)
+        return of_rows(y).sum()
+    return (mixed.share * of_rows(y) + (1 - mixed.share) * of_rows(mixed.other)).sum()
 
 
 def pair_loss(features: Tensor, y: Tensor) -> Tensor:

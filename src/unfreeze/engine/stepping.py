@@ -168,16 +168,18 @@ class Stepper:
         # Phases count their steps from 0 and must not repeat each other's chance.
         seed = self.task.seed * 1_000_003 + self.index * 10_000_019
         mix = draw_mix(self.plan.mixup, seed=seed, step=done, rows=len(rows))
-        other = None
+        mixed = None
         if mix is not None:
-            partner = send(mix.partner, device)
-            state = replace(state, h=mix.share * state.h.float() + (1 - mix.share) * state.h[partner].float())
-            other = y[partner]
+            partner, kept = send(mix.partner, device), send(mix.share, device)
+            # The same for every number of a row.
+            wide = kept.view(-1, *[1] * (state.h.dim() - 1))
+            state = replace(state, h=wide * state.h.float() + (1 - wide) * state.h[partner].float())
+            mixed = Mixed(kept, y[partner])
         if len(state.h) > len(ranks.loaded(rows)):
             own = send(ranks.loaded(np.arange(len(rows))), state.h.device)
             state = state.rows(own)
         share = ranks.share(len(rows))
-        mine, other = y[share], None if other is None else other[share]
+        mine, mixed = y[share], None if mixed is None else mixed.rows(share)
         total = torch.zeros((), device=device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             # Ranks must not drop the same units of different rows.
@@ -191,7 +193,6 @@ class Stepper:
                     # A row that counts nothing is run where others have one more.
                     features = features[: len(mine[chosen])]
                     logits = None if pairs else self.head(features)
-                mixed = None if mix is None or other is None else Mixed(mix.share, other[chosen])
                 if self._joins_pairs:
                     # All ranks compute the loss of all pairs: each answers for a part of it.
                     summed = pair_loss(ranks.joined(features, len(rows)), y) / ranks.count
@@ -205,7 +206,7 @@ class Stepper:
                         mine[chosen],
                         weight=weight,
                         smoothing=self.plan.label_smoothing,
-                        mixed=mixed,
+                        mixed=None if mixed is None else mixed.rows(chosen),
                     )
                 loss = summed / whole
                 objective = loss + self._pull() / (parts * ranks.count)
