@@ -17,7 +17,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,12 +36,14 @@ from unfreeze.strategies.classic import by_rows
 STRATEGIES = (FLOOR, "partial", "gradual", "discriminative", "full", "lora")
 MAIL_CLASSES = 2
 PATCH = 14  # pixels of DINOv2
+# In the order of the table.
 SIZES = {
-    "solar": (100, 250, 500),
-    "solar.dinov2": (100,),
     "mails": (32, 100, 500, 4000),
     "digits": (200, 1000),
+    "solar": (100, 250, 500),
+    "solar.dinov2": (100,),
 }
+NAMES = {"mails": "mails", "digits": "digits", "solar": "solar cells", "solar.dinov2": "solar cells, DINOv2"}
 TEST_ROWS = 600
 KEY = ("task", "strategy", "seed", "image_size", "max_length", "time_limit")
 
@@ -168,48 +170,88 @@ def complete(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in results if done[row["task"], row["seed"]] >= set(strategies_of(row["task"]))]
 
 
-def report(results: Sequence[dict[str, Any]]) -> None:
-    """The table of regrets, of all tasks with results of auto."""
+@dataclass(frozen=True)
+class Regret:
+    """What choosing loses on a task, as shares: by ``auto``, by the table, by full fine-tuning; ``seconds``: of
+    ``auto`` and of the ``best`` strategy, ``reached``: what these two are right on; ``took``: strategies and how often.
+    """
+
+    task: str
+    seeds: int
+    best: str
+    reached: tuple[float, float]
+    auto: float
+    table: float
+    full: float
+    took: Counter[str]
+    seconds: tuple[float, float]
+
+
+def regrets(results: Sequence[dict[str, Any]]) -> list[Regret]:
+    """What choosing loses on each task of which a seed is complete, in the order of ``SIZES``."""
     cells: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for result in results:
+    for result in complete(results):
         cells[result["task"], result["strategy"]].append(result)
-    print(
-        "| task | seeds | best strategy | auto | regret | chosen | classic table | always full | time: auto / best |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
-    regrets: dict[str, list[float]] = {"auto": [], "table": [], "full": []}
-    for task in dict.fromkeys(result["task"] for result in results):
+    found = []
+    for task in (f"{source}-{rows}" for source, sizes in SIZES.items() for rows in sizes):
         mean = {
             strategy: statistics.mean(row["accuracy"] for row in rows)
             for (name, strategy), rows in cells.items()
             if name == task
         }
-        if AUTO not in mean or len(mean) < 2:
+        if not mean:
             continue
         named = {strategy: value for strategy, value in mean.items() if strategy != AUTO}
         best = max(named, key=lambda strategy: named[strategy])
         autos = cells[task, AUTO]
-        rule = by_rows(int(task.partition("-")[2]))
-        rules = {"auto": mean[AUTO], "table": named.get(rule), "full": named.get("full")}
-        shown = {}
-        for name, value in rules.items():
-            shown[name] = "–"
-            if value is not None:
-                regrets[name].append(named[best] - value)
-                shown[name] = f"{100 * (named[best] - value):+.1f}"
         took = [statistics.mean(row["seconds"] for row in cells[task, name]) for name in (AUTO, best)]
-        chosen = ", ".join(sorted({row["chosen"] for row in autos}))
-        print(
-            f"| {task} | {len(autos)} | {best} {named[best]:.3f} | {mean[AUTO]:.3f} | {shown['auto']} | {chosen} | "
-            f"{shown['table']} | {shown['full']} | {took[0]:.0f} / {took[1]:.0f} s |"
+        found.append(
+            Regret(
+                task=task,
+                seeds=len(autos),
+                best=best,
+                reached=(mean[AUTO], named[best]),
+                auto=named[best] - mean[AUTO],
+                table=named[best] - named[by_rows(int(task.rpartition("-")[2]))],
+                full=named[best] - named["full"],
+                took=Counter(row["chosen"] for row in autos),
+                seconds=(took[0], took[1]),
+            )
         )
-    if regrets["auto"]:
-        told = "; ".join(
-            f"{name} {100 * statistics.mean(values):+.1f} (largest {100 * max(values):+.1f})"
-            for name, values in regrets.items()
-            if values
+    return found
+
+
+def table_of(found: Sequence[Regret]) -> list[str]:
+    """The lines of the table, as Markdown; regrets in points."""
+    lines = [
+        "| task | seeds | best strategy | `auto` | its regret | what it took | classic table | always full | "
+        "`auto` / best, s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        source, _, rows = one.task.rpartition("-")
+        took = ", ".join(
+            name if len(one.took) == 1 else f"{name} ({count} of {one.seeds})"
+            for name, count in one.took.most_common()
         )
-        print(f"\nMean regret in points: {told}")
+        lines.append(
+            f"| {int(rows):,} {NAMES[source]} | {one.seeds} | {one.best} {one.reached[1]:.3f} | {one.reached[0]:.3f} | "
+            f"{_points(one.auto)} | {took} | {_points(one.table)} | {_points(one.full)} | "
+            f"{one.seconds[0]:.0f} / {one.seconds[1]:.0f} |"
+        )
+    auto, rule, full, first, second = (
+        statistics.mean(values)
+        for values in zip(*((one.auto, one.table, one.full, *one.seconds) for one in found), strict=True)
+    )
+    lines.append(
+        f"| **mean** | | | | **{_points(auto)}** | | **{_points(rule)}** | **{_points(full)}** | "
+        f"{first:.0f} / {second:.0f} |"
+    )
+    return lines
+
+
+def _points(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:.1f}"
 
 
 def task_arguments(description: str | None) -> argparse.ArgumentParser:
@@ -259,7 +301,8 @@ def main() -> None:
                     if not kept.has(**key_of(task, strategy, seed, arguments)):
                         kept.add(measure(task, strategy, seed, arguments))
     asked_for = [row for row in kept.rows if settings_of(row["strategy"], arguments).items() <= row.items()]
-    report(complete(asked_for))
+    if found := regrets(asked_for):
+        print("\n".join(table_of(found)))
     print(f"\n{kept.told()}")
 
 

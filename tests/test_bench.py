@@ -2,10 +2,12 @@
 
 import argparse
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 from types import ModuleType
 
 import pytest
@@ -60,6 +62,30 @@ def load(monkeypatch):
         file = getattr(sys.modules[name], "__file__", None)
         if file is not None and Path(file).is_relative_to(BENCH):
             del sys.modules[name]
+
+
+def test_what_pages_say_of_choosing_is_what_the_file_of_results_holds(load):
+    chooser, kept = load("chooser.py"), []
+    for line in (BENCH / "results" / "chooser.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["time_limit"] in (None, "10m"):
+            kept.append(row)
+    found = chooser.regrets(kept)
+    page = (BENCH / "RESULTS.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in chooser.table_of(found) if line not in page] == []
+    words = " ".join((BENCH.parent / "docs" / "choosing.md").read_text(encoding="utf-8").split())
+    auto, rule, full = (
+        100 * mean([getattr(one, name) for one in found]) for name in ("auto", "table", "full")
+    )
+    slowest = max(one.seconds[0] / one.seconds[1] for one in found)
+    for said in (
+        f"measured on {len(found)} small tasks",
+        f"{auto:.1f} points on average",
+        f"({max(100 * one.auto for one in found):.1f} at most)",
+        f"the table by rows loses {rule:.1f} and full fine-tuning always {full:.1f} ",
+        f"in no more than {slowest:.1f} times the time",
+    ):
+        assert said in words
 
 
 @pytest.fixture
