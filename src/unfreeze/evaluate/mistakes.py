@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Suspect:
-    """A row by position, its given class, the class that the model suggests, and both probabilities."""
+    """A row by position, its given class, and the class that the model suggests with its probability."""
 
     row: int
     given: int
     suggested: int
     probability: float
-    given_probability: float
 
 
 def likely_wrong_labels(
@@ -40,7 +39,7 @@ def likely_wrong_labels(
     top = confident[np.arange(rows), suggested]
     found = np.flatnonzero((top > own) & (suggested != truth))
     order = found[np.argsort(own[found] - top[found], kind="stable")][:most]
-    return _suspects(order, truth, suggested, top, own)
+    return _suspects(order, truth, suggested, top)
 
 
 def confident_mistakes(
@@ -50,10 +49,10 @@ def confident_mistakes(
     given, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(y, dtype=np.intp)
     every = np.arange(len(truth))
     predicted = given.argmax(axis=1)
-    top, own = given[every, predicted], given[every, truth]
+    top = given[every, predicted]
     wrong = np.flatnonzero(predicted != truth)
     order = wrong[np.argsort(-top[wrong], kind="stable")][:most]
-    return _suspects(order, truth, predicted, top, own)
+    return _suspects(order, truth, predicted, top)
 
 
 def _suspects(
@@ -61,9 +60,5 @@ def _suspects(
     truth: NDArray[np.intp],
     suggested: NDArray[np.intp],
     top: NDArray[np.float64],
-    own: NDArray[np.float64],
 ) -> tuple[Suspect, ...]:
-    return tuple(
-        Suspect(int(row), int(truth[row]), int(suggested[row]), float(top[row]), float(own[row]))
-        for row in order
-    )
+    return tuple(Suspect(int(row), int(truth[row]), int(suggested[row]), float(top[row])) for row in order)
