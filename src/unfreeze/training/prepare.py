@@ -92,7 +92,7 @@ def _prepared_as_asked(backbone: Backbone, name: str, decisions: Decisions) -> B
     """The backbone with the fit of images or the truncation of texts that was asked for; a run has its own."""
     given = decisions.request.given()
     own, foreign = ("fit", "truncation") if backbone.modality == "image" else ("truncation", "fit")
-    decisions.entries.pop(foreign)
+    decisions.entries.pop(foreign, None)
     if is_run(name) and own not in given:
         decisions.record(own, backbone.preprocess.to_dict()[own], "data", f"as in {name}")
         return backbone
