@@ -79,6 +79,18 @@ def test_a_baseline_within_chance_is_said_to_be_so(toys):
     )
 
 
+def test_a_baseline_without_a_paired_interval_is_better_where_it_lies_above_the_run_s_own(toys):
+    data = toys.images()
+    data = replace(data, test=replace(data.test, accuracy=Estimate(0.75, 0.72, 0.78)))
+    chance, within = Baseline("chance", Estimate(0.79)), Baseline("majority", Estimate(0.77), name="x")
+    always = Baseline("majority", Estimate(0.95), name="fine")
+    assert words.comparisons(replace(data, baselines=(chance, within, always))) == [
+        "Chance is better by 4.0 points on the same rows.",
+        "Always 'x' is ahead by 2.0 points on the same rows, which is within chance.",
+        "Always 'fine' is better by 20.0 points on the same rows.",
+    ]
+
+
 def test_a_floor_that_is_clearly_beaten_is_said_with_its_interval(toys):
     data = toys.images()
     floor = Baseline("probe", Estimate(0.80), difference=Estimate(0.032, 0.004, 0.06))

@@ -139,12 +139,7 @@ def comparisons(data: ReportData) -> list[str]:
     said = []
     for baseline in data.baselines:
         gap = baseline.difference or Estimate(run.value - baseline.accuracy.value)
-        # Without a paired interval, the run's own must lie above the baseline.
-        low = (
-            gap.low
-            if gap.low is not None
-            else (run.low if run.low is not None else run.value) - baseline.accuracy.value
-        )
+        low, high = _lead(run, baseline)
         if baseline.kind == "published" or low > 0:
             continue
         name = baseline_name(baseline)
@@ -152,7 +147,7 @@ def comparisons(data: ReportData) -> list[str]:
         points = f"{abs(gap.value) * 100:.1f} points"
         # This run's lead over the baseline: its ends change places where the baseline is the subject.
         bounds = _bounds(Estimate(-gap.value, _negative(gap.high), _negative(gap.low)))
-        if gap.value < 0 and gap.high is not None and gap.high < 0:
+        if high < 0:
             advice = " For these texts it is the better classifier." if baseline.kind == "tfidf" else ""
             said.append(f"{name} is better by {points} on the same rows{bounds}.{advice}")
         elif points == "0.0 points":
@@ -162,6 +157,14 @@ def comparisons(data: ReportData) -> list[str]:
         else:
             said.append(f"{name} is only {points} behind on the same rows, which is within chance{bounds}.")
     return said
+
+
+def _lead(run: Estimate, baseline: Baseline) -> tuple[float, float]:
+    """The ends of the run's lead over a baseline: of the paired interval, or where there is none by the run's own."""
+    gap = baseline.difference
+    if gap is not None and gap.low is not None and gap.high is not None:
+        return gap.low, gap.high
+    return _low(run) - baseline.accuracy.value, _high(run) - baseline.accuracy.value
 
 
 def _negative(value: float | None) -> float | None:
@@ -284,6 +287,10 @@ def _find(baselines: Sequence[Baseline], kind: str) -> Baseline | None:
 
 def _low(estimate: Estimate) -> float:
     return estimate.low if estimate.low is not None else estimate.value
+
+
+def _high(estimate: Estimate) -> float:
+    return estimate.high if estimate.high is not None else estimate.value
 
 
 def examples_text(data: ReportData) -> str:
