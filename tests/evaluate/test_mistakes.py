@@ -58,7 +58,37 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
     # Ten groups of a hundred rows each, the first of which holds all that differs.
     grouped = paired_difference(np.eye(2)[first], np.eye(2)[second], y, groups=np.arange(1000) // 100)
     assert grouped[0] == pytest.approx(0.03)
-    assert grouped[1] == 0.0
+    assert grouped[1] < 0.0
     assert grouped[2] > 0.055
+    # Student's over ten sums of 30 and nine times 0, as if one more row differed: t(9) at 97.5 % is 2.262157.
+    half = 2.262157 * (10 / 9 * (27**2 + 9 * 3**2) + 1) ** 0.5 / 1000
+    assert grouped[2] - grouped[0] == pytest.approx(half, abs=1e-6)
     with pytest.raises(ValueError, match="same rows"):
         paired_difference(np.eye(2)[first[:5]], np.eye(2)[first], y)
+
+
+@pytest.mark.parametrize("groups", [2, 3, 5, 8])
+def test_groups_that_rise_together_make_few_false_differences_however_few_they_are(groups):
+    random = np.random.default_rng(0)
+    code, y = np.repeat(np.arange(groups), 30), np.zeros(30 * groups, dtype=int)
+    called = 0
+    for _ in range(400):
+        # Two equal classifiers, each of which finds some groups easier.
+        ease = 1.5 + random.normal(size=groups) + 0.8 * random.normal(size=(2, groups))
+        wrong = (random.random((2, len(code))) > 1 / (1 + np.exp(-ease[:, code]))).astype(int)
+        _, low, high = paired_difference(np.eye(2)[wrong[0]], np.eye(2)[wrong[1]], y, groups=code)
+        called += low > 0 or high < 0
+    assert called <= 28
+
+
+def test_of_groups_that_gain_the_same_few_prove_nothing_and_one_tells_nothing():
+    y = np.zeros(60, dtype=int)
+    better, worse = y.copy(), y.copy()
+    worse[[0, 20, 40]] = 1
+    gain, low, high = paired_difference(
+        np.eye(2)[better], np.eye(2)[worse], y, groups=np.repeat([0, 1, 2], 20)
+    )
+    assert gain == pytest.approx(0.05)
+    assert low < 0 < high
+    alone = paired_difference(np.eye(2)[better], np.eye(2)[worse], y, groups=y)
+    assert alone == (pytest.approx(0.05), -1.0, 1.0)
