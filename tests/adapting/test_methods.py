@@ -310,8 +310,19 @@ class Stands:
         blocks = np.concatenate([one.features[3] for one in self.parts.values()])
         return SimpleNamespace(arrays={3: blocks[rows]}, rows=rows)
 
+    def groups_of(self, rows):
+        return (rows % 7).astype(np.int32)
+
     def material(self, dataset, passed):
         return None
+
+
+def test_both_parts_of_the_source_keep_their_groups(domains):
+    scene = domains(rows=60).scene
+    stands = Stands(scene.train, scene.val)
+    known = scenery._known(stands, stands, scene.classifier, None, seen=False)
+    assert known.train.groups.tolist() == [row % 7 for row in range(60)]
+    assert known.val.groups.tolist() == [row % 7 for row in range(60, 260)]
 
 
 def test_a_head_that_has_seen_the_validation_rows_does_not_judge_by_them(domains):

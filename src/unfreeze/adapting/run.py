@@ -21,7 +21,7 @@ from unfreeze.adapting.moments import joined
 from unfreeze.adapting.opening import Target, open_labels, open_target
 from unfreeze.adapting.page import write_page
 from unfreeze.adapting.request import AUTO, AdaptRequest
-from unfreeze.adapting.saving import classifier_of, save_adapted
+from unfreeze.adapting.saving import classifier_of, save_adapted, wished_precision
 from unfreeze.adapting.scenery import Scenery, build_scenery
 from unfreeze.adapting.shift import describe_shift, measure_shift, unusual_rows
 from unfreeze.adapting.signs import Reader
@@ -83,6 +83,7 @@ def _adapt_into(
     classifier = loaded.classifier
     source, found = open_source(loaded, request.source)
     progress.say(f"{found}.")
+    precision = None if source is None else wished_precision(loaded.folder)
     named = None if request.target_labels is None else open_labels(request.target_labels, request, classifier)
     # A probe is fitted on all rows that are not test, unless validation rows were given.
     seen = loaded.bundle.strategy == FLOOR and source is not None and "val" not in source.given
@@ -97,12 +98,12 @@ def _adapt_into(
     trials, missing = try_methods(scene, wanted, before, reader, progress)
     verdict = decide(scene, shift, before, [one.candidate for one in trials], rows=len(scenery.rows))
     chosen = next((one.proposal for one in trials if one.proposal.method == verdict.method), None)
-    taken = classifier_of(scene, chosen)
+    taken = classifier_of(scene, chosen, precision)
     asked = None
     if verdict.kind == "needs labels":
         asked = _ask(folder, scenery, target, taken)
     predictions = _predict(scenery, target, taken)
-    save_adapted(folder, taken, loaded, chosen, target.dataset, predictions, request, scene)
+    save_adapted(folder, taken, loaded, chosen, target.dataset, predictions, request, scene, precision)
     answered = [one.label for one in predictions if one.label is not None]
     labels = classifier.labels.names
     result = Adaptation(

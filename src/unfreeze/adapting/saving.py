@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from unfreeze.adapting.scene import Proposal, Scene
 from unfreeze.bundle.classifier import Classifier, Threshold
 from unfreeze.bundle.folder import BUNDLE, Story, save
 from unfreeze.bundle.loading import Loaded
-from unfreeze.config import Resolved, write_config
+from unfreeze.choose.settings import Decisions
+from unfreeze.config import Resolved, TrainRequest, read_config, write_config
 from unfreeze.data.dataset import Dataset
 from unfreeze.engine.frozen_pass import golden_batch
 from unfreeze.evaluate.calibration import abstain_threshold, fit_temperature, softmax
@@ -24,13 +26,26 @@ from unfreeze.runtime.files import file_hash, write_atomically
 from unfreeze.runtime.predictions import Prediction, write_predictions
 
 GOLDEN_ROWS = 4
-PRECISION = 0.95
 # As for a training: fewer rows tell too little of the precision above a threshold.
 THRESHOLD_ROWS = 100
 
 
-def classifier_of(scene: Scene, proposal: Proposal | None) -> Classifier:
-    """The classifier that is taken: the proposal's, calibrated on the source's validation rows, or the one before."""
+def wished_precision(run: Path) -> float:
+    """The share of right answers that the run was asked for above its abstain threshold (``--precision-target``).
+
+    Raises RequestError where its settings cannot be read, or are out of range.
+    """
+    wished: Any = read_config(run / "config.yaml").get("precision_target")
+    request = TrainRequest(data=str(run), precision_target=wished)
+    request.check()
+    return float(str(Decisions(request).value("precision_target")))
+
+
+def classifier_of(scene: Scene, proposal: Proposal | None, precision: float | None) -> Classifier:
+    """The classifier that is taken: the proposal's, calibrated on the source's validation rows, or the one before.
+
+    ``precision``: what its abstain threshold is to reach; None without the source, where it gets none.
+    """
     before = scene.classifier
     if proposal is None:
         return before
@@ -42,8 +57,9 @@ def classifier_of(scene: Scene, proposal: Proposal | None) -> Classifier:
         return replace(changed, threshold=None)
     temperature = fit_temperature(proposal.val_logits, scene.val.y)
     threshold = None
-    if len(scene.val.y) >= THRESHOLD_ROWS:
-        found = abstain_threshold(softmax(proposal.val_logits, temperature), scene.val.y, precision=PRECISION)
+    if precision is not None and len(scene.val.y) >= THRESHOLD_ROWS:
+        answers = softmax(proposal.val_logits, temperature)
+        found = abstain_threshold(answers, scene.val.y, precision=precision, groups=scene.val.groups)
         if found is not None:
             threshold = Threshold(found.confidence, found.precision_low, found.coverage)
     return replace(changed, temperature=temperature, threshold=threshold)
@@ -58,9 +74,10 @@ def save_adapted(
     predictions: Sequence[Prediction],
     request: AdaptRequest,
     scene: Scene,
+    precision: float | None,
 ) -> None:
     """Write settings, predictions of the target, weights, golden answers and ``bundle.json``."""
-    write_atomically(folder / "config.yaml", write_config(_settings(request)))
+    write_atomically(folder / "config.yaml", write_config(_settings(request, precision)))
     write_predictions(predictions, folder / "predictions.csv", top_k=1)
     readable = [row for row, one in enumerate(predictions) if one.error is None][:GOLDEN_ROWS]
     before = loaded.bundle
@@ -91,14 +108,14 @@ def _metrics(taken: Classifier, proposal: Proposal | None, scene: Scene) -> dict
     answers = scene.val_answers
     if proposal is not None and proposal.val_logits is not None:
         answers = softmax(proposal.val_logits, taken.temperature)
-    scores = score(answers, scene.val.y.astype(np.int32), taken.labels.names)
+    scores = score(answers, scene.val.y.astype(np.int32), taken.labels.names, groups=scene.val.groups)
     return {
         "validation": scores.to_dict()
         | {"how": "the source's validation rows, read in the source's own units"}
     }
 
 
-def _settings(request: AdaptRequest) -> tuple[Resolved, ...]:
+def _settings(request: AdaptRequest, precision: float | None) -> tuple[Resolved, ...]:
     given = {
         "method": request.method,
         "seed": request.seed,
@@ -106,8 +123,12 @@ def _settings(request: AdaptRequest) -> tuple[Resolved, ...]:
         "order_column": request.order_column,
         "target_labels": request.target_labels,
     }
-    return tuple(
+    asked = tuple(
         Resolved(f"adapt_{name}", value, "user", "asked for")
         for name, value in given.items()
         if value is not None
     )
+    if precision is None:
+        return asked
+    # Another adaptation of this one reads it here again.
+    return (*asked, Resolved("precision_target", precision, "user", "as the run that was adapted has it"))

@@ -18,14 +18,19 @@ from unfreeze.heads.head import Head
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """Labelled rows: features (rows, width) by boundary, and classes (rows,)."""
+    """Labelled rows: features (rows, width) by boundary, and classes (rows,).
+
+    ``groups``: codes (rows,) of rows that may stand and fall together, or None.
+    """
 
     features: Features
     y: NDArray[np.intp]
+    groups: NDArray[np.int32] | None = None
 
     def select(self, rows: NDArray[np.intp]) -> Known:
         """These rows in this order."""
-        return Known(rows_of(self.features, rows), self.y[rows])
+        groups = None if self.groups is None else self.groups[rows]
+        return Known(rows_of(self.features, rows), self.y[rows], groups)
 
 
 def no_rows() -> NDArray[np.intp]:

@@ -245,7 +245,8 @@ def _known(
             continue
         rows = rows[stratified_sample(source.label[rows].astype(np.intp), size=MOST_ROWS, seed=passes.seed)]
         passed = passes.features(source, rows, f"source, {part}")
-        found.append((Known(passed.arrays, source.label[passed.rows].astype(np.intp)), passed))
+        known = Known(passed.arrays, source.label[passed.rows].astype(np.intp), source.groups_of(passed.rows))
+        found.append((known, passed))
     if len(found) < 2:
         progress.say("The source has no validation rows: it is left out.")
         return None
