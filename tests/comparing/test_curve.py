@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from unfreeze.comparing.curve import answer, draw_curve, fit_power_law
+from unfreeze.proportions import wilson_interval
 
 SIZES = (50, 100, 200, 400, 800)
 
@@ -67,6 +68,23 @@ def test_what_is_expected_knows_that_seeds_share_their_test_rows(make_cell):
         return expected.high - expected.low
 
     assert width("own test part") > 1.4 * width("split {}")
+
+
+def test_rows_that_all_are_right_do_not_say_that_nothing_is_left_to_gain(make_cell):
+    def drawn(rows):
+        sizes = (50, 100, 200)
+        return draw_curve(
+            [make_cell("full", np.ones(rows), seed=seed, size=n) for n in sizes for seed in range(3)]
+        )
+
+    few = drawn(12)
+    assert (few.doubled.value, few.doubled.high) == (1.0, 1.0)
+    # 12 rows of each seed's own.
+    assert few.doubled.low == few.points[-1][1].low == wilson_interval(1.0, 36)[0]
+    assert (few.gain.value, few.gain.low) == (0.0, 0.0)
+    assert few.gain.high == pytest.approx(1 - few.doubled.low)
+    assert answer(few)[0].startswith("Would more labels help? Probably not much: ")
+    assert answer(drawn(1000))[0].startswith("Would more labels help? Hardly: ")
 
 
 def test_a_curve_that_has_settled_says_hardly(make_cell):

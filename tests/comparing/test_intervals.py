@@ -13,6 +13,7 @@ from unfreeze.comparing.intervals import (
 )
 from unfreeze.comparing.rows import are_keys, key_groups, key_rows, read_keys
 from unfreeze.evaluate.compare import paired_difference
+from unfreeze.proportions import wilson_interval
 
 
 def gains_of(*lists, shared=True):
@@ -43,6 +44,16 @@ def test_a_mean_over_seeds_knows_the_draw_of_the_rows_that_they_share():
     moves = [Moves(np.arange(100, dtype=np.uint64), (right - 0.8) / 100)] * 4
     found = over_seeds([0.8] * 4, moves)
     assert (found.low, found.high) == pytest.approx((0.8 - 0.079369, 0.8 + 0.079369), abs=1e-6)
+
+
+def test_rows_that_all_are_right_under_every_seed_are_no_certainty():
+    keys = np.arange(10, dtype=np.uint64)
+    # Ten rows of its own for each of three seeds are thirty, the same ten are ten; so are twenty rows in ten groups.
+    own, same, groups = [keys, keys + 10, keys + 20], [keys] * 3, [np.repeat(keys, 2)] * 3
+    for drawn, wanted in ((own, 30), (same, 10), (groups, 10)):
+        found = over_seeds([1.0] * 3, [Moves.of_mean(one, np.ones(len(one))) for one in drawn])
+        assert (found.value, found.low, found.high) == (1.0, *wilson_interval(1.0, wanted))
+    assert found.low == pytest.approx(0.7225, abs=1e-4)
 
 
 def test_a_paired_difference_is_the_mean_of_the_seeds_means():

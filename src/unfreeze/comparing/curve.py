@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.comparing.cells import CellResult, same_rows
-from unfreeze.comparing.intervals import Gain, paired_at_once, paired_over_seeds
+from unfreeze.comparing.intervals import ROUNDING, Gain, paired_at_once, paired_over_seeds
 from unfreeze.comparing.results import differences, estimate
 from unfreeze.comparing.verdict import in_points, points
+from unfreeze.proportions import wilson_interval
 from unfreeze.report import words
 from unfreeze.report.content import Estimate
 
@@ -113,11 +115,16 @@ def draw_curve(cells: Sequence[CellResult], *, seed: int = 0) -> Curve | None:
     resampled = _resampled_errors([by_size[size] for size in kept], np.random.default_rng(seed))
     a, b, c = _fit(np.asarray(kept, dtype=np.float64), resampled)
     there, twice = a + b * last**-c, a + b * (2 * last) ** -c
+    doubled = 1 - law(2 * last)
+    keys = np.unique(np.concatenate([cell.drawn_keys for size in kept for cell in by_size[size]]))
+    low, high = wilson_interval(doubled, len(keys))
+    below, above = doubled - low, high - doubled
     return Curve(
         **{name: getattr(curve, name) for name in ("strategy", "backbone", "points", "rise", "classes")},
         law=law,
-        doubled=_bounded(1 - law(2 * last), 1 - twice),
-        gain=_bounded(law(last) - law(2 * last), there - twice),
+        doubled=_bounded(doubled, 1 - twice, (below, above)),
+        # The lower accuracy may be, the more there may be to gain.
+        gain=_bounded(law(last) - law(2 * last), there - twice, (above, below)),
     )
 
 
@@ -292,7 +299,12 @@ def _fit(
     return a[rows, best], b[rows, best] * sizes[-1] ** c, c
 
 
-def _bounded(value: float, drawn: NDArray[np.float64]) -> Estimate:
-    """A number with the 95 % percentile interval of its resamples, which is made to contain it."""
+def _bounded(value: float, drawn: NDArray[np.float64], reach: tuple[float, float]) -> Estimate:
+    """A share with the 95 % percentile interval of its resamples, which is made to contain it.
+
+    ``reach``: how far it goes down and up where all resamples agree, as where every row is right.
+    """
     low, high = (float(end) for end in np.percentile(drawn, [2.5, 97.5]))
+    if math.isclose(low, high, abs_tol=ROUNDING):
+        low, high = max(0.0, value - reach[0]), min(1.0, value + reach[1])
     return Estimate(value, min(low, value), max(high, value))
