@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 OUTSIDE = 0.05
 # The 97.5th percentile of the standard normal distribution.
 NORMAL_95 = 1.959964
+# What is no wider than this differs by the rounding of sums alone.
+ROUNDING = 1e-12
 
 
 def by_group(values: NDArray[np.number], groups: NDArray[np.integer] | None) -> NDArray[np.float64]:
@@ -34,11 +36,25 @@ def effective_rows(right: NDArray[np.bool_], groups: NDArray[np.integer] | None)
     spread, between = float(right.var()), float(sums @ sums)
     if len(sums) < 2 or not spread:
         return float(len(sums))
+    factor = rows * NORMAL_95 / student_reach(len(sums))
+    return min(float(rows), max(1.0, factor**2 * spread / between)) if between else float(rows)
+
+
+def student_reach(count: int) -> float:
+    """Half of a 95 % interval of a sum over so many groups, in roots of the sum of squares of what each adds to it.
+
+    Of many it is the normal distribution's 1.96, of few Student's; one group tells nothing.
+    """
+    if count < 2:
+        return math.inf
     from scipy.special import stdtrit
 
-    variance = len(sums) / (len(sums) - 1) * between / rows**2
-    factor = NORMAL_95 / float(stdtrit(len(sums) - 1, 0.975))
-    return min(float(rows), max(1.0, factor**2 * spread / variance)) if variance else float(rows)
+    return float(stdtrit(count - 1, 1 - OUTSIDE / 2)) * math.sqrt(count / (count - 1))
+
+
+def unseen_share(n: float) -> float:
+    """The most that may be wrong in truth where all of n rows are right, by Wilson's 95 % interval."""
+    return NORMAL_95**2 / (n + NORMAL_95**2)
 
 
 def wilson_interval(share: float, n: float) -> tuple[float, float]:
@@ -51,3 +67,19 @@ def wilson_interval(share: float, n: float) -> tuple[float, float]:
     half = NORMAL_95 / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
     # Rounding must not put the share itself outside.
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+
+
+def with_unseen(
+    value: float, reach: tuple[float, float], unseen: tuple[float, float], rows: float
+) -> tuple[float, float]:
+    """The ends of the 95 % interval of a mean of shares, in 0..1.
+
+    ``reach``: how far down and up it goes for those shares that vary from draw to draw. ``unseen``: how far for those
+    that are 0 or 1 in all draws. Where none varies, it is no narrower than Wilson's of so many ``rows``.
+    """
+    if max(reach) < ROUNDING:
+        low, high = wilson_interval(value, rows)
+        low, high = min(low, value - unseen[0]), max(high, value + unseen[1])
+    else:
+        low, high = value - math.hypot(reach[0], unseen[0]), value + math.hypot(reach[1], unseen[1])
+    return max(0.0, low), min(1.0, high)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from unfreeze.comparing.results import summarise
+from unfreeze.comparing.results import estimate, summarise
 from unfreeze.comparing.rows import key_groups
 from unfreeze.comparing.verdict import judge, share_text
 
@@ -251,3 +251,28 @@ def test_time_lost_to_an_interruption_is_not_invented(make_cell, share_right):
 )
 def test_shares_keep_the_digits_they_need(share, text):
     assert share_text(share) == text
+
+
+def test_a_class_of_few_rows_that_every_seed_answers_rightly_widens_the_mean_of_the_recalls(make_cell):
+    # Nine of ten cats are right under each seed, and all of three dogs, which are the same ones or each seed's own.
+    truth, right = np.repeat([0, 1], [200, 3]), np.arange(203) % 10 != 0
+    right[200:] = True
+
+    def balanced(rows_hash):
+        cells = [
+            make_cell(
+                *("full", right),
+                seed=seed,
+                truth=truth,
+                balanced_accuracy=0.95,
+                rows_hash=rows_hash.format(seed),
+            )
+            for seed in range(3)
+        ]
+        return estimate(cells, "balanced_accuracy")
+
+    same, own = balanced("own test part"), balanced("split {}")
+    # Of three rows that are right 56 % may be wrong, of nine 30 %: half of that in the mean of two classes.
+    assert same.value - same.low > 0.28
+    assert 0.15 < own.value - own.low < 0.17
+    assert same.high < 1.0

@@ -130,6 +130,48 @@ def test_a_group_a_row_gives_the_intervals_of_rows():
     )
 
 
+@pytest.mark.parametrize("name", ["balanced_accuracy", "macro_f1"])
+@pytest.mark.parametrize("groups", [3, 5])
+def test_intervals_over_few_groups_cover_the_truth(name, groups):
+    covered = 0
+    for seed in range(200):
+        group, y, p = drawn_in_groups(seed, groups=groups)
+        found = score(p, y, names(2), groups=group, resamples=200)
+        covered += getattr(found, f"{name}_low") <= 0.5 <= getattr(found, f"{name}_high")
+    # A bootstrap's over three groups cover it in 144.
+    assert covered >= 176
+
+
+@pytest.mark.parametrize("few", [2, 3, 5])
+def test_intervals_cover_the_truth_where_a_class_has_few_rows(few):
+    covered = 0
+    y = np.repeat([0, 1], [500, few])
+    for seed in range(200):
+        right = np.random.default_rng(seed).random(len(y)) < np.where(y, 0.7, 0.97)
+        found = score(np.eye(2)[np.where(right, y, 1 - y)], y, names(2), resamples=200)
+        covered += found.balanced_accuracy_low <= (0.7 + 0.97) / 2 <= found.balanced_accuracy_high
+    assert covered >= 185
+
+
+@pytest.mark.parametrize("groups", [None, np.repeat([0, 1, 2, 3], [10, 10, 10, 6])])
+def test_a_class_of_few_rows_that_are_all_right_or_wrong_widens_one_end(groups):
+    y = np.repeat([0, 1], [30, 6])
+    wrong = np.isin(np.arange(36), [0, 12, 13, 21])
+    right, none = (
+        score(np.eye(2)[np.where(missed, 1 - y, y)], y, names(2), groups=groups)
+        for missed in (wrong, wrong | (y == 1))
+    )
+    # Of six rows that are right 39 % may be wrong, of one group 79 %: half of that in the mean of two classes.
+    most = (0.39 if groups is None else 0.79) / 2
+    assert right.balanced_accuracy - right.balanced_accuracy_low > most
+    assert none.balanced_accuracy_high - none.balanced_accuracy > most
+    assert none.macro_f1_high - none.macro_f1 > most
+    for found in (right, none):
+        for name in ("balanced_accuracy", "macro_f1"):
+            low, value, high = (getattr(found, f"{name}{end}") for end in ("_low", "", "_high"))
+            assert 0 <= low <= value <= high <= 1
+
+
 def test_classes_that_do_not_occur_are_left_out_of_the_means():
     p = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7]])
     found = score(p, np.array([0, 1, 1]), names(3))

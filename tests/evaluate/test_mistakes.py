@@ -61,7 +61,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
     assert grouped[1] < 0.0
     assert grouped[2] > 0.055
     # Student's over ten sums of 30 and nine times 0, as if one more row differed: t(9) at 97.5 % is 2.262157.
-    half = 2.262157 * (10 / 9 * (27**2 + 9 * 3**2) + 1) ** 0.5 / 1000
+    half = 2.262157 * (10 / 9 * (27**2 + 9 * 3**2 + 1)) ** 0.5 / 1000
     assert grouped[2] - grouped[0] == pytest.approx(half, abs=1e-6)
     with pytest.raises(ValueError, match="same rows"):
         paired_difference(np.eye(2)[first[:5]], np.eye(2)[first], y)

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.comparing.cells import CellResult, same_rows
-from unfreeze.comparing.intervals import ROUNDING, Gain, paired_at_once, paired_over_seeds
+from unfreeze.comparing.intervals import Gain, paired_at_once, paired_over_seeds
 from unfreeze.comparing.results import differences, estimate
 from unfreeze.comparing.verdict import in_points, points
-from unfreeze.proportions import wilson_interval
+from unfreeze.proportions import ROUNDING, wilson_interval
 from unfreeze.report import words
 from unfreeze.report.content import Estimate
 

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.proportions import OUTSIDE, wilson_interval
+from unfreeze.proportions import OUTSIDE, with_unseen
 from unfreeze.report.content import Estimate
 
 # The correlation of two differences to the same third, where all three wander alike from seed to seed.
 SHARED = 0.5
-# What is no wider than this differs by the rounding of sums alone.
-ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,21 +62,24 @@ class Gain:
         return Moves.of_mean(self.rows, self.gained)
 
 
-def over_seeds(values: Sequence[float], moves: Sequence[Moves] = ()) -> Estimate:
+def over_seeds(
+    values: Sequence[float], moves: Sequence[Moves] = (), *, unseen: tuple[float, float] = (0.0, 0.0)
+) -> Estimate:
     """The mean of shares in 0..1 with a 95 % interval over the seeds; for one value without ``moves`` no bounds.
 
     It covers the draw of the training rows and of the order, and with ``moves``, one a seed, also the draw of the test
     rows. Without them it is too narrow where the seeds share test rows. Where every row of every seed is right, it is
-    Wilson's of as many rows as were drawn.
+    Wilson's of as many rows as were drawn. ``unseen``: how far the mean may lie below and above for what did not vary
+    (``with_unseen``).
     """
     mean = float(np.mean(values))
     parts = _Parts.of(values, moves)
     if parts.seeds < 2 and not parts.rows:
         return Estimate(mean)
     half = parts.half_width()
-    if parts.rows and math.isclose(half, 0.0, abs_tol=ROUNDING):
-        return Estimate(mean, *wilson_interval(mean, parts.rows))
-    return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half))
+    if not parts.rows:
+        return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half))
+    return Estimate(mean, *with_unseen(mean, (half, half), unseen, parts.rows))
 
 
 def paired_over_seeds(gains: Sequence[Gain]) -> Estimate:

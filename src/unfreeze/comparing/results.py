@@ -11,6 +11,7 @@ import numpy as np
 from unfreeze.comparing.cells import CellResult, same_rows
 from unfreeze.comparing.intervals import Gain, Moves, over_seeds, paired_at_once, paired_to_best
 from unfreeze.config import FLOOR
+from unfreeze.proportions import unseen_share
 from unfreeze.report.content import Estimate
 
 
@@ -190,8 +191,10 @@ def _result(
 def estimate(cells: Sequence[CellResult], name: str) -> Estimate:
     """Over seeds and test rows, or for a single seed the interval over its test rows."""
     if len(cells) > 1:
-        moves = [_moves(cell, by_class=name == "balanced_accuracy") for cell in cells]
-        return over_seeds([getattr(cell, name) for cell in cells], moves)
+        by_class = name == "balanced_accuracy"
+        moves = [_moves(cell, by_class=by_class) for cell in cells]
+        unseen = _unseen(cells) if by_class else (0.0, 0.0)
+        return over_seeds([getattr(cell, name) for cell in cells], moves, unseen=unseen)
     (cell,) = cells
     return Estimate(getattr(cell, name), getattr(cell, f"{name}_low"), getattr(cell, f"{name}_high"))
 
@@ -203,6 +206,25 @@ def _moves(cell: CellResult, *, by_class: bool) -> Moves:
     _, places, counts = np.unique(groups, return_inverse=True, return_counts=True)
     expected = np.bincount(places, weights=right) / counts
     return Moves(cell.drawn_keys, (right - expected[places]) / (counts[places] * len(counts)))
+
+
+def _unseen(cells: Sequence[CellResult]) -> tuple[float, float]:
+    """How far the mean of the recalls may lie below and above, for classes that all seeds answer rightly, or wrongly.
+
+    Of several such classes the one of fewest rows, or groups, counts.
+    """
+    names, place = np.unique(np.concatenate([cell.true_class for cell in cells]), return_inverse=True)
+    keys = np.concatenate([cell.drawn_keys for cell in cells])
+    right = np.concatenate([cell.right for cell in cells])
+    below = above = 0.0
+    for label in range(len(names)):
+        rows = place == label
+        share = unseen_share(len(np.unique(keys[rows]))) / len(names)
+        if right[rows].all():
+            below = max(below, share)
+        elif not right[rows].any():
+            above = max(above, share)
+    return below, above
 
 
 def _median(values: Iterable[float | None]) -> float | None:

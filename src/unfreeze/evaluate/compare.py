@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.proportions import OUTSIDE, by_group
+from unfreeze.proportions import by_group, student_reach
 
 
 def paired_difference(
@@ -46,11 +46,5 @@ def _half_width(gain: NDArray[np.integer], groups: NDArray[np.integer]) -> float
 
     As if one more row differed: a few groups may gain as much as each other by chance.
     """
-    from scipy.special import stdtrit
-
     sums = by_group(gain - gain.mean(), groups)
-    count = len(sums)
-    if count < 2:
-        return math.inf
-    variance = count / (count - 1) * float(sums @ sums) + 1
-    return float(stdtrit(count - 1, 1 - OUTSIDE / 2)) * math.sqrt(variance) / len(gain)
+    return student_reach(len(sums)) * math.sqrt(float(sums @ sums) + 1) / len(gain)

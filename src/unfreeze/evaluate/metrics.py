@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from unfreeze.errors import UnfreezeError
 from unfreeze.evaluate.calibration import expected_calibration_error
 from unfreeze.evaluate.scores import ClassScores, Scores
-from unfreeze.proportions import effective_rows, wilson_interval
+from unfreeze.proportions import (
+    NORMAL_95,
+    ROUNDING,
+    effective_rows,
+    student_reach,
+    unseen_share,
+    wilson_interval,
+    with_unseen,
+)
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -36,9 +44,10 @@ def score(
 
     Balanced accuracy and macro-F1 are means over the classes that occur in ``y``; a class that does not has
     support 0 and scores of 0. Intervals are 95 %: of accuracy Wilson's, which knows that a few rows that are all
-    right prove little; of the others percentile bootstrap intervals (Efron 1979) over the rows, or Wilson's of as many
-    rows where every resample gives the same. With ``groups`` (rows,), codes of rows that may stand and fall together,
-    both are over groups.
+    right prove little; of the others percentile bootstrap intervals (Efron 1979) over the rows, made as much wider as
+    the classes need of which every row is right, or none, or Wilson's of as many rows where every resample gives the
+    same. With ``groups`` (rows,), codes of rows that may stand and fall together, both are over groups, with Student's
+    factor for so few of them.
     Raises UnfreezeError when there are no rows or a probability is not a number from 0 to 1.
     """
     given, truth = check_probabilities(probabilities, y)
@@ -52,9 +61,13 @@ def score(
     n = len(truth)
     rows = effective_rows(predicted == truth, groups)
     accuracy_low, accuracy_high = wilson_interval(accuracy, rows)
+    unseen = _unseen(confusion, truth, groups)
     for place, value in enumerate((balanced, macro_f1)):
-        if low[place] == high[place]:
-            low[place], high[place] = wilson_interval(value, rows)
+        reach = (max(0.0, value - low[place]), max(0.0, high[place] - value))
+        if groups is not None and max(reach) >= ROUNDING:
+            wider = student_reach(len(np.unique(groups))) / NORMAL_95
+            reach = (wider * reach[0], wider * reach[1])
+        low[place], high[place] = with_unseen(value, reach, unseen, rows)
     rank = _rank_of_truth(given, truth)
     own = given[np.arange(n), truth]
     return Scores(
@@ -153,6 +166,26 @@ def _intervals(
         )
     low, high = np.percentile(np.concatenate(found, axis=1), [2.5, 97.5], axis=1)
     return low.tolist(), high.tolist()
+
+
+def _unseen(
+    confusion: NDArray[np.integer], truth: NDArray[np.intp], groups: NDArray[np.integer] | None
+) -> tuple[float, float]:
+    """How far the mean over the classes may lie below and above what was seen, for what resamples never show.
+
+    A class of which all rows are right, or none, is so in every resample, however few rows it has. Of several such
+    classes the one of fewest rows, or groups, counts.
+    """
+    hits, true, _ = (values[0] for values in _margins(confusion))
+    counts = true
+    if groups is not None:
+        code = np.unique(groups, return_inverse=True)[1] * len(true) + truth
+        counts = np.bincount(np.unique(code) % len(true), minlength=len(true))
+    below, above = (
+        unseen_share(float(counts[same].min())) / (true > 0).sum() if same.any() else 0.0
+        for same in ((hits == true) & (true > 0), (hits == 0) & (true > 0))
+    )
+    return float(below), float(above)
 
 
 def _kinds_of_groups(
