@@ -159,6 +159,7 @@ def test_given_validation_rows_are_not_fitted_on_and_match_by_name(tmp_path, mak
     many = metrics_of(runs["many"].folder)["validation"]
     assert many["how"] == "120 validation rows that were given"
     assert many["n"] == 120
+    assert runs["many"].learned_from == runs["few"].learned_from == 72 - runs["many"].test.n
     assert many["labels"] == ["ham", "news", "spam"]
     support = {name: row["support"] for name, row in many["per_class"].items()}
     assert support == {"ham": 60, "news": 0, "spam": 60}

@@ -41,8 +41,9 @@ RUNS = Path("runs")
 class Run:
     """A finished training: its folder and what it measured.
 
-    ``test_names`` and ``test_groups``: of the test rows, the latter empty where the data have no groups. ``url``: where
-    it was written to as well.
+    ``test_names`` and ``test_groups``: of the test rows, the latter empty where the data have no groups.
+    ``learned_from``: how many rows were there to learn from: train, and val where it was drawn from the same rows.
+    ``url``: where it was written to as well.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Run:
     test: Scores
     test_names: tuple[str, ...]
     report: ReportData = field(repr=False)
+    learned_from: int
     url: str | None = None
     test_groups: tuple[int, ...] = ()
 
@@ -253,6 +255,7 @@ def _train_into(
         test_names=names,
         test_groups=() if test_groups is None else tuple(map(int, test_groups)),
         report=report,
+        learned_from=len(dataset.rows("train") if "val" in dataset.given else dataset.rows("train", "val")),
         url=None if place.url is None else place.shown,
     )
 

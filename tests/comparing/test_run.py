@@ -59,7 +59,7 @@ def test_every_cell_is_a_run_folder_with_its_record_beside_results_and_page(
     assert left == ["5 trainings left", "4 trainings left", "3 trainings left"]
 
 
-def test_what_a_cell_says_of_itself_is_what_its_run_says(call, trainer, image_run):
+def test_what_a_cell_says_of_itself_is_what_its_run_says(call, trainer, image_run, tmp_path):
     comparison = call(seeds=1, strategies="partial")
     cell = comparison.cells[0]
     assert cell.accuracy == image_run.run.test.accuracy == pytest.approx(cell.right.mean())
@@ -67,6 +67,10 @@ def test_what_a_cell_says_of_itself_is_what_its_run_says(call, trainer, image_ru
     assert len(set(cell.row_keys)) == image_run.run.test.n
     assert "rows" not in comparison.to_dict()["cells"][0]
     assert cell.learned_from == 28 - image_run.run.test.n
+    # Validation rows that were given are none of them: the run says so.
+    trainer.source = dataclasses.replace(image_run.run, learned_from=9)
+    again = call(seeds=1, strategies="partial", output_dir=tmp_path / "given")
+    assert (again.cells[0].learned_from, again.results[0].rows) == (9, 9)
     # The head alone: classes x (width + 1), over several depths or the last.
     assert cell.trained % 2 == 0
     assert 2 * 320 < cell.trained < cell.parameters == image_run.run.report.backbone.parameters + cell.trained

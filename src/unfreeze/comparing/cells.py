@@ -44,8 +44,9 @@ class CellResult:
     ``truth`` and ``answers`` index ``labels``, one number a test row, in an order that ``rows_hash`` stands for;
     ``rows`` holds a key for each, empty in records from before there were any, and ``groups`` one for the group of
     each, empty where the data have none. ``chosen``: the strategy that ``auto`` took, else empty. ``learned_from``:
-    rows of train and val. ``trained``: parameters that the optimizer held, of all ``parameters`` of network and head.
-    ``seconds``: without the ``shared_seconds`` of the frozen pass; None when some were lost.
+    rows of train, and of val where it was drawn from the same rows. ``trained``: parameters that the optimizer held, of
+    all ``parameters`` of network and head. ``seconds``: without the ``shared_seconds`` of the frozen pass; None when
+    some were lost.
     """
 
     strategy: str
@@ -240,7 +241,7 @@ def _measured(named: _Named, run: Run, meter: Meter, *, resumed: bool) -> CellRe
     names, truth, answers, labels = _answers(run.folder / "predictions.csv")
     shared = sum(entry.seconds for entry in run.report.timing if entry.part == SHARED_PART)
     head = _head_parameters(run.folder)
-    test, rows = run.test, read_bundle(run.folder).data.rows
+    test = run.test
     return CellResult(
         **asdict(named),
         state=FINISHED,
@@ -257,7 +258,7 @@ def _measured(named: _Named, run: Run, meter: Meter, *, resumed: bool) -> CellRe
         rows=key_rows(names),
         groups=key_groups(run.test_groups),
         chosen=run.strategy if named.strategy.partition(":")[0] == AUTO else "",
-        learned_from=rows["train"] + rows["val"],
+        learned_from=run.learned_from,
         trained=_trained(run.folder) or head,
         parameters=run.report.backbone.parameters + head,
         seconds=None if resumed else run.seconds - shared,
