@@ -25,7 +25,12 @@ from unfreeze.data.reading import read_texts
 from unfreeze.engine.choice import ExecutorChoice
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.evaluate.baselines import chance_baseline, majority_baseline, tfidf_baseline
-from unfreeze.evaluate.calibration import expected_calibration_error, reliability, softmax
+from unfreeze.evaluate.calibration import (
+    chance_calibration_error,
+    expected_calibration_error,
+    reliability,
+    softmax,
+)
 from unfreeze.evaluate.compare import paired_difference
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.mistakes import Suspect, confident_mistakes, likely_wrong_labels
@@ -113,6 +118,7 @@ def write_pages(evidence: Evidence, clock: Clock, progress: Progress) -> content
 def _collect(evidence: Evidence, baselines: tuple[content.Baseline, ...], clock: Clock) -> content.ReportData:
     classifier, backbone = evidence.classifier, evidence.backbone
     truth = evidence.dataset.label[evidence.test_rows]
+    groups = evidence.dataset.groups_of(evidence.test_rows)
     probabilities = softmax(evidence.test_logits, classifier.temperature)
     mistakes = confident_mistakes(probabilities, truth, most=MOST_EXAMPLES)
     oof_rows, oof = evidence.oof
@@ -149,12 +155,10 @@ def _collect(evidence: Evidence, baselines: tuple[content.Baseline, ...], clock:
             rows=evidence.calibration_rows,
             ece_before=expected_calibration_error(softmax(evidence.test_logits), truth),
             ece_after=evidence.test.ece,
+            ece_chance=chance_calibration_error(probabilities, truth, groups=groups),
         ),
         reliability=tuple(
-            content.ReliabilityBin(**vars(part))
-            for part in reliability(
-                probabilities, truth, groups=evidence.dataset.groups_of(evidence.test_rows)
-            )
+            content.ReliabilityBin(**vars(part)) for part in reliability(probabilities, truth, groups=groups)
         ),
         baselines=baselines,
         command=evidence.command,

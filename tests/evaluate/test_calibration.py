@@ -9,6 +9,7 @@ from unfreeze.evaluate.calibration import (
     GREATEST_TEMPERATURE,
     LEAST_TEMPERATURE,
     abstain_threshold,
+    chance_calibration_error,
     expected_calibration_error,
     fit_temperature,
     reliability,
@@ -78,6 +79,30 @@ def test_calibrated_probabilities_have_a_small_error_and_sharpened_ones_a_large_
     y = drawn_from(logits)
     assert expected_calibration_error(softmax(logits), y) < 0.02
     assert expected_calibration_error(softmax(logits, 0.3), y) > 0.1
+
+
+@pytest.mark.parametrize("rows", [40, 150, 600])
+def test_a_calibrated_model_seldom_has_more_than_chance_explains(rows):
+    above = {"chance": 0, "a fixed limit": 0}
+    for seed in range(100):
+        logits = np.random.default_rng(seed).normal(size=(rows, 2)) * 2
+        p, y = softmax(logits), drawn_from(logits, seed=1000 + seed)
+        error = expected_calibration_error(p, y)
+        above["chance"] += error > chance_calibration_error(p, y)
+        above["a fixed limit"] += error > 0.05
+    assert above["chance"] <= 10
+    if rows <= 150:
+        assert above["a fixed limit"] > 60
+    sharpened = softmax(logits, 0.2)
+    assert expected_calibration_error(sharpened, y) > chance_calibration_error(sharpened, y)
+
+
+def test_what_chance_explains_is_more_of_groups_and_the_same_each_time():
+    p, y = softmax(np.random.default_rng(0).normal(size=(300, 3))), np.repeat([0, 1, 2], 100)
+    alone = chance_calibration_error(p, y)
+    assert alone == chance_calibration_error(p, y)
+    assert chance_calibration_error(p, y, groups=np.arange(300) // 50) > 1.5 * alone
+    assert chance_calibration_error(p, y, groups=np.zeros(300, dtype=int)) > 5 * alone
 
 
 def test_the_threshold_keeps_its_promise_and_is_the_lowest_that_does():

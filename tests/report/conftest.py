@@ -205,7 +205,7 @@ def image_run() -> ReportData:
         test=metrics(np.array([[140, 48], [46, 422]]), labels, auc=0.902),
         validation=metrics(np.array([[431, 134], [146, 1257]]), labels, auc=0.897),
         validation_how="out of fold over 1,968 rows",
-        calibration=Calibration(1.084, "out-of-fold predictions", 1968, 0.041, 0.024),
+        calibration=Calibration(1.084, "out-of-fold predictions", 1968, 0.041, 0.024, 0.038),
         threshold=AbstainThreshold(0.83, 0.95, 0.612),
         reliability=reliability(656, 0.5),
         baselines=(

@@ -126,6 +126,21 @@ def test_chips_warn_where_a_person_should_look(toys):
     assert list(chips)[-1] == "from the store"
 
 
+def test_a_calibration_error_that_chance_explains_is_no_warning(toys):
+    data = toys.images()
+
+    def told(after, chance):
+        changed = replace(data, calibration=replace(data.calibration, ece_after=after, ece_chance=chance))
+        (chip,) = (chip for chip in words.status_chips(changed) if "calibrat" in chip.text)
+        return chip.text, chip.tone, words.calibration_text(changed).partition(" %. ")[2]
+
+    few = "So few test rows cannot tell whether that is much: on them a calibrated model has up to 14.0 % by chance."
+    assert told(0.12, 0.14) == told(0.04, 0.14) == ("too few rows to tell the calibration", "neutral", few)
+    assert told(0.15, 0.14) == ("calibration error 15.0 %", "warn", "")
+    assert told(0.06, 0.03) == ("calibration error 6.0 %", "warn", "")
+    assert told(0.04, 0.03) == ("calibrated", "good", "")
+
+
 def test_durations_read_as_a_person_says_them():
     said = [duration(seconds) for seconds in (0.0, 0.042, 1.0, 59.94, 59.96, 185.2, 3599.6, 7440)]
     assert said == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ from unfreeze.proportions import effective_rows
 LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.25, 10.0
 BINS = 15
 ONE_SIDED = 0.05
+# Draws of the labels, and how many labels are drawn at once.
+DRAWS, DRAWN_AT_ONCE = 200, 2**20
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def reliability(
     """
     given = np.asarray(probabilities, dtype=np.float64)
     confidence, right = given.max(axis=1), given.argmax(axis=1) == np.asarray(y)
-    place = np.clip(np.ceil(confidence * bins).astype(np.intp) - 1, 0, bins - 1)
+    place = _bin_of(confidence, bins)
     count = np.bincount(place, minlength=bins)
     some = np.maximum(count, 1)
     mean = np.bincount(place, weights=confidence, minlength=bins) / some
@@ -122,6 +125,11 @@ def reliability(
     )
 
 
+def _bin_of(confidence: NDArray[np.float64], bins: int) -> NDArray[np.intp]:
+    """Which of the bins of equal width each confidence (rows,) lies in."""
+    return np.clip(np.ceil(confidence * bins).astype(np.intp) - 1, 0, bins - 1)
+
+
 def expected_calibration_error(
     probabilities: NDArray[np.floating], y: NDArray[np.integer], bins: int = BINS
 ) -> float:
@@ -129,6 +137,36 @@ def expected_calibration_error(
     found = reliability(probabilities, y, bins)
     rows = sum(part.count for part in found)
     return sum(part.count * abs(part.confidence - part.accuracy) for part in found) / max(rows, 1)
+
+
+def chance_calibration_error(
+    probabilities: NDArray[np.floating],
+    y: NDArray[np.integer],
+    bins: int = BINS,
+    *,
+    groups: NDArray[np.integer] | None = None,
+) -> float:
+    """The calibration error that a calibrated model of these confidences stays below in 95 of 100 draws of the labels.
+
+    It is not 0, and of few rows large: in every bin some more or some fewer of them are right than the confidence says.
+    With ``groups`` (rows,), codes of rows that may stand and fall together, rows count for as many as they tell of.
+    """
+    given = np.asarray(probabilities, dtype=np.float64)
+    place = _bin_of(given.max(axis=1), bins)
+    order = np.argsort(place, kind="stable")
+    confidence = given.max(axis=1)[order]
+    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+    expected = np.add.reduceat(confidence, starts)
+    rows, random = len(confidence), np.random.default_rng(0)
+    errors: list[NDArray[np.float64]] = []
+    at_once = max(1, DRAWN_AT_ONCE // rows)
+    for first in range(0, DRAWS, at_once):
+        drawn = random.random((min(at_once, DRAWS - first), rows), dtype=np.float32) < confidence
+        hits = np.add.reduceat(drawn, starts, axis=1, dtype=np.int64)
+        errors.append(np.abs(hits - expected).sum(axis=1) / rows)
+    right = given.argmax(axis=1) == np.asarray(y)
+    wider = math.sqrt(rows / effective_rows(right, groups))
+    return min(1.0, wider * float(np.quantile(np.concatenate(errors), 0.95)))
 
 
 def abstain_threshold(

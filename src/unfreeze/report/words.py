@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from unfreeze.amounts import counted
-from unfreeze.report.content import Baseline, Chip, Estimate, Metrics, ReportData, ThawPoint
+from unfreeze.report.content import Baseline, Calibration, Chip, Estimate, Metrics, ReportData, ThawPoint
 
 KINDS = {"image": "images", "text": "texts"}
 # Control characters and lone surrogates (from undecodable file names) cannot stand in a page or a text file; marks of
@@ -192,10 +192,7 @@ def status_chips(data: ReportData) -> list[Chip]:
     tfidf = _find(data.baselines, "tfidf")
     if tfidf is not None and tfidf.accuracy.value > data.test.accuracy.value:
         chips.append(Chip("TF-IDF does better", "warn"))
-    ece = data.calibration.ece_after
-    chips.append(
-        Chip("calibrated", "good") if ece <= HIGH_ECE else Chip(f"calibration error {percent(ece)}", "warn")
-    )
+    chips.append(_calibration_chip(data.calibration))
     if data.threshold is not None:
         below = f"abstains below {percent(data.threshold.probability, decimals=0)}"
         chips.append(Chip(below if data.threshold.coverage < 1 else "answers every row"))
@@ -204,6 +201,14 @@ def status_chips(data: ReportData) -> list[Chip]:
     if warned := len(data.data.warnings):
         chips.append(Chip(f"{counted(warned, 'warning')} on the data", "warn"))
     return [*chips, *data.chips]
+
+
+def _calibration_chip(entry: Calibration) -> Chip:
+    if entry.ece_after > max(HIGH_ECE, entry.ece_chance):
+        return Chip(f"calibration error {percent(entry.ece_after)}", "warn")
+    if entry.ece_chance > HIGH_ECE:
+        return Chip("too few rows to tell the calibration")
+    return Chip("calibrated", "good")
 
 
 def read_thaw_curve(points: Sequence[ThawPoint], joined: ThawPoint | None = None) -> str:
@@ -262,10 +267,16 @@ def threshold_text(data: ReportData) -> str:
 def calibration_text(data: ReportData) -> str:
     """What the temperature is, where it comes from, and what it did to the calibration error on test."""
     entry = data.calibration
-    return (
+    said = (
         f"Temperature {entry.temperature:.3f}, fitted on {number(entry.rows)} rows ({entry.fitted_on}), "
         f"moves the calibration error on test from {percent(entry.ece_before)} to {percent(entry.ece_after)}."
     )
+    if entry.ece_after <= entry.ece_chance and entry.ece_chance > HIGH_ECE:
+        said += (
+            f" So few test rows cannot tell whether that is much: on them a calibrated model has up to "
+            f"{percent(entry.ece_chance)} by chance."
+        )
+    return said
 
 
 def score_rows(metrics: Metrics) -> dict[str, str]:
