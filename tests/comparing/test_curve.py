@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from unfreeze.comparing.curve import answer, draw_curve, fit_power_law
+from unfreeze.comparing.rows import key_groups
 from unfreeze.proportions import wilson_interval
 
 SIZES = (50, 100, 200, 400, 800)
@@ -85,6 +86,25 @@ def test_rows_that_all_are_right_do_not_say_that_nothing_is_left_to_gain(make_ce
     assert few.gain.high == pytest.approx(1 - few.doubled.low)
     assert answer(few)[0].startswith("Would more labels help? Probably not much: ")
     assert answer(drawn(1000))[0].startswith("Would more labels help? Hardly: ")
+
+
+def test_a_few_groups_of_test_rows_do_not_say_how_sure_a_curve_is(make_cell):
+    def drawn(groups):
+        codes = key_groups((np.arange(60) % groups).tolist())
+        sizes = ((50, 15), (100, 11), (200, 8))
+        return draw_curve(
+            [make_cell("full", np.arange(60) >= wrong, size=n, groups=codes) for n, wrong in sizes]
+        )
+
+    for groups in (1, 4):
+        curve = drawn(groups)
+        assert curve.doubled.value == pytest.approx(0.902, abs=1e-3)
+        assert (curve.doubled.low, curve.gain.high) == (None, None)
+        assert answer(curve)[0] == (
+            "Would more labels help? It cannot be told: fewer than 5 test rows, or groups of them, do not say how sure "
+            "the curve is."
+        )
+    assert drawn(5).doubled.low < drawn(5).doubled.value < drawn(5).doubled.high
 
 
 def test_a_curve_that_has_settled_says_hardly(make_cell):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from unfreeze.report.content import Estimate
 EXPONENTS = np.linspace(0.02, 2.0, 397)
 # Three numbers cannot be told from fewer points.
 FEWEST_SIZES = 3
+# To draw fewer test rows or groups of them again and again gives much the same each time, and says nothing of others.
+FEWEST_DRAWN = 5
 RESAMPLES = 300
 # Half a point is the price that a gain must be worth; see the choice of a strategy.
 WORTH = 0.005
@@ -64,7 +66,8 @@ class Curve:
 
     ``points``: (rows, accuracy) ascending. ``rise``: from the last size but one to the last, on the same test rows.
     ``law``, ``doubled`` (the accuracy that it expects of twice the rows) and ``gain`` (from its value at the last size
-    to that) are None below three sizes, and where accuracy fell, which no such law fits.
+    to that) are None below three sizes, and where accuracy fell, which no such law fits; of too few test rows, or
+    groups of them, the last two have no bounds.
     """
 
     strategy: str
@@ -112,19 +115,21 @@ def draw_curve(cells: Sequence[CellResult], *, seed: int = 0) -> Curve | None:
         return curve
     law = fit_power_law(kept, [1 - reached.value for _, reached in drawn])
     last = float(kept[-1])
+    doubled, gain = 1 - law(2 * last), law(last) - law(2 * last)
+    keys = np.unique(np.concatenate([cell.drawn_keys for size in kept for cell in by_size[size]]))
+    if len(keys) < FEWEST_DRAWN:
+        return replace(curve, law=law, doubled=Estimate(doubled), gain=Estimate(gain))
     resampled = _resampled_errors([by_size[size] for size in kept], np.random.default_rng(seed))
     a, b, c = _fit(np.asarray(kept, dtype=np.float64), resampled)
     there, twice = a + b * last**-c, a + b * (2 * last) ** -c
-    doubled = 1 - law(2 * last)
-    keys = np.unique(np.concatenate([cell.drawn_keys for size in kept for cell in by_size[size]]))
     low, high = wilson_interval(doubled, len(keys))
     below, above = doubled - low, high - doubled
-    return Curve(
-        **{name: getattr(curve, name) for name in ("strategy", "backbone", "points", "rise", "classes")},
+    return replace(
+        curve,
         law=law,
         doubled=_bounded(doubled, 1 - twice, (below, above)),
         # The lower accuracy may be, the more there may be to gain.
-        gain=_bounded(law(last) - law(2 * last), there - twice, (above, below)),
+        gain=_bounded(gain, there - twice, (above, below)),
     )
 
 
@@ -157,7 +162,12 @@ def _promise(curve: Curve) -> str:
         few = "two sizes cannot say how the curve goes on; give three or more."
         rising = curve.rise.low is not None and curve.rise.low > 0
         return f"Would more labels help? {'Probably' if rising else 'It cannot be told'}: {few}"
-    low, high = curve.gain.low or 0.0, curve.gain.high or 0.0
+    low, high = curve.gain.low, curve.gain.high
+    if low is None or high is None:
+        return (
+            f"Would more labels help? It cannot be told: fewer than {FEWEST_DRAWN} test rows, or groups of them, do "
+            "not say how sure the curve is."
+        )
     if low >= WORTH:
         verdict = "Yes"
     elif high < WORTH:
