@@ -141,6 +141,17 @@ def test_a_calibration_error_that_chance_explains_is_no_warning(toys):
     assert told(0.04, 0.03) == ("calibrated", "good", "")
 
 
+def test_tfidf_does_better_where_chance_does_not_explain_it(toys):
+    data = toys.texts()
+
+    def chips(difference):
+        tfidf = Baseline("tfidf", Estimate(0.963, 0.935, 0.985), difference=difference)
+        return {chip.text for chip in words.status_chips(replace(data, baselines=(tfidf,)))}
+
+    assert "TF-IDF does better" in chips(Estimate(-0.0235, -0.042, -0.005))
+    assert "TF-IDF does better" not in chips(Estimate(-0.0235, -0.06, 0.01))
+
+
 def test_durations_read_as_a_person_says_them():
     said = [duration(seconds) for seconds in (0.0, 0.042, 1.0, 59.94, 59.96, 185.2, 3599.6, 7440)]
     assert said == [

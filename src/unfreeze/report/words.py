@@ -190,7 +190,7 @@ def status_chips(data: ReportData) -> list[Chip]:
             Chip("beats the majority", "good") if better else Chip("no better than the majority", "warn")
         )
     tfidf = _find(data.baselines, "tfidf")
-    if tfidf is not None and tfidf.accuracy.value > data.test.accuracy.value:
+    if tfidf is not None and _lead(data.test.accuracy, tfidf)[1] < 0:
         chips.append(Chip("TF-IDF does better", "warn"))
     chips.append(_calibration_chip(data.calibration))
     if data.threshold is not None:
