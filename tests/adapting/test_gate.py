@@ -10,6 +10,7 @@ from unfreeze.adapting.shift import Shift, describe_shift, measure_shift, unusua
 from unfreeze.adapting.signs import Reader, Signs, balanced_accuracy, scarcest
 from unfreeze.adapting.trying import try_methods
 from unfreeze.progress import Silent
+from unfreeze.runtime.labels import Labels
 
 MOVED = {"shift": 8.0, "scale": 2.0}
 NAMES = {1: "one", 2: "two", 3: "three"}
@@ -243,6 +244,30 @@ def test_of_steps_the_newest_one_must_have_rows_enough(domains):
     )
     assert "5 target rows are too few" in few.against
     assert enough.kind == "adapted"
+
+
+@pytest.mark.parametrize(("classes", "few", "enough"), [(2, 19, 20), (10, 49, 50), (80, 79, 80)])
+def test_a_few_answers_of_one_class_are_no_sign_that_the_model_fails(domains, classes, few, enough):
+    scene = domains().scene
+    named = Labels(tuple(map(str, range(classes))))
+    scene = replace(scene, classifier=replace(scene.classifier, labels=named))
+    one = replace(COLLAPSED, evenness=0.0)
+    refused = replace(candidate(), refused=("it is worse",))
+    kept, failing = (decide(scene, FAR, one, [refused], rows=rows) for rows in (few, enough))
+    assert kept.kind == "kept source"
+    assert failing.kind == "needs labels"
+
+
+@pytest.mark.parametrize("source", [True, False])
+def test_a_target_of_one_row_is_kept_without_a_warning(domains, source):
+    found = domains(target_rows=1, source=source)
+    before, shift, reader = measured(found)
+    trials, _ = try_methods(found.scene, ("norm", "self-training"), before, reader, Silent())
+    verdict = decide(found.scene, shift, before, [one.candidate for one in trials], rows=1)
+    assert (verdict.kind, verdict.reasons) == (
+        "kept source",
+        ("1 target row is too few to adapt to (50 is the least)",),
+    )
 
 
 def test_skill_is_counted_from_chance():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from unfreeze.adapting.scene import Proposal, Scene
 from unfreeze.adapting.shift import ALIKE, FLAT, UNEVEN, Shift
-from unfreeze.adapting.signs import Signs
+from unfreeze.adapting.signs import FEWEST_EXPECTED, Signs
 from unfreeze.report.words import points
 
 Kind = Literal["adapted", "kept source", "needs labels"]
@@ -195,8 +195,9 @@ def decide(
     answered = [one for one in candidates if one.answered is not None]
     if given >= FEWEST_ANSWERS and answered:
         return _by_answers(answered, given)
-    against = _against_all(shift, int(np.count_nonzero(scene.newest < rows)))
-    found = _by_signs(scene, shift, before, candidates, against)
+    newest = int(np.count_nonzero(scene.newest < rows))
+    against = _against_all(shift, newest)
+    found = _by_signs(scene, shift, before, candidates, against, newest)
     if 0 < given < FEWEST_ANSWERS:
         few = (
             f"{f'{given} labels are' if given > 1 else '1 label is'} fewer than the {FEWEST_ANSWERS} that can decide: "
@@ -209,7 +210,8 @@ def decide(
 def _against_all(shift: Shift, rows: int) -> str | None:
     """What speaks against every method, whatever its signs."""
     if rows < FEWEST_ROWS:
-        return f"{rows} target rows are too few to adapt to ({FEWEST_ROWS} is the least)"
+        few = f"{rows} target rows are" if rows > 1 else "1 target row is"
+        return f"{few} too few to adapt to ({FEWEST_ROWS} is the least)"
     if shift.alike:
         return (
             f"apart from class shares, the target looks like the source (AUC {shift.within_classes:.2f}, less than "
@@ -224,7 +226,12 @@ def _against_all(shift: Shift, rows: int) -> str | None:
 
 
 def _by_signs(
-    scene: Scene, shift: Shift, before: Signs, candidates: Sequence[Candidate], against: str | None
+    scene: Scene,
+    shift: Shift,
+    before: Signs,
+    candidates: Sequence[Candidate],
+    against: str | None,
+    rows: int,
 ) -> Verdict:
     if against is None:
         possible = [one for one in candidates if not one.refused]
@@ -234,7 +241,7 @@ def _by_signs(
         reasons = [f"{one.method}: {'; '.join(one.refused)}" for one in candidates]
     else:
         reasons = [against]
-    trouble = _trouble(scene, shift, before, candidates)
+    trouble = _trouble(scene, shift, before, candidates, rows)
     if trouble:
         return Verdict("needs labels", None, (*trouble, *reasons), against=against)
     return Verdict(
@@ -290,9 +297,13 @@ def _praise(scene: Scene, before: Signs, best: Candidate) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _trouble(scene: Scene, shift: Shift, before: Signs, candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """Signs that the classifier fails on the target; none where the target looks like the source."""
-    if shift.alike:
+def _trouble(
+    scene: Scene, shift: Shift, before: Signs, candidates: Sequence[Candidate], rows: int
+) -> tuple[str, ...]:
+    """Signs that the classifier fails on the target; none where it looks like the source, or has few rows."""
+    # The shares of a few answers are uneven by chance, and less than all classes teach nothing: a single answer is one
+    # class in any case.
+    if shift.alike or rows < max(scene.classes, min(FEWEST_EXPECTED * scene.classes, FEWEST_ROWS)):
         return ()
     found = []
     if before.evenness <= UNEVEN:

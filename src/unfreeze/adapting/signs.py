@@ -119,6 +119,8 @@ class Reader:
 
         scene, target = self.scene, self.scene.newest_target
         last = max(target)
+        if len(target[last]) < 2:
+            return np.zeros(len(target[last]), dtype=np.intp)
         block = moments_of({last: target[last]}).standardise({last: target[last]})[last]
         found = PCA(min(32, *block.shape), random_state=scene.seed).fit_transform(block)
         count = min(scene.classes, len(np.unique(found, axis=0)))
