@@ -6,12 +6,14 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 import unfreeze
-from unfreeze.adapting import opening
+from unfreeze.adapting import opening, passes
 from unfreeze.adapting import run as module
 from unfreeze.adapting.gate import Verdict, decide
 from unfreeze.adapting.opening import open_labels
@@ -20,6 +22,7 @@ from unfreeze.adapting.request import AdaptRequest
 from unfreeze.backbones import load_backbone
 from unfreeze.bundle.loading import load
 from unfreeze.contracts import State
+from unfreeze.data.memory import SOURCE
 from unfreeze.engine import choice
 from unfreeze.errors import DataError, RequestError
 from unfreeze.executors import ExecutorError
@@ -211,6 +214,55 @@ def test_the_column_of_the_inputs_is_that_of_the_labelled_rows_too(text_run, tmp
     written = tmp_path / "labels.csv"
     written.write_text("text,label,supposed,probability,from\nurgent cash,spam,spam,0.5,row 1\n")
     assert open_labels(str(written), request, classifier).samples.read(0) == "urgent cash"
+
+
+def test_labelled_rows_may_be_shards_and_the_named_label_is_no_input(text_run, tmp_path):
+    classifier = load(text_run.run.folder).classifier
+    kinds = ["spam", "ham"] * 6
+    rows = pa.table({"letter": [f"urgent cash offer {row}" for row in range(12)], "kind": kinds})
+    (tmp_path / "shards").mkdir()
+    for part in range(2):
+        pq.write_table(rows.slice(6 * part, 6), tmp_path / "shards" / f"{part}.parquet")
+    request = AdaptRequest(run=text_run.run.folder, target=("new.csv",), label_column="kind")
+    for column in (None, "letter", "elsewhere"):
+        found = open_labels(str(tmp_path / "shards"), replace(request, column=column), classifier)
+        assert found.samples.read(7) == "urgent cash offer 7"
+        assert [found.labels.names[code] for code in found.label] == kinds
+
+
+def test_a_labelled_row_that_cannot_be_read_is_left_out_of_new_statistics_too(
+    image_run, moved, labelled, tmp_path, monkeypatch
+):
+    real = passes.executor_of_trained
+
+    def measured(network, boundaries, *, like, batch):
+        batch()
+        return real(network, boundaries, like=like, batch=batch)
+
+    monkeypatch.setattr(passes, "executor_of_trained", measured)
+    table = labelled(6)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    table.write_text(f"{table.read_text().rstrip()}\n{broken},red\n")
+    done = unfreeze.adapt(
+        image_run.run.folder, moved, output_dir=tmp_path / "run", method="norm", target_labels=table
+    )
+    assert {"norm", "labels"} & {one.method for one in done.candidates}
+
+
+def test_a_run_on_data_in_memory_is_adapted_without_the_source_that_is_named(
+    image_run, photos, moved, tmp_path, monkeypatch, recorder
+):
+    loaded = load(image_run.run.folder)
+    data = loaded.bundle.data.model_copy(update={"source": SOURCE})
+    memory = replace(loaded, bundle=loaded.bundle.model_copy(update={"data": data, "strategy": "full"}))
+    monkeypatch.setattr(module, "load", lambda _: memory)
+    request = AdaptRequest(
+        run=image_run.run.folder, target=(str(moved),), source=str(photos), output_dir=tmp_path / "run"
+    )
+    done = module.adapt(request, progress=recorder)
+    assert any("not known which rows of the source it has seen" in said for said in recorder.said)
+    assert done.on_source is None
 
 
 def test_labels_decide_from_ten_on(image_run, moved, labelled, tmp_path):

@@ -49,6 +49,7 @@ def test_rows_of_a_group_count_for_less_in_the_threshold_and_in_the_scores(group
 
 def test_what_a_run_was_asked_for_stands_in_its_settings_and_in_those_of_what_is_made_of_it(tmp_path):
     settings = tmp_path / "config.yaml"
+    assert wished_precision(tmp_path) == 0.95
     settings.write_text("seed: 1\n")
     assert wished_precision(tmp_path) == 0.95
     settings.write_text("precision_target: {value: 0.99, origin: user, reason: asked for}\n")

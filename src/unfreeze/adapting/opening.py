@@ -18,9 +18,10 @@ from unfreeze.data.dataset import Dataset, Modality, Samples
 from unfreeze.data.inputs import open_inputs, unlabelled
 from unfreeze.data.load import load_whole
 from unfreeze.data.samples import join_samples
-from unfreeze.data.shards import is_shards
-from unfreeze.data.tables import TABLE_SUFFIXES, open_table
+from unfreeze.data.shards import is_shard_pattern, is_shards, open_shards
+from unfreeze.data.tables import TABLE_SUFFIXES, Table, open_table
 from unfreeze.errors import RequestError, did_you_mean
+from unfreeze.regular import names_anything, names_file, names_folder
 
 # More different values of an order than this are joined to so many steps of equal size.
 MOST_STEPS = 20
@@ -60,9 +61,9 @@ def _open(name: str, modality: Modality, column: str | None) -> Samples:
 
 def _steps(name: str, column: str, rows: int) -> NDArray[np.intp]:
     """The step of each row of a table, by the order of the column's values."""
-    if not _is_table(name):
+    table = _table_of(name)
+    if table is None:
         raise RequestError(f"--order-column needs a table as --target, and {name} is none.")
-    table = open_table(Path(name))
     known = table.head.schema.names
     if column not in known:
         raise RequestError(
@@ -89,18 +90,14 @@ def _ordered(values: pa.ChunkedArray) -> pa.ChunkedArray:
         return values
 
 
-def content_of(name: str, modality: Modality, column: str | None) -> str | None:
-    """The column that a target's inputs were read from; None where they are files in folders."""
+def _table_of(name: str) -> Table | None:
+    """The table of a file or of shards on this disk; None for folders of files and for what lies behind a URL."""
     path = Path(name)
-    if path.is_dir() and not is_shards(path):
-        return None
-    if not _is_table(name):
-        return column
-    return content_column(open_table(path), modality=modality, asked=column)
-
-
-def _is_table(name: str) -> bool:
-    return Path(name).suffix.lower() in TABLE_SUFFIXES and Path(name).is_file()
+    if names_folder(path):
+        return open_shards(path) if is_shards(path) else None
+    if is_shard_pattern(name) and not names_anything(path):
+        return open_shards(name)
+    return open_table(path) if path.suffix.lower() in TABLE_SUFFIXES and names_file(path) else None
 
 
 def open_truth(request: AdaptRequest, classifier: Classifier) -> Dataset:
@@ -118,7 +115,8 @@ def open_labels(name: str, request: AdaptRequest, classifier: Classifier) -> Dat
     Raises RequestError or DataError for what the run cannot have seen.
     """
     column, modality = request.column, classifier.backbone.modality
-    if column is not None and _is_table(name) and column not in open_table(Path(name)).head.column_names:
+    table = _table_of(name)
+    if table is not None and column not in table.head.column_names:
         # A table that adapt wrote to be labelled has columns of its own, whatever those of the target are.
         column = None
     dataset = _open_labelled(name, classifier, column, request.label_column)
@@ -132,8 +130,12 @@ def open_labels(name: str, request: AdaptRequest, classifier: Classifier) -> Dat
 def _open_labelled(
     name: str, classifier: Classifier, column: str | None, label_column: str | None
 ) -> Dataset:
-    modality = classifier.backbone.modality
-    content = content_of(name, modality, column)
+    modality, table = classifier.backbone.modality, _table_of(name)
+    content = column
+    if table is not None:
+        content = content_column(table, modality=modality, asked=column, label=label_column)
+    elif names_folder(Path(name)):
+        content = None
     return load_whole(
         name,
         text_column=content if modality == "text" else None,

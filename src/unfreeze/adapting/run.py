@@ -33,6 +33,7 @@ from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.loading import Loaded, load
 from unfreeze.config import FLOOR
 from unfreeze.data.dataset import Dataset
+from unfreeze.data.memory import SOURCE as IN_MEMORY
 from unfreeze.errors import RequestError, UnfreezeError
 from unfreeze.evaluate.calibration import softmax
 from unfreeze.model import Model
@@ -82,6 +83,13 @@ def _adapt_into(
     shutil.rmtree(folder / QUESTIONS, ignore_errors=True)
     classifier = loaded.classifier
     source, found = open_source(loaded, request.source)
+    if source is not None and loaded.bundle.data.source == IN_MEMORY and loaded.bundle.strategy != FLOOR:
+        # Rows that trained the network would pass for validation rows.
+        source = None
+        found = (
+            "The run was trained on data in memory, so that it is not known which rows of the source it has seen: the "
+            "source is left out"
+        )
     progress.say(f"{found}.")
     precision = None if source is None else wished_precision(loaded.folder)
     named = None if request.target_labels is None else open_labels(request.target_labels, request, classifier)

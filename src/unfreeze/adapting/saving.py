@@ -35,7 +35,8 @@ def wished_precision(run: Path) -> float:
 
     Raises RequestError where its settings cannot be read, or are out of range.
     """
-    wished: Any = read_config(run / "config.yaml").get("precision_target")
+    settings = run / "config.yaml"
+    wished: Any = read_config(settings).get("precision_target") if settings.exists() else None
     request = TrainRequest(data=str(run), precision_target=wished)
     request.check()
     return float(str(Decisions(request).value("precision_target")))

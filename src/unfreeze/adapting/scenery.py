@@ -97,7 +97,8 @@ def build_scenery(
         progress.say(
             f"It learns from {len(wanted):,} of the target's {len(target.dataset):,} rows, drawn at random."
         )
-    features, asked, answers = _with_named(passes, passed, named)
+    features, asked, labelled = _with_named(passes, passed, named)
+    answers = np.zeros(0, dtype=np.intp) if named is None else named.label[labelled].astype(np.intp)
     known = None if source is None else _known(passes, source, classifier, progress, seen=seen)
     steps = None if target.order is None else target.order[passed.rows]
     newest = np.arange(len(passed.rows)) if steps is None else np.flatnonzero(steps == steps.max())
@@ -118,8 +119,7 @@ def build_scenery(
         fresh = passes.features_in(changed, boundaries, target.dataset, passed.rows, "new statistics")
         if named is None:
             return changed, fresh
-        every = np.arange(len(named))
-        more = passes.features_in(changed, boundaries, named, every, "labelled rows")
+        more = passes.features_in(changed, boundaries, named, labelled, "labelled rows")
         return changed, {b: np.concatenate([block, more[b]]) for b, block in fresh.items()}
 
     # An adapter between the layers cannot be saved with other statistics below it.
@@ -221,13 +221,13 @@ def _with_last(order: NDArray[np.intp], more: int) -> NDArray[np.intp]:
 def _with_named(
     passes: Passes, passed: Passed, named: Dataset | None
 ) -> tuple[Features, NDArray[np.intp], NDArray[np.intp]]:
-    """The target's features with those of the named labels behind them, where these stand, and the labels."""
+    """The target's features with those of the readable named rows behind them, where these stand, and these rows."""
     if named is None:
         return passed.arrays, np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.intp)
     found = passes.features(named, np.arange(len(named)), "labelled rows")
     features = {b: np.concatenate([block, found.arrays[b]]) for b, block in passed.arrays.items()}
     places = len(passed.rows) + np.arange(len(found.rows))
-    return features, places, named.label[found.rows].astype(np.intp)
+    return features, places, found.rows
 
 
 def _known(

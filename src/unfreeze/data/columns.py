@@ -98,10 +98,11 @@ def choose_columns(table: Table, asked: Columns) -> ChosenColumns:
     return ChosenColumns(modality, content, label, split, group, asked.stratify, tuple(inferred))
 
 
-def content_column(table: Table, *, modality: Modality, asked: str | None) -> str:
+def content_column(table: Table, *, modality: Modality, asked: str | None, label: str | None = None) -> str:
     """The column with the inputs of a table without labels: the one ``asked`` for, else what it suggests.
 
-    A column whose name says that it holds labels is never suggested: what it tells must not reach a model as an input.
+    The column ``label``, or one whose name says that it holds labels, is never suggested: what it tells must not reach
+    a model as an input.
     Raises RequestError for an unknown name and DataError when it is unclear or of the other modality.
     """
     known = table.head.column_names
@@ -114,7 +115,8 @@ def content_column(table: Table, *, modality: Modality, asked: str | None) -> st
         if modality == "text" and _column(table, asked).is_path:
             _raise_other(table, modality, asked)
         return asked
-    described = [_column(table, name) for name in known if name.lower() not in LABEL_NAMES]
+    inputs = [name for name in known if name.lower() not in LABEL_NAMES and name != label]
+    described = [_column(table, name) for name in inputs]
     images = [column for column in described if column.is_image]
     texts = [column for column in described if column.is_text]
     telling = [column for column in texts if column.is_prose or column.name.lower() in TEXT_NAMES]
