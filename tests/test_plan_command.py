@@ -11,7 +11,7 @@ import pytest
 
 from unfreeze.choose.settings import Decisions, record_data
 from unfreeze.config import TrainRequest
-from unfreeze.errors import DataError
+from unfreeze.errors import DataError, RequestError
 from unfreeze.planned import choose_by_rules, look_ahead
 from unfreeze.progress import Silent
 from unfreeze.training.costing import CostModel, draw_sample
@@ -255,6 +255,21 @@ def test_what_memory_has_no_room_for_is_named_and_not_promised(photos, tiny_cnn,
     named = dict(found.unfit)
     assert "of memory, and there are 1 kB" in named["full"]
     assert found.choice.name == "feature-extraction"
+
+
+def test_a_strategy_that_breaks_the_network_is_named_and_ends_nothing(
+    photos, tiny_cnn, tmp_path, monkeypatch
+):
+    def refuse(backbone, graft, sample):
+        raise RequestError(f"{backbone.name} cannot run with what is grafted onto its layers.")
+
+    monkeypatch.setattr("unfreeze.training.material.refuse_broken", refuse)
+    with plain(tmp_path):
+        found = look_ahead(
+            TrainRequest(data=str(photos), backbone=tiny_cnn, image_size=32, epochs=1, batch_size=8)
+        )
+    assert dict(found.unfit)["lora"].endswith("cannot run with what is grafted onto its layers.")
+    assert {"full", "scratch"} <= {option.plan.strategy for option in found.options}
 
 
 def test_it_is_readable_at_eighty_columns(outlook):

@@ -523,6 +523,7 @@ def test_a_store_that_fails_ends_a_trial_and_is_no_answer_about_its_candidate(mo
         progress=Silent(),
         part=lambda name: np.arange(4),
         together=lambda rows: None,
+        ranks=SimpleNamespace(alone=True),
     )
     record = SimpleNamespace(find=lambda *given, **more: None)
     trier = trying.Trier(material, None, {"full": None}, record, lambda: False)
@@ -531,6 +532,7 @@ def test_a_store_that_fails_ends_a_trial_and_is_no_answer_about_its_candidate(mo
     monkeypatch.setattr(trying.Trier, "_head", lambda *given: None)
     problems = {
         "diverged": UnfreezeError("diverged"),
+        "broken": RuntimeError("shapes differ\nat length"),
         "refused": DataError("s3://b/x cannot be read: refused"),
     }
 
@@ -541,6 +543,12 @@ def test_a_store_that_fails_ends_a_trial_and_is_no_answer_about_its_candidate(mo
     monkeypatch.setattr(trying, "Inside", lambda *given: "diverged")
     monkeypatch.setattr(trying, "run_plan", fail)
     assert trier(SimpleNamespace(name="full"), 0, 1.0).failed == "diverged"
+    monkeypatch.setattr(trying, "Inside", lambda *given: "broken")
+    assert trier(SimpleNamespace(name="full"), 0, 1.0).failed == "shapes differ."
+    # Others may wait for what it computes with them.
+    material.ranks.alone = False
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        trier(SimpleNamespace(name="full"), 0, 1.0)
     monkeypatch.setattr(trying, "Inside", lambda *given: "refused")
     with pytest.raises(DataError, match="refused"):
         trier(SimpleNamespace(name="full"), 0, 1.0)

@@ -175,13 +175,14 @@ class _Weighing:
         for other in THAWING:
             try:
                 plan = self._plan(other, _readable_by(other, decisions.request))
+                if plan in self._weighed:
+                    continue
+                self._tell(other)
+                option = self._option(other, plan, "not tried by --strategy auto")
             except RequestError as problem:
                 self.unfit.append((other, str(problem)))
                 continue
-            if plan in self._weighed:
-                continue
-            self._tell(other)
-            yield self._option(other, plan, "not tried by --strategy auto")
+            yield option
 
     def _candidates(self) -> Iterator[Option]:
         found = candidate_plans(self._material, self._facts, error=self._error)

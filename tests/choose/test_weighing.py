@@ -6,6 +6,7 @@ import pytest
 
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost
+from unfreeze.errors import DataError, RequestError, StoppedError
 from unfreeze.plan import Phase, Plan, Thaw
 from unfreeze.training import weighing
 from unfreeze.training.weighing import weigh
@@ -18,11 +19,14 @@ class Desk:
 
     def __init__(self, **bytes_of):
         self.gone, self.bytes_of, self.measured, self.dropped = 0.0, bytes_of, [], {}
+        self.broken = {}
 
     def predict(self, plan):
         if plan.strategy not in self.measured:
             self.measured.append(plan.strategy)
             self.gone += MEASURING
+        if plan.strategy in self.broken:
+            raise self.broken[plan.strategy]
         around = {"all": AN_EPOCH * plan.epochs}
         memory = self.bytes_of.get(plan.strategy, 1)
         return Cost(strategy=plan.strategy, phases=(), around=around, memory_bytes=memory)
@@ -72,3 +76,20 @@ def test_of_few_the_first_with_time_and_room_is_the_last_that_is_measured():
     assert desk.measured == ["full", "lora"]
     assert list(desk.dropped) == ["full"]
     assert desk.dropped["full"].startswith("it would take 1 kB of memory, and there are 100")
+
+
+@pytest.mark.parametrize("problem", [RequestError("It breaks."), RuntimeError("It breaks.\nAt length.")])
+@pytest.mark.parametrize("few", [True, False])
+def test_one_that_breaks_while_it_is_measured_falls_out_and_says_why(problem, few):
+    desk = Desk()
+    desk.broken["lora"] = problem
+    assert desk.weigh("lora", "full", limit="1000s", few=few) == ({"full": 40}, 960.0)
+    assert desk.dropped == {"lora": "its cost cannot be measured: It breaks"}
+
+
+@pytest.mark.parametrize("problem", [DataError("A picture has vanished."), StoppedError("Asked to stop.")])
+def test_what_is_no_fault_of_a_candidate_ends_measuring(problem):
+    desk = Desk()
+    desk.broken["lora"] = problem
+    with pytest.raises(type(problem)):
+        desk.weigh("lora", "full", limit="1000s")

@@ -16,7 +16,8 @@ import torch
 from unfreeze.backbones import randomise, rebuild, stage_parameters
 from unfreeze.contracts import Backbone, State
 from unfreeze.engine.trainable import is_graft, stage_of_parameters
-from unfreeze.grafts import attach, pack, restore, settle, unpack
+from unfreeze.errors import RequestError
+from unfreeze.grafts import attach, pack, refuse_broken, restore, settle, unpack
 from unfreeze.grafts.rowwise import Rowwise, Updates
 from unfreeze.grafts.targets import resolve_targets
 from unfreeze.plan import Adapters, Graft, Lora
@@ -665,3 +666,26 @@ def test_a_layer_that_standardises_its_weight_takes_no_low_rank_update() -> None
     backbone = build(Case("test_nfnet", "opaque", 1, {"num_classes": 0}, size=64))
     kinds = {type(backbone.module.get_submodule(path)).__name__ for path in targetable(backbone)}
     assert not [kind for kind in kinds if "StdConv" in kind]
+
+
+def test_a_convolution_that_peft_would_build_otherwise_takes_no_low_rank_update() -> None:
+    from unfreeze.grafts.targets import input_width
+
+    made = torch.nn.Conv2d
+    assert input_width(made(4, 6, 3)) == 4
+    assert input_width(made(4, 6, 3, dilation=2)) is None
+    assert input_width(made(4, 6, 3, padding=1, padding_mode="reflect")) is None
+
+
+def test_a_network_that_reads_of_a_layer_what_its_wrapping_lacks_is_refused_by_name() -> None:
+    widths = {"embed_dims": [8, 8, 16, 16], "num_heads": [1, 1, 2, 2]}
+    case = Case("davit_tiny", "opaque", 1, {"depths": [1, 1, 1, 1], **widths})
+    bare = build(case)
+    sample = State(torch.zeros((1, 64, 64, 3), dtype=torch.uint8))
+    graft = graft_of(bare, "lora")
+    with pytest.raises(
+        RequestError, match=r"davit_tiny cannot run .*kernel_size.*: choose other --targets or another"
+    ):
+        refuse_broken(attach(copy.deepcopy(bare), graft, seed=1), graft, sample)
+    spared = Lora(rank=2, alpha=6.0, dropout=0.0, targets=resolve_targets(bare, ("qkv",)).paths)
+    refuse_broken(attach(copy.deepcopy(bare), spared, seed=1), spared, sample)

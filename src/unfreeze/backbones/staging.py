@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 RELATIVE_TOLERANCE = 1e-5
 # How the note of a backbone begins whose weights a person gave: a name says nothing about them.
 FROM_FILE = "Weights from the file"
+# What a library's code raises where a network has other insides than it expects.
+BREAKS = (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 def assign_tensors(module: nn.Module, owners: Sequence[tuple[str, tuple[str, ...]]]) -> tuple[Stage, ...]:
@@ -111,7 +113,7 @@ def cut_is_exact(backbone: Backbone, sample: State, wanted: Tensor) -> bool:
                 middle = backbone.run(sample, 0, boundary)
                 if not _close(backbone.run(middle, boundary).h, full, scale):
                     return False
-    except (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+    except BREAKS:
         return False
     return True
 

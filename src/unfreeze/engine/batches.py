@@ -104,6 +104,15 @@ def pad_texts(ids: Sequence[NDArray[np.int64]], pad_id: int, *, most: int) -> St
     return State(torch.from_numpy(h), torch.from_numpy(mask))
 
 
+def blank_sample(preprocess: ImagePreprocess | TextPreprocess) -> State:
+    """One input without content: a black picture, or a text of two tokens."""
+    import torch
+
+    if isinstance(preprocess, ImagePreprocess):
+        return State(torch.zeros((1, preprocess.height, preprocess.width, 3), dtype=torch.uint8))
+    return pad_texts([np.zeros(2, dtype=np.int64)], preprocess.pad_id, most=preprocess.max_length)
+
+
 def ahead(items: Iterator[Item], *, depth: int = BATCHES_AHEAD) -> Generator[Item]:
     """The same items, produced by a thread of their own that stays at most ``depth`` of them ahead.
 

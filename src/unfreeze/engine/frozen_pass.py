@@ -13,16 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.arrays import allocate
-from unfreeze.contracts import Backbone, Executor, State
+from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.chance import keys_of
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.reading import HASH_BYTES, content_hashes
-from unfreeze.engine.batches import BadRow, Batch, ahead, golden_batch, pad_texts, read_batches
+from unfreeze.engine.batches import BadRow, Batch, ahead, blank_sample, golden_batch, read_batches
 from unfreeze.engine.digests import Digests, as_keys
 from unfreeze.engine.store import FeatureStore, open_store
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import UnfreezeError
-from unfreeze.runtime.preprocess import ImagePreprocess
 
 __all__ = [
     "BadRow",
@@ -266,11 +265,7 @@ def _widths(backbone: Backbone, boundaries: tuple[int, ...]) -> list[int]:
     """Widths of the summaries, from one blank input: for a pass in which no row could be read."""
     import torch
 
-    preprocess = backbone.preprocess
-    if isinstance(preprocess, ImagePreprocess):
-        blank = State(torch.zeros((1, preprocess.height, preprocess.width, 3), dtype=torch.uint8))
-    else:
-        blank = pad_texts([np.zeros(2, dtype=np.int64)], preprocess.pad_id, most=preprocess.max_length)
+    blank = blank_sample(backbone.preprocess)
     with torch.no_grad():
         return [
             int(backbone.summary(backbone.run(blank, 0, boundary), boundary).shape[1])

@@ -10,8 +10,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from unfreeze.backbones.staging import BREAKS
 from unfreeze.config import RANGES
-from unfreeze.contracts import Backbone
+from unfreeze.contracts import Backbone, State
+from unfreeze.errors import RequestError, first_line
 from unfreeze.grafts.targets import targetable, tell_kinds
 from unfreeze.plan import Adapters, Graft, Lora
 
@@ -51,6 +53,26 @@ def attach(backbone: Backbone, graft: Graft, *, seed: int) -> Backbone:
         for path in graft.blocks:
             add_adapter(backbone.module.get_submodule(path), graft)
     return _with_adapters_in_stages(backbone, graft)
+
+
+def refuse_broken(backbone: Backbone, graft: Graft, sample: State) -> None:
+    """Raise RequestError when the grafted network cannot run a sample; it is left in evaluation mode.
+
+    Some networks read of a layer what its wrapping does not have, as DaViT does its convolutions' sizes in timm.
+    """
+    import torch
+
+    device = next(backbone.module.parameters()).device
+    mask = None if sample.mask is None else sample.mask.to(device)
+    backbone.module.eval()
+    try:
+        with torch.no_grad():
+            backbone.run(State(sample.h.to(device), mask))
+    except BREAKS as error:
+        other = "other --targets or another --strategy" if isinstance(graft, Lora) else "another --strategy"
+        raise RequestError(
+            f"{backbone.name} cannot run with what is grafted onto its layers ({first_line(error)}): choose {other}."
+        ) from error
 
 
 def describe(backbone: Backbone, graft: Graft) -> str:

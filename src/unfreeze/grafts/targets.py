@@ -114,7 +114,9 @@ def input_width(module: nn.Module) -> int | None:
     if isinstance(module, nn.Linear):
         return module.in_features
     if isinstance(module, nn.Conv2d) and module.groups == 1:
-        return module.in_channels
+        # PEFT takes over neither the dilation nor how edges are padded.
+        plain = module.dilation == (1, 1) and module.padding_mode == "zeros"
+        return module.in_channels if plain else None
     # GPT-2's linear layers, which keep their weights transposed.
     return len(module.weight) if is_transposed(module) else None  # type: ignore[arg-type]
 

@@ -17,13 +17,13 @@ from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset, Part
 from unfreeze.data.reading import content_hash, read_images, read_raw
-from unfreeze.engine.batches import CHUNK_TEXTS
+from unfreeze.engine.batches import CHUNK_TEXTS, blank_sample
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.engine.ranks import ALONE, Ranks
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import DataError
 from unfreeze.executors import build_executor
-from unfreeze.grafts import attach
+from unfreeze.grafts import attach, refuse_broken
 from unfreeze.heads.folds import held_together
 from unfreeze.plan import Plan
 from unfreeze.progress import Progress
@@ -70,11 +70,13 @@ class Material:
         return readable[np.isin(readable, self.dataset.rows(part))]
 
     def grafted(self, plan: Plan) -> Backbone:
-        """A copy of the backbone to train, with the plan's graft."""
+        """A copy of the backbone to train, with the plan's graft; RequestError where it does not run with it."""
         trained = copy.deepcopy(self.backbone)
         if plan.graft is None:
             return trained
-        return attach(trained, plan.graft, seed=self.decisions.number("seed"))
+        trained = attach(trained, plan.graft, seed=self.decisions.number("seed"))
+        refuse_broken(trained, plan.graft, blank_sample(trained.preprocess))
+        return trained
 
     def task(
         self, plan: Plan, train: NDArray[np.intp], val: NDArray[np.intp] | None, *, seed: int | None = None

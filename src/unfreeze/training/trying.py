@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from unfreeze.backbones.staging import BREAKS
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.trials import FOLDS, Trial
-from unfreeze.errors import DataError, StoppedError, UnfreezeError
+from unfreeze.errors import DataError, StoppedError, UnfreezeError, first_line
 from unfreeze.grafts import settle
 from unfreeze.heads.folds import assign_folds
 from unfreeze.heads.module import from_module
@@ -126,6 +127,11 @@ class Trier:
         except UnfreezeError as problem:
             # A candidate that breaks is an answer; the others go on.
             failed = str(problem)
+        except BREAKS as problem:
+            if not material.ranks.alone:
+                # Other processes may wait for this one, and notice by its end alone.
+                raise
+            failed = f"{first_line(problem).rstrip('.')}."
         seconds = time.perf_counter() - began
         return self._trial(candidate, fold, share, right, losses, seconds, failed)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from unfreeze.amounts import counted, duration, size
+from unfreeze.backbones.staging import BREAKS
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost
 from unfreeze.config import seconds_of
+from unfreeze.errors import DataError, StoppedError, UnfreezeError, first_line
 from unfreeze.plan import Plan
 from unfreeze.training.facing import free_memory
 from unfreeze.training.material import Material
@@ -36,7 +38,7 @@ def weigh(
 
     ``predict``: the cost of a whole training; ``elapsed``: seconds of the time limit that are gone. ``few``: of the
     first alone that there is time and room for. ``begin`` is told whose cost is measured next, and ``drop`` who falls
-    out, and why. The first is measured however late it is.
+    out, and why, as one that breaks while it is measured does. The first is measured however late it is.
     """
 
     def cut(candidate: Candidate, plan: Plan, left: float) -> Plan | None:
@@ -57,7 +59,14 @@ def weigh(
             continue
         begin(candidate)
         # What costs are made of is measured when the first of its kind is asked for.
-        if why := _too_large(predict(plan), room):
+        try:
+            cost = predict(plan)
+        except (StoppedError, DataError):
+            raise
+        except (UnfreezeError, *BREAKS) as problem:
+            drop(candidate, f"its cost cannot be measured: {first_line(problem).rstrip('.')}")
+            continue
+        if why := _too_large(cost, room):
             drop(candidate, why)
             continue
         if not few:
