@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,9 @@ def one_thread() -> Iterator[None]:
 def write_model(tmp_path: Path) -> Writer:
     """Writes a random model of this type and its tokenizer; returns the folder."""
 
-    def write(model_type: str = "bert", *, pooler: bool = True, sentence: str | None = None) -> Path:
+    def write(
+        model_type: str = "bert", *, pooler: bool = True, sentence: str | None = None, **settings: Any
+    ) -> Path:
         import torch
         from transformers import AutoConfig, AutoModel
 
@@ -44,6 +47,7 @@ def write_model(tmp_path: Path) -> Writer:
             vocab_size=len(WORDS),
             max_position_embeddings=40,
             pad_token_id=0,
+            **settings,
         )
         with quiet_transformers():
             model = AutoModel.from_config(config)

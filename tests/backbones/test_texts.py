@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from unfreeze.backbones import load_backbone, rebuild
-from unfreeze.backbones.hf import HfBackbone, masked_mean, pool
+from unfreeze.backbones.hf import HfBackbone, masked_mean, pool, sample_texts
 from unfreeze.contracts import State
 from unfreeze.errors import RequestError
 
@@ -206,3 +206,16 @@ def test_a_recipe_of_a_network_far_larger_than_its_weights_is_not_built(
         rebuild(
             {**backbone.recipe, "config": {**config, **more}}, backbone.module.state_dict(), backbone.assets
         )
+
+
+def test_a_decoder_with_several_ends_of_a_text_is_loaded(write_model: Writer) -> None:
+    backbone = load(write_model("llama", eos_token_id=[2, 3], bos_token_id=1))
+    assert backbone.family == "decoder"
+    ids = sample_texts(backbone.module.config).h
+    assert set(ids[0].tolist()) <= {4, 5, 6, 7}
+
+
+def test_a_model_whose_layers_are_not_called_as_modules_runs_as_one_stage(write_model: Writer) -> None:
+    backbone = load(write_model("squeezebert", embedding_size=16))
+    assert backbone.family == "opaque"
+    assert "runs as one stage, since it has no plain list of layers" in backbone.notes[0]

@@ -114,16 +114,23 @@ def sample_texts(config: Any) -> State:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    special = {getattr(config, key, None) for key in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    special = _special_ids(config)
     ids = torch.randint(0, int(config.vocab_size), (2, 12), generator=generator)
     # A padding id inside of a text would shift RoBERTa's positions.
     usable = next(value for value in range(len(special) + 1) if value not in special)
-    for value in special - {None}:
+    for value in special:
         ids[ids == value] = usable
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[1, 7:] = False
     ids[~mask] = getattr(config, "pad_token_id", None) or 0
     return State(ids, mask)
+
+
+def _special_ids(config: Any) -> set[int]:
+    """The ids of padding, beginning and end, of which some decoders have several."""
+    found = [getattr(config, key, None) for key in ("pad_token_id", "bos_token_id", "eos_token_id")]
+    listed = [ids if isinstance(ids, list) else [ids] for ids in found]
+    return {value for ids in listed for value in ids if value is not None}
 
 
 def is_causal(module: Any, config: Any) -> bool:

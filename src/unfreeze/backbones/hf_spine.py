@@ -39,7 +39,7 @@ class Spine:
 
 
 def find_spine(model: Any) -> Spine | None:
-    """The spine of a transformers model, or None when it has no plain list of its layers."""
+    """The spine of a transformers model, or None when it has no plain list of layers that it calls."""
     from torch import nn
 
     depth = int(getattr(model.config, "num_hidden_layers", 0))
@@ -55,7 +55,8 @@ def find_spine(model: Any) -> Spine | None:
     holder = model.get_submodule(parent)
     name = next((name for name in _FINAL_NORMS if isinstance(getattr(holder, name, None), nn.Module)), None)
     norm = None if name is None else f"{parent}.{name}".lstrip(".")
-    return Spine(layers, depth, norm, _tuple_length(model, model.get_submodule(layers)[0]))
+    length = _tuple_length(model, model.get_submodule(layers)[0])
+    return None if length is None else Spine(layers, depth, norm, length)
 
 
 def run_layers(model: Any, spine: Spine, h: Tensor, mask: Tensor, *, start: int, stop: int) -> Tensor:
@@ -166,8 +167,11 @@ def _with_input(module: nn.Module, h: Tensor) -> nn.Module:
     return view
 
 
-def _tuple_length(model: Any, layer: nn.Module) -> int:
-    """How a layer of the model returns its output: 0 for a tensor, else the length of the tuple."""
+def _tuple_length(model: Any, layer: nn.Module) -> int | None:
+    """How a layer of the model returns its output: 0 for a tensor, else the length of the tuple.
+
+    None where the model goes past the layer's call, as SqueezeBERT does: a view's input would not reach it.
+    """
     import torch
 
     lengths: list[int] = []
@@ -182,4 +186,4 @@ def _tuple_length(model: Any, layer: nn.Module) -> int:
             last_hidden(model, ids, torch.ones_like(ids, dtype=torch.bool))
     finally:
         handle.remove()
-    return lengths[0]
+    return lengths[0] if lengths else None
