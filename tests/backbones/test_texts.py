@@ -219,3 +219,18 @@ def test_a_model_whose_layers_are_not_called_as_modules_runs_as_one_stage(write_
     backbone = load(write_model("squeezebert", embedding_size=16))
     assert backbone.family == "opaque"
     assert "runs as one stage, since it has no plain list of layers" in backbone.notes[0]
+
+
+def test_a_model_that_mixes_padding_into_its_texts_is_refused(write_model: Writer) -> None:
+    with pytest.raises(
+        RequestError, match=r"looks at padding: .* differ by \d+\.\d%.* Choose another backbone"
+    ):
+        load(write_model("fnet"))
+
+
+def test_a_model_that_looks_at_padding_a_little_says_so(write_model: Writer) -> None:
+    backbone = load(write_model("convbert", embedding_size=16))
+    (note,) = backbone.notes
+    assert "looks at padding" in note
+    assert backbone.recipe["notes"] == [note]
+    assert load(write_model("bert")).notes == ()
