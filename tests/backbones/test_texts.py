@@ -234,3 +234,14 @@ def test_a_model_that_looks_at_padding_a_little_says_so(write_model: Writer) -> 
     assert "looks at padding" in note
     assert backbone.recipe["notes"] == [note]
     assert load(write_model("bert")).notes == ()
+
+
+def test_an_attention_that_a_short_text_switches_is_full_from_the_start(write_model: Writer) -> None:
+    backbone = load(write_model("big_bird", attention_type="block_sparse", block_size=2, num_random_blocks=1))
+    again = rebuild(backbone.recipe, backbone.module.state_dict(), backbone.assets)
+    modules = (backbone.module, again.module)
+    assert [module.attention_type for module in modules] == ["original_full"] * 2
+    ids = torch.randint(4, 8, (2, 32), generator=torch.Generator().manual_seed(0))
+    text = State(ids, torch.ones_like(ids, dtype=torch.bool))
+    with torch.no_grad():
+        assert torch.equal(again.run(text).h, backbone.run(text).h)
