@@ -1,11 +1,17 @@
 """Dropout that is drawn faster has the same distribution and gradients; attention is what it was."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
+from unfreeze.backbones.timm_ import assemble
+from unfreeze.backbones.timm_loading import create_timm
+from unfreeze.contracts import State
 from unfreeze.engine import kernels
 from unfreeze.engine.kernels import LEVELS, ProcessorKernels, drop
 from unfreeze.engine.suffix import Suffix
@@ -175,6 +181,64 @@ def test_attention_is_the_same_on_average():
     with ProcessorKernels():
         mean = functional.scaled_dot_product_attention(*many, dropout_p=0.3).mean(dim=0)
     assert torch.allclose(mean, functional.scaled_dot_product_attention(q, k, v)[0], atol=0.03)
+
+
+class Strides(TorchFunctionMode):
+    """Notes the stride of every convolution that reaches PyTorch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.conv2d:
+            self.seen.append(args[3] if len(args) > 3 else 1)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("stride", [2, (2, 1)])
+def test_a_stride_over_single_pixels_of_few_channels_is_taken_before_the_convolution(stride):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 5, 1, stride=stride)
+    pixels = torch.randn(2, 3, 7, 8)
+    found = []
+    # oneDNN's own is safe with pixels that lie contiguous.
+    for layout, kernels_here in (
+        (torch.contiguous_format, nullcontext()),
+        (torch.channels_last, ProcessorKernels()),
+    ):
+        h = pixels.clone(memory_format=layout).requires_grad_()
+        with Strides() as strides, kernels_here:
+            out = conv(h)
+        out.square().sum().backward()
+        found.append((out.detach(), h.grad, conv.weight.grad, conv.bias.grad))
+        conv.zero_grad()
+    assert strides.seen == [1]
+    for theirs, ours in zip(*found, strict=True):
+        assert torch.allclose(theirs, ours, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"kernel_size": 3}, {"padding": 1}, {"in_channels": 16}, {"groups": 4}, {"padding": 1, "stride": 4}],
+)
+def test_other_convolutions_keep_their_stride(settings):
+    conv = nn.Conv2d(**({"in_channels": 8, "out_channels": 8, "kernel_size": 1, "stride": 2} | settings))
+    with torch.no_grad(), Strides() as strides, ProcessorKernels():
+        conv(torch.randn(1, conv.in_channels, 8, 8))
+    assert strides.seen == [conv.stride]
+
+
+def test_repvgg_trains_without_a_stride_over_single_pixels_of_its_picture(t):
+    module = create_timm("repvgg_a0", {})
+    backbone = assemble(module, "repvgg_a0", architecture="repvgg_a0", arguments={}, image_size=32)
+    conv = next(
+        part for part in module.modules() if isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1)
+    )
+    assert (conv.in_channels, conv.stride) == (3, (2, 2))
+    with Strides() as strides:
+        Suffix(backbone, 0, t.CPU, "fp32", steps=1)(State(torch.zeros((1, 32, 32, 3), dtype=torch.uint8)))
+    assert strides.seen.count(1) == 1
 
 
 @pytest.mark.parametrize("kind", ["vit", "text"])
