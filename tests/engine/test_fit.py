@@ -48,6 +48,49 @@ def test_frozen_weights_and_statistics_are_the_same_to_the_bit_and_the_loss_fall
     assert not any(module.training for module in backbone.module.modules())
 
 
+class Tabled(nn.Module):
+    """A block behind which something is added: what it makes of a weight for evaluation it keeps until it trains."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block, self.weight, self.kept = block, nn.Parameter(torch.zeros(8)), None
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode:
+            self.kept = None
+        return self
+
+    def forward(self, h, mask=None):
+        if self.training:
+            return self.block(h) + 2 * self.weight
+        if self.kept is None:
+            self.kept = (2 * self.weight).detach()
+        return self.block(h) + self.kept
+
+
+def test_weights_are_judged_and_given_back_by_what_is_made_of_them_and_not_of_earlier_ones(t, monkeypatch):
+    backbone, stale = t.toy("vit"), []
+    block = backbone.module.block2 = Tabled(backbone.module.block2)
+
+    def is_stale(*, run):
+        with torch.no_grad():
+            run()
+        return not torch.equal(block.kept, 2 * block.weight)
+
+    def checked(*given, **settings):
+        found = []
+        stale.append(is_stale(run=lambda: found.append(judging.score(*given, **settings))))
+        return found[0]
+
+    monkeypatch.setattr("unfreeze.engine.fit.score", checked)
+    task = t.task_of("vit")
+    t.run(t.plan_of(backbone, freeze=1, rate=0.05, ema=0.5), backbone, task)
+    assert block.weight.abs().max() > 0
+    assert stale == [False] * 3
+    assert not is_stale(run=lambda: backbone.run(task.val.inputs.batch(np.arange(4), None)))
+
+
 def test_what_moves_although_it_is_frozen_ends_the_training(t):
     backbone = t.toy("cnn")
     norm = backbone.module.block1.norm

@@ -12,6 +12,7 @@ from torch import Tensor
 from unfreeze.contracts import Backbone, State
 from unfreeze.data.chance import order
 from unfreeze.engine.inputs import Inputs
+from unfreeze.engine.trainable import judge_mode
 from unfreeze.executors.halving import in_halves, joined_states, joined_tensors
 
 # Enough for a mean, and few enough to cost less than an epoch; in batches that fit wherever training does.
@@ -57,7 +58,7 @@ class Drift:
         ``keep``: what stands at the lowest boundary, where it is small enough.
         """
         found: list[list[Tensor]] = [[] for _ in self._backbone.stages[self._lowest :]]
-        self._backbone.module.eval()
+        judge_mode(self._backbone.module)
         if not found:
             return found
         kept: list[State] = []

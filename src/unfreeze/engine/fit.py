@@ -54,6 +54,7 @@ from unfreeze.engine.trainable import (
     Group,
     describe_phase,
     has_statistics,
+    judge_mode,
     select,
     set_modes,
     stage_of_parameters,
@@ -106,7 +107,8 @@ def fit(
     finally:
         maker.close()
         for module in (backbone.module, head):
-            module.eval().requires_grad_(False)
+            judge_mode(module)
+            module.requires_grad_(False)
         give_back_freed_memory()
 
 
@@ -315,7 +317,7 @@ class _Loop:
     def _train(self, index: int, groups: tuple[Group, ...], optimizer: torch.optim.Optimizer) -> None:
         phase = self.plan.phases[index]
         boundary = phase.boundary(len(self.backbone.stages))
-        self.backbone.module.eval()
+        judge_mode(self.backbone.module)
         try:
             prefix = self.prefix.make(phase, boundary, rounds=phase.epochs, stored=self.standing.stored)
         except PeerLostError:

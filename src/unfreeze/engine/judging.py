@@ -15,7 +15,7 @@ from unfreeze.engine.ranks import carried
 from unfreeze.engine.state import Weights
 from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.task import Judged, Task
-from unfreeze.engine.trainable import LORA_A
+from unfreeze.engine.trainable import LORA_A, judge_mode
 from unfreeze.evaluate.calibration import fit_temperature
 from unfreeze.executors.halving import in_halves
 from unfreeze.heads.weights import row_log_loss
@@ -43,7 +43,7 @@ def score(backbone: Backbone, head: nn.Module, task: Task, prefix: Prefix, *, ba
     share = ranks.share(len(y))
     loaded = ranks.loaded(np.arange(len(y)))
     places = task.val.inputs.by_length(loaded)
-    backbone.module.eval()
+    judge_mode(backbone.module)
     head.eval()
     suffix = Suffix(backbone, prefix.boundary, task.device, prefix.precision, steps=0)
 

@@ -120,6 +120,16 @@ def set_modes(backbone: Backbone, head: nn.Module, phase: Phase) -> None:
     head.train(phase.head_rate is not None)
 
 
+def judge_mode(module: nn.Module) -> None:
+    """Put a network whose weights may have changed into evaluation mode.
+
+    It goes there by way of training mode: LeViT and others keep a table of their weights in evaluation mode, and in
+    older versions of timm let go of it only when they are told to train. The flags of ``set_modes`` tell nothing.
+    """
+    module.train()
+    module.eval()
+
+
 def _set_mode(
     module: nn.Module,
     path: str,
