@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from unfreeze.bundle.loading import load
 from unfreeze.contracts import Passed
 from unfreeze.engine import choice
 from unfreeze.errors import RequestError, UnfreezeError
-from unfreeze.training import saving
+from unfreeze.training import saving, thawing
 from unfreeze.training.reopening import open_source
 
 SETTINGS = {
@@ -79,6 +80,25 @@ def test_what_measured_the_trained_network_was_proven_on_it(photos, tmp_path, mo
         rows = list(csv.DictReader(file))
     answers = run.model().predict([photos / row["input"] for row in rows])
     assert [answer.label for answer in answers] == [row["label"] for row in rows]
+
+
+def test_a_training_file_that_is_gone_at_the_end_costs_nothing(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path / "cache"))
+    data = tmp_path / "photos"
+    shutil.copytree(photos, data)
+    real = thawing.run_plan
+
+    def then_gone(material, training, **settings):
+        done = real(material, training, **settings)
+        for row in training.train:
+            (data / material.dataset.samples.name(int(row))).unlink()
+        return done
+
+    monkeypatch.setattr(thawing, "run_plan", then_gone)
+    settings = SETTINGS | {"epochs": 1, "views": 1, "keep_both": False}
+    run = unfreeze.train(str(data), output_dir=tmp_path / "run", examples=False, **settings)
+    assert run.test.n
+    assert "8 rows" in yaml.safe_load((run.folder / "config.yaml").read_text())["measured_by"]["reason"]
 
 
 class Negated:

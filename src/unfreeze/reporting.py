@@ -16,7 +16,6 @@ from unfreeze.backbones import list_backbones, published_as
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.folder import package_versions
 from unfreeze.choicepages import choice_section
-from unfreeze.choose.likeness import Twins
 from unfreeze.config import Resolved
 from unfreeze.contracts import Backbone
 from unfreeze.data.audit import audit
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from unfreeze.choose.cost import Cost
     from unfreeze.engine.fit import Fit
     from unfreeze.heads.probe import ProbeResult
+    from unfreeze.training.copies import NearCopies
 
 MOST_EXAMPLES = 12
 MOST_LISTED = 20
@@ -70,7 +70,7 @@ class Evidence:
 
     ``oof``: rows and calibrated probabilities that no fit saw; ``test_logits`` belong to ``test_rows``, as do
     ``floor``, the probe's probabilities beside a thawed result. ``fit``: the history and ledger of thawing.
-    ``alike``: test rows that look nearly the same as one of those of the features. ``choice``: what ``choice.json``
+    ``copies``: test rows that look nearly the same as one that was learnt from. ``choice``: what ``choice.json``
     holds. ``cost``: what was predicted of the training ``trained``, shipped or not, which took ``training_seconds``;
     None where it was resumed.
     ``examples``: how many training rows the run carries.
@@ -91,7 +91,7 @@ class Evidence:
     test: Scores
     test_rows: NDArray[np.intp]
     test_logits: NDArray[np.float32]
-    alike: Twins
+    copies: NearCopies
     settings: tuple[Resolved, ...]
     fingerprint: str
     command: str
@@ -192,9 +192,9 @@ def _data_summary(evidence: Evidence) -> content.DataSummary:
     unreadable = [(bad.name, bad.reason) for bad in evidence.features.quarantined]
     lost = np.setdiff1d(dataset.rows("test"), evidence.test_rows)
     unreadable += [(dataset.samples.name(int(row)), "a test row that cannot be read") for row in lost]
-    pairs = [_pair(evidence, place) for place in range(min(len(evidence.alike), MOST_LISTED))]
+    pairs = [_pair(evidence, place) for place in range(min(len(evidence.copies), MOST_LISTED))]
     lists = (
-        ("Test rows like one that was learnt from", len(evidence.alike), tuple(pairs)),
+        ("Test rows like one that was learnt from", len(evidence.copies), tuple(pairs)),
         (
             "Unreadable, left out",
             len(unreadable),
@@ -226,27 +226,27 @@ def _data_summary(evidence: Evidence) -> content.DataSummary:
 
 def _pair(evidence: Evidence, place: int) -> tuple[str, str]:
     """A test row that looks nearly the same as one that was learnt from, and what it looks like."""
-    names, twins = evidence.dataset.samples.name, evidence.alike
-    like = names(int(twins.known[place]))
-    return names(int(twins.asked[place])), f"like {like}, similarity {twins.similarity[place]:.3f}"
+    names, copies = evidence.dataset.samples.name, evidence.copies
+    like = names(int(copies.known[place]))
+    return names(int(copies.tested[place])), f"like {like}, similarity {copies.similarity[place]:.3f}"
 
 
 def _copies_told(evidence: Evidence) -> Iterator[str]:
     """What near-copies of learnt rows in the test part mean for the result, where there are any."""
-    twins = evidence.alike
-    if not len(twins):
+    copies = evidence.copies
+    if not len(copies):
         return
     name, like = _pair(evidence, 0)
     right = evidence.test_logits.argmax(axis=1) == evidence.dataset.label[evidence.test_rows]
-    others = right[~np.isin(evidence.test_rows, twins.asked)]
-    without = f" Without them {others.mean():.1%} are right." if len(others) else ""
+    others = right[np.isin(evidence.test_rows, copies.others)]
+    without = f" Of the others {others.mean():.1%} are right." if len(others) else ""
     remedy = (
         "Take them out of one of the parts."
         if "test" in evidence.dataset.given
         else "What belongs together stays together with --group-column, or in folders train and test of your own."
     )
     yield (
-        f"{len(twins):,} of {twins.compared:,} test rows look nearly the same to the network as one that was learnt "
+        f"{len(copies):,} of {copies.compared:,} test rows look nearly the same to the network as one that was learnt "
         f"from, such as {name} ({like}): a result on them says little of new ones.{without} {remedy}"
     )
 

@@ -20,11 +20,12 @@ from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import Scores
 from unfreeze.progress import Clock, Progress, Silent
 from unfreeze.runtime.remote import scrubbed
+from unfreeze.training.copies import near_copies
 from unfreeze.training.exampling import take_examples
 from unfreeze.training.learning import learn
 from unfreeze.training.prepare import read_data
 from unfreeze.training.probed import probe_data
-from unfreeze.training.probing import calibrate_probe, near_copies, test_classifier
+from unfreeze.training.probing import calibrate_probe, test_classifier
 from unfreeze.training.saving import save_metrics, save_run
 from unfreeze.training.thawing import write_fit
 
@@ -173,17 +174,21 @@ def _train_into(
     fitted, fit = learned.fitted, learned.fit
     with clock.part("test rows, from the raw inputs"):
         what = "Test rows" if fitted.exact is None else "Test rows through the probe"
-        tested = test_classifier(
+        tested, passed = test_classifier(
             floor.classifier, dataset, probed.executor.exact, decisions, progress, what=what
         )
-        floor_tested, oof = None, (floor.rows, floor.probabilities)
-        if fitted.exact is not None:
-            floor_tested = tested
-            tested = test_classifier(
-                fitted.classifier, dataset, fitted.exact, decisions, progress, what="Test rows"
-            )
     with clock.part("rows alike"):
-        alike = near_copies(tested if floor_tested is None else floor_tested, features)
+        copies = near_copies(dataset, passed, features)
+    # As large as the features of all test rows.
+    del passed
+    floor_tested, oof = None, (floor.rows, floor.probabilities)
+    if fitted.exact is not None:
+        floor_tested = tested
+        decisions.record("measured_by", fitted.exact.name, "data", fitted.exact.reason)
+        with clock.part("test rows, from the raw inputs"):
+            tested, _ = test_classifier(
+                fitted.classifier, dataset, fitted.exact.executor, decisions, progress, what="Test rows"
+            )
     with clock.part("scoring"):
         labels = dataset.labels.names
         groups, test_groups = dataset.groups_of(fitted.rows), dataset.groups_of(tested.rows)
@@ -225,7 +230,7 @@ def _train_into(
         test=test,
         test_rows=tested.rows,
         test_logits=tested.logits,
-        alike=alike,
+        copies=copies,
         floor=None if floor_tested is None else floor_tested.probabilities,
         fit=fit,
         choice=None if learned.choice is None else learned.choice.to_dict(),

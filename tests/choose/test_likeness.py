@@ -43,15 +43,19 @@ def test_a_row_is_found_with_the_one_that_is_most_like_it(monkeypatch):
     assert found.known.tolist() == [150, 7]
     assert found.similarity[0] == pytest.approx(1)
     assert likeness.ALIKE < found.similarity[1] < 1
-    assert (len(found), found.compared) == (2, 30)
+    assert (len(found), found.compared.tolist()) == (2, list(range(30)))
 
 
-def test_twins_among_many_rows_are_looked_for_in_evenly_spread_ones(monkeypatch):
-    monkeypatch.setattr(likeness, "MOST_COMPARED", 10)
+def test_of_many_rows_fewer_are_asked_and_all_others_looked_at(monkeypatch):
+    monkeypatch.setattr(likeness, "MOST_COMPARED", 30)
+    monkeypatch.setattr(likeness, "FEWEST_ASKED", 5)
+    monkeypatch.setattr(likeness, "BLOCK_ROWS", 7)
     known, asked = noise(100), noise(100, seed=1)
-    asked[11], asked[12] = known[22], known[22]
+    asked[37], asked[38] = known[22], known[22]
     found = find_twins(asked, known)
-    assert (found.asked.tolist(), found.known.tolist(), found.compared) == ([11], [22], 10)
+    # Thirty rows by thirty are nine by a hundred.
+    assert found.compared.tolist() == [0, 12, 24, 37, 49, 61, 74, 86, 99]
+    assert (found.asked.tolist(), found.known.tolist()) == ([37], [22])
 
 
 def test_unrelated_rows_are_no_pairs():

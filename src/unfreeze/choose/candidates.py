@@ -9,6 +9,7 @@ from typing import Any
 from unfreeze.choose.facts import Facts, Turning
 from unfreeze.config import AUTO, GRAFTING, ON_PAIRS, READ_BY, reads
 from unfreeze.contracts import Backbone
+from unfreeze.engine.trainable import has_statistics
 from unfreeze.grafts.targets import targetable
 from unfreeze.strategies.settings import BACKBONE_RATE, GRAFT_RATE, LAYER_DECAY
 
@@ -246,4 +247,4 @@ def _for_texts(family: str, hope: float, *, far: bool) -> list[Candidate]:
 
 def has_batch_norm(backbone: Backbone) -> bool:
     """Whether the network has norms with running statistics."""
-    return any(name.endswith("running_mean") for stage in backbone.stages for name in stage.tensors)
+    return any(has_statistics(module) for module in backbone.module.modules())

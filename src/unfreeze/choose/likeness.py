@@ -20,6 +20,8 @@ NEIGHBOURS = 5
 # Rows compared with each other: 10,000 by 1,280 features take two seconds on two cores.
 MOST_COMPARED = 10_000
 BLOCK_ROWS = 1_024
+# Of so few rows at least it is said how many look like one of others, however many these are.
+FEWEST_ASKED = 200
 
 Floats = NDArray[np.float32]
 
@@ -39,34 +41,42 @@ class Twins:
     """Rows that are nearly the same as one of others, the most similar first.
 
     ``asked`` and ``known`` (pairs,): places among those rows and among the others; ``similarity`` (pairs,): above
-    ``ALIKE``. Each row stands once, with the other that is most like it. ``compared``: how many rows were asked.
+    ``ALIKE``. Each row stands once, with the other that is most like it. ``compared``: places of all rows asked.
     """
 
     asked: NDArray[np.intp]
     known: NDArray[np.intp]
     similarity: Floats
-    compared: int
+    compared: NDArray[np.intp]
 
     def __len__(self) -> int:
         return len(self.asked)
 
-    def select(self, kept: NDArray[np.bool_]) -> Twins:
-        """Those pairs alone."""
-        return Twins(self.asked[kept], self.known[kept], self.similarity[kept], self.compared)
-
 
 def standardise(features: Floats, reference: Floats | None = None) -> Floats:
-    """Directions (rows, width) of length 1, after centring and scaling by ``reference`` (default: the features).
+    """Directions (rows, width) of length 1, after centring and scaling by ``reference`` (default: the features)."""
+    return _scale_of(features if reference is None else reference)(features)
 
-    As for a head, half of the typical spread is added to each feature's own: some hardly ever fire.
-    """
-    known = features if reference is None else reference
+
+@dataclass(frozen=True, eq=False)
+class _Scale:
+    """What rows are centred and scaled by before their directions are compared."""
+
+    mean: Floats
+    spread: Floats
+
+    def __call__(self, features: Floats) -> Floats:
+        scaled = (features - self.mean) / self.spread
+        length = np.linalg.norm(scaled, axis=1, keepdims=True)
+        return np.asarray(scaled / np.maximum(length, 1e-12), dtype=np.float32)
+
+
+def _scale_of(known: Floats) -> _Scale:
+    """As for a head, half of the typical spread is added to each feature's own: some hardly ever fire."""
     mean, spread = known.mean(axis=0), known.std(axis=0)
     varying = spread[spread > 0]
     floor = SPREAD_FLOOR * float(np.median(varying)) if len(varying) else 1.0
-    scaled = (features - mean) / np.sqrt(spread**2 + floor**2)
-    length = np.linalg.norm(scaled, axis=1, keepdims=True)
-    return np.asarray(scaled / np.maximum(length, 1e-12), dtype=np.float32)
+    return _Scale(mean, np.sqrt(spread**2 + floor**2))
 
 
 def count_pairs(features: Floats, part: NDArray[np.integer]) -> Pairs:
@@ -88,20 +98,23 @@ def count_pairs(features: Floats, part: NDArray[np.integer]) -> Pairs:
 def find_twins(asked: Floats, known: Floats) -> Twins:
     """Which of the rows ``asked`` are nearly the same as one of those that are ``known``, and as which.
 
-    Of more than ``MOST_COMPARED`` of either evenly spread ones are compared.
+    All that are known are looked at. Where these are so many that it would take more than ``MOST_COMPARED`` rows by as
+    many, evenly spread ones of the others are asked.
     """
-    rows, others = evenly(len(asked), MOST_COMPARED), evenly(len(known), MOST_COMPARED)
-    reference = known[others]
-    directions = standardise(reference)
-    nearest, similarity = np.zeros(len(rows), dtype=np.intp), np.zeros(len(rows), dtype=np.float32)
-    for start, block in _blocks(standardise(asked[rows], reference)):
-        alike = block @ directions.T
-        here = slice(start, start + len(block))
-        nearest[here] = alike.argmax(axis=1)
-        similarity[here] = alike.max(axis=1)
+    most = MOST_COMPARED**2 // max(1, len(known))
+    rows = evenly(len(asked), max(FEWEST_ASKED, min(MOST_COMPARED, most)))
+    scale = _scale_of(known[evenly(len(known), MOST_COMPARED)])
+    directions = scale(asked[rows])
+    nearest, similarity = np.zeros(len(rows), dtype=np.intp), np.full(len(rows), -1.0, dtype=np.float32)
+    for start, block in _blocks(known):
+        alike = directions @ scale(block).T
+        best = alike.max(axis=1)
+        nearer = best > similarity
+        similarity[nearer] = best[nearer]
+        nearest[nearer] = start + alike.argmax(axis=1)[nearer]
     found = np.flatnonzero(similarity > ALIKE)
     found = found[np.argsort(-similarity[found], kind="stable")]
-    return Twins(rows[found], others[nearest[found]], similarity[found], len(rows))
+    return Twins(rows[found], nearest[found], similarity[found], rows)
 
 
 def neighbours_right(

@@ -167,7 +167,8 @@ class _Chooser:
             "" if error is None else f"; its features are {error.relative_median:.1%} from fp32 (median)"
         )
         asked = self.chosen(name, f"bf16 was asked for{measured}", error)
-        return replace(asked, exact=self.full_precision(names).exact)
+        # Elsewhere fp32 is PyTorch's in any case.
+        return replace(asked, exact=self.full_precision(names).exact) if self.device == "cpu" else asked
 
     def low_precision_tried(self, choice: ExecutorChoice) -> ExecutorChoice:
         """The bf16 sibling of ``choice`` when it saves time and makes no difference, else ``choice``."""

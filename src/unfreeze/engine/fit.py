@@ -51,6 +51,7 @@ from unfreeze.engine.stepping import Stepper, build_optimizer
 from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.task import EpochRecord, Fit, Kept, Rows, Task
 from unfreeze.engine.trainable import (
+    STATISTICS,
     Group,
     describe_phase,
     has_statistics,
@@ -115,14 +116,17 @@ def fit(
 def _check_norms(plan: Plan, backbone: Backbone, head: nn.Module, *, rows: int) -> None:
     """Raise UnfreezeError where norms would be trained on the statistics of a single row."""
     owner = stage_of_parameters(backbone)
-    known = {owner.get(name) for name, _ in backbone.module.named_buffers() if name.endswith("running_mean")}
+    known = {owner.get(name) for name, _ in backbone.module.named_buffers() if name.endswith(STATISTICS)}
     in_head = any(has_statistics(part) for part in head.modules())
     for phase in plan.phases:
         trained = phase.norm == "train" and bool(known & {thaw.stage for thaw in phase.thaw})
-        if rows < 2 and (trained or (in_head and phase.head_rate is not None)):
+        trained_head = in_head and phase.head_rate is not None
+        if rows < 2 and (trained or trained_head):
+            way_out = (
+                "take larger batches." if trained_head else "take a larger --batch-size, or --bn freeze."
+            )
             raise UnfreezeError(
-                f"Phase {phase.name!r} trains norm statistics, and batches of one row have none: take a larger "
-                "--batch-size, or --bn freeze."
+                f"Phase {phase.name!r} trains norm statistics, and batches of one row have none: {way_out}"
             )
 
 
@@ -290,8 +294,8 @@ class _Loop:
             # What was stored of them, and what the report would say of the run, are of other weights.
             raise UnfreezeError(
                 f"Phase {phase.name!r} has changed weights or statistics of {self.backbone.name} that it keeps frozen: "
-                "parts of this network move by themselves. Train all of it with --strategy full, or nothing with "
-                "--strategy feature-extraction."
+                "parts of this network move by themselves. Train all of it with --strategy full --bn train, or nothing "
+                "with --strategy feature-extraction."
             )
         standing.fit.ledger.append(record)
 

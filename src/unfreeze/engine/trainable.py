@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LORA_A = "lora_A"
 GRAFT_MARKS = (LORA_A, "lora_B", "lora_magnitude_vector", "adapter")
 BASE = "base_layer"
+# What norms with running statistics keep; some the variance alone.
+STATISTICS = ("running_mean", "running_var")
 HEAD = "head"
 
 
@@ -155,8 +157,7 @@ def moving_statistics(module: nn.Module) -> list[Tensor]:
 
 def has_statistics(module: nn.Module) -> bool:
     """Whether it is a norm that keeps running statistics."""
-    # Some norms keep the variance alone.
-    return any(getattr(module, name, None) is not None for name in ("running_mean", "running_var"))
+    return any(getattr(module, name, None) is not None for name in STATISTICS)
 
 
 def _norm_parameters(module: nn.Module) -> Iterator[str]:

@@ -27,7 +27,6 @@ from unfreeze.runtime.padding import padded
 from unfreeze.runtime.preprocess import ImagePreprocess
 from unfreeze.training.material import Material
 from unfreeze.training.pacing import Pacer, resident_bytes, some_batches, time_line, two_batches
-from unfreeze.training.probing import exact_executor
 from unfreeze.training.starting import starting_head
 
 if TYPE_CHECKING:
@@ -226,11 +225,8 @@ class CostModel:
         bare = replace(plan, graft=None)
         network, _ = self._copy(bare)
         network.module.to("cpu")
-        material = self._material
         began = time.perf_counter()
-        executor = exact_executor(
-            network, material.executor, material.dataset, material.part("train")
-        ).executor
+        executor = self._material.exact_executor(network, self._material.part("train")).executor
         building = time.perf_counter() - began
         inputs = sample.material.inputs()
         small, large = two_batches(some_batches(inputs, inputs.batches(0, 0, plan.batch_size)))

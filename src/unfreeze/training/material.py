@@ -18,6 +18,12 @@ from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset, Part
 from unfreeze.data.reading import content_hash, read_images, read_raw
 from unfreeze.engine.batches import CHUNK_TEXTS, blank_sample
+from unfreeze.engine.choice import (
+    ERROR_ROWS_OF_TRAINED,
+    ExecutorChoice,
+    executor_of_trained,
+    spread,
+)
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.engine.ranks import ALONE, Ranks
 from unfreeze.engine.threads import reading_threads
@@ -115,6 +121,17 @@ class Material:
             folder=cache_root() / "prefix",
             augmented=plan.augment != "none" or plan.token_dropout > 0,
             should_stop=should_stop,
+        )
+
+    def exact_executor(self, network: Backbone, rows: NDArray[np.intp]) -> ExecutorChoice:
+        """An fp32 executor for measuring a network whose weights are new at its end; some of ``rows`` prove it."""
+        some = self.places(spread(rows, ERROR_ROWS_OF_TRAINED))
+        return executor_of_trained(
+            network,
+            (len(network.stages),),
+            like=self.executor,
+            # Decoded already: a file that is gone by now must not cost the training.
+            batch=lambda: self.inputs().batch(some, None),
         )
 
     def places(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.bundle.classifier import Classifier, Threshold
-from unfreeze.choose.likeness import Twins, find_twins
 from unfreeze.choose.settings import Decisions
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset
-from unfreeze.engine.batches import golden_batch
-from unfreeze.engine.choice import ERROR_ROWS_OF_TRAINED, ExecutorChoice, executor_of_trained, spread
+from unfreeze.engine.choice import ExecutorChoice
 from unfreeze.engine.frozen_pass import Features, compute_features
 from unfreeze.errors import DataError
 from unfreeze.evaluate.calibration import abstain_threshold, fit_temperature, softmax
@@ -33,8 +31,8 @@ class Fitted:
     """A classifier, and the predictions it was calibrated with.
 
     ``logits`` and ``y`` belong to ``rows`` of the data set, none of which the logits' head was fitted on; ``how`` says
-    why that is so. ``exact``: an fp32 executor of a trained network. ``spare``: the same of weights that a training did
-    not take, with their name.
+    why that is so. ``exact``: what measures a trained network in fp32. ``spare``: the same of weights that a training
+    did not take, with their name.
     """
 
     classifier: Classifier
@@ -42,7 +40,7 @@ class Fitted:
     y: NDArray[np.int32]
     rows: NDArray[np.intp]
     how: str
-    exact: Executor | None = None
+    exact: ExecutorChoice | None = None
     spare: tuple[str, Fitted] | None = None
 
     @property
@@ -53,18 +51,12 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """What a classifier says of the readable test rows, and the executor that ran it.
-
-    ``features`` (rows, width): of the last stage, in the weights of the classifier; ``keys`` (rows,): equal where rows
-    hold the same.
-    """
+    """What a classifier says of the readable test rows, and the executor that ran it."""
 
     rows: NDArray[np.intp]
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float64]
     executor: Executor
-    features: NDArray[np.float32]
-    keys: NDArray[np.uint64]
 
 
 def fit_rows(dataset: Dataset, features: Features) -> NDArray[np.bool_]:
@@ -193,32 +185,13 @@ def test_classifier(
     progress: Progress,
     *,
     what: str,
-) -> Tested:
-    """The test rows through the classifier, counted as ``what``; ``exact``: an fp32 executor of its weights."""
+) -> tuple[Tested, Features]:
+    """The test rows through the classifier, counted as ``what``, and what the pass gave.
+
+    ``exact``: an fp32 executor of its weights.
+    """
     test = dataset.rows("test")
     logits, passed = score_rows(
         classifier, dataset, test, executor=exact, decisions=decisions, progress=progress, what=what
     )
-    last = passed.arrays[max(passed.arrays)]
-    return Tested(passed.rows, logits, softmax(logits, classifier.temperature), exact, last, passed.keys)
-
-
-def near_copies(tested: Tested, features: Features) -> Twins:
-    """Test rows that look nearly the same to the pretrained network as one that was learnt from.
-
-    Both are rows of the data set. ``tested``: by the probe. Rows that are the same to the last byte are left out: the
-    audit finds those.
-    """
-    found = find_twins(tested.features, features.arrays[max(features.arrays)])
-    found = found.select(~np.isin(tested.keys[found.asked], features.keys))
-    return replace(found, asked=tested.rows[found.asked], known=features.rows[found.known])
-
-
-def exact_executor(
-    network: Backbone, like: Executor, dataset: Dataset, rows: NDArray[np.intp]
-) -> ExecutorChoice:
-    """An fp32 executor for measuring a network whose weights are new at its end; some of ``rows`` prove it."""
-    some = spread(rows, ERROR_ROWS_OF_TRAINED)
-    return executor_of_trained(
-        network, (len(network.stages),), like=like, batch=lambda: golden_batch(dataset, network, some)
-    )
+    return Tested(passed.rows, logits, softmax(logits, classifier.temperature), exact), passed

@@ -26,7 +26,7 @@ from unfreeze.plan import Plan
 from unfreeze.runtime.files import write_atomically
 from unfreeze.training.identity import identify_training
 from unfreeze.training.material import Material
-from unfreeze.training.probing import Fitted, calibrate, exact_executor, score_rows
+from unfreeze.training.probing import Fitted, calibrate, score_rows
 from unfreeze.training.starting import fitted_anew, starting_head
 from unfreeze.training.stopping import stop_on_signal
 from unfreeze.training.together import Training, run_plan
@@ -104,15 +104,13 @@ def _finish(
         base = _base(material.backbone, material.decisions)
         adapter = Adapter(base=base, files=pack(trained, plan.graft, base=base.source))
         trained = settle(trained, plan.graft)
-    proven = exact_executor(trained, material.executor, material.dataset, train_rows)
-    material.decisions.record("measured_by", proven.name, "data", proven.reason)
-    exact = proven.executor
+    exact = material.exact_executor(trained, train_rows)
     if plan.ends_in_pairs:
         material.progress.say("The head is fitted anew on what the network makes of the training rows now.")
-        shipped = fitted_anew(material, exact, train_rows)
+        shipped = fitted_anew(material, exact.executor, train_rows)
     else:
         shipped = from_module(head.cpu(), boundaries=(len(trained.stages),))
-    fitted = _measure(rehash(trained), shipped, exact, material, plan, val_rows)
+    fitted = _measure(rehash(trained), shipped, exact.executor, material, plan, val_rows)
     return replace(fitted, classifier=replace(fitted.classifier, adapter=adapter), exact=exact)
 
 

@@ -24,7 +24,7 @@ from unfreeze.plan import Plan
 from unfreeze.progress import Inside
 from unfreeze.training.material import Material
 from unfreeze.training.planning import shorten
-from unfreeze.training.probing import exact_executor, fit_rows
+from unfreeze.training.probing import fit_rows
 from unfreeze.training.starting import fitted_anew, pooled_features, starting_head
 from unfreeze.training.together import Training, run_plan
 from unfreeze.training.trial_record import TrialRecord
@@ -113,7 +113,7 @@ class Trier:
             )
             losses = tuple(record.train_loss for record in result.history)
             network = settle(trained, plan.graft) if plan.graft else trained
-            exact = exact_executor(network, material.executor, material.dataset, train).executor
+            exact = material.exact_executor(network, train).executor
             shipped = (
                 fitted_anew(material, exact, train)
                 if plan.ends_in_pairs
