@@ -99,6 +99,13 @@ def test_a_table_that_is_missing_is_told_before_its_column(tmp_path):
         texts(tmp_path / "mails.csv", column="body")
 
 
+@pytest.mark.parametrize("name", ["nothing*.csv", "."])
+def test_inputs_that_are_not_there_are_told_before_their_column(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match="no text inputs were found there"):
+        texts(name, column="body")
+
+
 def test_a_table_of_texts_gives_its_column(tmp_path):
     with (tmp_path / "mails.csv").open("w", newline="") as file:
         csv.writer(file).writerows(

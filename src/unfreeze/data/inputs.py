@@ -108,12 +108,6 @@ def open_inputs(
     files = [name for entry in found if isinstance(entry, list) for name in entry]
     if named := [name for name in files if name.strip()]:
         check_kind(named, modality)
-    tables = (
-        not isinstance(entry, list)
-        for name, entry in zip(inputs, found, strict=True)
-        if name != STANDARD_INPUT
-    )
-    check_column(column, tables=any(tables))
     opened = [
         files_of(entry, modality, refused=frozenset(refused)) if isinstance(entry, list) else entry
         for entry in _neighbours(found)
@@ -123,6 +117,12 @@ def open_inputs(
     if not sources:
         told = " ".join(("", *left_out)) if left_out else _piped(modality)
         raise RequestError(f"{', '.join(inputs)}: no {modality} inputs were found there.{told}")
+    tables = (
+        not isinstance(entry, list)
+        for name, entry in zip(inputs, found, strict=True)
+        if name != STANDARD_INPUT
+    )
+    check_column(column, tables=any(tables))
     if tell is not None:
         for sentence in left_out:
             tell(sentence)
