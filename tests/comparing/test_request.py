@@ -68,6 +68,17 @@ def test_auto_gets_what_holds_for_all_its_candidates_and_its_time_alone():
     )
 
 
+def test_a_head_that_only_the_floor_or_a_ranking_reads_is_taken():
+    request = request_of(base={"head": "mlp", "batch_size": 8}, strategies="full:recipe=classic")
+    request.check()
+    floor, classic = (request.train_request(cell) for cell in request.cells(request.entries, (None,))[:2])
+    assert (floor.head, floor.batch_size) == ("mlp", 8)
+    assert (classic.head, classic.batch_size) == (None, None)
+    request_of(base={"head": "mlp", "batch_size": 8}, backbones="a,b").check()
+    said = problems(base={"head": "mlp", "recipe": "classic"}, backbones="a,b")
+    assert "--head" not in said
+
+
 SHARED = {
     "augment": "strong",
     "patience": 3,
@@ -112,6 +123,11 @@ def test_the_same_folder_never_stands_for_two_entries():
             {"strategies": "full", "base": {"recipe": "classic", "head": "mlp"}},
             "--head would have no effect on full",
         ),
+        (
+            {"backbones": "a,b", "base": {"recipe": "classic"}},
+            "--recipe would have no effect on a ranking of backbones",
+        ),
+        ({"backbones": "a,b", "base": {"rank": 4}}, "--rank would have no effect on a ranking of backbones"),
         ({"base": {"strategy": "full"}}, "--strategy is decided for each training by --strategies"),
         ({"base": {"seed": 3}}, "--seed is decided"),
         ({"strategies": "full:rank=4"}, "--rank is a setting of lora"),

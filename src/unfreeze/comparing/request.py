@@ -125,14 +125,21 @@ class CompareRequest:
         yield from self._unread()
 
     def _unread(self) -> Iterator[str]:
-        """A sentence for each shared setting that no strategy of the comparison reads."""
-        if self.entries is None:
+        """A sentence for each shared setting that nothing of the comparison reads."""
+        if self.entries is None and not self.backbones:
             return
-        # A ranking of backbones has batches and heads too.
-        shared = FIXED_BY_CLASSIC if self.entries else READ_BY
-        for name in (*shared, TIME_LIMIT):
-            if name in self.base.given() and not any(self._reads(entry, name) for entry in self.entries):
-                compared = ", ".join(entry.name for entry in self.entries) or "a ranking of backbones"
+        entries = self.entries or ()
+        # Backbones alone are ranked by probes, which have batches and heads too, whatever the recipe.
+        shared = FIXED_BY_CLASSIC if entries else READ_BY
+        trained = entries_with_floor(entries)
+        unread = [
+            name for name in (*shared, TIME_LIMIT) if not any(self._reads(one, name) for one in trained)
+        ]
+        if not entries and self.base.recipe == "classic":
+            unread.append("recipe")
+        compared = ", ".join(entry.name for entry in entries) or "a ranking of backbones"
+        for name in unread:
+            if name in self.base.given():
                 yield f"{flag(name)} would have no effect on {compared}: leave it out or compare others."
 
     def _reads(self, entry: Entry, name: str) -> bool:
