@@ -2,6 +2,7 @@
 
 import os
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,8 +53,23 @@ def test_files_of_formats_that_are_not_read_are_noted(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     found = cut(tmp_path, modality="image")
     assert found.rows == 1
+    told = "2 files are left out, of formats that are not read: 2 .heic"
+    assert [note.partition(". ")[0] for note in found.notes] == [told]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(RequestError, match=rf"no image inputs were found there\. {told}"):
+        cut(tmp_path, modality="image")
+
+
+def test_files_behind_a_url_of_formats_that_are_not_read_are_noted(monkeypatch):
+    store = fsspec.filesystem("memory")
+    monkeypatch.setattr(type(store), "store", {})
+    monkeypatch.setattr(type(store), "pseudo_dirs", [""])
+    for name in ("a.png", "b.heic", ".hidden/c.heic"):
+        store.pipe(f"/b/{name}", b"x")
+    found = cut("memory://b", modality="image")
+    assert found.rows == 1
     assert [note.partition(". ")[0] for note in found.notes] == [
-        "2 files are left out, of formats that are not read: 2 .heic"
+        "1 file is left out, of formats that are not read: 1 .heic"
     ]
 
 

@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from unfreeze.data.columns import content_column, text_of
 from unfreeze.data.dataset import Modality, Samples
 from unfreeze.data.groups import Place, RowGroups, open_parquet_file
-from unfreeze.data.inputs import STANDARD_INPUT, check_column, check_kind, files_of, match_files, walk
+from unfreeze.data.inputs import (
+    STANDARD_INPUT,
+    check_column,
+    check_kind,
+    files_of,
+    is_wanted,
+    match_files,
+    walk,
+)
 from unfreeze.data.links import Links
 from unfreeze.data.parquet import open_parquet
 from unfreeze.data.rows import IMAGE_SUFFIXES, TEXT_SUFFIXES, IgnoredLog, suffix_of, unread_inputs
@@ -184,8 +192,12 @@ def cut_inputs(inputs: Sequence[str], *, modality: Modality, column: str | None,
     """
     met = _Met()
     listed = [path for name in inputs for path in _listed(name, modality, met)]
+    left_out = unread_inputs(met.log.entries(), modality)
     if not listed:
-        raise RequestError(f"{', '.join(map(scrubbed, inputs))}: no {modality} inputs were found there.")
+        told = " ".join(("", *left_out))
+        raise RequestError(
+            f"{', '.join(map(scrubbed, inputs))}: no {modality} inputs were found there.{told}"
+        )
     shards = [path for path in listed if suffix_of(_name(path)) == SHARD]
     files = [path for path in listed if suffix_of(_name(path)) != SHARD]
     if files:
@@ -198,8 +210,7 @@ def cut_inputs(inputs: Sequence[str], *, modality: Modality, column: str | None,
         pieces.append(FilesPiece(paths, frozenset(met.refused.intersection(paths)), streamed))
     if not pieces:
         raise RequestError(f"{', '.join(map(scrubbed, inputs))}: the tables have no rows.")
-    notes = (*met.notes, *unread_inputs(met.log.entries(), modality))
-    return Cut(tuple(pieces), _digest([*shards, *files], met.versions), notes)
+    return Cut(tuple(pieces), _digest([*shards, *files], met.versions), (*met.notes, *left_out))
 
 
 @dataclass
@@ -249,8 +260,11 @@ def _listed_behind(url: str, modality: Modality, met: _Met) -> list[str]:
         shown = {
             name: suffix for name, suffix in suffixes.items() if is_pattern(url) or not _is_bookkeeping(name)
         }
-        kinds = {SHARD} if SHARD in shown.values() else wanted
-        names, addresses = sorted(name for name in shown if shown[name] in kinds), listing.addresses()
+        if SHARD in shown.values():
+            names = sorted(name for name in shown if shown[name] == SHARD)
+        else:
+            names = sorted(name for name in shown if is_wanted(name, wanted, met.log))
+        addresses = listing.addresses()
     for name in names:
         met.versions[addresses[name]] = [listing.files[name].version, listing.files[name].size]
     if (beyond := in_parts(listing.only(names))) is not None:

@@ -181,7 +181,7 @@ def _remote(url: str, *, modality: Modality, column: str | None, log: IgnoredLog
     if not listing.is_file:
         listing = visible(listing) if suffix == SUFFIX or not is_pattern(url) else listing
         if any(suffix_of(name) != SUFFIX for name in listing.files):
-            return [file for name, file in listing.addresses().items() if _is_wanted(name, wanted, log)]
+            return [file for name, file in listing.addresses().items() if is_wanted(name, wanted, log)]
     elif suffix not in TABLE_SUFFIXES:
         return [url]
     if (opened := open_in_parts(listing)) is not None:
@@ -272,7 +272,7 @@ def walk(folder: Path, modality: Modality, refused: set[str], log: IgnoredLog) -
     wanted = IMAGE_SUFFIXES if modality == "image" else TEXT_SUFFIXES
     walker = Walker(folder, log)
     try:
-        found = [str(folder / name) for _, name in walker.files([""]) if _is_wanted(name, wanted, log)]
+        found = [str(folder / name) for _, name in walker.files([""]) if is_wanted(name, wanted, log)]
     except OSError as error:
         raise unreadable(error) from None
     # Who knows what lies in the folder that one leads to? It is told, lest its files be missed.
@@ -282,7 +282,7 @@ def walk(folder: Path, modality: Modality, refused: set[str], log: IgnoredLog) -
     return sorted(found + kept)
 
 
-def _is_wanted(name: str, suffixes: frozenset[str], log: IgnoredLog) -> bool:
+def is_wanted(name: str, suffixes: frozenset[str], log: IgnoredLog) -> bool:
     """Whether a file has one of these endings; ``log`` is told of one that has not."""
     suffix = suffix_of(name)
     if suffix not in suffixes:
