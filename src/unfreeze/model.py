@@ -45,7 +45,7 @@ class Model:
         # For few and for many rows; compiling one again for each chunk would cost more than a small chunk does.
         self._executors: dict[bool, Executor] = {}
         # Texts that were longer than what is read.
-        self._cut = 0
+        self.cut = 0
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ class Model:
 
     def notes(self, rows: int) -> tuple[str, ...]:
         """What is to be known of the answers given so far, to so many rows, as sentences."""
-        return told_of_cut(self.classifier.backbone.preprocess, self._cut, rows)
+        return told_of_cut(self.classifier.backbone.preprocess, self.cut, rows)
 
     def open_inputs(
         self,
@@ -149,7 +149,7 @@ class Model:
             boundaries=tuple(sorted(boundaries)),
             batch_size=batch_size,
         )
-        self._cut += passed.cut
+        self.cut += passed.cut
         joined = passed.joined(boundaries)
         features = np.full((len(dataset), joined.shape[1]), np.nan, dtype=np.float32)
         features[passed.rows] = joined

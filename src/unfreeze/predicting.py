@@ -37,6 +37,10 @@ class Predictor(Protocol):
     ) -> Iterator[Prediction]:
         """Predictions in order; ``expected_rows``: of all samples that these are a part of."""
 
+    @property
+    def cut(self) -> int:
+        """How many texts so far were longer than what is read of each."""
+
     def notes(self, rows: int) -> tuple[str, ...]:
         """What is to be known of the answers given so far, to so many rows, as sentences."""
 
@@ -64,6 +68,11 @@ class ExportedPredictor:
         """See ``Predictor``; there is nothing to compile, however many rows are expected."""
         rows = ((samples.name(row), read_raw(samples, row)) for row in range(len(samples)))
         return self.model.iterate(rows, top_k=top_k, batch_size=batch_size)
+
+    @property
+    def cut(self) -> int:
+        """See ``Predictor``."""
+        return self.model.cut
 
     def notes(self, rows: int) -> tuple[str, ...]:
         """See ``Predictor``."""

@@ -8,13 +8,18 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from unfreeze.bulk.folder import Written
+from unfreeze.bulk.run import BulkRequest, predict_bulk
 
 ROWS, SHARDS, PIECE = 480, 2, 40
 BAD_EVERY = 40
@@ -215,6 +220,56 @@ def test_a_cluster_that_runs_already_is_joined_with_its_token(image_run, photos,
     rows = pq.read_table(output / "predictions").to_pylist()
     plain = image_run.run.model().predict(sorted(photos.glob("*/*.png")))
     assert [row["label"] for row in rows] == [row.label for row in plain]
+
+
+class RayHere:
+    """As much of Ray as bulk prediction asks for, in this process."""
+
+    exceptions = SimpleNamespace(RayTaskError=RuntimeError, RayError=RuntimeError)
+
+    @staticmethod
+    def remote(**_):
+        def actor(kind, order):
+            worker = kind(order)
+            return SimpleNamespace(
+                predict=SimpleNamespace(remote=lambda *given: partial(worker.predict, *given))
+            )
+
+        return lambda kind: SimpleNamespace(remote=partial(actor, kind))
+
+    @staticmethod
+    def wait(running, num_returns):
+        return running[:num_returns], running[num_returns:]
+
+    @staticmethod
+    def get(ready):
+        return ready()
+
+
+def test_texts_that_were_cut_are_counted_over_all_pieces_and_workers(
+    text_run, tmp_path, monkeypatch, plain_torch
+):
+    cluster = SimpleNamespace(ray=RayHere, workers=lambda _: SimpleNamespace(count=2, cores=1))
+    monkeypatch.setattr("unfreeze.bulk.run.joined", lambda *_, **__: nullcontext(cluster))
+    monkeypatch.setattr("unfreeze.bulk.run.settle", lambda *_: None)
+    table = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["prize", "prize " * 40, "cash " * 40, "cash", "offer " * 40]}), table)
+    request = BulkRequest(
+        run=str(text_run.run.folder),
+        inputs=(str(table),),
+        output=str(tmp_path / "out"),
+        engine="ray",
+        column="text",
+        piece_rows=2,
+    )
+    said = []
+    progress = SimpleNamespace(say=said.append, count=lambda *_: None)
+    assert predict_bulk(request, progress=progress) == Written(5, 0)
+    words = "are longer than the 16 tokens that are read of each, and were cut."
+    assert said == [f"3 of 5 texts (60.0%) {words}"]
+    (tmp_path / "out" / "predictions" / "part-000001.parquet").unlink()
+    predict_bulk(request, progress=progress)
+    assert said[1:] == ["3 of 5 rows are written already.", f"1 of 2 texts (50.0%) {words}"]
 
 
 def test_what_the_engine_cannot_do_is_refused(text_run, shards, tmp_path, command):

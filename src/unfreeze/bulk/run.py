@@ -28,6 +28,7 @@ from unfreeze.bulk.pieces import Piece, cut_inputs
 from unfreeze.bundle.claim import locked
 from unfreeze.bundle.folder import BUNDLE
 from unfreeze.bundle.loading import read_bundle
+from unfreeze.bundle.parts import fitting
 from unfreeze.bundle.places import run_folder
 from unfreeze.cluster import RETRIES, Cluster, check_engine, joined, settle
 from unfreeze.data.dataset import Modality
@@ -36,6 +37,8 @@ from unfreeze.predicting import Predictor, is_exported, open_predictor
 from unfreeze.progress import Progress, Silent
 from unfreeze.runtime.exported import load as load_exported
 from unfreeze.runtime.files import file_hash
+from unfreeze.runtime.preprocess import Preprocess, preprocess_from_dict
+from unfreeze.runtime.reading import told_of_cut
 from unfreeze.runtime.remote import is_remote, scrubbed
 
 # A chunk of plain predict, so that batches hold the same rows; a minute of work where a core is slow.
@@ -82,16 +85,18 @@ class _Worker:
         settle(self._order.place, self._order.cores)
         return open_predictor(run_folder(self._order.run), threads=self._order.cores)
 
-    def predict(self, number: int, piece: Piece) -> Written:
-        """Predict and write a piece; nothing of it comes back but the counts."""
+    def predict(self, number: int, piece: Piece) -> int:
+        """Predict and write a piece; nothing of it comes back but how many of its texts were cut."""
         order, model = self._order, self._model
+        before = model.cut
         rows = model.iterate(
             piece.open(order.modality),
             top_k=order.top_k,
             batch_size=order.batch_size,
             expected_rows=order.rows,
         )
-        return write_piece(folder_of(order.output), number, rows, top_k=order.top_k)
+        write_piece(folder_of(order.output), number, rows, top_k=order.top_k)
+        return model.cut - before
 
 
 def predict_bulk(request: BulkRequest, *, progress: Progress | None = None) -> Written:
@@ -103,8 +108,10 @@ def predict_bulk(request: BulkRequest, *, progress: Progress | None = None) -> W
     progress = progress or Silent()
     check_engine(request.engine)
     output = check_output(request.output)
-    modality, run = _identified(run_folder(request.run))
-    cut = cut_inputs(request.inputs, modality=modality, column=request.column, piece_rows=request.piece_rows)
+    reads, run = _identified(run_folder(request.run))
+    cut = cut_inputs(
+        request.inputs, modality=reads.kind, column=request.column, piece_rows=request.piece_rows
+    )
     for note in cut.notes:
         progress.say(note)
     manifest = {"run": run, "inputs": cut.digest, "column": request.column, "top_k": request.top_k}
@@ -118,7 +125,7 @@ def predict_bulk(request: BulkRequest, *, progress: Progress | None = None) -> W
             progress.say(f"{cut.rows - left:,} of {cut.rows:,} rows are written already.")
         if todo:
             with joined(request.engine, workers=request.workers) as cluster:
-                _predict(cluster, request, output, modality, todo, cut.rows, progress)
+                _predict(cluster, request, output, reads, todo, cut.rows, progress)
         total = written(folder)
     if total.good + total.bad != cut.rows:
         raise UnfreezeError(
@@ -128,20 +135,22 @@ def predict_bulk(request: BulkRequest, *, progress: Progress | None = None) -> W
     return total
 
 
-def _identified(run: Path) -> tuple[Modality, str]:
-    """What a run reads, and the hash that stands for all that decides its answers."""
+def _identified(run: Path) -> tuple[Preprocess, str]:
+    """How a run reads its inputs, and the hash that stands for all that decides its answers."""
     if is_exported(run):
         file = run / "model.onnx" if run.is_dir() else run
-        return load_exported(file).card.modality, file_hash(file)
+        return load_exported(file).card.reads, file_hash(file)
+    with fitting(run):
+        reads = preprocess_from_dict(read_bundle(run).preprocess)
     # It holds the hashes of the weights.
-    return read_bundle(run).modality, file_hash(run / BUNDLE)
+    return reads, file_hash(run / BUNDLE)
 
 
 def _predict(
     cluster: Cluster,
     request: BulkRequest,
     output: str,
-    modality: Modality,
+    reads: Preprocess,
     todo: dict[int, Piece],
     rows: int,
     progress: Progress,
@@ -150,7 +159,7 @@ def _predict(
     order = _Order(
         run=request.run,
         output=output,
-        modality=modality,
+        modality=reads.kind,
         top_k=request.top_k,
         batch_size=request.batch_size,
         rows=rows,
@@ -159,18 +168,22 @@ def _predict(
     )
     actor = cluster.ray.remote(num_cpus=workers.cores, max_restarts=-1, max_task_retries=RETRIES)(_Worker)
     actors = [actor.remote(order) for _ in range(min(workers.count, len(todo)))]
-    done, lost = rows - sum(map(len, todo.values())), 0
+    already = done = rows - sum(map(len, todo.values()))
+    lost = cut = 0
     try:
-        for piece, answer in _each(cluster, actors, todo):
-            if answer is None:
+        for piece, its_cut in _each(cluster, actors, todo):
+            if its_cut is None:
                 lost += len(piece)
                 continue
             done += len(piece)
+            cut += its_cut
             progress.count("rows", done, rows)
     except KeyboardInterrupt:
         raise StoppedError(
             f"Stopped as asked: {done:,} of {rows:,} rows are written. The same command does the others."
         ) from None
+    for sentence in told_of_cut(reads, cut, done - already):
+        progress.say(sentence)
     if lost:
         raise UnfreezeError(
             f"{lost:,} of {rows:,} rows are missing: their workers died {RETRIES + 1} times, as they do where memory "
@@ -180,8 +193,8 @@ def _predict(
 
 def _each(
     cluster: Cluster, actors: Sequence[object], todo: dict[int, Piece]
-) -> Iterator[tuple[Piece, Written | None]]:
-    """Each piece as it is done, and what was written of it; None where its worker died each time."""
+) -> Iterator[tuple[Piece, int | None]]:
+    """Each piece as it is done, and how many of its texts were cut; None where its worker died each time."""
     ray = cluster.ray
     waiting, idle = deque(todo), deque(actors)
     running: dict[object, tuple[object, int]] = {}

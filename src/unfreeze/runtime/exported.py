@@ -136,6 +136,11 @@ class Exported:
         """The class names; column i of every array of probabilities belongs to name i."""
         return self.card.labels
 
+    @property
+    def cut(self) -> int:
+        """How many texts so far were longer than what is read of each."""
+        return self._reader.cut
+
     def predict(self, inputs: Any, *, top_k: int = 1, batch_size: int = BATCH) -> list[Prediction]:
         """One prediction for each input: paths, bytes, PIL images or uint8 arrays, or strings for a text model."""
         return list(self.iterate(self._named(inputs), top_k=top_k, batch_size=batch_size))
@@ -181,7 +186,7 @@ class Exported:
 
     def notes(self, rows: int) -> tuple[str, ...]:
         """What is to be known of the answers given so far, to so many rows, as sentences."""
-        return told_of_cut(self.card.reads, self._reader.cut, rows)
+        return told_of_cut(self.card.reads, self.cut, rows)
 
     def _named(self, inputs: Any) -> Iterator[tuple[str, Raw | Exception]]:
         """Each input, or the only one, with its name: its raw form, or why it has none."""
