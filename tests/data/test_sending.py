@@ -137,6 +137,6 @@ def test_a_step_sends_its_classes_and_a_phase_its_weights_once(t, monkeypatch):
     task = t.task_of("cnn", val=0, class_weight=np.array([1.0, 2.0], dtype=np.float32))
     plan = t.plan_of(backbone, epochs=2, mixup=0.3)
     t.run(plan, backbone, task)
-    # Two epochs of five batches: the classes and the partners of each; the weights.
+    # Two epochs of five batches: the classes and the partners of each, and the shares; the weights.
     assert sent.count("i") == 2 * 2 * 5
-    assert sent.count("f") == 1
+    assert sent.count("f") == 2 * 5 + 1

@@ -44,7 +44,12 @@ class Base:
 def bases(photos, tiny_vit) -> dict[str, Base]:
     """A vision transformer of random weights, a convolutional network and a text encoder."""
     pictures = tuple(sorted(photos.glob("*/*.png"))[:4])
-    texts = ("claim your prize", "the minister on Monday", "", "a longer text about the harvest and a strike")
+    texts = (
+        "claim your prize",
+        "the minister on Monday",
+        "?",
+        "a longer text about the harvest and a strike",
+    )
     return {
         "vit": Base(tiny_vit, {"modality": "image", "image_size": 32}, pictures),
         "cnn": Base("efficientnet-lite0", {"modality": "image", "image_size": 64}, pictures),

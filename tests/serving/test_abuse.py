@@ -238,8 +238,16 @@ def test_json_of_a_wrong_shape_is_422(client, body):
 
 
 @pytest.mark.parametrize("what", ["predict", "explain", "nearest"])
-@pytest.mark.parametrize("text", ["", "\0", "\ud800 prize", "\u202e", "a" * 100_000])
-def test_any_text_has_an_answer(client, what, text):
+@pytest.mark.parametrize("text", ["", " \n", "\u3000"])
+def test_a_blank_text_is_422(client, what, text):
+    found = client.post(f"/v1/tasks/mails/{what}", json={"texts": [text]})
+    assert found.status_code == 422
+    assert "the text is empty" in found.json()["detail"]
+
+
+@pytest.mark.parametrize("what", ["predict", "explain", "nearest"])
+@pytest.mark.parametrize("text", ["\0", "\ud800 prize", "\u202e", "a" * 100_000])
+def test_any_other_text_has_an_answer(client, what, text):
     body = json.dumps({"texts": [text]})
     found = client.post(f"/v1/tasks/mails/{what}", content=body, headers={"content-type": "application/json"})
     assert found.status_code == 200
