@@ -81,7 +81,7 @@ def test_what_pages_say_of_choosing_is_what_the_file_of_results_holds(load):
     for said in (
         f"measured on {len(found)} small tasks",
         f"{auto:.1f} points on average",
-        f"({max(100 * one.auto for one in found):.1f} at most)",
+        f"({max(100 * one.auto for one in found):.1f} at most",
         f"the table by rows loses {rule:.1f} and full fine-tuning always {full:.1f} ",
         f"in no more than {slowest:.1f} times the time",
     ):
