@@ -227,8 +227,8 @@ def _data_summary(evidence: Evidence) -> content.DataSummary:
 def _pair(evidence: Evidence, place: int) -> tuple[str, str]:
     """A test row that looks nearly the same as one that was learnt from, and what it looks like."""
     names, copies = evidence.dataset.samples.name, evidence.copies
-    like = names(int(copies.known[place]))
-    return names(int(copies.tested[place])), f"like {like}, similarity {copies.similarity[place]:.3f}"
+    tested, known = (_short(names(int(rows[place]))) for rows in (copies.tested, copies.known))
+    return tested, f"like {known}, similarity {copies.similarity[place]:.3f}"
 
 
 def _copies_told(evidence: Evidence) -> Iterator[str]:
