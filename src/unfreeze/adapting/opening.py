@@ -106,7 +106,7 @@ def open_truth(request: AdaptRequest, classifier: Classifier) -> Dataset:
     Raises RequestError or DataError where they cannot be read, or name a class that the classifier does not know.
     """
     (name,) = request.target
-    return _open_labelled(name, classifier, request.column, request.label_column)
+    return _open_labelled(name, _table_of(name), request.column, request, classifier)
 
 
 def open_labels(name: str, request: AdaptRequest, classifier: Classifier) -> Dataset:
@@ -119,7 +119,7 @@ def open_labels(name: str, request: AdaptRequest, classifier: Classifier) -> Dat
     if table is not None and column not in table.head.column_names:
         # A table that adapt wrote to be labelled has columns of its own, whatever those of the target are.
         column = None
-    dataset = _open_labelled(name, classifier, column, request.label_column)
+    dataset = _open_labelled(name, table, column, request, classifier)
     if dataset.modality != modality:
         raise RequestError(
             f"--target-labels {name} holds {dataset.modality}s, and the run reads {modality}s."
@@ -128,18 +128,18 @@ def open_labels(name: str, request: AdaptRequest, classifier: Classifier) -> Dat
 
 
 def _open_labelled(
-    name: str, classifier: Classifier, column: str | None, label_column: str | None
+    name: str, table: Table | None, column: str | None, request: AdaptRequest, classifier: Classifier
 ) -> Dataset:
-    modality, table = classifier.backbone.modality, _table_of(name)
-    content = column
+    """Rows with labels, in a ``table`` where they are one that lies here."""
+    modality, label = classifier.backbone.modality, request.label_column
     if table is not None:
-        content = content_column(table, modality=modality, asked=column, label=label_column)
+        column = content_column(table, modality=modality, asked=column, label=label)
     elif names_folder(Path(name)):
-        content = None
+        column = None
     return load_whole(
         name,
-        text_column=content if modality == "text" else None,
-        image_column=content if modality == "image" else None,
-        label_column=label_column,
+        text_column=column if modality == "text" else None,
+        image_column=column if modality == "image" else None,
+        label_column=label,
         labels=classifier.labels,
     )

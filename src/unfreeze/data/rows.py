@@ -38,25 +38,11 @@ TEXT_SUFFIXES = frozenset({".txt"})
 # What holds inputs and is not read: beside those that are, nobody sees that it was left out.
 UNREAD_SUFFIXES: dict[Modality, tuple[str, ...]] = {
     "image": (
-        *(
-            ".heic",
-            ".heif",
-            ".hif",
-            ".jxl",
-            ".svg",
-            ".pdf",
-            ".psd",
-            ".eps",
-            ".exr",
-            ".dcm",
-            ".mov",
-            ".mp4",
-            ".avi",
-        ),
-        *(".raw", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
+        ".heic", ".heif", ".hif", ".jxl", ".svg", ".pdf", ".psd", ".eps", ".exr", ".dcm", ".mov", ".mp4", ".avi",
+        ".raw", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2",
     ),
     "text": (".pdf", ".doc", ".docx", ".odt", ".rtf", ".htm", ".html", ".eml", ".msg", ".epub"),
-}
+}  # fmt: skip
 PART_NAMES: dict[str, Part] = {
     "train": "train",
     "training": "train",
