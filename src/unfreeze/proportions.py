@@ -57,6 +57,20 @@ def unseen_share(n: float) -> float:
     return NORMAL_95**2 / (n + NORMAL_95**2)
 
 
+def unseen_of_classes(
+    right: NDArray[np.bool_], wrong: NDArray[np.bool_], counts: NDArray[np.number], *, classes: int
+) -> tuple[float, float]:
+    """How far a mean over the classes may lie below and above what was seen, for what resamples never show.
+
+    A class of which all rows are ``right``, or all ``wrong``, is so in every resample, however few rows, or groups,
+    it ``counts``. Of several such classes the one of fewest counts.
+    """
+    below, above = (
+        unseen_share(float(counts[same].min())) / classes if same.any() else 0.0 for same in (right, wrong)
+    )
+    return below, above
+
+
 def wilson_interval(share: float, n: float) -> tuple[float, float]:
     """The 95 % score interval of a share of n rows (Wilson 1927); two rows that are both right are not 100 % sure.
 

@@ -11,7 +11,7 @@ import numpy as np
 from unfreeze.comparing.cells import CellResult, same_rows
 from unfreeze.comparing.intervals import Gain, Moves, over_seeds, paired_at_once, paired_to_best
 from unfreeze.config import FLOOR
-from unfreeze.proportions import unseen_share
+from unfreeze.proportions import unseen_of_classes
 from unfreeze.report.content import Estimate
 
 
@@ -209,22 +209,13 @@ def _moves(cell: CellResult, *, by_class: bool) -> Moves:
 
 
 def _unseen(cells: Sequence[CellResult]) -> tuple[float, float]:
-    """How far the mean of the recalls may lie below and above, for classes that all seeds answer rightly, or wrongly.
-
-    Of several such classes the one of fewest rows, or groups, counts.
-    """
+    """See ``unseen_of_classes``, of the rows of all seeds together."""
     names, place = np.unique(np.concatenate([cell.true_class for cell in cells]), return_inverse=True)
     keys = np.concatenate([cell.drawn_keys for cell in cells])
     right = np.concatenate([cell.right for cell in cells])
-    below = above = 0.0
-    for label in range(len(names)):
-        rows = place == label
-        share = unseen_share(len(np.unique(keys[rows]))) / len(names)
-        if right[rows].all():
-            below = max(below, share)
-        elif not right[rows].any():
-            above = max(above, share)
-    return below, above
+    hits, true = np.bincount(place, weights=right), np.bincount(place)
+    counts = np.array([len(np.unique(keys[place == label])) for label in range(len(names))])
+    return unseen_of_classes(hits == true, hits == 0, counts, classes=len(names))
 
 
 def _median(values: Iterable[float | None]) -> float | None:

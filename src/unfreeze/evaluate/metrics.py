@@ -15,7 +15,7 @@ from unfreeze.proportions import (
     ROUNDING,
     effective_rows,
     student_reach,
-    unseen_share,
+    unseen_of_classes,
     wilson_interval,
     with_unseen,
 )
@@ -171,21 +171,14 @@ def _intervals(
 def _unseen(
     confusion: NDArray[np.integer], truth: NDArray[np.intp], groups: NDArray[np.integer] | None
 ) -> tuple[float, float]:
-    """How far the mean over the classes may lie below and above what was seen, for what resamples never show.
-
-    A class of which all rows are right, or none, is so in every resample, however few rows it has. Of several such
-    classes the one of fewest rows, or groups, counts.
-    """
+    """See ``unseen_of_classes``, of the classes that occur."""
     hits, true, _ = (values[0] for values in _margins(confusion))
     counts = true
     if groups is not None:
         code = np.unique(groups, return_inverse=True)[1] * len(true) + truth
         counts = np.bincount(np.unique(code) % len(true), minlength=len(true))
-    below, above = (
-        unseen_share(float(counts[same].min())) / (true > 0).sum() if same.any() else 0.0
-        for same in ((hits == true) & (true > 0), (hits == 0) & (true > 0))
-    )
-    return float(below), float(above)
+    some = true > 0
+    return unseen_of_classes((hits == true) & some, (hits == 0) & some, counts, classes=int(some.sum()))
 
 
 def _kinds_of_groups(
