@@ -12,22 +12,21 @@ import numpy as np
 
 from unfreeze.adapting.request import AdaptRequest
 from unfreeze.adapting.scene import Proposal, Scene
-from unfreeze.bundle.classifier import Classifier, Threshold
+from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.folder import BUNDLE, Story, save
 from unfreeze.bundle.loading import Loaded
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import Resolved, TrainRequest, read_config, write_config
 from unfreeze.data.dataset import Dataset
 from unfreeze.engine.frozen_pass import golden_batch
-from unfreeze.evaluate.calibration import abstain_threshold, fit_temperature, softmax
+from unfreeze.evaluate.calibration import fit_temperature, softmax
 from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import scores_text
 from unfreeze.runtime.files import file_hash, write_atomically
 from unfreeze.runtime.predictions import Prediction, write_predictions
+from unfreeze.training.probing import fit_threshold
 
 GOLDEN_ROWS = 4
-# As for a training: fewer rows tell too little of the precision above a threshold.
-THRESHOLD_ROWS = 100
 
 
 def wished_precision(run: Path) -> float:
@@ -58,11 +57,9 @@ def classifier_of(scene: Scene, proposal: Proposal | None, precision: float | No
         return replace(changed, threshold=None)
     temperature = fit_temperature(proposal.val_logits, scene.val.y)
     threshold = None
-    if precision is not None and len(scene.val.y) >= THRESHOLD_ROWS:
+    if precision is not None:
         answers = softmax(proposal.val_logits, temperature)
-        found = abstain_threshold(answers, scene.val.y, precision=precision, groups=scene.val.groups)
-        if found is not None:
-            threshold = Threshold(found.confidence, found.precision_low, found.coverage)
+        threshold = fit_threshold(answers, scene.val.y, precision=precision, groups=scene.val.groups)
     return replace(changed, temperature=temperature, threshold=threshold)
 
 

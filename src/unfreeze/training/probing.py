@@ -132,20 +132,30 @@ def calibrate(
     """A classifier with the temperature and the threshold that these rows give; they must be unseen by its fit."""
     y = dataset.label[rows]
     temperature = fit_temperature(logits, y)
-    threshold = None
-    if len(rows) >= THRESHOLD_ROWS:
-        target = decisions.entries["precision_target"].value
-        found = abstain_threshold(
-            softmax(logits, temperature), y, precision=float(str(target)), groups=dataset.groups_of(rows)
-        )
-        if found is not None:
-            threshold = Threshold(
-                probability=found.confidence, precision=found.precision_low, coverage=found.coverage
-            )
+    wished = float(str(decisions.value("precision_target")))
+    threshold = fit_threshold(
+        softmax(logits, temperature), y, precision=wished, groups=dataset.groups_of(rows)
+    )
     classifier = Classifier(
         backbone=backbone, head=head, labels=dataset.labels, temperature=temperature, threshold=threshold
     )
     return Fitted(classifier=classifier, logits=logits, y=y, rows=rows, how=how)
+
+
+def fit_threshold(
+    probabilities: NDArray[np.float64],
+    y: NDArray[np.integer],
+    *,
+    precision: float,
+    groups: NDArray[np.integer] | None,
+) -> Threshold | None:
+    """What a classifier abstains below; None of too few rows, and where no confidence reaches the precision."""
+    if len(y) < THRESHOLD_ROWS:
+        return None
+    found = abstain_threshold(probabilities, y, precision=precision, groups=groups)
+    if found is None:
+        return None
+    return Threshold(probability=found.confidence, precision=found.precision_low, coverage=found.coverage)
 
 
 def score_rows(
