@@ -295,7 +295,8 @@ def test_what_trials_on_fewer_rows_are_behind_is_added():
 
     level, behind = expect(0.0), expect(0.05)
     assert level.gain == pytest.approx(0, abs=1e-3)
-    assert behind.gain == pytest.approx(0.05 * (1 - FLOOR), abs=1e-3)
+    # Of what was hoped a little is left: behind is known no better than by as much.
+    assert behind.gain == pytest.approx(0.05 * (1 - FLOOR), abs=2e-3)
     # What was found is told as it was.
     assert (behind.behind, behind.found) == (pytest.approx(0.05 * (1 - FLOOR)), level.found)
 

@@ -47,9 +47,9 @@ def judge(
     """Ship when what was measured puts it above the probe by more than its price, within chance or not.
 
     ``right`` and ``floor_right`` (rows,): on validation rows; ``groups``: codes of those that belong together.
-    ``among``: how many were tried. Its trials count on the rows of the training part, each weighted by
-    its certainty, with what they are expected to be ``behind``; what was hoped before does not. What fell clearly below
-    the probe is never shipped.
+    ``among``: how many were tried. Its trials count on the rows of the training part, with what they are expected to be
+    ``behind``, and so does what was ``hoped`` before, each weighted by its certainty: rows too few to tell anything
+    leave it standing, and a tie that is known well does not. What fell clearly below the probe is never shipped.
     """
     own = (paired_gain(right, floor_right), paired_error(right, floor_right, groups))
     measured = [own]
@@ -64,6 +64,9 @@ def judge(
             told += f" (the best of {among}, which flatters)"
     else:
         among = 1
+    if expected.hoped is not None and expected.hoped_error is not None:
+        measured.append((expected.hoped, expected.hoped_error))
+        told += f", where {points(expected.hoped)} ± {100 * reach(expected.hoped_error):.1f} were hoped for"
     gain, error = pooled(measured)
     told += f": {gain_text(gain, error, among=among)}" + (" together" if len(measured) > 1 else "")
     price = f"its price of {100 * expected.price:.1f} points"

@@ -88,6 +88,8 @@ class _Expectation(Strict):
     found: Difference | None = None
     found_error: Seconds | None = None
     behind: Difference
+    hoped: Difference | None = None
+    hoped_error: Seconds | None = None
 
 
 class _Record(Strict):

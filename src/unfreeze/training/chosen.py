@@ -107,10 +107,12 @@ def train_chosen(
         right[np.searchsorted(val, trained.rows)] = trained.logits.argmax(axis=1) == trained.y
         measured = expected
         if restarts:
-            # Its trials were of rates that have failed, and say nothing of these.
+            # What was hoped and tried was of rates that have failed, and says nothing of these.
             share = predict(plan).seconds / max(expected.seconds, 1e-9)
             price = expected.price * min(1.0, share)
-            measured = replace(expected, found=None, found_error=None, price=price)
+            measured = replace(
+                expected, found=None, found_error=None, hoped=None, hoped_error=None, price=price
+            )
         verdict = judge(
             measured,
             right[own],
