@@ -25,6 +25,7 @@ from unfreeze.engine.choice import ExecutorChoice
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.evaluate.baselines import chance_baseline, majority_baseline, tfidf_baseline
 from unfreeze.evaluate.calibration import (
+    THRESHOLD_ROWS,
     chance_calibration_error,
     expected_calibration_error,
     reliability,
@@ -57,8 +58,6 @@ MOST_LISTED = 20
 THUMBNAIL_PIXELS = 160
 TEXT_CHARACTERS = 300
 MOST_NAME = 40
-# Suspects below this many rows would be a list of everything that is merely hard.
-FEWEST_ROWS_FOR_THRESHOLD = 100
 # Words are counted in so many training texts at most, and in as many test texts at a time: more tell a linear model of
 # words little, and all of them might fill the memory.
 WORD_ROWS = 100_000
@@ -393,7 +392,7 @@ def _threshold_note(evidence: Evidence) -> str:
     if evidence.classifier.threshold is not None:
         return ""
     rows = evidence.calibration_rows
-    if rows < FEWEST_ROWS_FOR_THRESHOLD:
+    if rows < THRESHOLD_ROWS:
         return f"No abstain threshold: {rows} validation rows are too few to set one."
     target = next(entry.value for entry in evidence.settings if entry.name == "precision_target")
     return f"No abstain threshold: no confidence reaches {target:.0%} right answers with certainty."

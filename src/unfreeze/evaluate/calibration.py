@@ -15,6 +15,8 @@ from unfreeze.proportions import effective_rows
 LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.25, 10.0
 BINS = 15
 ONE_SIDED = 0.05
+# Fewer validation rows than this set no threshold: a share of 95 % of 100 rows is known to ±4 points at best.
+THRESHOLD_ROWS = 100
 # Draws of the labels, and how many labels are drawn at once.
 DRAWS, DRAWN_AT_ONCE = 200, 2**20
 

@@ -14,16 +14,13 @@ from unfreeze.data.dataset import Dataset
 from unfreeze.engine.choice import ExecutorChoice
 from unfreeze.engine.frozen_pass import Features, compute_features
 from unfreeze.errors import DataError
-from unfreeze.evaluate.calibration import abstain_threshold, fit_temperature, softmax
+from unfreeze.evaluate.calibration import THRESHOLD_ROWS, abstain_threshold, fit_temperature, softmax
 from unfreeze.heads.folds import can_be_held_out, held_together
 from unfreeze.heads.head import Head
 from unfreeze.heads.probe import Probe, ProbeResult, fit_probe
 from unfreeze.heads.weights import needs_class_weights
 from unfreeze.progress import Progress
 from unfreeze.training.prepare import name_left_out
-
-# Fewer validation rows than this set no threshold: a share of 95 % of 100 rows is known to ±4 points at best.
-THRESHOLD_ROWS = 100
 
 
 @dataclass(frozen=True, eq=False)
