@@ -6,7 +6,7 @@ from unfreeze.backbones import default_backbone, load_backbone
 from unfreeze.config import TrainRequest
 from unfreeze.data.audit import audit
 from unfreeze.data.findings import Audit
-from unfreeze.errors import RequestError
+from unfreeze.errors import DataError, RequestError
 from unfreeze.executors.processor import available_cores
 from unfreeze.progress import Progress, Silent
 from unfreeze.runtime.preprocess import TextPreprocess
@@ -33,6 +33,16 @@ def audit_data(request: TrainRequest, *, progress: Progress | None = None) -> Au
         threads=available_cores(),
         progress=lambda done: tell.count("Rows", done, total),
     )
+
+
+def refuse_unreadable(found: Audit) -> None:
+    """Raise DataError where not one row can be read, as a training would: what is listed is all that there is."""
+    if len(found.quarantined) == found.rows:
+        first = found.quarantined[0]
+        raise DataError(
+            f"None of the {found.rows:,} rows of {found.source} can be read, such as {first.name} ({first.reason}): "
+            "mend what is listed, or name other data."
+        )
 
 
 def _encoder(request: TrainRequest, progress: Progress) -> TextEncoder | None:

@@ -325,6 +325,33 @@ def test_checking_prints_one_json_object_and_trains_nothing(command, photos, tmp
     assert not (tmp_path / "runs").exists()
 
 
+def test_checking_data_of_which_no_row_can_be_read_lists_them_and_ends_as_training_on_them_does(
+    command, tmp_path, plain_torch
+):
+    data = tmp_path / "photos"
+    for name in ("green", "red"):
+        (data / name).mkdir(parents=True)
+        for number in range(4):
+            (data / name / f"{number}.png").write_bytes(b"no picture")
+    answer = command("check", data, "--json")
+    listed = json.loads(answer.out)["quarantined"]
+    assert [entry["name"] for entry in listed] == [f"{n}/{i}.png" for n in ("green", "red") for i in range(4)]
+    plain = command("check", data)
+    assert "Unreadable: 8" in plain.out
+    trained = command(
+        "train", data, "--output-dir", tmp_path / "run", "--strategy", "feature-extraction", "--json"
+    )
+    refused(trained, "No readable row")
+    assert (answer.status, plain.status) == (trained.status, trained.status)
+    for one in (answer, plain):
+        error = one.err[one.err.index("Error: ") :]
+        assert "None of the 8 rows of" in error
+        assert "green/0.png (its content is not an image in a known format)" in error
+    # One row that can be read is a data set with something wrong in it.
+    Image.new("RGB", (8, 8)).save(data / "red" / "0.png")
+    assert command("check", data, "--json").status == 0
+
+
 def test_listing_backbones_prints_one_json_object(command):
     values = one_object(command("backbones", "lite0", "--json"))
     assert any("lite0" in entry["name"] for entry in values["backbones"])

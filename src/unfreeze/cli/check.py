@@ -39,7 +39,7 @@ def check(
     test: Test = None,
 ) -> None:
     """Audit DATA: what was found, what is wrong, what was ignored. Trains nothing."""
-    from unfreeze.auditing import audit_data
+    from unfreeze.auditing import audit_data, refuse_unreadable
     from unfreeze.cli.console import TerminalProgress, make_console, print_json
     from unfreeze.config import TrainRequest
     from unfreeze.progress import Silent
@@ -64,3 +64,4 @@ def check(
         from unfreeze.report.listings import print_audit
 
         print_audit(audited.to_dict(), make_console())
+    refuse_unreadable(audited)
