@@ -96,6 +96,19 @@ def test_a_text_of_white_space_is_a_row_with_an_error(client):
     assert "None of the inputs can be read: text 1 the text is empty" in none.text
 
 
+def test_a_text_longer_than_the_run_reads_is_told_in_its_row(client, photo):
+    # The run reads 16 tokens, two of which stand for the beginning and the end.
+    texts = [" ".join(["prize"] * count) for count in (14, 15)] + [""]
+    found = client.post("/v1/tasks/mails/predict", json={"texts": texts}).json()["predictions"]
+    assert [row["cut"] for row in found] == [False, True, False]
+    assert found[0]["probability"] == found[1]["probability"]
+    told = client.post("/v1/tasks/mails/explain", json={"texts": texts[1:]}).json()
+    assert told["prediction"]["cut"] is True
+    files = {"files": photo.read_bytes()}
+    found = client.post("/v1/tasks/photos/predict", files=files).json()["predictions"]
+    assert [row["cut"] for row in found] == [False]
+
+
 def test_several_tasks_are_asked_at_once_and_a_shared_network_computes_once(client, text_run, other_mails):
     host = client.registry.tasks["mails"].host
     sizes, compute = [], host._compute

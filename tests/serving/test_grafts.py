@@ -73,7 +73,7 @@ def raw(value):
 
 def together(host, asked):
     """The answers of one batch: ``asked`` holds pairs of a raw input and tasks."""
-    return host._compute([Row(host.prepare(raw(value)), tasks, 0.0) for value, tasks in asked])
+    return host._compute([Row(host.prepare(raw(value))[0], tasks, 0.0) for value, tasks in asked])
 
 
 @cache
@@ -143,7 +143,7 @@ def test_rows_come_through_the_batches_and_the_observer_counts_them(bases, folde
     counted = []
     registry = Registry(Limits(wait=0.0), Observer(computed=counted.append))
     tasks = [registry.put(name, folders["vit", name]) for name in ("wide", "top", "plain")]
-    values = [tasks[0].host.prepare(raw(photo)) for photo in bases["vit"].inputs]
+    values = [tasks[0].host.prepare(raw(photo))[0] for photo in bases["vit"].inputs]
     futures = {task.name: task.host.submit(values, (task.name,), seconds=30) for task in tasks}
     for name, rows in futures.items():
         for photo, row in zip(bases["vit"].inputs, rows, strict=True):
@@ -157,7 +157,7 @@ def test_a_task_that_becomes_one_with_a_graft_lends_it_to_no_row_that_waits(
 ):
     other = registry.put("other", make_run(tmp_path / "other", "text", seed=9))
     registry.put("mails", folders["text", "plain"])
-    row = Row(other.host.prepare("cash"), ("mails", "other"), 0.0)
+    row = Row(other.host.prepare("cash")[0], ("mails", "other"), 0.0)
     registry.put("mails", folders["text", "wide"])
     (answer,) = other.host._compute([row])
     assert set(answer) == {"other"}
@@ -207,7 +207,7 @@ def test_what_is_explained_is_the_task_with_its_graft(bases, folders, registry):
     )
     for base in ("vit", "cnn"):
         photo = registry.put(base, folders[base, "wide"])
-        pixels = photo.host.prepare(raw(bases[base].inputs[0]))
+        pixels = photo.host.prepare(raw(bases[base].inputs[0]))[0]
         again = explain_image(unfreeze.load(photo.folder).classifier, pixels, 1)
         assert explain_image(photo.classifier, pixels, 1) == pytest.approx(again, abs=1e-2)
 
@@ -385,7 +385,7 @@ def test_weights_that_changed_on_disk_are_an_error_of_their_rows_alone(name, how
         data = bytearray(file.read_bytes())
         data[-1] ^= 1
         file.write_bytes(data if how == "changed" else data[:40])
-    values = [host.prepare(photo.read_bytes())]
+    values = [host.prepare(photo.read_bytes())[0]]
     (bad,) = host.submit(values, ("task-0",), seconds=30)
     (good,) = host.submit(values, ("task-1",), seconds=30)
     with pytest.raises(RequestError, match=r"was changed after it was loaded|cannot be read|is damaged"):

@@ -20,7 +20,7 @@ def registry():
 
 
 def answers(task, texts, tasks=None):
-    values = [task.host.prepare(text) for text in texts]
+    values = [task.host.prepare(text)[0] for text in texts]
     return [future.result(30) for future in task.host.submit(values, tasks or (task.name,), seconds=30)]
 
 
@@ -53,7 +53,7 @@ def test_a_network_leaves_with_its_last_task(registry, text_run, image_run):
 def test_a_task_removed_while_its_row_waits_is_missing_in_the_answer(registry, text_run, other_mails):
     first = registry.put("first", text_run.run.folder)
     registry.put("second", other_mails.folder)
-    row = Row(first.host.prepare("cash"), ("first", "second"), 0.0)
+    row = Row(first.host.prepare("cash")[0], ("first", "second"), 0.0)
     registry.remove("first")
     (answer,) = first.host._compute([row])
     assert set(answer) == {"second"}

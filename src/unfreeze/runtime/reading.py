@@ -23,7 +23,7 @@ class Reader:
 
     def __init__(self, preprocess: Preprocess, tokenizer: bytes | None) -> None:
         self._preprocess = preprocess
-        # Texts that were longer than what is read.
+        # Texts that were longer than what is read, of those that ``prepare`` was given.
         self.cut = 0
         self._encoder: TextEncoder | None = None
         if isinstance(preprocess, TextPreprocess):
@@ -33,14 +33,19 @@ class Reader:
 
     def prepare(self, raw: Raw) -> NDArray[Any]:
         """What the network reads of one input: uint8 (height, width, 3), or token ids (tokens,). Raises BadInput."""
+        prepared, cut = self.read(raw)
+        self.cut += cut
+        return prepared
+
+    def read(self, raw: Raw) -> tuple[NDArray[Any], bool]:
+        """The same, uncounted, and whether it is a text that was longer than what is read. Raises BadInput."""
         if self._encoder is not None:
             (ids,), lengths = self._encoder.encode_with_lengths([full_text(raw)])
-            self.cut += int(lengths[0] > self._encoder.max_length)
-            return ids
+            return ids, bool(lengths[0] > self._encoder.max_length)
         assert not isinstance(self._preprocess, TextPreprocess)
         if isinstance(raw, str):
             raise BadImage("a text where an image was expected")
-        return decode_image(raw, self._preprocess)
+        return decode_image(raw, self._preprocess), False
 
     def batch(self, prepared: Sequence[NDArray[Any]]) -> Arrays:
         """The arrays of a batch: ``images``, or ``ids`` and ``mask``."""

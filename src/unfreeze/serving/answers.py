@@ -67,7 +67,7 @@ class Answers:
             assert not isinstance(prepared, str)
             raw = first.inputs[0][1]
             parts = await self._slowly(
-                lambda: _explain(self._classifier(task), raw, prepared, answer["label"])
+                lambda: _explain(self._classifier(task), raw, prepared[0], answer["label"])
             )
         return {"prediction": answer} | parts
 
@@ -79,7 +79,7 @@ class Answers:
             raise _without_examples(task)
         with self._admitted(task.host, len(asked.inputs)):
             prepared = await self._prepared(task.host, asked)
-            values = [value for value in prepared if not isinstance(value, str)]
+            values = [value[0] for value in prepared if not isinstance(value, str)]
             found = iter(await self._slowly(lambda: self._look_up(task, values, asked.top_k)))
         return [
             {"input": name, "error": value, "examples": []}
@@ -115,7 +115,7 @@ class Answers:
         readable = {place: value for place, value in enumerate(prepared) if not isinstance(value, str)}
         try:
             futures = tasks[0].host.submit(
-                list(readable.values()),
+                [value for value, _ in readable.values()],
                 tuple(task.name for task in tasks),
                 seconds=self._limits.seconds,
             )
@@ -128,7 +128,7 @@ class Answers:
         self._check_present(tasks)
         return {
             task.name: [
-                _row(task, name, found[place][task.name], asked.top_k)
+                _row(task, name, found[place][task.name], asked.top_k, cut=readable[place][1])
                 if place in found
                 else _plain(Prediction.unread(name, str(prepared[place])))
                 for place, (name, _) in enumerate(asked.inputs)
@@ -217,19 +217,20 @@ def _check_kind(task: Task, asked: Asked) -> None:
         raise HTTPException(422, f"The task {task.name!r} reads {wanted}s: send {wanted}s.")
 
 
-def _row(task: Task, name: str, probabilities: NDArray[np.float64], top_k: int) -> Row:
+def _row(task: Task, name: str, probabilities: NDArray[np.float64], top_k: int, *, cut: bool) -> Row:
     if not np.isfinite(probabilities).all():
-        return _plain(Prediction.unread(name, "its answer is no number"))
-    return _plain(task.answer(name, probabilities, top_k))
+        return _plain(Prediction.unread(name, "its answer is no number"), cut=cut)
+    return _plain(task.answer(name, probabilities, top_k), cut=cut)
 
 
-def _plain(prediction: Prediction) -> Row:
+def _plain(prediction: Prediction, *, cut: bool = False) -> Row:
     return {
         "input": prediction.input,
         "label": prediction.label,
         "probability": prediction.probability,
         "abstain": prediction.abstain,
         "error": prediction.error,
+        "cut": cut,
         "top": [{"label": label, "probability": probability} for label, probability in prediction.top],
     }
 

@@ -17,7 +17,8 @@ from unfreeze.serving.limits import Limits
 # A transparent picture of 50 million pixels takes 1 GB on its way to 224 x 224: such ones go one at a time.
 LARGE = 12_000_000
 
-Prepared = NDArray[Any] | str
+# What the network reads and whether a text was cut for that, or why the input cannot be read.
+Prepared = tuple[NDArray[Any], bool] | str
 
 
 class Decoder:

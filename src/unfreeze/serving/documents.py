@@ -77,6 +77,7 @@ class Answer(_Strict):
     probability: float | None = Field(ge=0, le=1)
     abstain: bool | None
     error: str | None
+    cut: bool = Field(description="Whether it is a text longer than the run reads, and was cut.")
     top: list[Chance]
 
 

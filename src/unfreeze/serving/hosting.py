@@ -127,9 +127,9 @@ class Host:
             with self._counting:
                 self._admitted -= rows
 
-    def prepare(self, raw: bytes | str) -> NDArray[Any]:
-        """What the network reads of one input: uint8 (height, width, 3), or token ids (tokens,). Raises BadInput."""
-        return self._reader.prepare(raw)
+    def prepare(self, raw: bytes | str) -> tuple[NDArray[Any], bool]:
+        """What the network reads of one input, and whether a text was cut for that; see ``Reader.read``."""
+        return self._reader.read(raw)
 
     def submit(
         self, values: Sequence[NDArray[Any]], tasks: tuple[str, ...], *, seconds: float
