@@ -313,8 +313,10 @@ def test_without_time_the_probe_is_shipped_and_it_says_so(auto, cells, tmp_path,
     choice = choice_of(run.folder)
     assert run.strategy == "feature-extraction"
     assert choice["trials"] == []
-    assert any("fewer than 3 epochs would fit" in sentence for sentence in choice["decisions"])
-    assert "the probe is taken" in choice["decisions"][-1]
+    assert any("epochs would fit" in sentence for sentence in choice["decisions"])
+    assert choice["decisions"][-1] == (
+        "No candidate is left to try, for the reason given with each: the probe is taken."
+    )
     assert origin_of(run, "strategy").reason == choice["decisions"][-1]
 
 
@@ -709,6 +711,7 @@ def test_what_is_left_of_the_candidates_must_be_worth_a_trial_too(auto, cells, t
     assert choice["trials"] == []
     dropped, last = choice["decisions"]
     assert dropped.startswith("full:")
+    assert "of no candidate that can be tried is more expected" in last
     assert "not worth a trial" in last
 
 

@@ -242,7 +242,7 @@ def choose_by_rules(options: Sequence[Option], strategy: str, *, floor_error: fl
         if option.candidate is not None
     }
     if not expected:
-        return RuleChoice(FLOOR, "Time and memory are enough for no other strategy.")
+        return RuleChoice(FLOOR, "No candidate is left to try, for the reason given with each.")
     best = max(expected, key=lambda name: expected[name].worth)
     gain = expected[best].gain
     if gain <= PRICE / 2 or expected[best].worth <= 0:

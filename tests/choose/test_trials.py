@@ -91,7 +91,10 @@ def test_where_the_most_promising_disappoints_the_next_is_tried_while_there_is_t
         ("full", 1, 1.0),
         ("lora", 0, 1.0),
     ]
-    assert "None of them is worth its price: lora is tried at full length next." in found.decisions
+    assert (
+        "None is known by a full-length trial to be worth its price: lora is tried at full length next."
+        in found.decisions
+    )
     assert found.chosen is not None
     assert found.chosen.candidate.name == "lora"
 
@@ -111,9 +114,55 @@ def test_where_every_trial_fails_the_probe_is_taken():
     found = bench.search(candidate("full"), candidate("lora"))
     assert found.chosen is None
     assert found.expectations == ()
-    assert found.decisions[-1] == (
-        "No candidate is expected to gain more over the probe than it costs: the probe is taken."
+    assert found.decisions[-1] == "A trial of every candidate failed: the probe is taken."
+
+
+NOT_WORTH_IT = "is expected to gain more over the probe than it costs: the probe is taken."
+
+
+@pytest.mark.parametrize(
+    ("full", "lora", "failing", "budget", "closing"),
+    [
+        # Short trials, then each at full length; the costs of the two are 100 s and 1,000 s.
+        (0.69, 0.69, (), 1e9, f"No candidate {NOT_WORTH_IT}"),
+        (0.69, 0.69, ("lora",), 1e9, f"No candidate {NOT_WORTH_IT} Trials of lora failed."),
+        (0.69, 0.69, (), 200.0, f"No candidate that was tried {NOT_WORTH_IT} There was no time to try lora at all."),
+        (0.69, 0.69, ("full",), 200.0, "of what was hoped alone, since there was no time to try it"),
+        (0.69, 0.69, (), 0.0, "of what was hoped alone, since there was no time to try it"),
+        (0.75, 0.69, (), 200.0, "of what was hoped and what was tried, less"),
+    ],
+)  # fmt: skip
+def test_what_is_said_last_is_why(full, lora, failing, budget, closing):
+    bench = Bench({"full": (full, full), "lora": (lora, lora)}, rows=40_000)
+    bench.seconds["lora"] = 1000.0
+    bench.failing = set(failing)
+    found = bench.search(candidate("full"), candidate("lora"), budget=budget)
+    last = found.decisions[-1]
+    assert (last == closing) if found.chosen is None else (closing in last)
+    assert (found.chosen is None) == (NOT_WORTH_IT in closing)
+
+
+@pytest.mark.parametrize(("failing", "also"), [((), ""), (("full",), " Trials of full failed.")])
+def test_a_hope_below_its_price_that_there_was_no_time_to_try_is_not_called_tried(failing, also):
+    bench = Bench({"full": (0.9, 0.9), "lora": (0.9, 0.9)})
+    bench.seconds["lora"] = 1000.0
+    bench.failing = set(failing)
+    names = "lora" if failing else "lora and full"
+    found = bench.search(
+        candidate("full", hope=0.001), candidate("lora", hope=0.016), budget=200.0 if failing else 0.0
     )
+    assert found.chosen is None
+    assert found.decisions[-1] == (
+        f"There was no time to try {names}, and what was hoped for is not more than the price: the probe is taken."
+        + also
+    )
+
+
+def test_where_no_candidate_is_left_the_reasons_stand_with_each():
+    found = Bench({}).search()
+    assert found.decisions == [
+        "No candidate is left to try, for the reason given with each: the probe is taken."
+    ]
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,14 @@ def test_the_first_is_measured_however_late_it_is_and_others_are_not():
     assert desk.weigh("full", "lora", limit="10s") == ({}, 0.0)
     assert desk.measured == ["full"]
     assert desk.dropped["lora"] == "--time-limit 10s is over before its cost is measured"
-    assert desk.dropped["full"].endswith("0 s of --time-limit are left: fewer than 3 epochs would fit")
+    assert desk.dropped["full"].endswith("0 s of --time-limit are left: fewer than 4 epochs would fit")
+
+
+def test_how_few_epochs_would_not_fit_is_what_a_plan_is_cut_to():
+    desk = Desk()
+    # Half of 70 s: a tenth of 40 epochs takes 40, and a plan is cut no further.
+    assert desk.weigh("full", limit="90s") == ({}, 70.0)
+    assert desk.dropped["full"].endswith("fewer than 4 epochs would fit")
 
 
 def test_of_few_the_first_with_time_and_room_is_the_last_that_is_measured():

@@ -165,7 +165,7 @@ def hopeless(candidates: Iterable[Candidate], floor_error: float) -> str:
     if most > PRICE / 2:
         return ""
     return (
-        f"The probe is wrong on {floor_error:.1%} of the rows: of no candidate is more expected than "
+        f"The probe is wrong on {floor_error:.1%} of the rows: of no candidate that can be tried is more expected than "
         f"{100 * most:.2f} points, which is not worth a trial. The probe is taken."
     )
 
@@ -216,13 +216,16 @@ class _Searcher:
 
     def search(self) -> Search:
         if not self.candidates:
-            self.say("There is no candidate that time and memory are enough for: the probe is taken.")
+            self.say("No candidate is left to try, for the reason given with each: the probe is taken.")
             return self.result
         if len(self.candidates) > 1:
             self.short_trials()
         self.try_fully(self.survivors())
         while (candidate := self.next_best()) is not None:
-            self.say(f"None of them is worth its price: {candidate.name} is tried at full length next.")
+            self.say(
+                f"None is known by a full-length trial to be worth its price: {candidate.name} is tried at full length "
+                "next."
+            )
             self.try_fully([candidate])
         self.decide()
         return self.result
@@ -405,23 +408,41 @@ class _Searcher:
         tried = [expectation for expectation in found if expectation.measured] or found
         full = [expectation for expectation in tried if expectation.full_length] or tried
         if not full or full[0].worth <= 0:
-            hoped = [one.candidate.name for one in found if self.promises(one)]
-            which = but = ""
-            # Where all failed there is none that was tried.
-            if hoped and full[0].full_length:
-                which = " that was tried at full length"
-                but = f" There was no time to try {' and '.join(hoped)} longer."
-            self.say(
-                f"No candidate{which} is expected to gain more over the probe than it costs: the probe is taken.{but}"
-            )
+            self.say(self.why_none(found))
             return
         best = full[0]
         self.result.chosen = best
-        rows = " on fewer rows" if best.measured and best.behind else ""
+        known = "of what was hoped alone, since there was no time to try it"
+        if best.measured:
+            known = "of what was hoped and what was tried" + (" on fewer rows" if best.behind else "")
         self.say(
             f"{best.candidate.name} is taken: {gain_text(best.gain, best.error)} over the probe "
-            f"are expected, of what was hoped and what was tried{rows}, less {100 * best.price:.1f} for its "
-            f"{duration(best.seconds)}."
+            f"are expected, {known}, less {100 * best.price:.1f} for its {duration(best.seconds)}."
+        )
+
+    def why_none(self, found: Sequence[Expectation]) -> str:
+        """Why the probe is taken: trials failed or found nothing worth its price, or there was no time for them."""
+        failed = [candidate.name for candidate in self.candidates if self.failed(candidate)]
+        if not found:
+            return "A trial of every candidate failed: the probe is taken."
+        also = f" Trials of {' and '.join(failed)} failed." if failed else ""
+        if not any(one.measured for one in found):
+            names = " and ".join(one.candidate.name for one in found)
+            return (
+                f"There was no time to try {names}, and what was hoped for is not more than the price: the probe is "
+                f"taken.{also}"
+            )
+        # Of the rest no more is hoped than it costs, so that a trial is not missed.
+        longer = [one.candidate.name for one in found if self.promises(one)]
+        at_all = [one.candidate.name for one in found if not one.measured and one.worth > 0]
+        which = " that was tried at full length" if longer else " that was tried" if at_all else ""
+        missed = [
+            f"{' and '.join(names)} {how}" for names, how in ((longer, "longer"), (at_all, "at all")) if names
+        ]
+        late = f" There was no time to try {', or '.join(missed)}." if missed else ""
+        return (
+            f"No candidate{which} is expected to gain more over the probe than it costs: the probe is taken."
+            f"{late}{also}"
         )
 
     def say(self, sentence: str) -> None:

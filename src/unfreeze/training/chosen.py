@@ -26,7 +26,7 @@ from unfreeze.training.material import Material
 from unfreeze.training.planning import describe_plan, lower_rates, record_plan
 from unfreeze.training.probing import Fitted, fit_rows
 from unfreeze.training.thawing import thaw
-from unfreeze.training.weighing import LEAST_EPOCHS, fit_into
+from unfreeze.training.weighing import fewest, fit_into
 
 if TYPE_CHECKING:
     from unfreeze.engine.fit import EpochRecord, Fit
@@ -73,7 +73,7 @@ def train_chosen(
             if fitting is None:
                 given_up = (
                     f"It failed or fell below the probe, and for another training {left:.0f} s of --time-limit are "
-                    f"left, into which fewer than {LEAST_EPOCHS} epochs fit: the probe is shipped."
+                    f"left, into which fewer than {counted(fewest(first), 'epoch')} fit: the probe is shipped."
                 )
                 break
             first = fitting

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from unfreeze.amounts import counted, duration, size
 from unfreeze.backbones.staging import BREAKS
@@ -21,6 +21,8 @@ from unfreeze.training.planning import shorten
 FINAL_SHARE = 0.5
 # With fewer epochs a fine-tuning has not begun to follow its schedule.
 LEAST_EPOCHS = 3
+# What a plan's epochs are cut to where all of them take too long.
+SHARES = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
 
 
 def weigh(
@@ -45,9 +47,10 @@ def weigh(
         shorter = fit_into(plan, predict, FINAL_SHARE * left)
         if shorter is None:
             needed = f"{duration(predict(plan).seconds)} for {counted(plan.epochs, 'epoch')}"
+            least = counted(fewest(plan), "epoch")
             drop(
                 candidate,
-                f"{needed}, and {left:.0f} s of --time-limit are left: fewer than {LEAST_EPOCHS} epochs would fit",
+                f"{needed}, and {left:.0f} s of --time-limit are left: fewer than {least} would fit",
             )
         return shorter
 
@@ -94,10 +97,17 @@ def fit_into(plan: Plan, predict: Callable[[Plan], Cost], seconds: float) -> Pla
     """The plan with as many of its epochs as fit into the seconds, or None when they are too few."""
     if predict(plan).seconds <= seconds:
         return plan
-    for share in (0.75, 0.5, 0.35, 0.25, 0.15, 0.1):
+    return next((shorter for shorter in _shorter(plan) if predict(shorter).seconds <= seconds), None)
+
+
+def fewest(plan: Plan) -> int:
+    """The epochs of the shortest plan that this one may be cut to."""
+    return min((shorter.epochs for shorter in _shorter(plan)), default=plan.epochs)
+
+
+def _shorter(plan: Plan) -> Iterator[Plan]:
+    for share in SHARES:
         shorter = shorten(plan, share)
         if shorter.epochs < LEAST_EPOCHS:
-            return None
-        if predict(shorter).seconds <= seconds:
-            return shorter
-    return None
+            return
+        yield shorter
