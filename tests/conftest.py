@@ -197,6 +197,17 @@ def stopping() -> Callable[[int], AbstractContextManager[None]]:
     return after
 
 
+@pytest.fixture
+def store() -> Iterator[Any]:
+    """The store behind ``memory://`` URLs, empty."""
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    yield store
+    store.store.clear()
+    store.pseudo_dirs[:] = [""]
+
+
 @pytest.fixture(scope="session")
 def object_server() -> Iterator[str]:
     """The address of an S3 server that lives in this process."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -360,6 +361,30 @@ def test_a_target_that_cannot_be_scored_costs_the_scores_alone(image_run, moved,
     assert (tmp_path / "run" / "README.md").is_file()
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_behind_a_url_is_asked_about_as_one_that_lies_here(text_run, store, kind):
+    loaded = load(text_run.run.folder)
+    rows = {
+        "title": [f"A title of letter {row}" for row in range(6)],
+        "letter": [f"urgent cash offer of {row}" for row in range(6)],
+        "label": ["spam"] * 6,
+        "day": [10, 9, 9, 100, 9, 10],
+    }
+    with store.open(f"/b/m.{kind}", "wb") as file:
+        (pa.csv.write_csv if kind == "csv" else pq.write_table)(pa.table(rows), file)
+    url = f"memory://b/m.{kind}"
+    asked = request(text_run.run.folder, url, column="letter", order_column="day")
+    assert open_labels(url, asked, loaded.classifier).samples.read(1) == "urgent cash offer of 1"
+    assert opening.open_target(asked, loaded).order.tolist() == [1, 0, 0, 2, 0, 1]
+    with pytest.raises(
+        DataError, match=r"unclear \(it could be 'title', 'letter'.*\)\. Name it with --column\."
+    ):
+        open_labels(url, replace(asked, column=None), loaded.classifier)
+    store.pipe_file("/b/words/1.txt", b"urgent cash")
+    with pytest.raises(RequestError, match="needs a table as --target, and memory://b/words is none"):
+        opening.open_target(request(text_run.run.folder, "memory://b/words", order_column="day"), loaded)
+
+
 def test_columns_of_the_target_are_those_that_are_scored(text_run, make_mails, tmp_path):
     make_mails(tmp_path / "new.csv", per_class=25, seed=9, noise=0)
     with (tmp_path / "new.csv").open(newline="") as file:
@@ -436,6 +461,27 @@ def test_texts_from_the_command_line(text_run, make_mails, tmp_path, command):
     found = json.loads((tmp_path / "run" / "adaptation.json").read_text())
     # No normalisation statistics in a transformer: its head's inputs alone are restated.
     assert {one["method"] for one in found["candidates"]} == {"norm", "align", "self-training"}
+
+
+def test_what_may_be_secret_in_a_url_is_not_written(text_run, make_mails, store, tmp_path, monkeypatch):
+    make_mails(tmp_path / "new.csv", per_class=25, seed=9, noise=0)
+    for name in ("new", "few"):
+        # In memory the query is a part of the name.
+        store.pipe_file(f"/b/{name}.csv?sig=Xq7Zp", (tmp_path / "new.csv").read_bytes())
+    monkeypatch.setattr(module, "decide", lambda *_, **__: Verdict("needs labels", None, ("told",)))
+    asked = request(
+        text_run.run.folder,
+        "memory://b/new.csv?sig=Xq7Zp",
+        output_dir=tmp_path / "run",
+        method="align",
+        target_labels="memory://b/few.csv?sig=Xq7Zp",
+    )
+    done = module.adapt(asked, command=f"unfreeze adapt --target '{asked.target[0]}'")
+    assert done.target == ("memory://b/new.csv",)
+    written = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert any(b"memory://b/new.csv" in content for content in written)
+    assert any(b"memory://b/few.csv" in content for content in written)
+    assert not any(b"Xq7Zp" in content for content in written)
 
 
 def test_json_is_one_object_and_nothing_else(image_run, moved, tmp_path, command):

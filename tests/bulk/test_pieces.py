@@ -2,7 +2,6 @@
 
 import os
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -60,10 +59,7 @@ def test_files_of_formats_that_are_not_read_are_noted(tmp_path):
         cut(tmp_path, modality="image")
 
 
-def test_files_behind_a_url_of_formats_that_are_not_read_are_noted(monkeypatch):
-    store = fsspec.filesystem("memory")
-    monkeypatch.setattr(type(store), "store", {})
-    monkeypatch.setattr(type(store), "pseudo_dirs", [""])
+def test_files_behind_a_url_of_formats_that_are_not_read_are_noted(store):
     for name in ("a.png", "b.heic", ".hidden/c.heic"):
         store.pipe(f"/b/{name}", b"x")
     found = cut("memory://b", modality="image")
@@ -149,6 +145,15 @@ def test_what_cannot_be_cut_is_refused_with_a_sentence(tmp_path, monkeypatch, na
         cut(name, **said)
     assert words in str(refused.value)
     assert isinstance(refused.value, DataError) == (name == "torn.parquet")
+
+
+def test_a_damaged_file_behind_a_url_is_named_without_what_may_be_secret(store):
+    # In memory the query is a part of the name.
+    store.pipe_file("/b/torn.parquet?sig=1", b"PAR1 and no more")
+    with pytest.raises(DataError) as raised:
+        cut("memory://b/torn.parquet?sig=1")
+    assert str(raised.value).startswith("memory://b/torn.parquet cannot be read: it is damaged")
+    assert "sig" not in str(raised.value)
 
 
 def test_links_out_of_a_folder_are_bad_rows_and_as_shards_refused(tmp_path):

@@ -2,20 +2,11 @@
 
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from unfreeze.bundle.places import destination, run_folder
 from unfreeze.data.load import load_dataset
 from unfreeze.errors import RequestError
-
-
-@pytest.fixture
-def store():
-    store = fsspec.filesystem("memory")
-    yield store
-    store.store.clear()
-    store.pseudo_dirs[:] = [""]
 
 
 def test_a_run_of_this_machine_is_where_it_is():
@@ -90,5 +81,13 @@ def test_what_is_wrong_with_remote_data_is_said_of_their_url(store):
     with pytest.raises(RequestError, match="names a column, but memory://b/photos is a folder"):
         load_dataset("memory://b/photos", label_column="x")
     store.pipe_file("/b/damaged.parquet", b"p")
-    with pytest.raises(RequestError, match=r"^memory://b/damaged\.parquet cannot be read"):
-        load_dataset("memory://b/damaged.parquet")
+    for url in ("memory://b/damaged.parquet", "memory://b/*.parquet"):
+        with pytest.raises(RequestError, match=r"^memory://b/damaged\.parquet cannot be read: it is damaged"):
+            load_dataset(url)
+
+
+def test_a_file_that_is_no_table_is_refused_before_it_is_fetched(store, monkeypatch):
+    store.pipe_file("/b/large.zip", b"z")
+    monkeypatch.setattr(type(store), "get_file", lambda *_, **__: pytest.fail("fetched"))
+    with pytest.raises(RequestError, match=r"^memory://b/large\.zip is neither a folder nor a table"):
+        load_dataset("memory://b/large.zip")

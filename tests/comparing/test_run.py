@@ -59,6 +59,23 @@ def test_every_cell_is_a_run_folder_with_its_record_beside_results_and_page(
     assert left == ["5 trainings left", "4 trainings left", "3 trainings left"]
 
 
+def test_what_may_be_secret_in_a_url_is_not_written(trainer, photos, store, tmp_path):
+    # In memory the query is a part of the name.
+    url = "memory://b/photos?sig=Xq7Zp"
+    store.put(str(photos), "/b/photos?sig=Xq7Zp", recursive=True)
+    request = make_request(
+        TrainRequest(data=str(photos), val=url, **SETTINGS),
+        strategies="partial",
+        seeds=1,
+        output_dir=tmp_path / "out",
+    )
+    compare(request, command=f"unfreeze compare {photos} --val '{url}'")
+    for name in ("compare.json", "results.json", "compare.html"):
+        written = (tmp_path / "out" / name).read_text()
+        assert "memory://b/photos" in written
+        assert "Xq7Zp" not in written
+
+
 def test_what_a_cell_says_of_itself_is_what_its_run_says(call, trainer, image_run, tmp_path):
     comparison = call(seeds=1, strategies="partial")
     cell = comparison.cells[0]

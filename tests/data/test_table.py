@@ -439,14 +439,18 @@ def test_named_columns_win_over_inferred_ones(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("m.csv", b"", "cannot be read"),
+        ("m.csv", b"", "has no rows: the file is empty"),
         ("m.csv", b"text,label\n", "has no rows"),
         ("m.csv", b"text,label\n\xff\xfe,a\n", "UTF-8"),
         ("m.csv", b"text,text\na,b\n", "more than one column called 'text'"),
-        ("m.parquet", b"nothing of the kind", "cannot be read"),
+        (
+            "m.parquet",
+            b"nothing of the kind",
+            r"damaged, or of another kind .* \(Parquet .* footer\)\. Write it again",
+        ),
         ("m.parquet", None, "has no rows"),
         ("m.parquet", "twice", "more than one column called 'text'"),
-        ("m.jsonl", b"nothing\n", "has no rows"),
+        ("m.jsonl", b"[1]\n", "none of its lines is a JSON object"),
         ("m.xlsx", b"x", "its name must end in one of .csv, .tsv"),
     ],
 )

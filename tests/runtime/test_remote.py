@@ -1,25 +1,18 @@
 """Files behind URLs, on fsspec's file system in memory."""
 
+import errno
 import importlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from unfreeze.errors import DataError, RequestError, UnfreezeError
 from unfreeze.runtime import remote
-from unfreeze.runtime.remote import fetch, fetch_file, is_remote, list_files, scrubbed
+from unfreeze.runtime.remote import fetch, fetch_file, in_words, is_remote, list_files, scrubbed
 from unfreeze.runtime.uploads import claim, upload
-
-
-@pytest.fixture
-def store():
-    store = fsspec.filesystem("memory")
-    yield store
-    store.store.clear()
-    store.pseudo_dirs[:] = [""]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +45,73 @@ def test_urls_are_told_from_paths(place, remote):
 )
 def test_what_may_be_secret_in_a_url_is_cut(text, left):
     assert scrubbed(text) == left
+
+
+class AnsweredError(Exception):
+    """What a client of HTTP raises for a status."""
+
+    def __init__(self, status):
+        super().__init__(f"{status}, message='Nothing'")
+        self.status = status
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (FileNotFoundError("b/x"), "does not exist, or its bucket does not. Check the name."),
+        # Plain HTTP says of whatever fails that there is no file, and why as its cause.
+        (AnsweredError(404), "does not exist, or its bucket does not. Check the name."),
+        (AnsweredError(403), "cannot be listed: permission denied. Check the credentials for this store."),
+        (
+            AnsweredError(503),
+            "cannot be listed: 503, message='Nothing'. Check the name and the network, and try again.",
+        ),
+        (
+            OSError("Cannot connect to host h:80"),
+            "cannot be listed: Cannot connect to host h:80. Check the name and the network, and try again.",
+        ),
+        (
+            PermissionError("b/x"),
+            "cannot be listed: permission denied. Check the credentials for this store.",
+        ),
+        (
+            RuntimeError("Unable to locate credentials"),
+            "cannot be listed: permission denied. Check the credentials for this store.",
+        ),
+        (
+            ValueError("Invalid id 'https://h/x?sig=1'. ."),
+            "cannot be listed: Invalid id 'https://h/x'. Check the name and the network, and try again.",
+        ),
+    ],
+)
+def test_what_fails_in_a_store_is_told_with_what_to_do(problem, told):
+    if isinstance(problem, AnsweredError) or "connect" in str(problem):
+        missing = FileNotFoundError("b/x")
+        missing.__cause__, problem = problem, missing
+    with pytest.raises(DataError) as raised, in_words("s3://u:secret@b/x?sig=1", "listed"):
+        raise problem
+    assert str(raised.value) == f"s3://b/x {told}"
+
+
+def test_a_cache_that_takes_no_copy_is_named(store, monkeypatch):
+    store.pipe_file("/b/1.txt", b"one")
+
+    def full(self, path, to, **more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache = remote.cache_root()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "get_file", full)
+        with pytest.raises(
+            DataError, match=rf"{cache} cannot be written \(No space left on device\)\. Make room"
+        ):
+            fetch_file("memory://b/1.txt")
+    shutil.rmtree(cache / "remote" / "objects")
+    (cache / "remote" / "objects").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=rf"{cache} cannot be written \(.*\)\. Make room there, or name another folder"
+    ):
+        fetch_file("memory://b/1.txt")
 
 
 def test_a_folder_is_fetched_as_it_lies_there(store):

@@ -17,11 +17,13 @@ from unfreeze.data.columns import content_column
 from unfreeze.data.dataset import Dataset, Modality, Samples
 from unfreeze.data.inputs import open_inputs, unlabelled
 from unfreeze.data.load import load_whole
+from unfreeze.data.remote import open_listed, visible
 from unfreeze.data.samples import join_samples
 from unfreeze.data.shards import is_shard_pattern, is_shards, open_shards
 from unfreeze.data.tables import TABLE_SUFFIXES, Table, open_table
 from unfreeze.errors import RequestError, did_you_mean
 from unfreeze.regular import names_anything, names_file, names_folder
+from unfreeze.runtime.remote import is_remote, list_files, scrubbed
 
 # More different values of an order than this are joined to so many steps of equal size.
 MOST_STEPS = 20
@@ -63,16 +65,16 @@ def _steps(name: str, column: str, rows: int) -> NDArray[np.intp]:
     """The step of each row of a table, by the order of the column's values."""
     table = _table_of(name)
     if table is None:
-        raise RequestError(f"--order-column needs a table as --target, and {name} is none.")
+        raise RequestError(f"--order-column needs a table as --target, and {scrubbed(name)} is none.")
     known = table.head.schema.names
     if column not in known:
         raise RequestError(
-            f"{name} has no column {column!r}: it has {', '.join(known)}.{did_you_mean(column, known)}"
+            f"{scrubbed(name)} has no column {column!r}: it has {', '.join(known)}.{did_you_mean(column, known)}"
         )
     values = table.read([column]).table.column(column)
     if len(values) != rows or values.null_count:
         raise RequestError(
-            f"{name}: the column {column!r} orders only some of the rows. Fill it, or leave it out."
+            f"{scrubbed(name)}: the column {column!r} orders only some of the rows. Fill it, or leave it out."
         )
     ranks = np.asarray(pc.rank(_ordered(values), tiebreaker="dense").to_numpy(zero_copy_only=False)) - 1
     if ranks.max() < MOST_STEPS:
@@ -91,7 +93,9 @@ def _ordered(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _table_of(name: str) -> Table | None:
-    """The table of a file or of shards on this disk; None for folders of files and for what lies behind a URL."""
+    """The table of a file or of shards, on this disk or behind a URL; None for files and folders of them."""
+    if is_remote(name):
+        return open_listed(visible(list_files(name)))
     path = Path(name)
     if names_folder(path):
         return open_shards(path) if is_shards(path) else None
@@ -122,7 +126,7 @@ def open_labels(name: str, request: AdaptRequest, classifier: Classifier) -> Dat
     dataset = _open_labelled(name, table, column, request, classifier)
     if dataset.modality != modality:
         raise RequestError(
-            f"--target-labels {name} holds {dataset.modality}s, and the run reads {modality}s."
+            f"--target-labels {scrubbed(name)} holds {dataset.modality}s, and the run reads {modality}s."
         )
     return dataset
 
@@ -130,11 +134,11 @@ def open_labels(name: str, request: AdaptRequest, classifier: Classifier) -> Dat
 def _open_labelled(
     name: str, table: Table | None, column: str | None, request: AdaptRequest, classifier: Classifier
 ) -> Dataset:
-    """Rows with labels, in a ``table`` where they are one that lies here."""
+    """Rows with labels, in a ``table`` where they are one."""
     modality, label = classifier.backbone.modality, request.label_column
     if table is not None:
         column = content_column(table, modality=modality, asked=column, label=label)
-    elif names_folder(Path(name)):
+    elif is_remote(name) or names_folder(Path(name)):
         column = None
     return load_whole(
         name,

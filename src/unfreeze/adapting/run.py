@@ -43,6 +43,7 @@ from unfreeze.reporting import show_row
 from unfreeze.run import free_run_folder
 from unfreeze.runtime.files import write_atomically
 from unfreeze.runtime.predictions import Prediction
+from unfreeze.runtime.remote import scrubbed
 from unfreeze.training.reopening import open_source
 
 RESULT = "adaptation.json"
@@ -117,7 +118,7 @@ def _adapt_into(
     result = Adaptation(
         folder=folder,
         run=str(request.run),
-        target=request.target,
+        target=tuple(map(scrubbed, request.target)),
         rows=len(target.dataset),
         modality=classifier.backbone.modality,
         labels=labels,
@@ -131,11 +132,11 @@ def _adapt_into(
         target_shares=tuple(answered.count(label) / max(len(answered), 1) for label in labels),
         unusual=_unusual(scenery, target, taken),
         asked=asked,
-        again=request.again_with(folder / QUESTIONS / LABELS),
+        again=scrubbed(request.again_with(folder / QUESTIONS / LABELS)),
         labelled=len(scene.asked),
         on_source=scenery.accuracy_on_source(chosen),
         seconds=clock.total,
-        command=command,
+        command=scrubbed(command),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     _write(result)

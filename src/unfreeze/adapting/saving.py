@@ -24,6 +24,7 @@ from unfreeze.evaluate.metrics import score
 from unfreeze.evaluate.scores import scores_text
 from unfreeze.runtime.files import file_hash, write_atomically
 from unfreeze.runtime.predictions import Prediction, write_predictions
+from unfreeze.runtime.remote import scrubbed
 from unfreeze.training.probing import fit_threshold
 
 GOLDEN_ROWS = 4
@@ -87,7 +88,7 @@ def save_adapted(
         strategy=before.strategy if proposal is None else f"adapted: {proposal.method}",
         calibrated_on=how,
         calibration_rows=rows,
-        data_source=", ".join(request.target),
+        data_source=", ".join(map(scrubbed, request.target)),
         data_fingerprint=target.fingerprint,
         data_rows={"target": len(target)},
         lineage=(f"{loaded.folder.resolve()} {file_hash(loaded.folder / BUNDLE)}", *before.lineage),
@@ -119,7 +120,7 @@ def _settings(request: AdaptRequest, precision: float | None) -> tuple[Resolved,
         "seed": request.seed,
         "threshold": request.threshold,
         "order_column": request.order_column,
-        "target_labels": request.target_labels,
+        "target_labels": None if request.target_labels is None else scrubbed(request.target_labels),
     }
     asked = tuple(
         Resolved(f"adapt_{name}", value, "user", "asked for")

@@ -28,6 +28,7 @@ from unfreeze.heads.head import Head
 from unfreeze.heads.search import fit_head, search_penalty
 from unfreeze.heads.weights import needs_class_weights
 from unfreeze.progress import Progress
+from unfreeze.runtime.remote import scrubbed
 from unfreeze.training.material import Material
 from unfreeze.training.prepare import name_left_out
 
@@ -92,7 +93,9 @@ def build_scenery(
     passed = passes.features(target.dataset, wanted, "target")
     name_left_out(passed, progress)
     if not len(passed.rows):
-        raise DataError(f"None of the {len(wanted):,} rows of {', '.join(request.target)} can be read.")
+        raise DataError(
+            f"None of the {len(wanted):,} rows of {', '.join(map(scrubbed, request.target))} can be read."
+        )
     if len(wanted) < len(target.dataset):
         progress.say(
             f"It learns from {len(wanted):,} of the target's {len(target.dataset):,} rows, drawn at random."

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,15 +31,17 @@ from unfreeze.data.inputs import (
 )
 from unfreeze.data.links import Links
 from unfreeze.data.parquet import open_parquet
+from unfreeze.data.remote import in_its_name
 from unfreeze.data.rows import IMAGE_SUFFIXES, TEXT_SUFFIXES, IgnoredLog, suffix_of, unread_inputs
 from unfreeze.data.samples import ColumnSamples, FileSamples, ParquetSamples, join_samples
-from unfreeze.data.tables import TABLE_SUFFIXES, Table, is_bytes_type, open_table
+from unfreeze.data.tables import TABLE_SUFFIXES, Table, is_bytes_type, open_table, readable
 from unfreeze.data.walking import refuse_links_out
 from unfreeze.errors import DataError, RequestError, first_line
 from unfreeze.regular import names_anything, names_folder
-from unfreeze.runtime.parts import in_parts, part_file
+from unfreeze.runtime.parts import Ranges, in_parts, part_file
 from unfreeze.runtime.remote import (
     AT_ONCE,
+    fetch,
     fetch_file,
     is_pattern,
     is_remote,
@@ -327,8 +329,13 @@ def _cut_tables(
 
 
 def _opened_table(shard: str, streamed: bool) -> Table:
+    if not is_remote(shard):
+        return open_table(Path(shard))
     if not streamed:
-        return open_table(fetch_file(shard) if is_remote(shard) else Path(shard))
+        listing = list_files(shard)
+        local = fetch(listing)
+        with in_its_name(listing, local):
+            return open_table(local)
     return open_parquet([part_file(shard)], name=_name(shard), folder=Links(base=scrubbed(parent_of(shard))))
 
 
@@ -336,22 +343,18 @@ def _measured(shard: str) -> tuple[int, Any]:
     """Rows and Arrow schema of a Parquet file, from its footer: nothing else of a remote one is read."""
     from pyarrow import parquet
 
-    try:
-        with _opened(shard) as source, parquet.ParquetFile(source) as file:
-            return file.metadata.num_rows, file.schema_arrow
-    except (OSError, pa.ArrowException) as problem:
-        said = first_line(problem)
-        raise DataError(f"{shard} cannot be read: {said.rstrip('.')}.") from None
+    with _opened(shard) as source, readable(scrubbed(shard)), parquet.ParquetFile(source) as file:
+        return file.metadata.num_rows, file.schema_arrow
 
 
 @contextmanager
-def _opened(place: str) -> Iterator[str | IO[bytes]]:
+def _opened(place: str) -> Iterator[str | Ranges]:
     """What pyarrow reads a file from: the path, or the object behind a URL."""
     if not is_remote(place):
         yield place
         return
     with open_object(place) as file:
-        yield file
+        yield Ranges(scrubbed(place), file)
 
 
 def _prefixes(shards: Sequence[str]) -> dict[str, str]:

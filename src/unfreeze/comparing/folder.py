@@ -15,6 +15,7 @@ from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import RequestError
 from unfreeze.regular import read_record
 from unfreeze.runtime.files import parse_json, remove_torn, write_atomically
+from unfreeze.runtime.remote import scrubbed
 
 RECORD = "compare.json"
 CELLS, BACKBONES = "cells", "backbones"
@@ -31,7 +32,7 @@ def identity_of(base: TrainRequest, dataset: Dataset) -> dict[str, str]:
     digests, _ = content_hashes(dataset.samples, threads=reading_threads(None))
     contents = hashlib.sha256(digests.tobytes()).hexdigest()
     settings = {
-        name: str(value) if isinstance(value, int | float | str) else "data"
+        name: scrubbed(str(value)) if isinstance(value, int | float | str) else "data"
         for name, value in base.given().items()
         if name != "train_size"
     }

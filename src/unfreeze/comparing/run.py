@@ -30,6 +30,7 @@ from unfreeze.progress import Inside, Progress, Silent
 from unfreeze.report import words
 from unfreeze.run import free_run_folder
 from unfreeze.runtime.files import write_atomically
+from unfreeze.runtime.remote import scrubbed
 from unfreeze.training.planning import make_plan
 from unfreeze.training.prepare import open_backbone, read_data
 
@@ -76,7 +77,7 @@ def compare(
             folder=folder,
             source=dataset.source,
             modality=dataset.modality,
-            command=command or "unfreeze.compare(…)",
+            command=scrubbed(command or "unfreeze.compare(…)"),
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
         results = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)

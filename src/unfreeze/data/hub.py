@@ -60,16 +60,14 @@ def read_hub(source: str, columns: Columns) -> Rows:
             f"{source} does not exist here and is no data set that the hub can give: {text}."
         ) from None
     if opened is not None:
-        table, note = opened
-        rows = table_rows(table, columns, source=source)
-        return replace(rows, inferred=(*rows.inferred, note))
+        return table_rows(opened, columns, source=source)
     return table_rows(
         _as_table(name, {split: part.data.table for split, part in splits.items()}), columns, source=source
     )
 
 
-def _open_in_parts(name: str, builder: Any) -> tuple[Table, Inference] | None:
-    """The opened table where the data set is Parquet files that may not lie on this disk as a whole, and a note.
+def _open_in_parts(name: str, builder: Any) -> Table | None:
+    """The opened table where the data set is Parquet files that may not lie on this disk as a whole.
 
     None for anything else, and for what the library has prepared already. Rows are those that it gives, in their
     order.
@@ -101,8 +99,12 @@ def _open_in_parts(name: str, builder: Any) -> tuple[Table, Inference] | None:
         for split, of_split in files.items()
         if split not in known
     )
-    opened = replace(table, class_names=class_names or table.class_names, ignored=ignored)
-    return opened, Inference("remote files", "read in parts", why)
+    return replace(
+        table,
+        class_names=class_names or table.class_names,
+        ignored=ignored,
+        notes=(Inference("remote files", "read in parts", why),),
+    )
 
 
 def _known(name: str, splits: Mapping[str, T]) -> dict[str, T]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from unfreeze.data.columns import content_column, is_blank, text_of
 from unfreeze.data.dataset import UNLABELLED, Dataset, Modality, Samples
 from unfreeze.data.links import Links
-from unfreeze.data.remote import in_its_name, open_in_parts, open_remote, visible
+from unfreeze.data.remote import open_listed, visible
 from unfreeze.data.rows import (
     IMAGE_SUFFIXES,
     NOT_UTF8,
@@ -41,7 +41,7 @@ from unfreeze.errors import DataError, RequestError
 from unfreeze.regular import names_anything, names_file, names_folder
 from unfreeze.runtime.labels import Labels
 from unfreeze.runtime.pictures import picture_problem
-from unfreeze.runtime.remote import fetch, fetch_file, is_pattern, is_remote, list_files, name_of, scrubbed
+from unfreeze.runtime.remote import fetch_file, is_pattern, is_remote, list_files, name_of, scrubbed
 
 STANDARD_INPUT = "-"
 EMPTY_LINE = "the line is empty"
@@ -178,17 +178,13 @@ def _remote(url: str, *, modality: Modality, column: str | None, log: IgnoredLog
     if suffix in wanted and not is_pattern(url):
         return [url]
     listing = list_files(url)
-    if not listing.is_file:
-        listing = visible(listing) if suffix == SUFFIX or not is_pattern(url) else listing
-        if any(suffix_of(name) != SUFFIX for name in listing.files):
-            return [file for name, file in listing.addresses().items() if is_wanted(name, wanted, log)]
-    elif suffix not in TABLE_SUFFIXES:
+    if suffix == SUFFIX or not is_pattern(url):
+        listing = visible(listing)
+    if (table := open_listed(listing)) is not None:
+        return _table(table, source=scrubbed(url), modality=modality, column=column)
+    if listing.is_file:
         return [url]
-    if (opened := open_in_parts(listing)) is not None:
-        return _table(opened[0], source=scrubbed(url), modality=modality, column=column)
-    local = fetch(listing)
-    with in_its_name(url, local):
-        return _table(open_remote(listing, local), source=scrubbed(url), modality=modality, column=column)
+    return [file for name, file in listing.addresses().items() if is_wanted(name, wanted, log)]
 
 
 def _neighbours(found: Sequence[Samples | list[str]]) -> list[Samples | list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -12,9 +12,9 @@ from unfreeze.data.folder import read_folder
 from unfreeze.data.links import Links
 from unfreeze.data.parquet import open_parquet
 from unfreeze.data.rows import Columns, Rows, suffix_of
-from unfreeze.data.shards import SUFFIX, is_shards, join_shards, open_shards, shards_among
+from unfreeze.data.shards import SUFFIX, join_shards, open_shards, shards_among
 from unfreeze.data.table import table_rows
-from unfreeze.data.tables import Table, open_table
+from unfreeze.data.tables import TABLE_SUFFIXES, Read, Table, no_table, open_table
 from unfreeze.data.walking import JUNK
 from unfreeze.errors import DataError, RequestError
 from unfreeze.runtime.parts import in_parts
@@ -27,26 +27,42 @@ def read_remote(url: str, columns: Columns) -> Rows:
     Raises RequestError or DataError when it cannot be had or is no data set.
     """
     listing = visible(list_files(url))
-    if (opened := open_in_parts(listing)) is not None:
-        table, note = opened
-        rows = table_rows(table, columns, source=scrubbed(url))
-        return replace(rows, inferred=(*rows.inferred, note))
+    if (table := open_listed(listing)) is not None:
+        return table_rows(table, columns, source=scrubbed(url))
+    if listing.is_file:
+        raise no_table(scrubbed(url))
     local = fetch(listing)
-    with in_its_name(url, local):
-        if listing.is_file or is_shards(local):
-            return table_rows(open_remote(listing, local), columns, source=scrubbed(url))
+    with in_its_name(listing, local):
         return replace(read_folder(local, columns), source=scrubbed(url))
 
 
-def open_remote(listing: Listing, local: Path) -> Table:
-    """The opened table of a listing and its local copy; files that its cells name are looked for behind the URL."""
-    if listing.is_file:
-        return replace(open_table(local), folder=Links(base=scrubbed(listing.base)))
-    return open_shards(local, links=Links(base=scrubbed(listing.base)))
+def open_listed(listing: Listing) -> Table | None:
+    """The opened table of a listing that is one or shards of one, fetched or read in parts; None for anything else.
+
+    Files that its cells name are looked for behind the URL. Raises DataError when it cannot be had or is damaged.
+    """
+    is_table = (
+        suffix_of(local_name(listing)) in TABLE_SUFFIXES if listing.is_file else shards_among(listing.files)
+    )
+    if not is_table:
+        return None
+    if (in_parts := _open_in_parts(listing)) is not None:
+        return in_parts
+    local, links = fetch(listing), Links(base=scrubbed(listing.base))
+    with in_its_name(listing, local):
+        table = (
+            replace(open_table(local), folder=links) if listing.is_file else open_shards(local, links=links)
+        )
+
+    def read(columns: Sequence[str]) -> Read:
+        with in_its_name(listing, local):
+            return table.read(columns)
+
+    return replace(table, read=read)
 
 
-def open_in_parts(listing: Listing) -> tuple[Table, Inference] | None:
-    """The opened table of Parquet files that may not lie on this disk as a whole, and a note; None for anything else.
+def _open_in_parts(listing: Listing) -> Table | None:
+    """The opened table of Parquet files that may not lie on this disk as a whole; None for anything else.
 
     Rows have the names and the order that they have where the files are fetched.
     """
@@ -62,7 +78,7 @@ def open_in_parts(listing: Listing) -> tuple[Table, Inference] | None:
         table = open_parquet(list(places.values()), name=local_name(listing), folder=folder)
         if not len(table.head):
             raise DataError(f"{scrubbed(listing.url)} has no rows.")
-    return table, Inference("remote files", "read in parts", why)
+    return replace(table, notes=(Inference("remote files", "read in parts", why),))
 
 
 def visible(listing: Listing) -> Listing:
@@ -89,9 +105,13 @@ def visible(listing: Listing) -> Listing:
 
 
 @contextmanager
-def in_its_name(url: str, local: Path) -> Iterator[None]:
+def in_its_name(listing: Listing, local: Path) -> Iterator[None]:
     """Errors about the local copy as errors about the URL, which is what a person knows."""
     try:
         yield
     except RequestError as problem:
-        raise type(problem)(str(problem).replace(str(local), scrubbed(url))) from None
+        told = str(problem)
+        if not listing.is_file:
+            # What a pattern fits lies below the folder before its first wildcard.
+            told = told.replace(f"{local}/", f"{scrubbed(listing.base)}/")
+        raise type(problem)(told.replace(str(local), scrubbed(listing.url))) from None

@@ -82,17 +82,24 @@ class TableFormat:
 
 
 def open_table(path: Path) -> Table:
-    """The opened table file. Raises DataError when its extension is unknown or its content is damaged."""
+    """The opened table file. Raises DataError when its extension is unknown, it is empty or damaged."""
     suffix = suffix_of(path.name)
     for known in FORMATS:
         if suffix in known.suffixes:
             with readable(path):
+                if not path.stat().st_size:
+                    raise DataError(f"{path} has no rows: the file is empty.")
                 table = known.open(path)
             if not table.head.num_columns or not len(table.head):
                 raise DataError(f"{path} has no rows.")
             return table
+    raise no_table(path)
+
+
+def no_table(place: object) -> DataError:
+    """The error for a file, named by its path or URL, that is no table."""
     endings = ", ".join(TABLE_SUFFIXES)
-    raise DataError(f"{path} is neither a folder nor a table: its name must end in one of {endings}.")
+    return DataError(f"{place} is neither a folder nor a table: its name must end in one of {endings}.")
 
 
 def is_bytes_type(kind: Any) -> bool:
@@ -123,9 +130,17 @@ def readable(place: object) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        text = first_line(error)
-        hint = " Save it as UTF-8." if "UTF8" in text or "UTF-8" in text else ""
-        raise DataError(f"{place} cannot be read: {text.rstrip('.')}.{hint}") from None
+        raise DataError(f"{place} cannot be read: {_told(error)}.") from None
+
+
+def _told(error: Exception) -> str:
+    """Why a file cannot be read, and what to do."""
+    text = first_line(error).partition(". ")[0].rstrip(".")
+    if "UTF8" in text or "UTF-8" in text:
+        return f"{text}. Save it as UTF-8"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}. Check that the file is there and may be read"
+    return f"it is damaged, or of another kind than its name says ({text}). Write it again"
 
 
 def _open_csv(path: Path) -> Table:
@@ -290,6 +305,10 @@ def _open_jsonl(path: Path) -> Table:
             first.append(record)
         if len(first) == HEAD_ROWS:
             break
+    if not first:
+        raise DataError(
+            f"{path} has no rows: none of its lines is a JSON object. Write each row as one, in a line."
+        )
     # A lone surrogate has no UTF-8 form: no such name can be asked for, and Arrow holds none.
     names = list(dict.fromkeys(name for record in first for name in record if has_utf8(name)))
     head = pa.table(

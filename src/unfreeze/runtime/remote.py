@@ -11,6 +11,7 @@ client of a store is imported before a URL is used.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -23,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, TypeGuard
 
-from unfreeze.errors import DataError, RequestError, UnfreezeError
+from unfreeze.errors import DataError, RequestError, UnfreezeError, first_line
 from unfreeze.runtime.files import cache_root, own_temporary, remove_abandoned, sync_file
 
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -57,6 +58,8 @@ VERSIONS = (
 # Waiting for a store is what takes the time: more at once than there are processors.
 AT_ONCE = 16
 GLOB_MARKS = "*["
+# What this disk answers where there is no room for a copy.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -258,15 +261,40 @@ def in_words(url: str, done: str, kind: type[UnfreezeError] = DataError) -> Iter
         yield
     except (UnfreezeError, ImportError):
         raise
-    except FileNotFoundError:
-        raise kind(f"{shown} does not exist, or its bucket does not. Check the name.") from None
-    except PermissionError:
-        raise kind(
-            f"{shown} cannot be {done}: permission denied. Check the credentials for this store."
-        ) from None
     except Exception as problem:
-        text = (str(problem).splitlines() or [""])[0] or type(problem).__name__
-        raise kind(f"{shown} cannot be {done}: {scrubbed(text).rstrip('.')}.") from None
+        raise kind(_told(shown, done, problem)) from None
+
+
+def _told(shown: str, done: str, problem: BaseException) -> str:
+    """What went wrong with a store, and what to do."""
+    cause = problem.__cause__
+    # Of whatever fails before a file is there, plain HTTP says that there is none.
+    if (
+        isinstance(problem, FileNotFoundError)
+        and cause is not None
+        and (isinstance(cause, OSError) or getattr(cause, "status", 404) not in (404, 410))
+    ):
+        problem = cause
+    if isinstance(problem, OSError) and (problem.errno in FULL or _is_here(problem.filename)):
+        return (
+            f"{shown} cannot be {done}: {cache_root()} cannot be written ({problem.strerror}). Make room there, or "
+            "name another folder in UNFREEZE_CACHE."
+        )
+    if isinstance(problem, FileNotFoundError):
+        return f"{shown} does not exist, or its bucket does not. Check the name."
+    text = scrubbed(first_line(problem)).rstrip(" .")
+    if (
+        isinstance(problem, PermissionError)
+        or getattr(problem, "status", None) in (401, 403)
+        or "credentials" in text.lower()
+    ):
+        return f"{shown} cannot be {done}: permission denied. Check the credentials for this store."
+    return f"{shown} cannot be {done}: {text}. Check the name and the network, and try again."
+
+
+def _is_here(name: object) -> bool:
+    """Whether an error is about a file of the cache."""
+    return isinstance(name, str) and Path(name).is_relative_to(cache_root())
 
 
 def _entries(url: str, folder: str, found: Mapping[str, Any]) -> dict[str, Entry]:
@@ -334,7 +362,7 @@ def _object(store: Any, entry: Entry, key: str) -> Path:
     try:
         store.get_file(entry.path, str(temporary))
         if entry.size not in (None, temporary.stat().st_size):
-            raise OSError(f"{entry.path} was changed while it was fetched: try again")
+            raise DataError(f"{scrubbed(entry.path)} was changed while it was fetched: try again.")
         sync_file(temporary)
         # Trees share it by hard links: nobody may write into it.
         temporary.chmod(0o444)

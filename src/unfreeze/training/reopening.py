@@ -9,7 +9,7 @@ from unfreeze.config import TrainRequest, read_config
 from unfreeze.data.dataset import Dataset
 from unfreeze.data.memory import SOURCE as IN_MEMORY
 from unfreeze.errors import DataError, RequestError
-from unfreeze.runtime.remote import is_remote
+from unfreeze.runtime.remote import is_remote, scrubbed
 from unfreeze.training.prepare import read_data
 
 
@@ -20,9 +20,10 @@ def open_source(loaded: Loaded, source: str | None) -> tuple[Dataset | None, str
     any more, or is no longer the same, is not at hand. Relative paths count from the folder that was current then.
     """
     wanted = loaded.bundle.data
-    name = located(wanted.source, wanted.folder) if source is None else source
+    place = located(wanted.source, wanted.folder) if source is None else source
+    name = scrubbed(place)
     try:
-        dataset = _read(loaded, name, other=source is not None)
+        dataset = _read(loaded, place, other=source is not None)
     except (RequestError, DataError) as problem:
         if source is not None:
             raise
