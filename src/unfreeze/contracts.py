@@ -7,7 +7,7 @@ batch, boundary ``len(stages)`` holds the pooled feature. Nothing here imports t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -26,14 +26,17 @@ class State:
     At boundary 0: images are ``h`` uint8 (or float in 0..255) of shape (batch, height, width, 3);
     texts are ``h`` int64 token ids (batch, tokens) with ``mask`` bool (batch, tokens), padding on the right.
     At the last boundary: ``h`` is the pooled feature, float (batch, dim). Between: whatever the backbone keeps.
+    ``full``: what was known of the mask before it was moved to a device: True, no text is padded; False, some may be;
+    None, whoever needs to know looks at it, and so waits for the device.
     """
 
     h: Tensor
     mask: Tensor | None = None
+    full: bool | None = field(default=None, kw_only=True)
 
     def rows(self, chosen: Any) -> State:
         """Those of the batch that an index of its first dimension names, with their masks."""
-        return State(self.h[chosen], None if self.mask is None else self.mask[chosen])
+        return replace(self, h=self.h[chosen], mask=None if self.mask is None else self.mask[chosen])
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -383,6 +384,30 @@ def test_it_is_rebuilt_from_its_recipe_and_tensors(case: Case) -> None:
     assert again.weights_hash == backbone.weights_hash
     for name in ("name", "family", "dim", "preprocess", "stages", "notes", "modality"):
         assert getattr(again, name) == getattr(backbone, name), name
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("case", TEXTS, ids=case_name)
+def test_what_is_known_of_the_padding_changes_nothing(case: Case, padded: bool) -> None:
+    backbone, x = build(case), batch(case)
+    if not padded:
+        x = State(x.h.clamp(min=3), torch.ones_like(x.h, dtype=torch.bool))
+    # The last of several stages pools, and may have nothing that learns.
+    for start in range(max(1, len(backbone.stages) - 1)):
+        with torch.no_grad():
+            below = backbone.run(x, 0, start)
+        found = []
+        for full in (None, not padded, False):
+            h = backbone.run(dataclasses.replace(below, full=full), start).h
+            learnt = [value for value in backbone.module.parameters() if value.requires_grad]
+            found.append((h.detach(), torch.autograd.grad(h.square().sum(), learnt, allow_unused=True)))
+        (looked, wanted), (told, slopes), (careful, _) = found
+        assert torch.equal(told, looked)
+        assert all(one is two or torch.equal(one, two) for one, two in zip(slopes, wanted, strict=True)), (
+            start
+        )
+        # To leave the mask out is another way to the same.
+        assert gap(careful, looked) <= TOLERANCE
 
 
 def test_a_copy_trains_alone_and_gradients_stop_at_the_stored_state(case: Case) -> None:

@@ -217,6 +217,10 @@ def test_padding_is_on_the_right_and_masked():
     assert state.h[0].tolist() == [5, 6, 7] + [0] * 13
     assert state.mask.sum(dim=1).tolist() == [3, 9]
     assert state.mask[1, :9].all()
+    assert state.full is False
+    # Of as many tokens as a batch is wide, nothing is padded.
+    assert pad_texts([np.arange(8), np.arange(8)], 0, most=24).full is True
+    assert pad_texts([np.arange(9), np.arange(9)], 0, most=24).full is False
 
 
 def test_numbers_that_are_not_finite_stop_the_pass_and_name_the_row(images, counting):

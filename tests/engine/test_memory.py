@@ -84,6 +84,17 @@ def test_halves_come_back_in_order_with_their_masks():
     assert torch.equal(found.mask, state.mask)
 
 
+def test_halves_of_which_one_may_be_padded_are_taken_for_padded():
+    sides = {
+        full: State(torch.zeros(1, 4), torch.ones(1, 4, dtype=torch.bool), full=full)
+        for full in (True, False, None)
+    }
+    for first, one in sides.items():
+        for second, other in sides.items():
+            assert joined_states(one, other).full is (first if first is second else False)
+    assert sides[True].rows(slice(1)).full is True
+
+
 @pytest.mark.parametrize("norm", ["train", "freeze"])
 def test_a_pass_that_failed_has_moved_no_statistic(t, monkeypatch, norm):
     """Whether memory ends before a pass or in the middle of it is the same to what is trained."""

@@ -57,11 +57,11 @@ class HfBackbone:
             return state
         mask = _mask_of(state)
         if self.spine is None:
-            h = last_hidden(self.module, state.h, mask)
+            h = last_hidden(self.module, state.h, mask, full=state.full)
         else:
-            h = run_layers(self.module, self.spine, state.h, mask, start=start, stop=stop)
+            h = run_layers(self.module, self.spine, state.h, mask, start=start, stop=stop, full=state.full)
         if stop < depth:
-            return State(h, mask)
+            return State(h, mask, full=state.full)
         return State(pool(self.module, h, mask, pooling=self.pooling))
 
     def summary(self, state: State, boundary: int) -> Tensor:

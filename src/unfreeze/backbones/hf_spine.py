@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from unfreeze.backbones.hf_masks import told
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -59,27 +61,30 @@ def find_spine(model: Any) -> Spine | None:
     return None if length is None else Spine(layers, depth, norm, length)
 
 
-def run_layers(model: Any, spine: Spine, h: Tensor, mask: Tensor, *, start: int, stop: int) -> Tensor:
+def run_layers(
+    model: Any, spine: Spine, h: Tensor, mask: Tensor, *, start: int, stop: int, full: bool | None = None
+) -> Tensor:
     """Hidden states (batch, tokens, width) at boundary ``stop`` from what stands at ``start``.
 
     Boundary 0: token ids; 1: what the embedding gives; 1 + i: what i layers give; depth + 2: what the model
-    returns, behind its last norm. ``mask`` is bool (batch, tokens).
+    returns, behind its last norm. ``mask`` is bool (batch, tokens); ``full`` as in ``State``.
     """
     import torch
 
     if start == 0 and stop == spine.depth + 2:
-        return last_hidden(model, h, mask)
+        return last_hidden(model, h, mask, full=full)
     view = _view(model, spine, None if start == 0 else h, start=start, stop=stop)
     ids = h if start == 0 else torch.zeros(mask.shape, dtype=torch.long, device=mask.device)
-    return last_hidden(view, ids, mask)
+    return last_hidden(view, ids, mask, full=full)
 
 
-def last_hidden(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    """What a transformers model returns for token ids and a bool mask, both (batch, tokens)."""
+def last_hidden(model: Any, ids: Tensor, mask: Tensor, *, full: bool | None = None) -> Tensor:
+    """What a transformers model returns for token ids and a bool mask (batch, tokens); ``full`` as in ``State``."""
     import torch
 
     caching = {} if getattr(model.config, "use_cache", None) is None else {"use_cache": False}
-    out: Tensor = model(input_ids=ids, attention_mask=mask.to(torch.long), **caching).last_hidden_state
+    view = model if full is None else _with_told_configs(model, full)
+    out: Tensor = view(input_ids=ids, attention_mask=mask.to(torch.long), **caching).last_hidden_state
     return out
 
 
@@ -137,6 +142,17 @@ def _replace(root: nn.Module, replaced: Mapping[str, nn.Module | None]) -> nn.Mo
             holder._modules[part] = inner
             holder = inner
         holder._modules[name] = module
+    return view
+
+
+def _with_told_configs(model: nn.Module, full: bool) -> nn.Module:
+    """A view of a model that makes its masks as they are where ``full`` is known, and does not look."""
+    view = _shallow(model)
+    # An encoder of its own, as T5's, makes them by its own configuration.
+    inner = {name: module for name, module in model.named_children() if hasattr(module, "config_class")}
+    for name, module in inner.items():
+        view._modules[name] = _with_told_configs(module, full)
+    view.__dict__["config"] = told(model.config, full)
     return view
 
 

@@ -99,7 +99,7 @@ class Activations:
         for position in order:
             start, length = self.starts[rows[position]], lengths[position]
             block[position, :length] = self.values[owners[position]][start : start + length]
-        return State(_floats(block, device), send(mask, device))
+        return State(_floats(block, device), send(mask, device), full=bool(mask.all()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,8 @@ class Held:
         # Padding reads a place that is there, and is cleared.
         places = np.where(mask, starts[:, None] + np.arange(mask.shape[1]), 0)
         given = send(mask, device)
-        return State(self.values[send(places, device)].float().masked_fill_(~given[..., None], 0.0), given)
+        h = self.values[send(places, device)].float().masked_fill_(~given[..., None], 0.0)
+        return State(h, given, full=bool(mask.all()))
 
 
 class HalfOverflowError(Exception):

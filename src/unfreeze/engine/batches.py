@@ -101,7 +101,7 @@ def pad_texts(ids: Sequence[NDArray[np.int64]], pad_id: int, *, most: int) -> St
     import torch
 
     h, mask = pad_ids(ids, pad_id, most=most)
-    return State(torch.from_numpy(h), torch.from_numpy(mask))
+    return State(torch.from_numpy(h), torch.from_numpy(mask), full=bool(mask.all()))
 
 
 def blank_sample(preprocess: ImagePreprocess | TextPreprocess) -> State:

@@ -161,7 +161,7 @@ class TextInputs:
             chosen = [self._thinned(row, ids, round_) for row, ids in zip(rows, chosen, strict=True)]
         state = pad_texts(chosen, self.pad_id, most=int(self.lengths.max()))
         assert state.mask is not None
-        return State(send(state.h, self.device), send(state.mask, self.device))
+        return State(send(state.h, self.device), send(state.mask, self.device), full=state.full)
 
     def batches(self, seed: int, epoch: int, batch_size: int) -> list[NDArray[np.intp]]:
         """See ``Inputs``; rows of similar length stand together."""

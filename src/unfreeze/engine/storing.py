@@ -275,7 +275,7 @@ class StoringMaker:
         device = self.task.device
         mask = None if state.mask is None else state.mask[:rows].to(device)
         try:
-            out = suffix(State(state.h[:rows].to(device), mask))
+            out = suffix(State(state.h[:rows].to(device), mask, full=state.full))
             if parameters and out.requires_grad:
                 torch.autograd.grad(out.square().sum(), parameters, allow_unused=True)
             wait_for(device)

@@ -53,7 +53,9 @@ def in_halves(run: Callable[[State], T], state: State, join: Callable[[T, T], T]
 def joined_states(first: State, second: State) -> State:
     """The rows of both, which are padded alike."""
     mask = None if first.mask is None or second.mask is None else torch.cat([first.mask, second.mask])
-    return State(torch.cat([first.h, second.h]), mask)
+    # To take them for padded is never wrong.
+    full = first.full if first.full == second.full else False
+    return State(torch.cat([first.h, second.h]), mask, full=full)
 
 
 def joined_tensors(first: Iterable[Tensor], second: Iterable[Tensor]) -> list[Tensor]:

@@ -67,7 +67,7 @@ class TorchExecutor:
         # Not inference_mode: a stored state may be the input of a suffix that is trained.
         with torch.no_grad(), _evaluating(self._backbone.module), _limited(self._threads), self._arithmetic():
             mask = None if batch.mask is None else send(batch.mask, self._device)
-            moved = State(send(batch.h, self._device), mask)
+            moved = State(send(batch.h, self._device), mask, full=batch.full)
             summaries, states = run_boundaries(self._backbone, moved, self.boundaries, self._keep)
             passed = Passed(tuple(map(_bring, summaries)), tuple(map(_bring_state, states)))
         if self._device.type == "cuda":
@@ -102,7 +102,8 @@ def _joined(first: Passed, second: Passed) -> Passed:
 
 
 def _bring_state(state: State) -> State:
-    return State(_bring(state.h.float()), None if state.mask is None else _bring(state.mask))
+    mask = None if state.mask is None else _bring(state.mask)
+    return State(_bring(state.h.float()), mask, full=state.full)
 
 
 def _bring(tensor: Tensor) -> Tensor:
