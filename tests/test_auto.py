@@ -200,7 +200,8 @@ def test_a_loss_that_is_no_number_starts_again_at_a_third_of_the_rate(taken, cel
     told = choice_of(run.folder)["decisions"][-2:]
     assert told == [
         "The loss is not finite.",
-        "It starts again at a third of its rates, for 4 epochs: what its trials found does not count any more.",
+        "It starts again at a third of its rates, for 4 epochs: what was hoped and what its trials found does "
+        "not count any more.",
     ]
 
 
@@ -220,15 +221,27 @@ def test_what_starts_again_is_judged_by_its_own_rows_and_for_its_own_price(taken
         full_length=True,
         found=0.2,
         found_error=0.01,
+        hoped=0.3,
+        hoped_error=0.1,
     )
     found = Search(expectations=(tried,), chosen=tried, decisions=["It is taken."])
     taken.setattr("unfreeze.training.choosing.search", lambda *_, **__: found)
     taken.setattr("unfreeze.training.chosen.judge", judge)
-    for name, fallen in (("well", [False] * 4), ("fallen", [True, *[False] * 4])):
+    for name, tells, fallen in (
+        ("few", False, [False] * 4),
+        ("many", True, [False] * 4),
+        ("fallen", False, [True, *[False] * 4]),
+    ):
         answers = iter(fallen)
         taken.setattr("unfreeze.training.chosen.CollapseWatch.fallen", lambda *_, a=answers: next(a))
+        taken.setattr("unfreeze.training.chosen.tells_apart", lambda *_, told=tells: told)
         unfreeze.train(str(cells), output_dir=tmp_path / name, **settings)
-    assert [(one.found, one.price) for one in seen] == [(0.2, 0.004), (None, pytest.approx(0.002))]
+    # What was hoped counts where the rows are too few to tell.
+    assert [(one.found, one.price, one.hoped) for one in seen] == [
+        (0.2, 0.004, 0.3),
+        (0.2, 0.004, None),
+        (None, pytest.approx(0.002), None),
+    ]
 
 
 def test_a_run_that_is_killed_when_it_starts_again_can_be_resumed(taken, cells, tmp_path, settings):

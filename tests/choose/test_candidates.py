@@ -137,6 +137,9 @@ def test_low_rank_updates_lead_on_large_transformers_alone(t, monkeypatch):
     assert order() == ["full", "discriminative", "lora, rank 8", *rest]
     monkeypatch.setattr("unfreeze.choose.candidates.LARGE", 100)
     assert order() == ["lora, rank 8", "full", "discriminative", *rest]
+    # Turned pictures are no ground to hope for more of full fine-tuning than usual.
+    turned = {one.name: one.hope for one in candidates(t.toy("vit"), facts(turning=FREE))}
+    assert turned["full, augment dihedral"] < turned["full"]
 
 
 @pytest.mark.parametrize(("classes", "tried"), [(16, True), (17, False)])

@@ -47,19 +47,20 @@ def judge(
     """Ship when what was measured puts it above the probe by more than its price, within chance or not.
 
     ``right`` and ``floor_right`` (rows,): on validation rows; ``groups``: codes of those that belong together.
-    ``among``: how many were tried. Its trials count on the rows of the training part, with what they are expected to be
-    ``behind``, and so does what was ``hoped`` before, each weighted by its certainty: rows too few to tell anything
-    leave it standing, and a tie that is known well does not. What fell clearly below the probe is never shipped.
+    ``among``: how many were tried. Its trials count on the rows of the training part, each weighted by its certainty.
+    What was ``hoped`` before counts where it is given; elsewhere only so much of it as its trials are expected to be
+    ``behind``. What fell clearly below the probe is never shipped.
     """
     own = (paired_gain(right, floor_right), paired_error(right, floor_right, groups))
     measured = [own]
     told = f"On {len(right)} validation rows it is right on {right.mean():.1%}, the probe on {floor_right.mean():.1%}"
     if expected.found is not None and expected.found_error is not None:
-        # How far they are behind is known no better than by about as much.
-        measured.append((expected.found + expected.behind, math.hypot(expected.found_error, expected.behind)))
+        # What they are behind with is a part of what was hoped, and is known no better than by about as much.
+        behind = expected.behind if expected.hoped is None else 0.0
+        measured.append((expected.found + behind, math.hypot(expected.found_error, behind)))
         told += f", and its trials on the other rows found {points(expected.found)}"
-        if abs(expected.behind) >= WORTH_TELLING:
-            told += f" with fewer rows to learn from, for which {points(expected.behind)} count"
+        if abs(behind) >= WORTH_TELLING:
+            told += f" with fewer rows to learn from, for which {points(behind)} count"
         if among > 1:
             told += f" (the best of {among}, which flatters)"
     else:

@@ -94,7 +94,7 @@ def _padded(parts: Sequence[Array], mask: torch.Tensor) -> State:
     h = np.zeros((*mask.shape, parts[0].shape[-1]), dtype=parts[0].dtype)
     for row, part in zip(h, parts, strict=True):
         row[: part.shape[1]] = part[0]
-    return State(torch.from_numpy(h), mask)
+    return State(torch.from_numpy(h), mask, full=bool(mask.all()))
 
 
 def build_openvino(

@@ -18,6 +18,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Difference = Annotated[float, Field(ge=-10, le=10)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Seconds = Annotated[float, Field(ge=0, le=2**53)]
+# A standard error, by which what was measured is weighted.
+Error = Annotated[float, Field(gt=0, le=2**53)]
 # A training that diverged has such losses.
 Loss = Annotated[float, Field(allow_inf_nan=True)]
 
@@ -86,10 +88,10 @@ class _Expectation(Strict):
     price: Difference
     full_length: bool
     found: Difference | None = None
-    found_error: Seconds | None = None
+    found_error: Error | None = None
     behind: Difference
     hoped: Difference | None = None
-    hoped_error: Seconds | None = None
+    hoped_error: Error | None = None
 
 
 class _Record(Strict):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from unfreeze.amounts import counted
 from unfreeze.bundle.folder import CHECKPOINTS
 from unfreeze.choose.cost import Cost
+from unfreeze.choose.trials import tells_apart
 from unfreeze.choose.verdict import LOWER, RESTARTS, CollapseWatch, Verdict, judge
 from unfreeze.config import seconds_of
 from unfreeze.errors import DivergedError, UnfreezeError
@@ -64,6 +65,7 @@ def train_chosen(
     own = own if own.any() else ~own
     floor_rows = effective_rows(floor_right, material.together(val))
     notes: list[str] = []
+    floor = choice.record["floor"]
     first, stopped_at = choice.plan, choice.restarts
     given_up = "Every training failed or fell below the probe, at lower rates too: the probe is shipped."
     for restarts in range(choice.restarts, RESTARTS + 1):
@@ -78,8 +80,8 @@ def train_chosen(
                 break
             first = fitting
             notes.append(
-                f"It starts again at a third of its rates, for {counted(first.epochs, 'epoch')}: what its trials found "
-                "does not count any more."
+                f"It starts again at a third of its rates, for {counted(first.epochs, 'epoch')}: what was hoped and "
+                "what its trials found does not count any more."
             )
             progress.say(notes[-1])
             record = {**choice.record, "epochs_by_phase": [phase.epochs for phase in first.phases]}
@@ -106,6 +108,9 @@ def train_chosen(
         right = np.zeros(len(val), dtype=bool)
         right[np.searchsorted(val, trained.rows)] = trained.logits.argmax(axis=1) == trained.y
         measured = expected
+        if tells_apart(1 - floor["accuracy_out_of_fold"], floor["rows"]):
+            # Trials know enough, so that a tie is one.
+            measured = replace(measured, hoped=None, hoped_error=None)
         if restarts:
             # What was hoped and tried was of rates that have failed, and says nothing of these.
             share = predict(plan).seconds / max(expected.seconds, 1e-9)
