@@ -14,6 +14,7 @@ import unfreeze
 from unfreeze.choose.settings import Decisions
 from unfreeze.config import TrainRequest, read_config
 from unfreeze.errors import DataError, RequestError, StoppedError
+from unfreeze.evaluation import evaluate_run
 from unfreeze.proportions import wilson_interval
 from unfreeze.training.prepare import open_backbone, read_data
 
@@ -135,6 +136,26 @@ def test_texts_that_are_blank_or_no_utf8_are_named_and_left_out(tmp_path, record
     assert "it is not UTF-8 text: convert it" in report
     assert "an empty text" in report
     assert "22 of 46 rows cannot be used" in report
+
+
+def test_rows_that_a_stray_quote_swallowed_are_warned_of_before_training_and_after(
+    tmp_path, recorder, plain_torch
+):
+    rows = [
+        f"{word} {number},{kind}"
+        for number in range(14)
+        for kind, word in (("ham", "desk"), ("spam", "cash"))
+    ]
+    rows[4], rows[7] = f'"{rows[4]}', rows[7].replace(",", '",')
+    (tmp_path / "mails.csv").write_text("\n".join(["text,label", *rows]))
+    settings = {"backbone": "all-minilm-l6-v2", "max_length": 16, "strategy": "feature-extraction"}
+    run = unfreeze.train(
+        str(tmp_path / "mails.csv"), output_dir=tmp_path / "run", progress=recorder, **settings
+    )
+    (told,) = [said for said in recorder.said if "seems to hold 3 rows of the table" in said]
+    assert "in line 6 is closed in line 9 only" in told
+    assert run.to_dict()["warnings"][0] == told
+    assert evaluate_run(run.folder, str(tmp_path / "mails.csv")).warnings[1] == told
 
 
 def test_given_validation_rows_are_not_fitted_on_and_match_by_name(tmp_path, make_mails, plain_torch):

@@ -100,6 +100,7 @@ def evaluate_run(
         majority=max(one.support for one in scores.per_class.values()) / scores.n,
         warnings=(
             *_learnt(loaded.bundle.data, data, part),
+            *dataset.warnings,
             *unread_inputs(dataset.ignored, dataset.modality),
             *model.notes(scores.n),
         ),

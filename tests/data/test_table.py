@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from unfreeze.data import links
+from unfreeze.data.audit import audit
 from unfreeze.data.columns import content_column
 from unfreeze.data.groups import RowGroups
 from unfreeze.data.load import load_dataset
@@ -253,6 +254,61 @@ def test_a_cell_that_took_in_many_rows_is_pointed_out(tmp_path):
     assert "long cells" not in inferred(
         load_dataset(write(tmp_path / "n.csv", {"text": TEXTS, "label": KINDS}))
     )
+
+
+def row_of(layout, mark, number, text):
+    cells = {"id": str(number), "text": text, "label": KINDS[number]}
+    return mark.join(cells[name] for name in layout)
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("layout", [("text", "label"), ("label", "text"), ("id", "text", "label")])
+@pytest.mark.parametrize("closed_by", ["a stray one", "one that opens a cell"])
+def test_rows_that_a_stray_quote_took_into_a_cell_are_warned_of(tmp_path, mark, layout, closed_by):
+    texts = [f"text {n}" for n in range(40)]
+    last = {"a stray one": 'he replied"', "one that opens a cell": f'"a text{mark} quoted"'}
+    texts[4], texts[8] = '"he said', last[closed_by]
+    rows = [row_of(layout, mark, number, text) for number, text in enumerate(texts)]
+    path = tmp_path / ("m.tsv" if mark == "\t" else "m.csv")
+    path.write_text("\n".join([mark.join(layout), *rows]) + "\n")
+    data = load_dataset(path, text_column="text", label_column="label")
+    if mark == "\t" and closed_by == "one that opens a cell":
+        # There a quote that is closed elsewhere than at the end of its cell is part of the text.
+        assert data.warnings == ()
+        assert data.samples.read(4) == '"he said'
+        return
+    (told,) = data.warnings
+    assert f"{path.name}: 1 quoted cell seems to hold 4 rows of the table" in told
+    assert "in line 6 is closed in line 10 only" in told
+    assert audit(data).warnings[0] == told
+
+
+LETTERS = (
+    "Dear all,\nham, spam and eggs, as ever,\n\nyours,\nham",
+    "the list:\nbread,spam\nmilk,ham\nand no more",
+    "said one,ham\nnothing like a row\nsaid another",
+    "bread,spam\nmilk, ham\nno, thanks, really,ham",
+    "spam,first\nthen a line of its own\nand one, two, three",
+)
+
+
+@pytest.mark.parametrize("layout", [("text", "label"), ("label", "text"), ("id", "text", "label")])
+def test_texts_with_lines_commas_and_names_of_classes_are_no_rows(tmp_path, layout):
+    columns = {"id": list(range(40)), "text": [f"{LETTERS[n % 5]} {n}" for n in range(40)], "label": KINDS}
+    path = write(tmp_path / "m.csv", {name: columns[name] for name in layout})
+    data = load_dataset(path, text_column="text", label_column="label")
+    assert len(data) == 40
+    assert data.warnings == ()
+
+
+def test_warnings_of_held_out_data_are_told_too(tmp_path):
+    lines = [f"text {n},{kind}" for n, kind in enumerate(KINDS)]
+    (tmp_path / "m.csv").write_text("\n".join(["text,label", *lines]))
+    lines[4], lines[30] = '"he said,ham', 'he replied",ham'
+    (tmp_path / "test.csv").write_text("\n".join(["text,label", *lines]))
+    data = load_dataset(tmp_path / "m.csv", test=tmp_path / "test.csv", train_size=20)
+    assert data.warnings == load_whole(tmp_path / "test.csv").warnings
+    assert data.warnings[0].startswith("test.csv: 1 quoted cell seems to hold 26 rows")
 
 
 def test_labels_keep_their_spelling_in_csv(tmp_path):

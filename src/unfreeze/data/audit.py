@@ -94,7 +94,7 @@ def audit(
         groups_across_parts=_groups_across_parts(dataset),
         warnings=(),
     )
-    return replace(found, warnings=tuple(warnings_about(found)))
+    return replace(found, warnings=(*dataset.warnings, *warnings_about(found)))
 
 
 def _look_at_images(

@@ -69,7 +69,7 @@ class Dataset:
 
     ``label``: int32 (rows,), an index into ``labels`` or ``UNLABELLED``. ``part``: int8 (rows,), an index
     into ``PARTS``. ``group``: int32 (rows,) codes (-1: none), or None. ``given``: the parts that came with
-    the data or the request instead of being drawn from it.
+    the data or the request instead of being drawn from it. ``warnings``: what to read before the rows are believed.
     """
 
     source: str
@@ -82,6 +82,7 @@ class Dataset:
     given: frozenset[Part] = frozenset()
     ignored: tuple[Ignored, ...] = ()
     inferred: tuple[Inference, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.samples)

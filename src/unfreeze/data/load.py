@@ -116,6 +116,7 @@ def load_dataset(
         given=frozenset(given | set(extra)),
         ignored=whole.ignored,
         inferred=(*whole.inferred, *notes),
+        warnings=whole.warnings,
     )
     if train_size is None:
         return everything
@@ -156,6 +157,7 @@ def load_whole(
         given=frozenset(_given(rows)),
         ignored=rows.ignored,
         inferred=rows.inferred,
+        warnings=rows.warnings,
     )
 
 
@@ -336,6 +338,7 @@ def _joined(rows: Rows, extra: Mapping[Part, Rows]) -> Rows:
         group=None if rows.group is None else _joint_groups(everything),
         ignored=tuple(entry for more in everything for entry in more.ignored),
         inferred=tuple(entry for more in everything for entry in more.inferred),
+        warnings=tuple(warning for more in everything for warning in more.warnings),
     )
 
 

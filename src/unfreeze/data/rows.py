@@ -88,7 +88,7 @@ class Rows:
     ``part``: int8 (rows,), an index into ``PARTS`` or ``NOT_GIVEN``. ``identity``: an Arrow array of strings
     (rows,) that stay the same when the source's rows change places: paths or texts. ``group`` and
     ``stratum``: int32 codes (rows,), ranks of their values, so that they do not depend on places either; ``groups``: an
-    Arrow array of those values of ``group``, by code.
+    Arrow array of those values of ``group``, by code. ``warnings``: what to read before the rows are believed.
     """
 
     source: str
@@ -103,6 +103,7 @@ class Rows:
     stratum: NDArray[np.int32] | None = None
     ignored: tuple[Ignored, ...] = ()
     inferred: tuple[Inference, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.code)

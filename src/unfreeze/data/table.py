@@ -75,7 +75,15 @@ def table_rows(table: Table, asked: Columns, *, source: str) -> Rows:
         stratum=None if stratum is None else _ranked(pc.fill_null(stratum, ""), kept)[0],
         ignored=(*table.ignored, *log.entries()),
         inferred=(*chosen.inferred, *table.notes),
+        warnings=_doubts(table, chosen.label, read),
     )
+
+
+def _doubts(table: Table, label: str, read: Read) -> tuple[str, ...]:
+    if table.doubts is None:
+        return ()
+    written = pc.unique(pc.utf8_trim_whitespace(text_of(read.table.column(label), what=label)))
+    return table.doubts(label, {name for name in written.to_pylist() if name})
 
 
 def _content(column: Any, *, what: str) -> Any:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import codecs
 import json
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from unfreeze.data.dataset import Ignored, Inference
 from unfreeze.data.links import Links
+from unfreeze.data.quotes import look_at_quotes, swallowed_rows
 from unfreeze.data.rows import has_utf8, suffix_of
 from unfreeze.data.samples import ParquetSamples
 from unfreeze.errors import DataError, first_line
@@ -29,8 +29,6 @@ HEAD_ROWS = 1_000
 # A CSV row must fit into a block; 16 MB is far above any text a classifier reads.
 CSV_BLOCK_BYTES = 16 * 2**20
 JSON_BATCH_ROWS = 20_000
-# A quoted cell of so many lines is more often a stray quote, with the rows up to the next one, than a text.
-LONG_CELL_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,8 @@ class Table:
     whole columns. ``class_names`` names the integers of a label column, by column. ``images`` opens a column
     of image bytes for given positions without reading it; None means that ``read`` may be used. ``folder``: where
     the files that cells name lie. ``ignored``: what lies beside its rows. ``notes``: what a person should know of how
-    they are read.
+    they are read. ``doubts``: warnings of rows that may not be what the file means, by the label's column and the
+    classes in it, as they are written there.
     """
 
     name: str
@@ -65,6 +64,7 @@ class Table:
     count: int | None = None
     ignored: tuple[Ignored, ...] = ()
     notes: tuple[Inference, ...] = ()
+    doubts: Callable[[str, Collection[str]], tuple[str, ...]] | None = None
 
     def rows(self) -> int:
         """Number of rows; read from the file unless its header says it."""
@@ -148,7 +148,7 @@ def _open_csv(path: Path) -> Table:
 
     _check_utf8(path)
     delimiter = _delimiter(path)
-    quoted, notes = _quotes(path, delimiter)
+    quotes = look_at_quotes(path, delimiter)
 
     def batches(columns: Sequence[str] | None, lost: dict[int, str]) -> Any:
         def skip(row: Any) -> str:
@@ -164,7 +164,7 @@ def _open_csv(path: Path) -> Table:
             read_options=csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
             parse_options=csv.ParseOptions(
                 delimiter=delimiter,
-                quote_char='"' if quoted else False,
+                quote_char='"' if quotes.enclose else False,
                 newlines_in_values=True,
                 # In a table of one column an empty line is a row with an empty cell.
                 ignore_empty_lines=columns is None or not lone,
@@ -189,7 +189,19 @@ def _open_csv(path: Path) -> Table:
         first = next(iter(reader), None)
         batches_read = [] if first is None else [first]
         head = pa.Table.from_batches(batches_read, schema=reader.schema).slice(0, HEAD_ROWS)
-    return Table(name=path.name, folder=path.parent, head=head, read=read, notes=notes)
+
+    def doubts(label: str, known: Collection[str]) -> tuple[str, ...]:
+        with readable(path):
+            return swallowed_rows(path, delimiter, columns=len(names), place=names.index(label), known=known)
+
+    return Table(
+        name=path.name,
+        folder=path.parent,
+        head=head,
+        read=read,
+        notes=quotes.notes,
+        doubts=doubts if quotes.inner_lines else None,
+    )
 
 
 def refuse_repeated(names: Sequence[str], place: object) -> None:
@@ -230,54 +242,6 @@ def _delimiter(path: Path) -> str:
 def _first_line(path: Path) -> str:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         return file.readline()
-
-
-def _quotes(path: Path, delimiter: str) -> tuple[bool, tuple[Inference, ...]]:
-    """Whether quotes around a cell are no part of it, and notes on what they do.
-
-    Corpora in tab-separated files often quote nothing: there, quotes belong to the text unless each one that opens a
-    cell is closed at its end. Raises DataError where one is never closed: all rows after it would be one cell.
-    """
-    opening = re.compile(rb'(?<![^%b\r\n])"' % delimiter.encode())
-    closing = re.compile(rb'[^"]*+(?:""[^"]*+)*+"')
-    opened: int | None = None
-    at_ends = True
-    long: list[tuple[int, int]] = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if b'"' not in line:
-                continue
-            place = 0
-            while True:
-                if opened is None:
-                    start = opening.search(line, place)
-                    if start is None:
-                        break
-                    place, opened = start.end(), number
-                end = closing.match(line, place)
-                if end is None:
-                    break
-                place = end.end()
-                at_ends &= line[place : place + 1] in (delimiter.encode(), b"\r", b"\n", b"")
-                if number - opened + 1 >= LONG_CELL_LINES:
-                    long.append((opened, number - opened + 1))
-                opened = None
-    if delimiter == "\t" and (opened is not None or not at_ends):
-        return False, (Inference("quotes", "part of the text", "not all of them enclose a cell"),)
-    if opened is not None:
-        raise DataError(
-            f"{path} cannot be read: the quote that opens a cell in line {opened:,} is never closed, so that all rows "
-            "after it would be one. Close it, or remove it."
-        )
-    if not long:
-        return True, ()
-    first, lines = long[0]
-    value = f"{len(long):,} of {LONG_CELL_LINES} lines or more, the first of {lines:,} lines from line {first:,} on"
-    return True, (
-        Inference("long cells", value, "a quote that opens a cell takes in all rows up to the next"),
-    )
 
 
 def _open_jsonl(path: Path) -> Table:

@@ -52,6 +52,8 @@ def probe_data(
     # Which column is the label is the first thing to look at: another one is another task.
     for entry in dataset.inferred:
         progress.say(f"{entry.what}: {entry.value} ({entry.reason}).")
+    for warning in dataset.warnings:
+        progress.say(warning)
     plan = None
     if decisions.text("strategy") != AUTO:
         if decisions.thaws:
