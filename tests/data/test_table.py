@@ -507,6 +507,7 @@ def test_named_columns_win_over_inferred_ones(tmp_path):
         ("m.parquet", None, "has no rows"),
         ("m.parquet", "twice", "more than one column called 'text'"),
         ("m.jsonl", b"[1]\n", "none of its lines is a JSON object"),
+        ("m.jsonl", b'{"text": "\xff", "label": "a"}\n', r"line 1 is not UTF-8\. Save it as UTF-8"),
         ("m.xlsx", b"x", "its name must end in one of .csv, .tsv"),
     ],
 )

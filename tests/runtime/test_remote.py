@@ -39,6 +39,7 @@ def test_urls_are_told_from_paths(place, remote):
             "train 's3://b/a.csv' --test https://h/b",
         ),
         ("https://u:p@ss@host/x", "https://host/x"),
+        ("train 'https://u:p@h/my file.csv?sig=a b' --test x", "train 'https://h/my file.csv' --test x"),
         ("hf://datasets/me/set@main/train.parquet", "hf://datasets/me/set@main/train.parquet"),
         ("no URL?a=1", "no URL?a=1"),
     ],

@@ -136,7 +136,7 @@ def readable(place: object) -> Iterator[None]:
 def _told(error: Exception) -> str:
     """Why a file cannot be read, and what to do."""
     text = first_line(error).partition(". ")[0].rstrip(".")
-    if "UTF8" in text or "UTF-8" in text:
+    if isinstance(error, UnicodeDecodeError) or "UTF8" in text or "UTF-8" in text:
         return f"{text}. Save it as UTF-8"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}. Check that the file is there and may be read"
@@ -270,6 +270,7 @@ def _open_jsonl(path: Path) -> Table:
         if len(first) == HEAD_ROWS:
             break
     if not first:
+        _check_utf8(path)
         raise DataError(
             f"{path} has no rows: none of its lines is a JSON object. Write each row as one, in a line."
         )

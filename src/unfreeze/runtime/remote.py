@@ -32,6 +32,8 @@ URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 FOLDED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # Where secrets stand in a URL: before the host, and in the query (a signature) or the fragment.
 SECRETS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://)(?:[^\s/'\"]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*)?")
+# The same of a URL in quotes, as a command has one with spaces in its path.
+QUOTED = re.compile(r"""(['"][A-Za-z][A-Za-z0-9+.-]+://)(?:[^/'"]*@)?([^?#'"]*)(?:[?#][^'"]*)?(?=['"])""")
 # What a protocol needs beside fsspec. Those that reach local files, or wrap another one, are left out on purpose.
 PROTOCOLS = {
     "s3": "unfreeze[s3]",
@@ -104,7 +106,7 @@ def here_alone(folder: str | Path | None, option: str) -> str | None:
 
 def scrubbed(text: str) -> str:
     """The text without what may be secret in its URLs: user and password, query, fragment."""
-    return SECRETS.sub(r"\1\2", text) if "://" in text else text
+    return SECRETS.sub(r"\1\2", QUOTED.sub(r"\1\2", text)) if "://" in text else text
 
 
 def is_pattern(url: str) -> bool:
