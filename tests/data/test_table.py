@@ -14,7 +14,7 @@ from unfreeze.data import links
 from unfreeze.data.audit import audit
 from unfreeze.data.columns import content_column
 from unfreeze.data.groups import RowGroups
-from unfreeze.data.load import load_dataset
+from unfreeze.data.load import load_dataset, load_whole
 from unfreeze.data.rows import Columns
 from unfreeze.data.table import read_table_file
 from unfreeze.data.tables import open_table
