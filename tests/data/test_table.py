@@ -364,6 +364,38 @@ def test_repeated_paths_keep_unique_names(tmp_path):
     assert names[7] == "1.png (row 8)"
 
 
+def test_paths_with_the_same_end_are_rows_of_their_own(tmp_path, picture):
+    # The split knows a path elsewhere without the folder that all of those have in common: by its end alone.
+    folders = {"here": "a", str(tmp_path / "far"): "b", str(tmp_path / "far" / "here"): "a"}
+    rows, contents = [], []
+    for folder, kind in folders.items():
+        (tmp_path / "table" / folder).mkdir(parents=True, exist_ok=True)
+        for number in range(10):
+            contents.append(picture(len(contents)))
+            (tmp_path / "table" / folder / f"{number}.png").write_bytes(contents[-1])
+            rows.append((f"{folder}/{number}.png", kind))
+    path = write(tmp_path / "table" / "m.csv", {"image": [p for p, _ in rows], "label": [k for _, k in rows]})
+    identity = read_table_file(path, Columns()).identity.to_pylist()
+    assert identity[3] == identity[23] == "here/3.png"
+    data = load_dataset(path)
+    assert [data.samples.name(row) for row in range(30)] == [name for name, _ in rows]
+    assert [data.samples.read(row) for row in range(30)] == contents
+    assert [data.labels.names[code] for code in data.label] == [kind for _, kind in rows]
+    # What is known alike shares a part, as rows of one text do.
+    assert data.part[:10].tolist() == data.part[20:].tolist()
+    assert sorted(np.bincount(data.part)) == [4, 6, 20]
+
+
+def test_urls_that_differ_in_what_is_not_shown_keep_unique_names(tmp_path):
+    urls = [f"https://h/image?id={n}" for n in range(12)]
+    data = load_dataset(
+        write(tmp_path / "m.csv", {"image": urls, "label": ["a", "b"] * 6}), image_column="image"
+    )
+    names = [data.samples.name(row) for row in range(12)]
+    assert names[4] == "https://h/image (row 5)"
+    assert len(set(names)) == 12
+
+
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_embedded_images_are_read_by_row_group(tmp_path, picture, wrapped):
     content = [picture(n) for n in range(12)]

@@ -26,6 +26,7 @@ from unfreeze.data.rows import NOT_GIVEN, PART_NAMES, Columns, IgnoredLog, Rows,
 from unfreeze.data.samples import ColumnSamples, FileSamples
 from unfreeze.data.tables import Read, Table, is_bytes_type, open_table
 from unfreeze.errors import DataError, RequestError
+from unfreeze.runtime.remote import SECRETS
 
 # How an absolute path begins, on any system.
 ABSOLUTE = r"^([A-Za-z]:)?[/\\]"
@@ -143,7 +144,9 @@ def _samples(
     lines = read.lines[kept]
     if chosen.modality == "text":
         return ColumnSamples(table.name, content, lines, everything), content
-    unique = len(pc.unique(content)) == len(content)
+    # A name is shown without what may be secret in a URL: it may be that which tells two apart.
+    shown = pc.replace_substring_regex(content, pattern=SECRETS.pattern, replacement=r"\1\2")
+    unique = len(pc.unique(shown)) == len(content)
     root = with_links(table.folder, content)
     samples = FileSamples(root, content, "image", everything, None if unique else lines)
     return samples, _wherever(content, table.folder)
