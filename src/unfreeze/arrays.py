@@ -18,13 +18,14 @@ from unfreeze.errors import UnfreezeError
 MEMORY_BYTES = 2**30
 
 
-def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+def allocate(shape: tuple[int, ...], dtype: DTypeLike, *, most: int | None = None) -> NDArray[Any]:
     """Zeros of this shape: in memory, or mapped from a nameless file where they would fill it.
 
-    Raises UnfreezeError where that file has no room on its disk.
+    ``most``: bytes that may be taken of memory, ``MEMORY_BYTES`` without it. Raises UnfreezeError where that file has
+    no room on its disk.
     """
     needed = math.prod(shape) * np.dtype(dtype).itemsize
-    if needed <= MEMORY_BYTES:
+    if needed <= (MEMORY_BYTES if most is None else most):
         return np.zeros(shape, dtype=dtype)
     try:
         with tempfile.TemporaryFile() as file:

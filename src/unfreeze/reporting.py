@@ -21,6 +21,7 @@ from unfreeze.contracts import Backbone
 from unfreeze.data.audit import audit
 from unfreeze.data.dataset import PARTS, Dataset
 from unfreeze.data.reading import read_texts
+from unfreeze.engine.batches import encoder_of
 from unfreeze.engine.choice import ExecutorChoice
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.evaluate.baselines import chance_baseline, majority_baseline, tfidf_baseline
@@ -44,8 +45,6 @@ from unfreeze.report.page import write_report
 from unfreeze.report.projection import project
 from unfreeze.runtime.decode import inspect_image, open_picture
 from unfreeze.runtime.files import write_atomically
-from unfreeze.runtime.preprocess import TextPreprocess
-from unfreeze.runtime.tokenize import TextEncoder
 
 if TYPE_CHECKING:
     from unfreeze.choose.cost import Cost
@@ -182,10 +181,8 @@ def _collect(evidence: Evidence, baselines: tuple[content.Baseline, ...], clock:
 
 
 def _data_summary(evidence: Evidence) -> content.DataSummary:
-    dataset, preprocess = evidence.dataset, evidence.backbone.preprocess
-    encoder = None
-    if isinstance(preprocess, TextPreprocess):
-        encoder = TextEncoder(preprocess, evidence.backbone.assets["tokenizer.json"])
+    dataset = evidence.dataset
+    encoder = encoder_of(dataset, evidence.backbone) if dataset.modality == "text" else None
     # The frozen pass has decoded every file already; headers are enough for sizes.
     found = audit(dataset, encoder=encoder, inspect=inspect_image)
     unreadable = [(bad.name, bad.reason) for bad in evidence.features.quarantined]

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from unfreeze.data.tokens import KeptTokens, TokenRows
 from unfreeze.engine.devices import has_room
-from unfreeze.engine.inputs import cut
+from unfreeze.engine.inputs import TextInputs, cut
 from unfreeze.runtime.padding import padded
 
 
@@ -55,6 +56,29 @@ def test_texts_are_padded_on_the_right_to_a_multiple_and_never_past_the_longest(
     assert longest % 8 != 0
     assert inputs.batch(np.arange(38), None).h.shape[1] == longest
     assert (padded(5, most=24), padded(17, most=18), padded(8, most=9)) == (8, 18, 8)
+
+
+def test_texts_that_a_data_set_keeps_are_batched_as_any_others():
+    class Words:
+        def encode_with_lengths(self, texts):
+            ids = [np.array([len(word) for word in text.split()], dtype=np.int64) for text in texts]
+            return ids, np.array([len(row) for row in ids])
+
+    kept, rng = KeptTokens(Words()), np.random.default_rng(0)
+    texts = [" ".join("x" * size for size in rng.integers(1, 9, rng.integers(2, 19))) for _ in range(30)]
+    keys = rng.integers(0, 2**63, 30).astype(np.uint64)
+    rows = TokenRows(kept, kept.places(texts))
+    lists = [list(rows), rows]
+    plain, mapped = (TextInputs(ids, keys, 0, 5, torch.device("cpu"), 0.3) for ids in lists)
+    some = np.array([3, 29, 0, 11])
+    for one, two in ((plain, mapped), (plain.select(some), mapped.select(some))):
+        assert one.lengths.tolist() == two.lengths.tolist()
+        for first, second in zip(one.batches(1, 0, 4), two.batches(1, 0, 4), strict=True):
+            assert first.tolist() == second.tolist()
+            left, right = one.batch(first, 2), two.batch(second, 2)
+            assert torch.equal(left.h, right.h)
+            assert torch.equal(left.mask, right.mask)
+    assert isinstance(mapped.select(some).ids, TokenRows)
 
 
 def test_rows_of_similar_length_share_a_batch(t):

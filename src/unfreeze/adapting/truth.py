@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from unfreeze.adapting.opening import open_truth
 from unfreeze.adapting.request import AdaptRequest
 from unfreeze.data.dataset import Dataset
+from unfreeze.data.digests import as_keys
 from unfreeze.data.reading import content_hashes
-from unfreeze.engine.digests import as_keys
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import DataError
 from unfreeze.evaluation import score_model

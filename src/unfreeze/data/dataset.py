@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.runtime.labels import Labels
+
+if TYPE_CHECKING:
+    from unfreeze.data.tokens import Tokens
 
 Modality = Literal["image", "text"]
 Part = Literal["train", "val", "test"]
@@ -70,6 +73,8 @@ class Dataset:
     ``label``: int32 (rows,), an index into ``labels`` or ``UNLABELLED``. ``part``: int8 (rows,), an index
     into ``PARTS``. ``group``: int32 (rows,) codes (-1: none), or None. ``given``: the parts that came with
     the data or the request instead of being drawn from it. ``warnings``: what to read before the rows are believed.
+    the data or the request instead of being drawn from it. ``tokens``: where texts that are read more than once are
+    tokenised once, by whatever is selected of them too; None where each is read once.
     """
 
     source: str
@@ -83,6 +88,7 @@ class Dataset:
     ignored: tuple[Ignored, ...] = ()
     inferred: tuple[Inference, ...] = ()
     warnings: tuple[str, ...] = ()
+    tokens: Tokens | None = None
 
     def __len__(self) -> int:
         return len(self.samples)

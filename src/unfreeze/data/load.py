@@ -24,6 +24,7 @@ from unfreeze.data.shards import is_shard_pattern, is_shards, read_shards
 from unfreeze.data.split import Pool, draw_parts, hash_order
 from unfreeze.data.subset import keep_rows
 from unfreeze.data.table import read_table_file
+from unfreeze.data.tokens import Tokens
 from unfreeze.errors import DataError, RequestError, did_you_mean
 from unfreeze.regular import names_file, names_folder
 from unfreeze.runtime.labels import Labels
@@ -117,6 +118,7 @@ def load_dataset(
         ignored=whole.ignored,
         inferred=(*whole.inferred, *notes),
         warnings=whole.warnings,
+        tokens=Tokens() if rows.modality == "text" else None,
     )
     if train_size is None:
         return everything

@@ -21,6 +21,7 @@ from unfreeze.runtime.preprocess import ImagePreprocess, TextPreprocess
 from unfreeze.runtime.texts import as_text
 
 if TYPE_CHECKING:
+    from unfreeze.data.tokens import KeptTokens
     from unfreeze.runtime.tokenize import TextEncoder
 
 # Batches that wait for the executor: one would be enough if decoding took the same time for every batch.
@@ -76,6 +77,16 @@ def read_batches(
             dataset, backbone, rows, batch_size=batch_size, threads=threads, bad=bad, expected=expected
         )
     return _text_batches(dataset, backbone, rows, batch_size=batch_size, bad=bad, expected=expected)
+
+
+def encoder_of(dataset: Dataset, backbone: Backbone) -> TextEncoder | KeptTokens:
+    """What tokenises the data set's texts for a backbone, each once where the data set keeps what it gives."""
+    from unfreeze.runtime.tokenize import TextEncoder
+
+    preprocess, tokenizer = _text_preprocess(backbone), backbone.assets["tokenizer.json"]
+    if dataset.tokens is None:
+        return TextEncoder(preprocess, tokenizer)
+    return dataset.tokens.of(preprocess, tokenizer)
 
 
 def golden_batch(dataset: Dataset, backbone: Backbone, rows: Sequence[int] | NDArray[np.intp]) -> State:
@@ -213,10 +224,8 @@ def _text_batches(
     bad: list[BadRow],
     expected: NDArray[np.uint8] | None,
 ) -> Iterator[Batch]:
-    preprocess = backbone.preprocess
-    if not isinstance(preprocess, TextPreprocess):
-        raise TypeError(f"{backbone.name} reads texts but prepares images")
-    encoder = _encoder(backbone, preprocess)
+    preprocess = _text_preprocess(backbone)
+    encoder = encoder_of(dataset, backbone)
     for start in range(0, len(rows), CHUNK_TEXTS):
         positions: list[int] = []
         texts: list[str] = []
@@ -249,7 +258,7 @@ def _text_batches(
             )
 
 
-def _encoder(backbone: Backbone, preprocess: TextPreprocess) -> TextEncoder:
-    from unfreeze.runtime.tokenize import TextEncoder
-
-    return TextEncoder(preprocess, backbone.assets["tokenizer.json"])
+def _text_preprocess(backbone: Backbone) -> TextPreprocess:
+    if not isinstance(backbone.preprocess, TextPreprocess):
+        raise TypeError(f"{backbone.name} reads texts but prepares images")
+    return backbone.preprocess

@@ -16,9 +16,9 @@ from unfreeze.arrays import allocate
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.chance import keys_of
 from unfreeze.data.dataset import Dataset
+from unfreeze.data.digests import Digests, as_keys
 from unfreeze.data.reading import HASH_BYTES, content_hashes
 from unfreeze.engine.batches import BadRow, Batch, ahead, blank_sample, golden_batch, read_batches
-from unfreeze.engine.digests import Digests, as_keys
 from unfreeze.engine.store import FeatureStore, open_store
 from unfreeze.engine.threads import reading_threads
 from unfreeze.errors import UnfreezeError

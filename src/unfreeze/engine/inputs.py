@@ -15,6 +15,7 @@ from unfreeze.data.augment import Name as AugmentName
 from unfreeze.data.augment import augment
 from unfreeze.data.chance import order, uniforms
 from unfreeze.data.sending import send
+from unfreeze.data.tokens import TokenRows
 from unfreeze.engine.batches import pad_texts
 from unfreeze.engine.devices import has_room
 
@@ -152,6 +153,8 @@ class TextInputs:
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row."""
+        if isinstance(self.ids, TokenRows):
+            return self.ids.lengths
         return np.array([len(ids) for ids in self.ids], dtype=np.int64)
 
     def batch(self, rows: NDArray[np.intp], round_: int | None) -> State:
@@ -179,7 +182,8 @@ class TextInputs:
 
     def select(self, rows: NDArray[np.intp]) -> TextInputs:
         """These rows in this order."""
-        return replace(self, ids=[self.ids[row] for row in rows], keys=self.keys[rows])
+        ids = self.ids.select(rows) if isinstance(self.ids, TokenRows) else [self.ids[row] for row in rows]
+        return replace(self, ids=ids, keys=self.keys[rows])
 
     def _thinned(self, row: int, ids: NDArray[np.int64], round_: int) -> NDArray[np.int64]:
         """The ids with some inner tokens left out; the first and the last, which are special, stay."""

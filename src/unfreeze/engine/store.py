@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.contracts import Backbone, Executor, recipe_here
-from unfreeze.engine.digests import Digests, Positions, SortedDigests, as_keys, each_digest
+from unfreeze.data.digests import Digests, Positions, SortedDigests, as_keys, each_digest
 from unfreeze.engine.store_files import (
     CHUNK_ROWS,
     HASH_BYTES,

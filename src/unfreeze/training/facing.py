@@ -132,12 +132,12 @@ def _statistics(module: nn.Module) -> tuple[Tensor, Tensor] | None:
 
 
 def _sizes(material: Material) -> ImageSizes | TextLengths:
-    from unfreeze.runtime.tokenize import TextEncoder
+    from unfreeze.engine.batches import encoder_of
 
     preprocess, rows = material.backbone.preprocess, material.features.rows
     some = material.dataset.select(rows[evenly(len(rows), SIZED_ROWS)])
     if isinstance(preprocess, TextPreprocess):
-        texts = audit(some, encoder=TextEncoder(preprocess, material.backbone.assets["tokenizer.json"])).texts
+        texts = audit(some, encoder=encoder_of(some, material.backbone)).texts
         assert texts is not None
         return TextLengths(
             median=texts.length.median,

@@ -17,6 +17,7 @@ from unfreeze.config import bytes_of
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset, Part
 from unfreeze.data.reading import content_hash, read_images, read_raw
+from unfreeze.data.tokens import TokenRows, Tokens
 from unfreeze.engine.batches import CHUNK_TEXTS, blank_sample
 from unfreeze.engine.choice import (
     ERROR_ROWS_OF_TRAINED,
@@ -191,14 +192,12 @@ class Material:
         return squares
 
     @cached_property
-    def _tokens(self) -> list[NDArray[np.int64]]:
+    def _tokens(self) -> TokenRows:
         """Token ids of all rows. DataError for a text that has vanished or changed."""
-        from unfreeze.runtime.tokenize import TextEncoder
-
         preprocess, samples = self.backbone.preprocess, self._readable.samples
         assert isinstance(preprocess, TextPreprocess)
-        encoder = TextEncoder(preprocess, self.backbone.assets["tokenizer.json"])
-        ids: list[NDArray[np.int64]] = []
+        kept = (self.dataset.tokens or Tokens()).of(preprocess, self.backbone.assets["tokenizer.json"])
+        places = [np.zeros(0, dtype=np.intp)]
         for start in range(0, len(samples), CHUNK_TEXTS):
             texts: list[str] = []
             for row in range(start, min(start + CHUNK_TEXTS, len(samples))):
@@ -207,8 +206,8 @@ class Material:
                     raise _vanished(raw)
                 self._check_same(row, content_hash(raw))
                 texts.append(as_text(raw))
-            ids += encoder.encode(texts)
-        return ids
+            places.append(kept.places(texts))
+        return TokenRows(kept, np.concatenate(places))
 
     def _check_same(self, row: int, digest: bytes) -> None:
         """Features and keys were made of what a row held then, by the first process of several."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.engine.store_files import HASH_BYTES
+from unfreeze.data.reading import HASH_BYTES
 
 Digests = NDArray[np.uint8]
 Positions = NDArray[np.intp]
