@@ -73,8 +73,8 @@ class Dataset:
     ``label``: int32 (rows,), an index into ``labels`` or ``UNLABELLED``. ``part``: int8 (rows,), an index
     into ``PARTS``. ``group``: int32 (rows,) codes (-1: none), or None. ``given``: the parts that came with
     the data or the request instead of being drawn from it. ``warnings``: what to read before the rows are believed.
-    the data or the request instead of being drawn from it. ``tokens``: where texts that are read more than once are
-    tokenised once, by whatever is selected of them too; None where each is read once.
+    ``tokens``: where texts that are read more than once are tokenised once, by whatever is selected of them too; None
+    where each is read once.
     """
 
     source: str
