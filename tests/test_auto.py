@@ -132,6 +132,7 @@ def test_what_is_taken_was_tried_on_both_halves_and_is_told_with_its_evidence(
     assert all(len(trial["training_loss"]) == 4 for trial in trials)
     setting = origin_of(run, "strategy")
     assert (setting.value, setting.origin, setting.reason) == ("partial", "trial", "Good.")
+    assert "auto" not in [entry.value for entry in run.report.settings]
     titles = [section.title for section in run.report.sections]
     assert titles == ["How the strategy was chosen", "How it was thawed", "The ledger", "What it took"]
     assert [baseline.kind for baseline in run.report.baselines][-1] == "probe"

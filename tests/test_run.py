@@ -81,6 +81,7 @@ def test_every_setting_has_its_origin_and_reason(image_run):
         assert set(entry) == {"value", "origin", "reason"}, name
         assert entry["origin"] in ("default", "data", "probe", "trial", "user"), name
         assert entry["reason"], name
+        assert entry["value"] != "auto", name
 
 
 def test_a_second_training_computes_no_feature_again_and_gives_the_same_numbers(

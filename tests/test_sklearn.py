@@ -469,6 +469,7 @@ def test_a_saved_estimator_is_exported_and_is_a_source_to_adapt_from(squares, ti
     fitted = TransferClassifier(**tiny, random_state=3).fit(X, y)
     folder = through_pickle(fitted).save(tmp_path / "model")
     assert read_config(folder / "config.yaml")["seed"] == 3
+    assert "value: auto" not in (folder / "config.yaml").read_text()
     assert not unfreeze.export(
         folder, format="torchscript", output=tmp_path / "out", data=data
     ).parity.problem

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from unfreeze.adapting.gate import Verdict
 from unfreeze.adapting.methods import METHODS
 from unfreeze.adapting.request import AdaptRequest
 from unfreeze.adapting.saving import _metrics, _settings, classifier_of, wished_precision
@@ -55,8 +56,31 @@ def test_what_a_run_was_asked_for_stands_in_its_settings_and_in_those_of_what_is
     settings.write_text("precision_target: {value: 0.99, origin: user, reason: asked for}\n")
     assert wished_precision(tmp_path) == 0.99
     request = AdaptRequest(run=tmp_path, target=("new",))
-    settings.write_text(write_config(_settings(request, 0.99)))
+    kept = Verdict("kept source", None, ("no method had anything to propose",))
+    settings.write_text(write_config(_settings(request, kept, 0.99)))
     assert wished_precision(tmp_path) == 0.99
     settings.write_text("precision_target: 7\n")
     with pytest.raises(RequestError, match="--precision-target 7 is out of range"):
         wished_precision(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken", "seed", "value", "reason"),
+    [
+        ("auto", "norm", 0, "norm", "it is surer"),
+        ("auto", None, 0, "none", "it is surer"),
+        ("align", None, 3, "none", "align was asked for; it is surer"),
+        ("align", "align", 3, "align", "align was asked for; it is surer"),
+    ],
+)
+def test_the_settings_name_the_method_that_was_taken_and_why(tmp_path, asked, taken, seed, value, reason):
+    request = AdaptRequest(run=tmp_path, target=("new",), method=asked, seed=seed)
+    verdict = Verdict("adapted" if taken else "kept source", taken, ("it is surer",))
+    method, seeded = _settings(request, verdict, None)
+    assert (method.name, method.value, method.origin, method.reason) == (
+        "adapt_method",
+        value,
+        "user" if asked == value else "trial",
+        reason,
+    )
+    assert (seeded.name, seeded.value, seeded.origin) == ("adapt_seed", seed, "user" if seed else "default")

@@ -94,6 +94,12 @@ MANIFESTS = {
     "a history of words": lambda m: m["numbers"].update(history=["x"]),
     "a word for a loss": lambda m: m["numbers"]["history"][0].update(train_loss="x"),
     "a ledger of nothing": lambda m: m["numbers"].update(ledger=[{}]),
+    "a list of what phases decided": lambda m: m["numbers"].update(decided=[]),
+    "a word for what a phase decided": lambda m: m["numbers"].update(decided={"a": "x"}),
+    "half of what a phase decided": lambda m: m["numbers"]["decided"]["a"].pop("store"),
+    "a word for stored or not": lambda m: m["numbers"]["decided"]["a"].update(stored="yes"),
+    "a number for a reason": lambda m: m["numbers"]["decided"]["a"].update(store=1, precision=2),
+    "a reason of nothing": lambda m: m["numbers"]["decided"]["a"].update(evil="x"),
     "an identity that is none": lambda m: m.update(identity=[]),
 }
 TENSORS = {
@@ -122,6 +128,13 @@ def test_a_manifest_of_another_training_is_a_sentence(train, stopped, tmp_path, 
     folder = shutil.copytree(stopped, tmp_path / "checkpoints" / stopped.name)
     sealed(folder, change)
     refused(train, tmp_path)
+
+
+def test_a_checkpoint_that_does_not_say_why_its_phase_decided_is_gone_on_with(train, stopped, tmp_path):
+    folder = shutil.copytree(stopped, tmp_path / "checkpoints" / stopped.name)
+    sealed(folder, lambda manifest: manifest["numbers"].pop("decided"))
+    result, _ = train(tmp_path, resume=True)
+    assert result.decided["a"].precision == "Phase a computes in fp32, as before."
 
 
 @pytest.mark.parametrize("change", TENSORS.values(), ids=TENSORS)

@@ -135,7 +135,7 @@ def test_for_a_few_steps_nothing_is_measured(t, timed, steps, taken):
     timed(fp32=1.0, bf16=0.5)
     choice = choose(t, t.toy("cnn"), t.task_of("cnn", precisions=BOTH), steps=steps)
     assert choice.precision == taken
-    assert bool(choice.reason) == (taken == "bf16")
+    assert ("of so few steps none is measured" in choice.reason) == (taken == "fp32")
     assert ("are to take" in choice.reason) == (steps == 16)
 
 
@@ -151,7 +151,9 @@ def test_a_head_on_stored_features_has_nothing_to_choose(t, tmp_path, monkeypatc
     backbone, task = t.toy("cnn"), t.task_of("cnn", precisions=BOTH)
     phase = Phase(name="head", epochs=1)
     stored = t.maker(backbone, task, tmp_path, use="on").make(phase, 4, rounds=1)
-    assert choose(t, backbone, task, prefix=stored).precision == "fp32"
+    choice = choose(t, backbone, task, prefix=stored)
+    assert choice.precision == "fp32"
+    assert choice.reason.endswith("computes in fp32: it runs the head alone.")
     stored.close()
 
 
@@ -251,17 +253,22 @@ def test_a_phase_that_is_gone_on_with_does_not_choose_again(t, tmp_path, timed, 
         )
         records = result.ledger
         tensors = t.tensors_of(backbone, head)
-        return tensors, [record.precision for record in records], [record.epoch_seconds for record in records]
+        taken, predicted = zip(*((record.precision, record.epoch_seconds) for record in records), strict=True)
+        return tensors, taken, predicted, result.decided
 
     timed(fp32=1.0, bf16=0.5)
     whole = train(tmp_path / "whole")
-    assert whole[2] == [2.5]
+    assert whole[2] == (2.5,)
     with pytest.raises(StoppedError):
         train(tmp_path / "cut", stop_after=3)
     monkeypatch.setattr(module, "_time_step", lambda *_: pytest.fail("measured again"))
-    tensors, taken, predicted = train(tmp_path / "cut", resume=True)
-    assert taken == whole[1] == ["bf16"]
+    tensors, taken, predicted, decided = train(tmp_path / "cut", resume=True)
+    assert taken == whole[1] == ("bf16",)
     assert predicted == whole[2]
+    # Why, too: what was measured then, and not that it was so before.
+    (one,) = decided.values()
+    assert "computes in bf16: a step takes 500.0 ms, 1000.0 ms in fp32" in one.precision
+    assert decided == whole[3]
     assert t.same(tensors, whole[0])
 
 

@@ -112,7 +112,9 @@ def _adapt_into(
     if verdict.kind == "needs labels":
         asked = _ask(folder, scenery, target, taken)
     predictions = _predict(scenery, target, taken)
-    save_adapted(folder, taken, loaded, chosen, target.dataset, predictions, request, scene, precision)
+    save_adapted(
+        folder, taken, loaded, chosen, target.dataset, predictions, request, scene, precision, verdict
+    )
     answered = [one.label for one in predictions if one.label is not None]
     labels = classifier.labels.names
     result = Adaptation(

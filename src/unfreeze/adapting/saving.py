@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from unfreeze.adapting.request import AdaptRequest
+from unfreeze.adapting.gate import Verdict
+from unfreeze.adapting.request import AUTO, AdaptRequest
 from unfreeze.adapting.scene import Proposal, Scene
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.folder import BUNDLE, Story, save
 from unfreeze.bundle.loading import Loaded
 from unfreeze.choose.settings import Decisions
-from unfreeze.config import Resolved, TrainRequest, read_config, write_config
+from unfreeze.config import Origin, Resolved, TrainRequest, read_config, write_config
 from unfreeze.data.dataset import Dataset
 from unfreeze.engine.frozen_pass import golden_batch
 from unfreeze.evaluate.calibration import fit_temperature, softmax
@@ -74,9 +75,10 @@ def save_adapted(
     request: AdaptRequest,
     scene: Scene,
     precision: float | None,
+    verdict: Verdict,
 ) -> None:
     """Write settings, predictions of the target, weights, golden answers and ``bundle.json``."""
-    write_atomically(folder / "config.yaml", write_config(_settings(request, precision)))
+    write_atomically(folder / "config.yaml", write_config(_settings(request, verdict, precision)))
     write_predictions(predictions, folder / "predictions.csv", top_k=1)
     readable = [row for row, one in enumerate(predictions) if one.error is None][:GOLDEN_ROWS]
     before = loaded.bundle
@@ -114,18 +116,29 @@ def _metrics(taken: Classifier, proposal: Proposal | None, scene: Scene) -> dict
     }
 
 
-def _settings(request: AdaptRequest, precision: float | None) -> tuple[Resolved, ...]:
+def _settings(request: AdaptRequest, verdict: Verdict, precision: float | None) -> tuple[Resolved, ...]:
+    taken, said = (
+        verdict.method or "none",
+        "" if request.method == AUTO else f"{request.method} was asked for; ",
+    )
+    origin: Origin = "user" if taken == request.method else "trial"
+    method = Resolved("adapt_method", taken, origin, f"{said}{'; '.join(verdict.reasons)}")
     given = {
-        "method": request.method,
-        "seed": request.seed,
         "threshold": request.threshold,
         "order_column": request.order_column,
         "target_labels": None if request.target_labels is None else scrubbed(request.target_labels),
     }
-    asked = tuple(
-        Resolved(f"adapt_{name}", value, "user", "asked for")
-        for name, value in given.items()
-        if value is not None
+    seed = Resolved("adapt_seed", request.seed, "user", "asked for")
+    if request.seed == AdaptRequest.seed:
+        seed = Resolved("adapt_seed", request.seed, "default", "fixed, so that it can be repeated")
+    asked = (
+        method,
+        seed,
+        *(
+            Resolved(f"adapt_{name}", value, "user", "asked for")
+            for name, value in given.items()
+            if value is not None
+        ),
     )
     if precision is None:
         return asked

@@ -22,12 +22,12 @@ from unfreeze.amounts import counted
 from unfreeze.backbones import randomise
 from unfreeze.contracts import Backbone
 from unfreeze.engine.checkpoints import Checkpoint, Checkpoints, Position, damaged
-from unfreeze.engine.devices import Precision, peak_bytes
+from unfreeze.engine.devices import peak_bytes
 from unfreeze.engine.drift import Drift
 from unfreeze.engine.judging import is_worse, load_best_mix, score
 from unfreeze.engine.ledger import fingerprint, fingerprint_frozen, record_phase
 from unfreeze.engine.pairing import batches_of
-from unfreeze.engine.phase_precision import choose_precision
+from unfreeze.engine.phase_precision import PrecisionChoice, choose_precision
 from unfreeze.engine.prefix import PlainMaker, Prefix, PrefixMaker
 from unfreeze.engine.ranks import PeerLostError
 from unfreeze.engine.scaling import first_scale
@@ -49,7 +49,7 @@ from unfreeze.engine.state import (
 )
 from unfreeze.engine.stepping import Stepper, build_optimizer
 from unfreeze.engine.suffix import Suffix
-from unfreeze.engine.task import EpochRecord, Fit, Kept, Rows, Task
+from unfreeze.engine.task import Decided, EpochRecord, Fit, Kept, Rows, Task
 from unfreeze.engine.trainable import (
     STATISTICS,
     Group,
@@ -336,7 +336,11 @@ class _Loop:
             give_back_freed_memory()
             # Measured as the steps will be run, which are not captured between the exchanges of FSDP.
             cutting = stages_to_shard(self.backbone, phase, self.ranks)
-            prefix.precision = self._precision(index, prefix, 0 if cutting else steps)
+            choice = self._precision(index, prefix, 0 if cutting else steps)
+            prefix.precision = choice.precision
+            # What a phase that is gone on with has decided is known from before.
+            decided = Decided(bool(prefix.stored), prefix.reason, choice.reason)
+            self.standing.fit.decided.setdefault(phase.name, decided)
             give_back_freed_memory()
             if self.standing.best is None and self._is_judged(phase):
                 self._judge(prefix, "start")
@@ -432,27 +436,29 @@ class _Loop:
             shards.drop()
         self.weights.shards = Shards(self.backbone.module)
 
-    def _precision(self, index: int, prefix: Prefix, steps: int) -> Precision:
+    def _precision(self, index: int, prefix: Prefix, steps: int) -> PrecisionChoice:
         """What the phase computes in: as it was, when it is gone on with, else as it measures now."""
-        if self.standing.precision is None:
-            choice = self.ranks.lead(
-                lambda: choose_precision(
-                    self.backbone,
-                    self.head,
-                    task=self.task,
-                    prefix=prefix,
-                    phase=self.plan.phases[index],
-                    rows=self._batches(index, 0)[0],
-                    steps=steps,
-                )
+        phase, before = self.plan.phases[index], self.standing.precision
+        if before is not None:
+            return PrecisionChoice(before, f"Phase {phase.name} computes in {before}, as before.")
+        choice = self.ranks.lead(
+            lambda: choose_precision(
+                self.backbone,
+                self.head,
+                task=self.task,
+                prefix=prefix,
+                phase=phase,
+                rows=self._batches(index, 0)[0],
+                steps=steps,
             )
-            self.standing.precision = choice.precision
-            if choice.step_seconds is not None and steps:
-                self.standing.epoch_seconds = choice.step_seconds * steps / self.plan.phases[index].epochs
-            self.standing.scale = first_scale(choice.precision, self.task.device)
-            if choice.reason:
-                self.progress.say(choice.reason)
-        return self.standing.precision
+        )
+        self.standing.precision = choice.precision
+        if choice.step_seconds is not None and steps:
+            self.standing.epoch_seconds = choice.step_seconds * steps / phase.epochs
+        self.standing.scale = first_scale(choice.precision, self.task.device)
+        if choice.reason:
+            self.progress.say(choice.reason)
+        return choice
 
     def _phase_is_over(self, phase: Phase) -> bool:
         patient = phase.patience is None or self.standing.stale < phase.patience

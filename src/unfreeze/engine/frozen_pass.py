@@ -46,7 +46,7 @@ class Features:
     contents run now, and those that were stored already or occur twice. Seconds: of the whole pass, of waiting for
     files, decoding and hashing (``seconds_read``), and of the executor (``seconds_run``). ``digests``: the content
     hashes of the kept rows, uint8 (kept rows, 16). ``cut``: texts among the ``computed`` that are longer than what is
-    read.
+    read. ``kept``: whether a store on disk holds them.
     """
 
     arrays: dict[int, Floats]
@@ -60,6 +60,7 @@ class Features:
     digests: NDArray[np.uint8]
     notes: tuple[str, ...] = ()
     cut: int = 0
+    kept: bool = False
 
     @cached_property
     def keys(self) -> NDArray[np.uint64]:
@@ -183,6 +184,7 @@ def compute_features(
         digests=digests,
         notes=() if store is None else store.notes,
         cut=job.cut,
+        kept=store is not None and store.writable,
     )
 
 

@@ -36,7 +36,7 @@ LEAST_GAIN = 0.1
 
 @dataclass(frozen=True)
 class PrecisionChoice:
-    """The precision of a phase, and why, as a sentence; empty where there was nothing to choose.
+    """The precision of a phase, and why, as a sentence; empty where there was one alone.
 
     ``step_seconds``: what a step was measured to take in it, where one was.
     """
@@ -63,11 +63,15 @@ def choose_precision(
 
     Weights, statistics of norms, gradients and generators are as before; the backbone is left in evaluation mode.
     """
-    if len(task.precisions) == 1 or 0 < steps < FEW_STEPS:
-        return PrecisionChoice(task.precisions[0])
+    first = task.precisions[0]
+    if len(task.precisions) == 1:
+        return PrecisionChoice(first)
+    if 0 < steps < FEW_STEPS:
+        return PrecisionChoice(
+            first, f"Phase {phase.name} computes in {first}: of so few steps none is measured."
+        )
     if prefix.stored and prefix.boundary == len(backbone.stages):
-        # Only the head is run, which computes in full precision anyway.
-        return PrecisionChoice(task.precisions[0])
+        return PrecisionChoice(first, f"Phase {phase.name} computes in {first}: it runs the head alone.")
     name = f"precision of phase {phase.name}"
     if (settled := task.settled.find(name, task.precisions)) is not None:
         return PrecisionChoice(settled, f"Phase {phase.name} computes in {settled}, as in an earlier run.")

@@ -15,7 +15,7 @@ from unfreeze.engine.devices import Precision
 from unfreeze.engine.ledger import PhaseRecord
 from unfreeze.engine.scaling import first_scale
 from unfreeze.engine.sharding import Shards
-from unfreeze.engine.task import EpochRecord, Fit, Judged
+from unfreeze.engine.task import Decided, EpochRecord, Fit, Judged
 from unfreeze.engine.trainable import Group, head_key, select, stage_of_parameters
 from unfreeze.plan import Plan
 
@@ -167,6 +167,7 @@ def to_checkpoint(
         "taken": standing.fit.taken,
         "history": [asdict(record) for record in standing.fit.history],
         "ledger": [record.to_dict() for record in standing.fit.ledger],
+        "decided": {phase: asdict(decided) for phase, decided in standing.fit.decided.items()},
     }
     return Checkpoint(position=standing.position, tensors=tensors, numbers=numbers)
 
@@ -245,6 +246,7 @@ def _standing(found: Checkpoint, parts: Mapping[str, Tensors]) -> Standing:
         fit=Fit(
             history=[EpochRecord(**record) for record in numbers["history"]],
             ledger=[PhaseRecord.from_dict(record) for record in numbers["ledger"]],
+            decided={phase: Decided(**decided) for phase, decided in numbers.get("decided", {}).items()},
             taken=numbers["taken"],
         ),
     )
@@ -261,6 +263,11 @@ def _check_numbers(numbers: Mapping[str, Any]) -> None:
         raise ValueError("what it predicted of an epoch is no number")
     if not isinstance(numbers["frozen"], str) or not isinstance(numbers["taken"], str):
         raise ValueError("its hash or its name of weights is no text")
+    for decided in numbers.get("decided", {}).values():
+        if not isinstance(decided["stored"], bool) or not isinstance(
+            decided["store"] + decided["precision"], str
+        ):
+            raise ValueError("what its phases decided is no sentence")
     for record in numbers["history"]:
         measured = [value for name, value in record.items() if name not in ("phase", "rates")]
         if not all(

@@ -87,8 +87,8 @@ def open_store(
 class FeatureStore:
     """Rows of features by content hash: float16, or float32 once a number came that float16 cannot hold.
 
-    A place that cannot be written is no error: rows then stay in memory, and ``notes`` says why. A store whose
-    files were damaged is started again, never served. Several processes may use one folder.
+    A place that cannot be written is no error: rows then stay in memory, ``writable`` is False and ``notes`` says why.
+    A store whose files were damaged is started again, never served. Several processes may use one folder.
     """
 
     def __init__(self, key: str, boundaries: Sequence[int], folder: Path) -> None:
@@ -96,7 +96,7 @@ class FeatureStore:
         self.boundaries = tuple(boundaries)
         self.notes: tuple[str, ...] = ()
         self._folder = folder
-        self._writable = True
+        self.writable = True
         self._committed: Committed | None = None
         self._sorted = SortedDigests(np.zeros((0, HASH_BYTES), dtype=np.uint8))
         self._widths: tuple[int, ...] | None = None
@@ -189,7 +189,7 @@ class FeatureStore:
 
     def flush(self) -> None:
         """Make every row durable; rows that the disk does not take stay in memory, with a note."""
-        if not self._pending or not self._writable or self._widths is None:
+        if not self._pending or not self.writable or self._widths is None:
             return
         try:
             with filelock.FileLock(self._folder / "lock", timeout=LOCK_SECONDS):
@@ -271,7 +271,7 @@ class FeatureStore:
         (self._folder / META).unlink(missing_ok=True)
 
     def _keep_in_memory(self, problem: Exception) -> None:
-        self._writable = False
+        self.writable = False
         reason = getattr(problem, "strerror", None) or str(problem)
         self.notes += (
             f"Features are kept in memory only, since {self._folder} cannot be used: {reason}. "

@@ -113,16 +113,31 @@ class Kept:
     tensors: Mapping[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Decided:
+    """What a phase decided when it began, and why, as sentences: what it measured then is not measured again.
+
+    ``stored``: whether its frozen prefix was, and ``store`` why; ``precision``: why it computes in the one that the
+    ledger has.
+    """
+
+    stored: bool
+    store: str
+    precision: str
+
+
 @dataclass
 class Fit:
     """What a plan came to: the history, the ledger, and which weights were taken. The backbone was trained in place.
 
+    ``decided``: by phase, of those that have begun.
     ``kept``: the best weights where the last ones were taken, or the other way round; None where they are the same,
     or only what was taken is wanted.
     """
 
     history: list[EpochRecord] = field(default_factory=list)
     ledger: list[PhaseRecord] = field(default_factory=list)
+    decided: dict[str, Decided] = field(default_factory=dict)
     taken: str = "start"
     mix: float = 1.0
     seconds: float = 0.0

@@ -15,6 +15,7 @@ from unfreeze.training.costing import CostModel
 from unfreeze.training.material import Material
 from unfreeze.training.probing import Fitted
 from unfreeze.training.thawing import thaw
+from unfreeze.training.used import record_used
 
 if TYPE_CHECKING:
     from unfreeze.engine.task import Fit
@@ -42,6 +43,14 @@ def learn(
     ``clock`` started with the run. Only ``auto`` predicts first what a training will take: measuring costs seconds,
     which it needs to choose; a plan that was asked for tells at each phase what it expects.
     """
+    learned = _learn(folder, material, found, floor, plan, clock)
+    record_used(material, learned.fit)
+    return learned
+
+
+def _learn(
+    folder: Path, material: Material, found: ProbeResult, floor: Fitted, plan: Plan | None, clock: Clock
+) -> Learned:
     decisions = material.decisions
     if decisions.text("strategy") != AUTO:
         if plan is None:
