@@ -92,6 +92,16 @@ def test_rows_are_read_where_they_are_kept_and_stay_when_more_are_added():
     assert chosen.lengths.tolist() == [len(wanted[row]) for row in (7, 0, 7)]
 
 
+@pytest.mark.parametrize("ask", ["lengths", "encode_with_lengths"])
+def test_texts_that_are_new_when_their_lengths_are_asked_for_are_counted(ask):
+    kept = Tokens().of(preprocess(), FILE)
+    texts, plain = texts_of(40), TextEncoder(preprocess(), FILE)
+    for end in (5, 12, 40):
+        found = getattr(kept, ask)(texts[:end])
+        lengths = found if ask == "lengths" else found[1]
+        np.testing.assert_array_equal(lengths, plain.lengths(texts[:end]))
+
+
 def test_ids_beyond_the_first_piece_lie_in_files(monkeypatch):
     monkeypatch.setattr(module, "PIECE_IDS", 100)
     kept = Tokens().of(preprocess(), FILE)

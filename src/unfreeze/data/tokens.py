@@ -72,7 +72,9 @@ class KeptTokens:
 
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """See ``TextEncoder``."""
-        return self._whole[self.places(texts)].astype(np.int64)
+        # Before the array is looked at, which new texts may replace by a larger one.
+        places = self.places(texts)
+        return self._whole[places].astype(np.int64)
 
     def ids(self, place: int | np.intp) -> NDArray[np.int64]:
         """The ids of one text that is kept."""
