@@ -6,7 +6,7 @@ batch, boundary ``len(stages)`` holds the pooled feature. Nothing here imports t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -34,9 +34,13 @@ class State:
     mask: Tensor | None = None
     full: bool | None = field(default=None, kw_only=True)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> State:
+        """The same with each of its tensors changed, such as moved to a device."""
+        return replace(self, h=change(self.h), mask=None if self.mask is None else change(self.mask))
+
     def rows(self, chosen: Any) -> State:
         """Those of the batch that an index of its first dimension names, with their masks."""
-        return replace(self, h=self.h[chosen], mask=None if self.mask is None else self.mask[chosen])
+        return self.map(lambda tensor: tensor[chosen])
 
 
 @dataclass(frozen=True)

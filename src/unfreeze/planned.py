@@ -10,7 +10,7 @@ from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
 from unfreeze.choose.settings import Decisions
-from unfreeze.choose.trials import PRICE, Expectation, hopeless, price_of, tells_apart
+from unfreeze.choose.trials import PRICE, hopeless, price_of, tells_apart
 from unfreeze.config import AUTO, FLOOR, READ_BY, THAWING, TrainRequest, reads
 from unfreeze.contracts import Backbone
 from unfreeze.errors import DataError, RequestError
@@ -227,32 +227,23 @@ def choose_by_rules(options: Sequence[Option], strategy: str, *, floor_error: fl
     """What the rules would take before any trial: the highest hope over the probe, less its price."""
     if strategy != AUTO:
         return RuleChoice(strategy, "It was asked for.")
-    hopeful = [option for option in options if option.candidate is not None]
-    dearest = max((option.cost.seconds for option in hopeful), default=0.0)
-    expected = {
-        option.name: Expectation(
-            candidate=option.candidate,
-            gain=option.candidate.hope * floor_error,
-            error=option.candidate.hope * floor_error,
-            seconds=option.cost.seconds,
-            price=price_of(option.cost.seconds, dearest=dearest),
-            full_length=False,
-        )
-        for option in hopeful
-        if option.candidate is not None
+    gains = {
+        option: option.candidate.hope * floor_error for option in options if option.candidate is not None
     }
-    if not expected:
+    if not gains:
         return RuleChoice(FLOOR, "No candidate is left to try, for the reason given with each.")
-    best = max(expected, key=lambda name: expected[name].worth)
-    gain = expected[best].gain
-    if gain <= PRICE / 2 or expected[best].worth <= 0:
+    dearest = max(option.cost.seconds for option in gains)
+    worth = {option: gain - price_of(option.cost.seconds, dearest=dearest) for option, gain in gains.items()}
+    best = max(worth, key=lambda option: worth[option])
+    gain = gains[best]
+    if gain <= PRICE / 2 or worth[best] <= 0:
         return RuleChoice(
             FLOOR,
             f"The probe is wrong on {floor_error:.1%} of the rows: nothing is expected to gain more than "
             f"{100 * gain:.1f} points, which is not worth its time.",
         )
     return RuleChoice(
-        best,
+        best.name,
         f"The probe is wrong on {floor_error:.1%} of the rows, and of the plans that --strategy auto would try this "
         f"one is expected to gain most for its time: {points(gain)}. Trials may find otherwise.",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -104,8 +103,7 @@ def is_kept(state: State, *, rows: int) -> bool:
 
 
 def _copied(state: State, device: torch.device) -> State:
-    mask = None if state.mask is None else state.mask.to(device, copy=True)
-    return replace(state, h=state.h.to(device, copy=True), mask=mask)
+    return state.map(lambda tensor: tensor.to(device, copy=True))
 
 
 def _relative(now: list[Tensor], start: list[Tensor]) -> float:

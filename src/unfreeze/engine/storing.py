@@ -273,9 +273,8 @@ class StoringMaker:
     def _try_suffix(self, suffix: Suffix, state: State, rows: int, parameters: Sequence[Tensor]) -> bool:
         """One pass over the first rows; False when the device has no memory for so many."""
         device = self.task.device
-        mask = None if state.mask is None else state.mask[:rows].to(device)
         try:
-            out = suffix(State(state.h[:rows].to(device), mask, full=state.full))
+            out = suffix(state.map(lambda tensor: tensor[:rows].to(device)))
             if parameters and out.requires_grad:
                 torch.autograd.grad(out.square().sum(), parameters, allow_unused=True)
             wait_for(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -66,8 +67,7 @@ class TorchExecutor:
     def _pass(self, batch: State) -> Passed:
         # Not inference_mode: a stored state may be the input of a suffix that is trained.
         with torch.no_grad(), _evaluating(self._backbone.module), _limited(self._threads), self._arithmetic():
-            mask = None if batch.mask is None else send(batch.mask, self._device)
-            moved = State(send(batch.h, self._device), mask, full=batch.full)
+            moved = batch.map(lambda tensor: send(tensor, self._device))
             summaries, states = run_boundaries(self._backbone, moved, self.boundaries, self._keep)
             passed = Passed(tuple(map(_bring, summaries)), tuple(map(_bring_state, states)))
         if self._device.type == "cuda":
@@ -102,8 +102,7 @@ def _joined(first: Passed, second: Passed) -> Passed:
 
 
 def _bring_state(state: State) -> State:
-    mask = None if state.mask is None else _bring(state.mask)
-    return State(_bring(state.h.float()), mask, full=state.full)
+    return replace(state, h=state.h.float()).map(_bring)
 
 
 def _bring(tensor: Tensor) -> Tensor:

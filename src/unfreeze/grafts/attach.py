@@ -63,11 +63,10 @@ def refuse_broken(backbone: Backbone, graft: Graft, sample: State) -> None:
     import torch
 
     device = next(backbone.module.parameters()).device
-    mask = None if sample.mask is None else sample.mask.to(device)
     backbone.module.eval()
     try:
         with torch.no_grad():
-            backbone.run(State(sample.h.to(device), mask))
+            backbone.run(sample.map(lambda tensor: tensor.to(device)))
     except BREAKS as error:
         other = "other --targets or another --strategy" if isinstance(graft, Lora) else "another --strategy"
         raise RequestError(

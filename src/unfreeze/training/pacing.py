@@ -221,8 +221,7 @@ class Pacer:
 
     def _state(self, batch: Batch) -> State:
         state, device = batch.raw if batch.below is None else batch.below, self.task.device
-        mask = None if state.mask is None else state.mask.to(device)
-        return State(state.h.to(device), mask, full=state.full)
+        return state.map(lambda tensor: tensor.to(device))
 
     def _memory(self, phase: Phase, groups: Sequence[Group], boundary: int, few: Batch, units: float) -> int:
         """Bytes of gradients, moments, kept weights, and what the passes of the longest batch hold, by its first rows.
