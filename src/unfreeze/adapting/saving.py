@@ -117,10 +117,8 @@ def _metrics(taken: Classifier, proposal: Proposal | None, scene: Scene) -> dict
 
 
 def _settings(request: AdaptRequest, verdict: Verdict, precision: float | None) -> tuple[Resolved, ...]:
-    taken, said = (
-        verdict.method or "none",
-        "" if request.method == AUTO else f"{request.method} was asked for; ",
-    )
+    taken = verdict.method or "none"
+    said = "" if request.method == AUTO else f"{request.method} was asked for; "
     origin: Origin = "user" if taken == request.method else "trial"
     method = Resolved("adapt_method", taken, origin, f"{said}{'; '.join(verdict.reasons)}")
     given = {

@@ -108,9 +108,6 @@ def train_chosen(
         right = np.zeros(len(val), dtype=bool)
         right[np.searchsorted(val, trained.rows)] = trained.logits.argmax(axis=1) == trained.y
         measured = expected
-        if tells_apart(1 - floor["accuracy_out_of_fold"], floor["rows"]):
-            # Trials know enough, so that a tie is one.
-            measured = replace(measured, hoped=None, hoped_error=None)
         if restarts:
             # What was hoped and tried was of rates that have failed, and says nothing of these.
             share = predict(plan).seconds / max(expected.seconds, 1e-9)
@@ -118,6 +115,9 @@ def train_chosen(
             measured = replace(
                 expected, found=None, found_error=None, hoped=None, hoped_error=None, price=price
             )
+        elif tells_apart(1 - floor["accuracy_out_of_fold"], floor["rows"]):
+            # Trials know enough, so that a tie is one.
+            measured = replace(expected, hoped=None, hoped_error=None)
         verdict = judge(
             measured,
             right[own],
