@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,6 +195,22 @@ def stopping() -> Callable[[int], AbstractContextManager[None]]:
                 yield
 
     return after
+
+
+@pytest.fixture
+def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every text that a tokenizer is given, in whichever way."""
+    from unfreeze.runtime.tokenize import TextEncoder
+
+    given: list[str] = []
+    encodings = TextEncoder._encodings
+
+    def noting(self: TextEncoder, texts: Sequence[str]) -> Iterator[Any]:
+        given.extend(texts)
+        return encodings(self, texts)
+
+    monkeypatch.setattr(TextEncoder, "_encodings", noting)
+    return given
 
 
 @pytest.fixture

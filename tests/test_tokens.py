@@ -1,24 +1,8 @@
 """In a whole training each text is tokenised once, whichever of its passes reads it."""
 
-import pytest
-
 import unfreeze
-from unfreeze.runtime.tokenize import TextEncoder
 
 SETTINGS = {"max_length": 16, "store": "off", "seed": 1, "precision": "fp32", "strategy": "full", "epochs": 1}
-
-
-@pytest.fixture
-def tokenised(monkeypatch):
-    """Every text that a tokenizer was given, in whichever way."""
-    given, encodings = [], TextEncoder._encodings
-
-    def noting(self, texts):
-        given.extend(texts)
-        return encodings(self, texts)
-
-    monkeypatch.setattr(TextEncoder, "_encodings", noting)
-    return given
 
 
 def test_a_training_tokenises_each_text_once(make_mails, tmp_path, plain_torch, tokenised):

@@ -34,23 +34,10 @@ def texts_of(count, seed=0):
     return [" ".join(rng.choice(WORDS[4:], rng.integers(0, 12))) + f" w{row % 200}" for row in range(count)]
 
 
-@pytest.fixture
-def seen(monkeypatch):
-    """Every text that a tokenizer was given."""
-    given, encode = [], TextEncoder.encode_with_lengths
-
-    def noting(self, texts):
-        given.extend(texts)
-        return encode(self, texts)
-
-    monkeypatch.setattr(TextEncoder, "encode_with_lengths", noting)
-    return given
-
-
 @pytest.mark.parametrize("recent", [1, 7, 2**16])
 @pytest.mark.parametrize("truncation", ["head", "head+tail"])
 def test_each_text_is_tokenised_once_and_gives_what_the_tokenizer_gives(
-    monkeypatch, seen, recent, truncation
+    monkeypatch, tokenised, recent, truncation
 ):
     monkeypatch.setattr(module, "RECENT", recent)
     kept = Tokens().of(preprocess(truncation=truncation), FILE)
@@ -59,24 +46,24 @@ def test_each_text_is_tokenised_once_and_gives_what_the_tokenizer_gives(
     for start in (0, 20, 30, 0):
         some = texts[start : start + 15]
         ids, lengths = kept.encode_with_lengths(some)
-        before = len(seen)
+        before = len(tokenised)
         wanted, whole = plain.encode_with_lengths(some)
-        del seen[before:]
+        del tokenised[before:]
         assert [row.tolist() for row in ids] == [row.tolist() for row in wanted]
         assert {row.dtype for row in ids} == {np.dtype(np.int64)}
         assert lengths.tolist() == whole.tolist() == kept.lengths(some).tolist()
     assert kept.max_length == plain.max_length
-    assert sorted(seen) == sorted(set(seen)) == sorted({*texts[:15], *texts[20:45]})
+    assert sorted(tokenised) == sorted(set(tokenised)) == sorted({*texts[:15], *texts[20:45]})
 
 
-def test_ways_of_preparing_texts_are_kept_apart(seen):
+def test_ways_of_preparing_texts_are_kept_apart(tokenised):
     tokens, text = Tokens(), " ".join(WORDS[4:30])
     short, long = (
         tokens.of(preprocess(length), FILE).encode_with_lengths([text])[0][0] for length in (8, 16)
     )
     assert (len(short), len(long)) == (8, 16)
     assert tokens.of(preprocess(8), FILE).encode_with_lengths([text])[0][0].tolist() == short.tolist()
-    assert seen == [text, text]
+    assert tokenised == [text, text]
 
 
 def test_rows_are_read_where_they_are_kept_and_stay_when_more_are_added():
