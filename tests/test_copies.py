@@ -51,3 +51,5 @@ def test_validation_rows_that_were_given_are_not_learnt_from(parts, given, wante
     # An exact copy is no pair, and none of the others.
     assert found.compared == 10
     assert found.others.tolist() == [row for row in range(30, 40) if row not in (*wanted, 33)]
+    marks = ["~" if row in wanted else "=" if row == 33 else "." for row in range(30, 40)]
+    assert found.marks(np.arange(29, 40)) == "?" + "".join(marks)

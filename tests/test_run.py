@@ -396,6 +396,10 @@ def test_brighter_copies_of_learnt_pictures_in_the_test_part_are_told(tmp_path, 
     assert "of 13 test rows" in told[0]
     assert "test/dark/copy.png (like train/dark/1.png, similarity" in told[0]
     assert told[0].endswith("Take them out of one of the parts.")
+    marked = dict(zip(run.test_names, run.copy_marks, strict=True))
+    assert marked.pop("test/dark/copy.png") == "~"
+    assert f"{1 + list(marked.values()).count('~')} of 13 test rows" in told[0]
+    assert run.nearest_copy.startswith("test/dark/copy.png (like train/dark/1.png, similarity")
     found = {entry.title: entry for entry in run.report.data.findings}
     assert found["Test rows like one that was learnt from"].items[0][0] == "test/dark/copy.png"
 

@@ -227,12 +227,16 @@ def _pair(evidence: Evidence, place: int) -> tuple[str, str]:
     return tested, f"like {known}, similarity {copies.similarity[place]:.3f}"
 
 
+def nearest_copy(evidence: Evidence) -> str:
+    """The test row that looks most like a learnt one, and which; empty where none looks nearly the same."""
+    return "{} ({})".format(*_pair(evidence, 0)) if len(evidence.copies) else ""
+
+
 def _copies_told(evidence: Evidence) -> Iterator[str]:
     """What near-copies of learnt rows in the test part mean for the result, where there are any."""
     copies = evidence.copies
     if not len(copies):
         return
-    name, like = _pair(evidence, 0)
     right = evidence.test_logits.argmax(axis=1) == evidence.dataset.label[evidence.test_rows]
     others = right[np.isin(evidence.test_rows, copies.others)]
     without = f" Of the others {others.mean():.1%} are right." if len(others) else ""
@@ -243,7 +247,7 @@ def _copies_told(evidence: Evidence) -> Iterator[str]:
     )
     yield (
         f"{len(copies):,} of {copies.compared:,} test rows look nearly the same to the network as one that was learnt "
-        f"from, such as {name} ({like}): a result on them says little of new ones.{without} {remedy}"
+        f"from, such as {nearest_copy(evidence)}: a result on them says little of new ones.{without} {remedy}"
     )
 
 

@@ -44,7 +44,8 @@ class Run:
 
     ``test_names`` and ``test_groups``: of the test rows, the latter empty where the data have no groups.
     ``learned_from``: how many rows were there to learn from: train, and val where it was drawn from the same rows.
-    ``url``: where it was written to as well.
+    ``url``: where it was written to as well. ``copy_marks``: what ``NearCopies.marks`` says of each test row, and
+    ``nearest_copy``: the one that looks most like a learnt one, and which, empty where none looks nearly the same.
     """
 
     folder: Path
@@ -58,6 +59,8 @@ class Run:
     learned_from: int
     url: str | None = None
     test_groups: tuple[int, ...] = ()
+    copy_marks: str = ""
+    nearest_copy: str = ""
 
     def model(self) -> Model:
         """The classifier, loaded from the folder as any user would."""
@@ -212,7 +215,7 @@ def _train_into(
             write_fit(fit, folder)
         save_run(folder, fitted, dataset, decisions, names, tested, examples)
         save_metrics(folder, validation, test, fitted.how)
-    from unfreeze.reporting import Evidence, write_pages
+    from unfreeze.reporting import Evidence, nearest_copy, write_pages
 
     evidence = Evidence(
         folder=folder,
@@ -259,6 +262,8 @@ def _train_into(
         test=test,
         test_names=names,
         test_groups=() if test_groups is None else tuple(map(int, test_groups)),
+        copy_marks=copies.marks(tested.rows),
+        nearest_copy=nearest_copy(evidence),
         report=report,
         learned_from=len(dataset.rows("train") if "val" in dataset.given else dataset.rows("train", "val")),
         url=None if place.url is None else place.shown,

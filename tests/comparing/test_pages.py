@@ -1,6 +1,7 @@
 """What a person sees: the page, the terminal at 80 columns, the notebook, the tables of pandas."""
 
 import builtins
+import html
 import io
 import json
 import re
@@ -312,6 +313,58 @@ def test_what_is_written_as_json_has_no_rows_and_no_gaps(strategies, sizes, rank
     first = strategies.to_dict()["results"][1]
     assert first["accuracy"]["value"] == pytest.approx(0.85)
     assert sizes.to_dict()["curves"][1]["law"]["c"] > 0.3
+
+
+@pytest.fixture
+def with_copies(make_cell):
+    """Two seeds with 100 test rows; of the first ten the floor knows none, and full all."""
+    known = np.arange(100) < 10
+    marks = {0: "~" * 8 + "=" * 2 + "." * 80 + "?" * 10, 1: "~" * 10 + "." * 90}
+    cells = []
+    for seed in range(2):
+        copies = {
+            "copy_marks": marks[seed],
+            "nearest_copy": f"{seed} <new>.png (like old.png, similarity 0.987)",
+        }
+        cells += [
+            make_cell("feature-extraction", ~known & (np.arange(100) % 2 > 0), seed=seed, **copies),
+            make_cell("full", known | (np.arange(100) % 5 > 1), seed=seed, **copies),
+        ]
+    return cells
+
+
+def test_copies_of_learnt_rows_are_told_once_with_what_is_reached_without_them(with_copies):
+    comparison = concluded(with_copies)
+    (told,) = comparison.warnings
+    assert told == (
+        "Of 190 test rows of 2 seeds 18 look nearly the same to the network as one that was learnt from, such as 0 "
+        "<new>.png (like old.png, similarity 0.987), and 2 are the same to the last byte as one that was learnt from: "
+        "results on them say little of new ones. Of the others full has 60.0 % and feature-extraction has 50.0 % "
+        "right. Take them out, or keep what belongs together in one part with --group-column."
+    )
+    values = comparison.to_dict()
+    assert values["warnings"] == [told]
+    assert "copy_marks" not in json.dumps(values)
+    assert f"! {told}" in " ".join(printed(comparison).split())
+    page = html.unescape(render(comparison)).replace("\u202f%", " %")
+    assert page.count(told) == 1
+    assert told in html.unescape(comparison._repr_html_())
+
+
+def test_copies_are_told_of_the_largest_size_and_the_best_alone_and_not_where_there_are_none(with_copies):
+    (floor, best) = with_copies[:2]
+    (told,) = concluded([floor, replace(best, copy_marks="=" * 10 + "." * 90, nearest_copy="")]).warnings
+    assert told.startswith(
+        "Of 100 test rows 10 are the same to the last byte as one that was learnt from: results"
+    )
+    known = [replace(cell, copy_marks="." * 100, nearest_copy="") for cell in (floor, best)]
+    assert concluded(known).warnings == ()
+    smaller = [replace(cell, size=20) for cell in (floor, best)]
+    assert concluded([*smaller, *(replace(cell, size=40) for cell in known)]).warnings == ()
+    # A record from before it was looked at.
+    assert concluded([replace(cell, copy_marks="", nearest_copy="") for cell in with_copies]).warnings == ()
+    (alone,) = concluded([floor]).warnings
+    assert "Of the others feature-extraction has 50.0 % right." in alone
 
 
 def test_one_backbone_or_a_failed_one_is_no_ranking(ranking):

@@ -47,6 +47,8 @@ FIELDS = {
     "seconds": [-1.0, 1e300, float("nan"), "fast"],
     "shared_seconds": [-1.0, None],
     "joules": [float("inf")],
+    "copy_marks": ["~", "x" * 4, 3, ["~"]],
+    "nearest_copy": ["a.png", "x" * 10_000, None],
     "chosen": [["lora"], "x" * 10_000],
     "sentence": [5],
     "state": [None, 1, "done"],

@@ -88,6 +88,9 @@ def test_what_a_cell_says_of_itself_is_what_its_run_says(call, trainer, image_ru
     trainer.source = dataclasses.replace(image_run.run, learned_from=9)
     again = call(seeds=1, strategies="partial", output_dir=tmp_path / "given")
     assert (again.cells[0].learned_from, again.results[0].rows) == (9, 9)
+    marks = image_run.run.copy_marks
+    assert len(marks) == image_run.run.test.n
+    assert (cell.copy_marks, cell.nearest_copy) == (marks, image_run.run.nearest_copy)
     # The head alone: classes x (width + 1), over several depths or the last.
     assert cell.trained % 2 == 0
     assert 2 * 320 < cell.trained < cell.parameters == image_run.run.report.backbone.parameters + cell.trained

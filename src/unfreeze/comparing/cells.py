@@ -29,6 +29,7 @@ from unfreeze.progress import Progress
 from unfreeze.regular import read_record
 from unfreeze.run import Run, train
 from unfreeze.runtime.files import file_hash, parse_json, write_atomically
+from unfreeze.training.copies import MARKS, NEAR
 
 RECORD = "cell.json"
 FINISHED, FAILED = "finished", "failed"
@@ -43,10 +44,11 @@ class CellResult:
 
     ``truth`` and ``answers`` index ``labels``, one number a test row, in an order that ``rows_hash`` stands for;
     ``rows`` holds a key for each, empty in records from before there were any, and ``groups`` one for the group of
-    each, empty where the data have none. ``chosen``: the strategy that ``auto`` took, else empty. ``learned_from``:
-    rows of train, and of val where it was drawn from the same rows. ``trained``: parameters that the optimizer held, of
-    all ``parameters`` of network and head. ``seconds``: without the ``shared_seconds`` of the frozen pass; None when
-    some were lost.
+    each, empty where the data have none. ``copy_marks``: what ``NearCopies.marks`` says of each, empty in records from
+    before it was looked at, and ``nearest_copy`` the one that looks most like a learnt row. ``chosen``: the strategy
+    that ``auto`` took, else empty. ``learned_from``: rows of train, and of val where it was drawn from the same rows.
+    ``trained``: parameters that the optimizer held, of all ``parameters`` of network and head. ``seconds``: without the
+    ``shared_seconds`` of the frozen pass; None when some were lost.
     """
 
     strategy: str
@@ -67,6 +69,8 @@ class CellResult:
     rows_hash: str = ""
     rows: str = ""
     groups: str = ""
+    copy_marks: str = ""
+    nearest_copy: str = ""
     chosen: str = ""
     learned_from: int = 0
     trained: int = 0
@@ -232,7 +236,10 @@ def _is_sound(result: CellResult, named: _Named) -> bool:
         and len(result.rows_hash) <= HASH_LENGTH
         and are_keys(result.rows, len(result.truth))
         and are_keys(result.groups, len(result.truth), distinct=False)
-        and max(len(result.sentence), len(result.chosen)) <= LONGEST_SENTENCE
+        and (not result.copy_marks or len(result.copy_marks) == len(result.truth))
+        and set(result.copy_marks) <= set(MARKS)
+        and (NEAR in result.copy_marks) == bool(result.nearest_copy)
+        and max(len(result.sentence), len(result.chosen), len(result.nearest_copy)) <= LONGEST_SENTENCE
     )
 
 
@@ -257,6 +264,8 @@ def _measured(named: _Named, run: Run, meter: Meter, *, resumed: bool) -> CellRe
         rows_hash=hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
         rows=key_rows(names),
         groups=key_groups(run.test_groups),
+        copy_marks=run.copy_marks,
+        nearest_copy=run.nearest_copy,
         chosen=run.strategy if named.strategy.partition(":")[0] == AUTO else "",
         learned_from=run.learned_from,
         trained=_trained(run.folder) or head,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unfreeze.comparing.cells import CellResult
+from unfreeze.comparing.copies import copies_told
 from unfreeze.comparing.curve import Curve, answer, draw_curve
 from unfreeze.comparing.picture import Chart, Picture, cost_chart, curve_chart
 from unfreeze.comparing.ranking import BY_ROW, Ranked
@@ -80,6 +81,13 @@ class Comparison:
             said += answer(curve) if curve is not None else ()
         return (*said, *judge_backbones(self.ranking))
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to read before the verdict is believed."""
+        if not self.verdicts:
+            return ()
+        return copies_told(self.cells, self.verdicts[-1].best, several=self.several)
+
     def best(self) -> Result | Ranked:
         """The result that ``is_best`` at the largest size; without strategies, the best backbone.
 
@@ -144,7 +152,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, object]:
         """JSON-serialisable form: what ``results.json`` and ``compare --json`` hold."""
-        dropped = ("labels", "truth", "answers", "rows_hash", "rows", "groups")
+        dropped = ("labels", "truth", "answers", "rows_hash", "rows", "groups", "copy_marks", "nearest_copy")
         cells = ({k: v for k, v in asdict(cell).items() if k not in dropped} for cell in self.cells)
         return {
             "folder": str(self.folder),
@@ -153,6 +161,7 @@ class Comparison:
             "created": self.created,
             "command": self.command,
             "verdict": list(self.sentences),
+            "warnings": list(self.warnings),
             "results": [result.to_dict() for result in self.results],
             "ranking": [entry.to_dict() for entry in self.ranking],
             "curves": [curve.to_dict() | {"answer": list(answer(curve))} for curve in self.curves],
@@ -169,7 +178,7 @@ class Comparison:
     def _repr_html_(self) -> str:
         tables = [accuracy_table(self.last)] if self.last else []
         tables += [ranking_table(self.ranking)] if self.ranking else []
-        said = "".join(f"<p>{escape(sentence)}</p>" for sentence in self.sentences)
+        said = "".join(f"<p>{escape(sentence)}</p>" for sentence in (*self.sentences, *self.warnings))
         page = f"<p>Page: <code>{escape(str(self.folder / 'compare.html'))}</code></p>"
         return "".join(map(_html, tables)) + said + page
 

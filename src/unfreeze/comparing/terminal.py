@@ -43,6 +43,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     say("")
     for sentence in comparison.sentences:
         say(sentence)
+    for sentence in comparison.warnings:
+        say(f"! {sentence}", "yellow")
     say("")
     for name in (PAGE, RESULTS):
         # Paths stay on one line, however long, so that they can be copied.

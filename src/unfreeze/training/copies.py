@@ -12,23 +12,37 @@ from unfreeze.data.dataset import Dataset
 from unfreeze.engine.frozen_pass import Features
 from unfreeze.training.probing import fit_rows
 
+# What ``NearCopies.marks`` holds for a test row: it looks like a learnt one, is the same to the last byte, is neither,
+# or was not compared.
+NEAR, SAME, OTHER, UNKNOWN = MARKS = "~=.?"
+
 
 @dataclass(frozen=True, eq=False)
 class NearCopies:
     """Test rows that look nearly the same to the pretrained network as one that was learnt from.
 
-    ``tested`` and ``known`` (pairs,): rows of the data set, the most similar first; ``similarity`` (pairs,).
-    ``compared``: how many test rows were, and ``others`` those of them that are no copy, to the last byte neither.
+    ``tested`` and ``known`` (pairs,): rows of the data set, the most similar first; ``similarity`` (pairs,). Of the
+    other test rows that were compared, ``same`` are learnt ones to the last byte, and ``others`` are no copies.
     """
 
     tested: NDArray[np.intp]
     known: NDArray[np.intp]
     similarity: NDArray[np.float32]
-    compared: int
+    same: NDArray[np.intp]
     others: NDArray[np.intp]
 
     def __len__(self) -> int:
         return len(self.tested)
+
+    @property
+    def compared(self) -> int:
+        """How many test rows were."""
+        return len(self.tested) + len(self.same) + len(self.others)
+
+    def marks(self, rows: NDArray[np.intp]) -> str:
+        """One of ``MARKS`` for each of these test rows."""
+        kinds = [np.isin(rows, those) for those in (self.tested, self.same, self.others)]
+        return "".join(np.select(kinds, [NEAR, SAME, OTHER], UNKNOWN))
 
 
 def near_copies(dataset: Dataset, tested: Features, features: Features) -> NearCopies:
@@ -46,6 +60,6 @@ def near_copies(dataset: Dataset, tested: Features, features: Features) -> NearC
         tested=tested.rows[found.asked[near]],
         known=features.rows[learnt][found.known[near]],
         similarity=found.similarity[near],
-        compared=len(found.compared),
+        same=tested.rows[found.compared[exact[found.compared]]],
         others=tested.rows[others[~exact[others]]],
     )
