@@ -47,20 +47,19 @@ def judge(
     """Ship when what was measured puts it above the probe by more than its price, within chance or not.
 
     ``right`` and ``floor_right`` (rows,): on validation rows; ``groups``: codes of those that belong together.
-    ``among``: how many were tried. Its trials count on the rows of the training part, each weighted by its certainty.
-    What was ``hoped`` before counts where it is given; elsewhere only so much of it as its trials are expected to be
-    ``behind``. What fell clearly below the probe is never shipped.
+    ``among``: how many were tried. Its trials count on the rows of the training part, each weighted by its certainty,
+    with what they are expected to be ``behind``; what was ``hoped`` before counts where it is given. What fell clearly
+    below the probe is never shipped.
     """
     own = (paired_gain(right, floor_right), paired_error(right, floor_right, groups))
     measured = [own]
     told = f"On {len(right)} validation rows it is right on {right.mean():.1%}, the probe on {floor_right.mean():.1%}"
     if expected.found is not None and expected.found_error is not None:
-        # What they are behind with is a part of what was hoped, and is known no better than by about as much.
-        behind = expected.behind if expected.hoped is None else 0.0
-        measured.append((expected.found + behind, math.hypot(expected.found_error, behind)))
+        # How far they are behind is known no better than by about as much.
+        measured.append((expected.found + expected.behind, math.hypot(expected.found_error, expected.behind)))
         told += f", and its trials on the other rows found {points(expected.found)}"
-        if abs(behind) >= WORTH_TELLING:
-            told += f" with fewer rows to learn from, for which {points(behind)} count"
+        if abs(expected.behind) >= WORTH_TELLING:
+            told += f" with fewer rows to learn from, for which {points(expected.behind)} count"
         if among > 1:
             told += f" (the best of {among}, which flatters)"
     else:
