@@ -11,6 +11,7 @@ from unfreeze.bundle.loading import load as load_folder
 from unfreeze.bundle.places import run_folder
 from unfreeze.bundle.schema import DataEntry
 from unfreeze.data.dataset import PARTS, Dataset
+from unfreeze.data.hub import HUB_PREFIX
 from unfreeze.data.load import load_whole
 from unfreeze.data.rows import unread_inputs
 from unfreeze.errors import DataError, RequestError
@@ -124,7 +125,10 @@ def _learnt(trained: DataEntry, data: str, part: str | None) -> tuple[str, ...]:
     """A warning where these are the data that the run was trained on."""
     if part == "test" or is_remote(data) or is_remote(trained.source):
         return ()
-    if Path(data).resolve() != Path(located(trained.source, trained.folder)).resolve():
+    asked, learnt = (
+        name.removeprefix(HUB_PREFIX) for name in (data, located(trained.source, trained.folder))
+    )
+    if Path(asked).resolve() != Path(learnt).resolve():
         return ()
     return (
         "The run was trained on these data: most of the rows have been learnt, and what it is worth on new ones stands "

@@ -73,6 +73,8 @@ def test_parts_and_class_names_come_from_the_hub(library):
     assert [len(data.rows(name)) for name in ("train", "val", "test")] == [20, 4, 6]
     assert data.samples.read(21) == "text 1"
     assert data.samples.name(21) == "owner/mails:22"
+    # Who reads it again later cannot take it for a folder that is gone.
+    assert data.source == load_dataset("hub:owner/mails").source == "hub:owner/mails"
 
 
 def test_unlabelled_and_other_parts_are_ignored(library):

@@ -39,6 +39,8 @@ def is_hub_id(source: str) -> bool:
 def read_hub(source: str, columns: Columns) -> Rows:
     """The rows of a hub data set. Raises DataError without the extra ``hub`` or when it cannot be had."""
     name = source.removeprefix(HUB_PREFIX)
+    # Whoever reads it again later cannot take it for a folder that is gone.
+    recorded = f"{HUB_PREFIX}{name}"
     try:
         import datasets
     except ImportError:
@@ -60,9 +62,9 @@ def read_hub(source: str, columns: Columns) -> Rows:
             f"{source} does not exist here and is no data set that the hub can give: {text}."
         ) from None
     if opened is not None:
-        return table_rows(opened, columns, source=source)
+        return table_rows(opened, columns, source=recorded)
     return table_rows(
-        _as_table(name, {split: part.data.table for split, part in splits.items()}), columns, source=source
+        _as_table(name, {split: part.data.table for split, part in splits.items()}), columns, source=recorded
     )
 
 

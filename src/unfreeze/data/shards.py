@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from glob import glob
+from glob import glob, iglob
 from pathlib import Path
 
 from unfreeze.data.groups import Place
@@ -47,6 +47,11 @@ def is_shard_pattern(source: object) -> bool:
         and suffix_of(str(source)) == SUFFIX
         and any(m in str(source) for m in MARKS)
     )
+
+
+def fits_a_file(pattern: str) -> bool:
+    """Whether a pattern of names fits any file or folder."""
+    return next(iglob(pattern, recursive=True), None) is not None  # noqa: PTH207 - Path.glob takes no absolute patterns
 
 
 def read_shards(source: str | Path, columns: Columns) -> Rows:

@@ -11,6 +11,7 @@ import yaml
 from unfreeze.backbones import published_as
 from unfreeze.bundle.loading import Loaded
 from unfreeze.exporting.formats import Written
+from unfreeze.regular import names_anything
 from unfreeze.report.card import NAME, plain
 from unfreeze.training.reopening import located
 
@@ -76,7 +77,7 @@ def _paths(loaded: Loaded) -> list[str]:
     data = loaded.bundle.data
     found = Path(located(data.source, data.folder))
     paths = [str(loaded.folder), str(loaded.folder.resolve())]
-    if found.exists():
+    if names_anything(found):
         paths += [data.source, str(found.resolve())]
     if loaded.bundle.backbone.base is not None:
         base = loaded.bundle.backbone.base.source

@@ -7,8 +7,11 @@ from pathlib import Path
 from unfreeze.bundle.loading import Loaded
 from unfreeze.config import TrainRequest, read_config
 from unfreeze.data.dataset import Dataset
+from unfreeze.data.hub import HUB_PREFIX, is_hub_id
 from unfreeze.data.memory import SOURCE as IN_MEMORY
+from unfreeze.data.shards import fits_a_file, is_shard_pattern
 from unfreeze.errors import DataError, RequestError
+from unfreeze.regular import names_anything
 from unfreeze.runtime.remote import is_remote, scrubbed
 from unfreeze.training.prepare import read_data
 
@@ -40,14 +43,23 @@ def open_source(loaded: Loaded, source: str | None) -> tuple[Dataset | None, str
 
 def located(name: str, folder: str) -> str:
     """The path of recorded data: from ``folder``, or as it stands where it is not there (any more)."""
-    there = Path(folder) / name
-    return str(there) if folder and there.exists() else name
+    there = str(Path(folder) / name)
+    return there if folder and _is_here(there) else name
+
+
+def _is_here(name: str) -> bool:
+    return names_anything(name) or (is_shard_pattern(name) and fits_a_file(name))
+
+
+def _is_at_hand(name: str) -> bool:
+    """Whether recorded data can be opened: without its prefix, a name of the hub is that of a folder that is gone."""
+    return _is_here(name) or is_remote(name) or name.startswith(HUB_PREFIX)
 
 
 def _read(loaded: Loaded, name: str, *, other: bool) -> Dataset:
     if name == IN_MEMORY:
         raise RequestError("they were given in memory")
-    if not is_remote(name) and not Path(name).exists():
+    if not _is_at_hand(name) and not (other and is_hub_id(name)):
         raise RequestError(f"{name} does not exist")
     path = loaded.folder / "config.yaml"
     # What else a run holds is enough to predict with, and its folder may have been made without settings.
@@ -55,8 +67,8 @@ def _read(loaded: Loaded, name: str, *, other: bool) -> Dataset:
     for part in ("val", "test"):
         beside = config.get(part)
         if isinstance(beside, str):
-            config[part] = located(beside, loaded.bundle.data.folder)
-            if other and not is_remote(config[part]) and not Path(str(config[part])).exists():
+            place = config[part] = located(beside, loaded.bundle.data.folder)
+            if other and not _is_at_hand(place):
                 # Who names other data cannot bring these back: the part is drawn from the rows that there are.
                 del config[part]
     return read_data(TrainRequest(data=name).filled_from(config, source=str(path)))
