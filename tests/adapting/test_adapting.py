@@ -213,8 +213,8 @@ def test_the_column_of_the_inputs_is_that_of_the_labelled_rows_too(text_run, tmp
         open_labels(str(both), replace(request, column=None), classifier)
     # What adapt itself wrote to be labelled, whose column has another name.
     written = tmp_path / "labels.csv"
-    written.write_text("text,label,supposed,probability,from\nurgent cash,spam,spam,0.5,row 1\n")
-    assert open_labels(str(written), request, classifier).samples.read(0) == "urgent cash"
+    written.write_text("text,label,supposed,probability,from\n'@ urgent cash,spam,spam,0.5,row 1\n")
+    assert open_labels(str(written), request, classifier).samples.read(0) == "@ urgent cash"
 
 
 def test_labelled_rows_may_be_shards_and_the_named_label_is_no_input(text_run, tmp_path):

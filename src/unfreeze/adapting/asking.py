@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unfreeze.adapting.moments import moments_of
 from unfreeze.adapting.scene import Scene
 from unfreeze.data.dataset import Dataset
+from unfreeze.data.samples import ColumnSamples
 from unfreeze.runtime.files import write_atomically
-from unfreeze.runtime.predictions import write_rows
+from unfreeze.runtime.predictions import FORMULAS, write_rows
 
 FEWEST, MOST = 20, 100
 # The table to be filled.
 LABELS = "labels.csv"
+# Columns that only such a table has.
+SUPPOSED, FROM = "supposed", "from"
+# What Pillow calls formats whose files end otherwise.
+SUFFIXES = {"jpeg": "jpg", "jpeg2000": "jp2"}
 # Rows to ask for each class.
 A_CLASS = 5
 
@@ -85,9 +94,9 @@ def write_questions(
             {
                 dataset.modality: content,
                 "label": None,
-                "supposed": labels[best],
+                SUPPOSED: labels[best],
                 "probability": round(float(answer[best]), 3),
-                "from": dataset.samples.name(int(row)),
+                FROM: dataset.samples.name(int(row)),
             }
         )
     text = io.StringIO()
@@ -97,8 +106,22 @@ def write_questions(
     return path
 
 
+def as_asked(dataset: Dataset, columns: Collection[str]) -> Dataset:
+    """The rows of a filled table as the target has them: texts that look like formulas are written defused.
+
+    ``columns``: all of the table's, by which it is known; any other table's rows stay as they are.
+    """
+    samples = dataset.samples
+    if not {SUPPOSED, FROM}.issubset(columns) or not isinstance(samples, ColumnSamples):
+        return dataset
+    pattern = f"^'([{re.escape(''.join(FORMULAS))}])"
+    texts = pc.replace_substring_regex(samples.column, pattern=pattern, replacement=r"\1")
+    return replace(dataset, samples=replace(samples, column=texts))
+
+
 def _suffix(data: bytes) -> str:
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
-        return f".{(image.format or 'png').lower()}".replace(".jpeg", ".jpg")
+        kind = (image.format or "png").lower()
+    return f".{SUFFIXES.get(kind, kind)}"

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from unfreeze.adapting.asking import as_asked
 from unfreeze.adapting.request import AdaptRequest
 from unfreeze.bundle.classifier import Classifier
 from unfreeze.bundle.loading import Loaded
@@ -128,7 +129,7 @@ def open_labels(name: str, request: AdaptRequest, classifier: Classifier) -> Dat
         raise RequestError(
             f"--target-labels {scrubbed(name)} holds {dataset.modality}s, and the run reads {modality}s."
         )
-    return dataset
+    return dataset if table is None else as_asked(dataset, table.head.column_names)
 
 
 def _open_labelled(

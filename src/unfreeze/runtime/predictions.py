@@ -24,6 +24,8 @@ from unfreeze.runtime.uploads import check_writable, upload_file
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 # Rows of a Parquet file that are in memory at the same time.
 PARQUET_ROWS = 10_000
+# A spreadsheet reads a cell that begins with one of these as a formula; a leading apostrophe makes it text.
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,7 @@ def _cell(value: object) -> object:
         return f"{value:.6g}"
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") and not _is_number(value):
-        # A spreadsheet reads such a cell as a formula; a leading apostrophe makes it text.
+    if isinstance(value, str) and value.startswith(FORMULAS) and not _is_number(value):
         return "'" + value
     return value
 
