@@ -291,9 +291,15 @@ def test_numbers_beyond_floats_are_refused(name, value, match):
 
 def test_numbers_with_an_exponent_are_numbers_and_words_stay_words(tmp_path):
     path = tmp_path / "c.yaml"
-    path.write_text("lr: 1e-4\nalpha: 5E+1\nlabel_column: '1e5'\n")
+    path.write_text("lr: 1e-4\nalpha: 5E+1\nlabel_column: '1e5'\nstore: off\nresume: on\n")
     values = read_config(path)
-    assert values == {"lr": 0.0001, "alpha": 50.0, "label_column": "1e5"}
+    assert values == {
+        "lr": 0.0001,
+        "alpha": 50.0,
+        "label_column": "1e5",
+        "store": "off",
+        "resume": True,
+    }
     path.write_text(write_config(tuple(Resolved(*pair, "user", "said") for pair in values.items())))
     assert read_config(path) == values
 

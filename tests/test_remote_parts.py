@@ -503,7 +503,7 @@ def test_paths_in_cells_lead_nowhere_else(s3, tmp_path, monkeypatch):
 
 def test_a_budget_that_is_no_size_is_a_sentence(bucket, monkeypatch):
     monkeypatch.setenv(parts.BUDGET, "plenty")
-    with pytest.raises(RequestError, match="'plenty' is no size"):
+    with pytest.raises(RequestError, match="UNFREEZE_REMOTE_BUDGET 'plenty' is no size"):
         load_dataset("s3://toys/cells")
 
 

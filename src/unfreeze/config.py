@@ -299,11 +299,11 @@ def target_patterns(targets: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in targets.split(",") if name.strip())
 
 
-def bytes_of(size: str) -> int:
-    """The bytes of a size such as 8GB; raises RequestError when it is none."""
+def bytes_of(size: str, what: str = "--store-budget") -> int:
+    """The bytes of a size such as 8GB, given as ``what``; raises RequestError when it is none."""
     found = _bytes(size)
     if found is None:
-        raise RequestError(f"{size!r} is no size: write it like 8GB or 500MB.")
+        raise RequestError(f"{what} {size!r} is no size: write it like 8GB or 500MB.")
     return found
 
 
@@ -394,7 +394,9 @@ def read_config(path: Path) -> dict[str, object]:
             if value["origin"] == "user" and name != "output_dir" and name in SETTINGS:
                 settings[name] = value["value"]
         else:
-            settings[name] = value
+            # YAML's on and off are true and false.
+            word = {True: "on", False: "off"}.get(value) if isinstance(value, bool) else None
+            settings[name] = word if word in CHOICES.get(name, ()) else value
     return settings
 
 

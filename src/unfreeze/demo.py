@@ -25,6 +25,8 @@ LICENCE = (
     "The images are licensed CC BY-NC-SA 4.0 (Deitsch et al., Buerhop-Lutz et al.): not for commercial use."
 )
 
+TABLE, COLUMNS = "solar_cells.csv", ("image", "label", "cell_type")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -61,9 +63,25 @@ def write_table(cells: list[Cell], path: Path) -> None:
     """Write a CSV with the columns image, label and cell_type."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "label", "cell_type"])
+    writer.writerow(COLUMNS)
     writer.writerows([str(cell.image), cell.label, cell.kind] for cell in cells)
     write_atomically(path, text.getvalue())
+
+
+def _check_own(table: Path) -> None:
+    """Raise RequestError where another file has the name of the demo's table."""
+    try:
+        with table.open("rb") as file:
+            own = file.readline().strip() == ",".join(COLUMNS).encode()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError:
+        own = False
+    if not own:
+        raise RequestError(
+            f"{table} is not the demo's, which writes its table under that name beside the run: choose another "
+            "--output-dir."
+        )
 
 
 def run_demo(
@@ -74,8 +92,14 @@ def run_demo(
         raise RequestError(refused)
     cells = solar_cells()
     folder = output_dir or free_run_folder("demo")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    table = folder.parent / "solar_cells.csv"
+    table = folder.parent / TABLE
+    _check_own(table)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RequestError(
+            f"--output-dir {folder}: {folder.parent} is a file. Name another folder."
+        ) from None
     write_table(cells, table)
     progress.say(f"{len(cells):,} electroluminescence photographs of solar cells. {LICENCE}")
     request = replace(demo_request(table, folder, seed=seed), time_limit=time_limit)

@@ -446,3 +446,40 @@ def test_what_pillow_says_of_a_damaged_picture_does_not_stand_between_the_lines(
         warnings.simplefilter("always")
         assert command("check", data, "--json").status == 0
     assert not [entry for entry in caught if "PIL" in entry.filename]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "TEXT", "mail.txt"),
+        ("predict", "RUN", "mail.txt", "--output", "TEXT.csv"),
+        ("evaluate", "TEXT", "mail.txt"),
+        ("train", "PHOTOS", "--output-dir", "TEXT"),
+        ("export", "RUN", "--output", "TEXT"),
+        ("serve", "TEXT"),
+    ],
+)
+def test_a_text_in_the_place_of_a_file_is_a_sentence(
+    text_run, photos, command, tmp_path, monkeypatch, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mail.txt").write_text("meeting agenda")
+    places = {"RUN": text_run.run.folder, "PHOTOS": photos}
+    long = "free cash now " * 30
+    done = command(*(str(places.get(one, one)).replace("TEXT", long) for one in arguments))
+    assert done.status == 2
+    assert "Error: " in done.err
+    assert "free cash now free" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_the_demo_overwrites_no_file_of_its_user(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "solar_cells.csv").write_text("image,label\nmine.png,good\n")
+    done = command("demo", "--output-dir", "demo")
+    assert (done.status, done.out) == (2, "")
+    assert "solar_cells.csv is not the demo's" in done.err
+    assert (tmp_path / "solar_cells.csv").read_text() == "image,label\nmine.png,good\n"
+    done = command("demo", "--output-dir", "solar_cells.csv/demo")
+    assert (done.status, "solar_cells.csv is a file. Name another folder." in done.err) == (2, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["solar_cells.csv"]

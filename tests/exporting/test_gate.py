@@ -278,7 +278,16 @@ def test_an_answer_that_is_no_number_is_not_made_good_by_a_later_one(odd):
     assert "no answer that is a number" in check(Broken(), rows).problem
 
 
-@pytest.mark.parametrize("card", [b"---\nlicense: [broken: {\n---\n# Mine\n", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "card",
+    [
+        b"---\nlicense: [broken: {\n---\n# Mine\n",
+        b"\xff\xfe",
+        b"---\ndate: 2026-02-30\n---\n# Mine\n",
+        b"---\na: " + 5_000 * b"[" + b"\n---\n# Mine\n",
+    ],
+    ids=["yaml", "bytes", "date", "depth"],
+)
 def test_a_card_that_was_edited_into_no_yaml_costs_nothing_but_itself(text_run, tmp_path, card):
     folder = tmp_path / "run"
     shutil.copytree(text_run.run.folder, folder)

@@ -54,6 +54,7 @@ def test_a_refused_upload_leaves_the_folder_and_says_where(hub, image_run, tmp_p
     done = command("export", image_run.run.folder, *out, "--push-to-hub", "me/photos")
     assert done.status == 1
     assert "could not be uploaded to me/photos: 403 Forbidden: no right to write." in done.err
+    assert f"`hf upload me/photos {tmp_path / 'out'}`" in done.err.replace("\n", " ")
     assert (tmp_path / "out" / "model.pt").is_file()
 
 

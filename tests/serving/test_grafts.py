@@ -239,7 +239,7 @@ def test_over_http_several_tasks_are_asked_at_once_and_each_is_explained_with_it
 def test_a_budget_that_is_no_size_is_refused(folders, command):
     answer = command("serve", folders["vit", "plain"], "--adapter-budget", "lots")
     assert answer.status == 2
-    assert "'lots' is no size: write it like 8GB or 500MB." in answer.err
+    assert "--adapter-budget 'lots' is no size: write it like 8GB or 500MB." in answer.err
 
 
 # -- what cannot share a pass, or a network

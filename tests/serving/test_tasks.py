@@ -90,6 +90,11 @@ def test_a_name_that_could_be_a_path_is_refused(registry, text_run, name):
         registry.put(name, text_run.run.folder)
 
 
+def test_a_run_whose_folder_gives_no_name_is_to_be_given_one(tmp_path):
+    with pytest.raises(RequestError, match=r"'Solar Cells' cannot name a task.*: NAME=FOLDER\."):
+        named_runs([f"{tmp_path}/Solar Cells"])
+
+
 def test_runs_are_named_by_their_folder_or_by_the_user(tmp_path):
     assert named_runs([f"{tmp_path}/cells", f"mails={tmp_path}/run-3"]) == {
         "cells": tmp_path / "cells",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from typing import NoReturn
 import typer
 
 from unfreeze.cli import adapt, backbones, check, compare, demo, evaluate, export, plan, predict, serve, train
-from unfreeze.errors import StoppedError, UnfreezeError, readable
+from unfreeze.errors import RequestError, StoppedError, UnfreezeError, readable
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -87,10 +88,16 @@ def _forget_output() -> None:
         os.close(nowhere)
 
 
-def _leave_full(problem: OSError) -> NoReturn:
-    """End in a sentence where a disk failed; any other error is raised again."""
+def _leave_for_files(problem: OSError) -> NoReturn:
+    """End in a sentence where a disk failed, or a text stands in the place of a file; other errors are raised again."""
     from unfreeze.bundle.claim import DISK_ERRORS, MEND
 
+    if problem.errno == errno.ENAMETOOLONG:
+        _tell(
+            f"Error: '{readable(str(problem.filename)[:60])}…' is too long to name a file or folder. Check the order "
+            "of what the command was given."
+        )
+        sys.exit(RequestError.exit_status)
     if problem.errno not in DISK_ERRORS:
         raise problem
     what = "written" if problem.filename is None else "read or written"
@@ -139,4 +146,4 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as problem:
-        _leave_full(problem)
+        _leave_for_files(problem)

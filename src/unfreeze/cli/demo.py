@@ -10,7 +10,8 @@ import typer
 
 def demo(
     output_dir: Annotated[
-        Path | None, typer.Option(help="The run folder to make. (default: runs/demo)")
+        Path | None,
+        typer.Option(help="The run folder to make; its table is written beside it. (default: runs/demo)"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     time_limit: Annotated[str, typer.Option(help="For trials and training, such as 90s or 1h.")] = "3m",

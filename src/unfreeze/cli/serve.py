@@ -60,7 +60,7 @@ def serve(
             wait=max_wait / 1000,
             queue=max_queue,
             body=round(max_body * 2**20),
-            adapters=bytes_of(adapter_budget),
+            adapters=bytes_of(adapter_budget, "--adapter-budget"),
         ),
         token_file=token_file,
         changes=allow_changes,

@@ -45,6 +45,7 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
     ) as problem:  # the hub's errors, those of its network library, and ValueError share no base
         first = first_line(problem)
         raise UnfreezeError(
-            f"The export lies in {folder}, but it could not be uploaded to {repository}: {first.rstrip('.')}."
+            f"The export lies in {folder}, but it could not be uploaded to {repository}: {first.rstrip('.')}. It need "
+            f"not be made again: upload the folder by `hf upload {repository} {folder}`."
         ) from None
     return str(address)

@@ -246,7 +246,11 @@ def _budget() -> tuple[int, int, bool]:
     folder = _folder()
     held = sum(part.size for part in _held(folder))
     asked = os.environ.get(BUDGET)
-    return bytes_of(asked) if asked else int(SHARE_OF_FREE * (_free(folder) + held)), held, bool(asked)
+    return (
+        bytes_of(asked, BUDGET) if asked else int(SHARE_OF_FREE * (_free(folder) + held)),
+        held,
+        bool(asked),
+    )
 
 
 def _folder() -> Path:

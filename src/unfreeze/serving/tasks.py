@@ -172,6 +172,9 @@ def named_runs(arguments: list[str]) -> dict[str, Path]:
             raise RequestError(
                 f"Two runs are named {name!r}: give one of them another name, as in {name}-2={folder}."
             )
-        check_name(name)
+        try:
+            check_name(name)
+        except RequestError as problem:
+            raise RequestError(f"{problem} Give the run such a name: NAME=FOLDER.") from None
         found[name] = folder
     return found
