@@ -23,6 +23,7 @@ from unfreeze.training.material import Material
 from unfreeze.training.planning import make_plan
 from unfreeze.training.prepare import read_data
 from unfreeze.training.probed import probe_data
+from unfreeze.training.trying import trial_part
 from unfreeze.training.weighing import weigh
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ class _Weighing:
             self._elapsed,
             self._limit,
             few=self._few,
+            part=trial_part(self._material),
             drop=lambda candidate, why: self.unfit.append((candidate.name, why)),
             begin=lambda candidate: self._tell(candidate.name),
         )

@@ -55,13 +55,14 @@ class Bench:
             failed="the loss is not finite" if one.name in self.failing else "",
         )
 
-    def search(self, *ones: Candidate, error: float | None = None, budget: float = 1e9):
+    def search(self, *ones: Candidate, error: float | None = None, budget: float = 1e9, **settings: object):
         return search(
             ones,
             self,
             floor_error=1 - self.floor if error is None else error,
             seconds=lambda one: self.seconds[one.name],
             budget=budget,
+            **settings,
         )
 
 
@@ -115,6 +116,10 @@ def test_where_every_trial_fails_the_probe_is_taken():
     assert found.chosen is None
     assert found.expectations == ()
     assert found.decisions[-1] == "A trial of every candidate failed: the probe is taken."
+    alone = bench.search(candidate("full"))
+    assert alone.decisions[-1] == (
+        "Its trial failed: the probe is taken. Another strategy can be named with --strategy."
+    )
 
 
 NOT_WORTH_IT = "is expected to gain more over the probe than it costs: the probe is taken."
@@ -204,7 +209,7 @@ def test_the_more_errors_the_floor_leaves_the_more_are_tried_at_full_length():
 
 @pytest.mark.parametrize(
     ("floor", "tried"),
-    [(0.95, ["a"]), (0.85, ["a", "d, rate 0.001"]), (0.70, ["a", "b", "d, rate 0.001"])],
+    [(0.95, ["a"]), (0.85, ["a", "d, rate 0.001"]), (0.70, ["a", "d, rate 0.001", "b"])],
     ids=str,
 )
 def test_of_those_that_are_tried_fully_one_has_another_rate_or_norm_policy(floor, tried):
@@ -224,6 +229,46 @@ def test_a_policy_that_differs_already_takes_no_place(kind):
     ones = [candidate("a"), second, candidate("c", rate=2)]
     bench = Bench({one.name: (0.9 - 0.01 * place, 0.85) for place, one in enumerate(ones)}, floor=0.85)
     assert f"full length: a; {second.name}." in " ".join(bench.search(*ones).decisions)
+
+
+def test_where_there_is_no_time_for_a_third_it_is_not_the_other_policy_that_falls_out():
+    ones = [*map(candidate, "abcd"), candidate("e", rate=1e-3)]
+    bench = Bench({one.name: (0.74 - 0.01 * place, 0.7) for place, one in enumerate(ones)})
+    bench.search(*ones)
+    # 200 s for five short trials of 12.5 and full-length ones of 50.
+    assert [name for name, fold, share in bench.runs if (fold, share) == (0, 1.0)] == ["a", "e, rate 0.001"]
+
+
+@pytest.mark.parametrize("rate", [None, 1e-4])
+def test_a_trend_takes_no_place_from_the_only_other_policy(rate):
+    slow = candidate("slow", hope=0.02, **({} if rate is None else {"rate": rate}))
+    ones = [candidate("a"), candidate("b"), candidate("c", rate=1e-3), slow]
+    bench = Bench(dict.fromkeys((one.name for one in ones), (0.85, 0.85)), floor=0.85)
+    bench.losses = dict.fromkeys((one.name for one in ones), (0.70, 0.68, 0.66)) | {
+        slow.name: (0.7, 0.6, 0.4)
+    }
+    found = bench.search(*ones)
+    named = next(sentence for sentence in found.decisions if "to be tried at full length:" in sentence)
+    wanted = ["a", "c, rate 0.001", "slow"] if rate is None else ["a", slow.name]
+    assert named.partition("full length: ")[2].rstrip(".").split("; ") == wanted
+    place = "too." if rate is None else "in place of c, rate 0.001."
+    assert any(sentence.endswith(f"it is tried at full length {place}") for sentence in found.decisions)
+
+
+def test_a_short_trial_that_cannot_be_shorter_is_the_full_length_one():
+    bench = Bench({"a": (0.72, 0.85), "b": (0.71, 0.74)})
+    found = bench.search(candidate("a"), candidate("b"), short=lambda one: 1.0 if one.name == "a" else 0.25)
+    assert bench.runs.count(("a", 0, 1.0)) == 1
+    assert ("a", 1, 1.0) in bench.runs
+    assert found.chosen is not None
+    assert found.chosen.full_length
+
+
+@pytest.mark.parametrize(("part", "halves"), [(0.5, [0, 1]), (0.6, [0])])
+def test_trials_are_predicted_by_the_rows_that_they_learn_from(part, halves):
+    bench = Bench({"full": (0.75, 0.8)})
+    bench.search(candidate("full"), budget=105.0, part=part)
+    assert [fold for _, fold, _ in bench.runs] == halves
 
 
 def test_a_task_on_a_plateau_is_found_by_its_training_loss():
@@ -330,6 +375,13 @@ def test_short_trials_that_take_longer_than_predicted_leave_time_for_full_length
     assert sum(trial.seconds for trial in found.trials) <= 200.0
 
 
+def test_it_is_known_how_late_full_length_trials_were():
+    late = Bench({"full": (0.75, 0.8)}, late=20.0).search(candidate("full")).late
+    assert late == pytest.approx(70 / 50)
+    assert Bench({"full": (0.75, 0.8)}, late=-20.0).search(candidate("full")).late == 1.0
+    assert Bench({"full": (0.75, 0.8)}).search(candidate("full"), budget=0.0).late == 1.0
+
+
 def test_trials_take_at_most_twice_what_the_training_takes():
     bench = Bench(dict.fromkeys("abcd", (0.75, 0.8)))
     bench.search(*(candidate(name) for name in "abcd"))
@@ -345,7 +397,11 @@ def test_what_trials_on_fewer_rows_are_behind_is_added():
     level, behind = expect(0.0), expect(0.05)
     assert level.gain == pytest.approx(0, abs=1e-3)
     # Of what was hoped a little is left: behind is known no better than by as much.
-    assert behind.gain == pytest.approx(0.05 * (1 - FLOOR), abs=2e-3)
+    hoped, added = 0.2 * (1 - FLOOR), 0.05 * (1 - FLOOR)
+    weights = 1 / (0.2 * (1 - FLOOR)) ** 2, 1 / added**2
+    assert behind.gain == pytest.approx(np.average([hoped, added], weights=weights), abs=2e-4)
+    # Two halves know it no better than one.
+    assert behind.error == pytest.approx(sum(weights) ** -0.5, rel=0.02)
     # What was found is told as it was.
     assert (behind.behind, behind.found) == (pytest.approx(0.05 * (1 - FLOOR)), level.found)
 

@@ -9,7 +9,7 @@ from unfreeze.choose.cost import Cost
 from unfreeze.errors import DataError, RequestError, StoppedError
 from unfreeze.plan import Phase, Plan, Thaw
 from unfreeze.training import weighing
-from unfreeze.training.weighing import weigh
+from unfreeze.training.weighing import fit_late, weigh
 
 MEASURING, AN_EPOCH = 20.0, 10.0
 
@@ -31,7 +31,7 @@ class Desk:
         memory = self.bytes_of.get(plan.strategy, 1)
         return Cost(strategy=plan.strategy, phases=(), around=around, memory_bytes=memory)
 
-    def weigh(self, *strategies, limit, few=False):
+    def weigh(self, *strategies, limit, few=False, part=0.5):
         wanted = {}
         for strategy in strategies:
             phase = Phase(name="a", epochs=40, thaw=(Thaw(0, "weights", 1e-3),))
@@ -45,6 +45,7 @@ class Desk:
             lambda: self.gone,
             limit,
             few=few,
+            part=part,
             drop=lambda candidate, why: self.dropped.update({candidate.strategy: why}),
         )
         return {candidate.strategy: plan.epochs for candidate, plan in plans.items()}, left
@@ -60,6 +61,29 @@ def test_epochs_are_cut_to_half_of_what_is_left_when_all_are_measured():
     # 1,000 s less 40 for measuring: 480 for 40 epochs of 10 s. With 640 there are 300 left, for 30 of them.
     assert desk.weigh("full", "lora", limit="1000s") == ({"full": 40, "lora": 40}, 960.0)
     assert Desk().weigh("full", "lora", limit="640s") == ({"full": 30, "lora": 30}, 600.0)
+
+
+def test_the_final_training_leaves_room_for_trials_of_all_their_rows():
+    # 1,000 s for it and twice 0.75 of it; for all of its epochs that is 400 and 600.
+    assert Desk().weigh("full", limit="1000s", few=True, part=0.75) == ({"full": 30}, 980.0)
+    assert Desk().weigh("full", limit="1021s", few=True, part=0.75) == ({"full": 40}, 1001.0)
+
+
+@pytest.mark.parametrize(
+    ("left", "late", "epochs"),
+    [(400.0, 1.0, 40), (400.0, 1.3, 30), (720.0, 1.8, 40), (200.0, 1.0, 20), (-5.0, 1.0, 4)],
+)
+def test_what_is_later_than_predicted_has_the_epochs_that_fit(left, late, epochs):
+    desk = Desk()
+    phase = Phase(name="a", epochs=40, thaw=(Thaw(0, "weights", 1e-3),))
+    fitting, told = fit_late(Plan(strategy="full", phases=(phase,)), desk.predict, left, late=late)
+    assert fitting.epochs == epochs
+    assert told == (
+        f"It is trained for {epochs} of its 40 epochs: {max(left, 0):.0f} s of --time-limit are left, and its trials "
+        f"took {late:.1f} times what was predicted."
+        if epochs < 40
+        else ""
+    )
 
 
 def test_the_first_is_measured_however_late_it_is_and_others_are_not():

@@ -148,12 +148,17 @@ class Expectation:
 
 @dataclass
 class Search:
-    """All trials, the expectations they lead to, and every decision in words."""
+    """All trials, the expectations they lead to, and every decision in words.
+
+    ``late``: how many times longer than predicted the trials took, the full-length ones where there are any; 1 at
+    least.
+    """
 
     trials: list[Trial] = field(default_factory=list)
     expectations: tuple[Expectation, ...] = ()
     chosen: Expectation | None = None
     decisions: list[str] = field(default_factory=list)
+    late: float = 1.0
 
 
 Run = Callable[[Candidate, int, float], Trial]
@@ -182,17 +187,20 @@ def search(
     floor_error: float,
     seconds: Callable[[Candidate], float],
     budget: float,
+    part: float = 1 / FOLDS,
+    short: Callable[[Candidate], float] = lambda _: SHORT,
     say: Callable[[str], None] = lambda _: None,
 ) -> Search:
     """The candidate to train fully, or none where none is worth its price.
 
     ``run`` trains a candidate on all rows but those of a fold (of two), for a share of its epochs. ``seconds``: what
-    training it fully will take. ``budget``: seconds for all trials. Successive halving (Jamieson and Talwalkar 2016)
-    with two rungs: short trials of every candidate on one fold, then full length on both; expected gains are those
-    that were hoped for, corrected by what was measured, each weighted by its certainty. ``say`` hears every decision as
-    it is made.
+    training it fully will take; ``part``: of the rows that it then learns from, how many a trial does. ``budget``:
+    seconds for all trials. ``short``: the share of its epochs that a short trial has, which is 1 where they are too few
+    to be cut. Successive halving (Jamieson and Talwalkar 2016) with two rungs: short trials of every candidate on one
+    fold, then full length on both; expected gains are those that were hoped for, corrected by what was measured, each
+    weighted by its certainty. ``say`` hears every decision as it is made.
     """
-    return _Searcher(candidates, run, floor_error, seconds, budget, say).search()
+    return _Searcher(candidates, run, floor_error, seconds, budget, part, short, say).search()
 
 
 class _Searcher:
@@ -203,9 +211,12 @@ class _Searcher:
         floor_error: float,
         seconds: Callable[[Candidate], float],
         budget: float,
+        part: float,
+        short: Callable[[Candidate], float],
         tell: Callable[[str], None],
     ) -> None:
         self.candidates, self.run, self.floor_error, self.tell = candidates, run, floor_error, tell
+        self.part, self.short = part, short
         self.seconds = {candidate.name: seconds(candidate) for candidate in candidates}
         self.dearest = max(self.seconds.values(), default=0.0)
         most = TRIALS_PER_TRAINING * self.dearest
@@ -235,7 +246,7 @@ class _Searcher:
         half = self.left / 2
         room, tried = half, []
         for candidate in self.candidates:
-            price = self.price(candidate, SHORT)
+            price = self.price(candidate, self.short(candidate))
             if price <= room:
                 tried.append(candidate)
                 room -= price
@@ -243,8 +254,9 @@ class _Searcher:
                 self.say(f"{candidate.name}: no short trial, {self.bound}.")
         for candidate in tried:
             # They may take longer than was predicted, and must leave what full-length ones need.
-            if self.affordable(candidate, SHORT, keep=half if self.result.trials else 0.0):
-                self.add(self.run(candidate, 0, SHORT))
+            share = self.short(candidate)
+            if self.affordable(candidate, share, keep=half if self.result.trials else 0.0):
+                self.add(self.run(candidate, 0, share))
             else:
                 self.say(f"{candidate.name}: no short trial, {self.bound}.")
 
@@ -255,43 +267,49 @@ class _Searcher:
             (candidate for candidate in self.candidates if not self.failed(candidate)),
             key=lambda candidate: -self.worth(candidate),
         )
+        # A rate that is best on one task destroys the backbone on another. It comes second, since there may be no time
+        # for a third.
+        others = [candidate for candidate in ranked if _policy(candidate) != _policy(ranked[0])]
+        ranked = list(dict.fromkeys([*ranked[:1], *others[:1], *ranked]))
         kept = ranked[: 1 + extra]
-        if extra and len(set(map(_policy, kept))) == 1:
-            # A rate that is best on one task destroys the backbone on another.
-            other = (candidate for candidate in ranked if _policy(candidate) != _policy(kept[0]))
-            kept[-1] = next(other, kept[-1])
         if extra and len(ranked) > len(kept):
             # Some tasks stand on a plateau and then jump: accuracy alone would drop what is about to.
-            kept[-1] = self.trending([one for one in ranked if one not in kept], kept[-1])
+            kept = self.with_trending(kept, ranked[len(kept) :])
         if kept:
             names = "; ".join(candidate.name for candidate in kept)
             self.say(f"The probe leaves {self.floor_error:.1%} errors: to be tried at full length: {names}.")
         return kept
 
-    def trending(self, others: Sequence[Candidate], last: Candidate) -> Candidate:
-        """One that accuracy would drop, though a single class rises or its training loss falls much faster.
+    def with_trending(self, kept: list[Candidate], others: Sequence[Candidate]) -> list[Candidate]:
+        """Those that are kept, with one of the others that accuracy would drop, though it trends.
 
-        ``last``: the one whose place it takes, and keeps where there is none.
+        It takes the place of the last, unless that is the only one with another rate or norm policy than the first.
         """
-        instead = f"it is tried at full length in place of {last.name}"
+        for candidate in others:
+            why = self.trend(candidate)
+            if not why:
+                continue
+            alone = len(kept) < 3 and _policy(candidate) == _policy(kept[0]) != _policy(kept[-1])
+            place = "too" if alone else f"in place of {kept[-1].name}"
+            self.say(f"{candidate.name}: {why}, it is tried at full length {place}.")
+            return [*(kept if alone else kept[:-1]), candidate]
+        return kept
+
+    def trend(self, candidate: Candidate) -> str:
+        """What its short trial shows beside accuracy: a single class that rises, or a loss that falls much faster."""
         tried = {trial.candidate.name: trial for trial in self.result.trials if not trial.failed}
+        trial = tried.get(candidate.name)
+        if trial is None:
+            return ""
+        if trial.best_class_gain >= NormalDist().inv_cdf(1 - RISEN_BY_CHANCE / len(np.unique(trial.y))):
+            return f"one class rose by {trial.best_class_gain:.1f} standard errors"
         # The loss of pairs falls otherwise than that of classes.
         falls = sorted(trial.fall for trial in tried.values() if trial.candidate.strategy not in ON_PAIRS)
-        for candidate in others:
-            trial = tried.get(candidate.name)
-            if trial is None:
-                continue
-            if trial.best_class_gain >= NormalDist().inv_cdf(1 - RISEN_BY_CHANCE / len(np.unique(trial.y))):
-                self.say(
-                    f"{candidate.name}: one class rose by {trial.best_class_gain:.1f} standard errors, {instead}."
-                )
-                return candidate
-            if candidate.strategy in ON_PAIRS or len(falls) < 3:
-                continue
-            if trial.fall == falls[-1] and trial.fall > 1.5 * max(falls[-2], 0.0):
-                self.say(f"{candidate.name}: its training loss falls fastest ({trial.fall:.0%}), {instead}.")
-                return candidate
-        return last
+        if candidate.strategy in ON_PAIRS or len(falls) < 3:
+            return ""
+        if trial.fall == falls[-1] and trial.fall > 1.5 * max(falls[-2], 0.0):
+            return f"its training loss falls fastest ({trial.fall:.0%})"
+        return ""
 
     def try_fully(self, kept: Sequence[Candidate]) -> None:
         """One half for each, then the other half for those between which it is still open."""
@@ -322,6 +340,12 @@ class _Searcher:
         return expected.measured and not expected.full_length and expected.worth > 0
 
     def try_half(self, candidate: Candidate, fold: int) -> None:
+        if any(
+            trial.candidate == candidate and trial.fold == fold and trial.share == 1.0
+            for trial in self.result.trials
+        ):
+            # Its short trial was as long as that.
+            return
         if self.affordable(candidate, 1.0):
             self.add(self.run(candidate, fold, 1.0))
         else:
@@ -340,9 +364,16 @@ class _Searcher:
         ]
         return self.price(candidate, share) + max(0.0, sum(late) / max(1, len(late))) <= self.left - keep
 
+    def late(self) -> float:
+        """How many times longer than predicted trials took, 1 at least."""
+        whole = [trial for trial in self.result.trials if not trial.failed]
+        whole = [trial for trial in whole if trial.share == 1.0] or whole
+        predicted = sum(self.price(trial.candidate, trial.share) for trial in whole)
+        return max(1.0, sum(trial.seconds for trial in whole) / predicted) if predicted else 1.0
+
     def price(self, candidate: Candidate, share: float) -> float:
-        """The seconds that a trial is predicted to take: a half of the rows takes half of the time."""
-        return share * self.seconds[candidate.name] / FOLDS
+        """The seconds that a trial is predicted to take, by the rows that it learns from."""
+        return share * self.seconds[candidate.name] * self.part
 
     def add(self, trial: Trial) -> None:
         self.left -= trial.seconds
@@ -365,7 +396,7 @@ class _Searcher:
             candidate.hope * self.floor_error,
             max((DOUBT * candidate.hope + LEAST_DOUBT) * self.floor_error, 1e-6),
         )
-        known, found = [hoped], []
+        known, halves, found = [hoped], [], []
         behind = candidate.behind * self.floor_error
         trials = [trial for trial in self.result.trials if trial.candidate == candidate and not trial.failed]
         longest = max((trial.share for trial in trials), default=0.0)
@@ -374,13 +405,15 @@ class _Searcher:
             if trial.share < longest:
                 continue
             doubt = SHORT_DOUBT if trial.share < 1 else 1.0
-            # How far it is behind is known no better than by about as much.
-            error = math.hypot(doubt * paired_error(*trial.answers()), behind)
-            known.append((trial.gain + behind, error))
+            halves.append((trial.gain, doubt * paired_error(*trial.answers())))
             right, floor_right, groups = trial.answers(trial.train)
             if len(right):
                 error = doubt * paired_error(right, floor_right, groups)
                 found.append((paired_gain(right, floor_right), error))
+        if halves:
+            measured, error = pooled(halves)
+            # How far they are behind is known no better than by about as much, and the same for all of them.
+            known.append((measured + behind, math.hypot(error, behind)))
         gain, error = pooled(known)
         found_gain, found_error = pooled(found) if found else (None, None)
         seconds = self.seconds[candidate.name]
@@ -404,6 +437,7 @@ class _Searcher:
             key=lambda expectation: -expectation.worth,
         )
         self.result.expectations = tuple(found)
+        self.result.late = self.late()
         # What was never tried is not preferred to what was: it has only its hope.
         tried = [expectation for expectation in found if expectation.measured] or found
         full = [expectation for expectation in tried if expectation.full_length] or tried
@@ -423,6 +457,8 @@ class _Searcher:
     def why_none(self, found: Sequence[Expectation]) -> str:
         """Why the probe is taken: trials failed or found nothing worth its price, or there was no time for them."""
         failed = [candidate.name for candidate in self.candidates if self.failed(candidate)]
+        if len(failed) == len(self.candidates) == 1:
+            return "Its trial failed: the probe is taken. Another strategy can be named with --strategy."
         if not found:
             return "A trial of every candidate failed: the probe is taken."
         also = f" Trials of {' and '.join(failed)} failed." if failed else ""

@@ -14,7 +14,7 @@ from unfreeze.bundle.folder import CHECKPOINTS
 from unfreeze.choose.candidates import Candidate, list_candidates
 from unfreeze.choose.cost import Cost
 from unfreeze.choose.facts import Facts
-from unfreeze.choose.trials import FOLDS, Expectation, Search, hopeless, search, tells_apart
+from unfreeze.choose.trials import SHORT, Expectation, Search, hopeless, search, tells_apart
 from unfreeze.choose.verdict import Verdict
 from unfreeze.config import FLOOR, THAWING, seconds_of
 from unfreeze.engine.checkpoints import check_same
@@ -26,12 +26,11 @@ from unfreeze.training.choice_record import damaged, read_choice
 from unfreeze.training.facing import gather_facts
 from unfreeze.training.identity import identify_choice
 from unfreeze.training.material import Material
-from unfreeze.training.planning import plan_candidate, said_settings
-from unfreeze.training.probing import fit_rows
+from unfreeze.training.planning import plan_candidate, said_settings, shorten
 from unfreeze.training.stopping import stop_on_signal
 from unfreeze.training.trial_record import Begun, Planned, TrialRecord, read_trials
-from unfreeze.training.trying import Trier
-from unfreeze.training.weighing import weigh
+from unfreeze.training.trying import Trier, trial_part, trial_rows
+from unfreeze.training.weighing import fit_late, weigh
 
 if TYPE_CHECKING:
     from unfreeze.engine.fit import Fit
@@ -150,8 +149,14 @@ def choose(
         )
         material.progress.say(leading[-1])
     searched = _try_out(material, found, begun, plans, trials)
-    seconds = begun.seconds
-    plan = None if searched.chosen is None else plans[searched.chosen.candidate]
+    seconds, closing = begun.seconds, []
+    plan = None
+    if searched.chosen is not None:
+        left = begun.time_limit_seconds - elapsed()
+        plan, cut = fit_late(plans[searched.chosen.candidate], predict, left, late=searched.late)
+        if cut:
+            closing.append(cut)
+            material.progress.say(cut)
     record |= {
         "candidates": [
             candidate.to_dict() | {"predicted_seconds": seconds[candidate.name], "epochs": plan.epochs}
@@ -159,7 +164,7 @@ def choose(
         ],
         "trials": [trial.to_dict() for trial in searched.trials],
         "expectations": [expectation.to_dict() for expectation in searched.expectations],
-        "decisions": [*leading, *searched.decisions],
+        "decisions": [*leading, *searched.decisions, *closing],
         "chosen": None if searched.chosen is None else searched.chosen.candidate.name,
         "epochs_by_phase": None if plan is None else [phase.epochs for phase in plan.phases],
     }
@@ -183,6 +188,8 @@ def _try_out(
                 floor_error=1 - found.probe.accuracy,
                 seconds=lambda candidate: seconds[candidate.name],
                 budget=begun.left - max(seconds.values(), default=0.0),
+                part=trial_part(material),
+                short=lambda candidate: shorten(plans[candidate], SHORT).epochs / plans[candidate].epochs,
                 say=material.progress.say,
             )
             if should_stop():
@@ -217,7 +224,8 @@ def _begin(
         told.append(f"{candidate.name}: {why}.")
         material.progress.say(told[-1])
 
-    plans, left = weigh(candidates, material, predict, elapsed, limit, few=few, drop=drop)
+    part = trial_part(material)
+    plans, left = weigh(candidates, material, predict, elapsed, limit, few=few, part=part, drop=drop)
     begun = Begun(
         settings=identify_choice(material),
         time_limit_seconds=seconds_of(limit),
@@ -292,7 +300,7 @@ def candidate_plans(material: Material, facts: Facts, *, error: float) -> dict[C
     found = list_candidates(
         backbone,
         rows=rows,
-        trial_rows=int(fit_rows(material.dataset, material.features).sum()) // FOLDS,
+        trial_rows=trial_rows(material),
         classes=classes,
         floor_error=error,
         facts=facts,

@@ -33,6 +33,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+def trial_rows(material: Material) -> int:
+    """How many rows a trial learns from."""
+    return int(fit_rows(material.dataset, material.features).sum()) // FOLDS
+
+
+def trial_part(material: Material) -> float:
+    """The same, as a share of the rows that a whole training learns from."""
+    return trial_rows(material) / len(material.part("train"))
+
+
 @dataclass(frozen=True, eq=False)
 class Trier:
     """Runs trials of the ``plans`` of candidates, by name, beside the probe ``found``, fitted on the same halves.

@@ -8,6 +8,7 @@ from unfreeze.amounts import counted, duration, size
 from unfreeze.backbones.staging import BREAKS
 from unfreeze.choose.candidates import Candidate
 from unfreeze.choose.cost import Cost
+from unfreeze.choose.trials import FOLDS
 from unfreeze.config import seconds_of
 from unfreeze.errors import DataError, StoppedError, UnfreezeError, first_line
 from unfreeze.plan import Plan
@@ -16,10 +17,7 @@ from unfreeze.training.material import Material
 from unfreeze.training.pacing import resident_bytes
 from unfreeze.training.planning import shorten
 
-# Of what is left of the time limit, the share that the final training may take; trials share the rest with measuring.
-# A choice, as is the next.
-FINAL_SHARE = 0.5
-# With fewer epochs a fine-tuning has not begun to follow its schedule.
+# A choice: with fewer epochs a fine-tuning has not begun to follow its schedule.
 LEAST_EPOCHS = 3
 # What a plan's epochs are cut to where all of them take too long.
 SHARES = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
@@ -33,18 +31,20 @@ def weigh(
     limit: str,
     *,
     few: bool,
+    part: float,
     drop: Callable[[Candidate, str], None],
     begin: Callable[[Candidate], None] = lambda _: None,
 ) -> tuple[dict[Candidate, Plan], float]:
     """The plans of the candidates, cut to what time there is, and the seconds of the limit that are left.
 
     ``predict``: the cost of a whole training; ``elapsed``: seconds of the time limit that are gone. ``few``: of the
-    first alone that there is time and room for. ``begin`` is told whose cost is measured next, and ``drop`` who falls
-    out, and why, as one that breaks while it is measured does. The first is measured however late it is.
+    first alone that there is time and room for. ``part``: of the rows of a training, how many a trial learns from; the
+    final training fits in beside its trials on both halves. ``begin`` is told whose cost is measured next, and ``drop``
+    who falls out, and why, as one that breaks while it is measured does. The first is measured however late it is.
     """
 
     def cut(candidate: Candidate, plan: Plan, left: float) -> Plan | None:
-        shorter = fit_into(plan, predict, FINAL_SHARE * left)
+        shorter = fit_into(plan, predict, left / (1 + FOLDS * part))
         if shorter is None:
             needed = f"{duration(predict(plan).seconds)} for {counted(plan.epochs, 'epoch')}"
             least = counted(fewest(plan), "epoch")
@@ -102,7 +102,27 @@ def fit_into(plan: Plan, predict: Callable[[Plan], Cost], seconds: float) -> Pla
 
 def fewest(plan: Plan) -> int:
     """The epochs of the shortest plan that this one may be cut to."""
-    return min((shorter.epochs for shorter in _shorter(plan)), default=plan.epochs)
+    return shortest(plan).epochs
+
+
+def shortest(plan: Plan) -> Plan:
+    """The shortest plan that this one may be cut to."""
+    return min(_shorter(plan), key=lambda shorter: shorter.epochs, default=plan)
+
+
+def fit_late(plan: Plan, predict: Callable[[Plan], Cost], left: float, *, late: float) -> tuple[Plan, str]:
+    """The plan with as many epochs as fit into what is ``left``, in seconds, and a sentence where some are cut.
+
+    ``late``: how many times longer its trials took than was predicted. Where too few fit it has the fewest that it may
+    have: what was found to be worth training is trained.
+    """
+    fitting = fit_into(plan, predict, left / late) or shortest(plan)
+    if fitting.epochs == plan.epochs:
+        return plan, ""
+    return fitting, (
+        f"It is trained for {fitting.epochs} of its {counted(plan.epochs, 'epoch')}: {max(0.0, left):.0f} s of "
+        f"--time-limit are left, and its trials took {late:.1f} times what was predicted."
+    )
 
 
 def _shorter(plan: Plan) -> Iterator[Plan]:
