@@ -31,6 +31,7 @@ def test_commas_part_entries_but_not_the_layers_of_one():
         ("full:interpolate=maybe", ["interpolate 'maybe'", "true or false"]),
         ("full:seed=3", ["seed is the same for all"]),
         ("full:test=0.5", ["test is the same for all"]),
+        ("full:keep_both=true", ["keep_both is the same for all"]),
         (",", ["names none"]),
     ],
 )

@@ -132,6 +132,15 @@ def test_the_same_folder_never_stands_for_two_entries():
         ({"base": {"seed": 3}}, "--seed is decided"),
         ({"strategies": "full:rank=4"}, "--rank is a setting of lora"),
         ({"strategies": "full:lr=7"}, "--lr 7 is out of range"),
+        # A setting that all share too, and that this entry does not read.
+        (
+            {"strategies": "full,full:recipe=classic+epochs=3", "base": {"epochs": 5}},
+            "--epochs cannot be set beside --recipe classic",
+        ),
+        (
+            {"strategies": "auto,lora:time_limit=5m", "base": {"time_limit": "10m"}},
+            "--time-limit is a setting of --strategy auto",
+        ),
         ({"base": {"val": 2.0}}, "--val 2 is no share"),
         ({"backbones": "a,b", "train_size": "50,100"}, "draws learning curves of strategies"),
     ],

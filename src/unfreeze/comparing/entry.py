@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from unfreeze.config import AUTO, FLOOR, KINDS, STRATEGIES, TrainRequest
 from unfreeze.errors import RequestError, did_you_mean
 
-# What decides the rows and their parts, or where a run is put, is the same for every entry of a comparison.
+# What decides the rows and their parts, or where a run is put and what is kept there, is the same for every entry.
 SHARED = (
-    "data", "output_dir", "backbone", "strategy", "seed", "resume", "val", "test", "train_size",
+    "data", "output_dir", "backbone", "strategy", "seed", "resume", "val", "test", "train_size", "keep_both",
     "text_column", "image_column", "label_column", "group_column", "stratify_column",
 )  # fmt: skip
 OWN = {field.name: str(field.type) for field in fields(TrainRequest) if field.name not in SHARED}

@@ -9,6 +9,7 @@ from hashlib import sha256
 from numbers import Integral
 from pathlib import Path
 from types import NoneType
+from typing import Any
 
 from unfreeze.comparing.entry import FLOOR_ENTRY, Entry, make_entries, parse_entries
 from unfreeze.config import (
@@ -153,10 +154,11 @@ class CompareRequest:
     def train_request(self, cell: Cell, folder: Path | None = None) -> TrainRequest:
         """What is trained in a cell: what all share, as far as its strategy reads it, and its own settings."""
         left_out = {name: None for name in self.base.given() if not self._reads(cell.entry, name)}
+        # Its own settings last: one that nothing reads is refused by its name, whatever all share.
+        settings: dict[str, Any] = left_out | dict(cell.entry.settings)
         return replace(
             self.base,
-            **left_out,
-            **dict(cell.entry.settings),  # type: ignore[arg-type]
+            **settings,
             strategy=cell.entry.strategy,
             seed=cell.seed,
             train_size=cell.size,
