@@ -222,6 +222,25 @@ def test_more_seeds_and_strategies_may_be_added(call, trainer):
     assert [len(result.seeds) for result in comparison.results] == [2, 2, 2, 2]
 
 
+def test_seeds_may_be_added_before_the_first(call, trainer):
+    call(seeds=[1])
+    trainer.asked.clear()
+    comparison = call(resume=True, seeds=[0, 1])
+    assert trainer.cells == ALL[:3]
+    assert [len(result.seeds) for result in comparison.results] == [2, 2, 2]
+
+
+def test_a_comparison_from_before_its_first_seed_was_kept_goes_on(call, trainer, tmp_path):
+    record = tmp_path / "out" / "compare.json"
+    call(seeds=[1])
+    written = json.loads(record.read_text())
+    assert written.pop("seed") == 1
+    record.write_text(json.dumps(written))
+    trainer.asked.clear()
+    call(resume=True, seeds=[1, 0])
+    assert trainer.cells == ALL[:3]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -18,7 +18,16 @@ from unfreeze.comparing.cells import CellResult, finished_cell, request_hash
 from unfreeze.comparing.comparison import Comparison, conclude
 from unfreeze.comparing.engines import Engine, Job, make_engine
 from unfreeze.comparing.entry import FLOOR_ENTRY, Entry
-from unfreeze.comparing.folder import BACKBONES, CELLS, PAGE, RECORD, RESULTS, identity_of, open_folder
+from unfreeze.comparing.folder import (
+    BACKBONES,
+    CELLS,
+    PAGE,
+    RECORD,
+    RESULTS,
+    first_seed,
+    identity_of,
+    open_folder,
+)
 from unfreeze.comparing.page import write_page
 from unfreeze.comparing.ranking import Ranked, finished_ranking, probe_backbone, rank, write_ranked
 from unfreeze.comparing.request import Cell, CompareRequest, entries_with_floor, safe_name
@@ -58,14 +67,15 @@ def compare(
     progress = progress or Silent()
     check_engine(engine)
     request.check()
-    dataset = read_data(replace(request.base, seed=request.seeds[0], train_size=None))
+    seed = _first_seed(request)
+    dataset = read_data(replace(request.base, seed=seed, train_size=None))
     for size in request.sizes[:1] + request.sizes[1:][-1:]:
-        read_data(replace(request.base, seed=request.seeds[0], train_size=size))
+        read_data(replace(request.base, seed=seed, train_size=size))
     resolved, weights = _resolve(request, dataset, progress)
     folder = request.output_dir or free_run_folder(f"{Path(dataset.source).stem or 'data'}-compare")
     identity = identity_of(resolved.base, dataset)
     with locked(folder), _resumable(folder):
-        open_folder(folder, identity, resume=request.resume)
+        open_folder(folder, identity, seed=seed, resume=request.resume)
         # A file or a run that a backbone is read from may hold other weights by now.
         made_of = {name: f"{identity['data']} {read}" for name, read in weights.items()}
         ranking = _rank(resolved, folder, made_of, progress)
@@ -87,6 +97,12 @@ def compare(
         what, why = comparison.failures[0]
         raise UnfreezeError(f"Nothing of this comparison finished. {what}: {why}")
     return comparison
+
+
+def _first_seed(request: CompareRequest) -> int:
+    """The seed that the comparison began with: by its parts the data are known again, whatever seeds are added."""
+    kept = first_seed(request.output_dir) if request.resume and request.output_dir else None
+    return request.seeds[0] if kept is None else kept
 
 
 @contextmanager
