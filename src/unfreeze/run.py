@@ -25,7 +25,7 @@ from unfreeze.training.exampling import take_examples
 from unfreeze.training.learning import learn
 from unfreeze.training.prepare import read_data
 from unfreeze.training.probed import probe_data
-from unfreeze.training.probing import calibrate_probe, test_classifier
+from unfreeze.training.probing import calibrate_probe, test_classifier, test_floor
 from unfreeze.training.saving import save_metrics, save_run
 from unfreeze.training.thawing import write_fit
 
@@ -176,22 +176,18 @@ def _train_into(
     learned = learn(folder, material, probe, floor, probed.plan, clock)
     fitted, fit = learned.fitted, learned.fit
     with clock.part("test rows, from the raw inputs"):
-        what = "Test rows" if fitted.exact is None else "Test rows through the probe"
-        tested, passed = test_classifier(
-            floor.classifier, dataset, probed.executor.exact, decisions, progress, what=what
-        )
+        exact = probed.executor.exact if fitted.exact is None else fitted.exact.executor
+        tested, passed = test_classifier(fitted.classifier, dataset, exact, decisions, progress)
+    beside, oof = None, (floor.rows, floor.probabilities)
+    if fitted.exact is not None:
+        decisions.record("measured_by", fitted.exact.name, "data", fitted.exact.reason)
+        # As large as the features of all test rows.
+        del passed
+        with clock.part("frozen pass"):
+            beside, passed = test_floor(floor.classifier, dataset, probed.executor.exact, decisions, progress)
     with clock.part("rows alike"):
         copies = near_copies(dataset, passed, features)
-    # As large as the features of all test rows.
     del passed
-    floor_tested, oof = None, (floor.rows, floor.probabilities)
-    if fitted.exact is not None:
-        floor_tested = tested
-        decisions.record("measured_by", fitted.exact.name, "data", fitted.exact.reason)
-        with clock.part("test rows, from the raw inputs"):
-            tested, _ = test_classifier(
-                fitted.classifier, dataset, fitted.exact.executor, decisions, progress, what="Test rows"
-            )
     with clock.part("scoring"):
         labels = dataset.labels.names
         groups, test_groups = dataset.groups_of(fitted.rows), dataset.groups_of(tested.rows)
@@ -234,7 +230,7 @@ def _train_into(
         test_rows=tested.rows,
         test_logits=tested.logits,
         copies=copies,
-        floor=None if floor_tested is None else floor_tested.probabilities,
+        floor=beside,
         fit=fit,
         choice=None if learned.choice is None else learned.choice.to_dict(),
         cost=learned.cost,

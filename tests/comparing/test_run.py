@@ -4,17 +4,20 @@ import dataclasses
 import json
 import os
 import shutil
+import time
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
+from unfreeze import run
 from unfreeze.comparing.cells import RECORD
 from unfreeze.comparing.request import make_request
 from unfreeze.comparing.run import compare
 from unfreeze.config import TrainRequest
 from unfreeze.errors import RequestError, StoppedError, UnfreezeError
+from unfreeze.training import probing
 
 SETTINGS = {"backbone": "efficientnet-lite0", "image_size": 64}
 ALL = [(name, seed) for seed in (0, 1) for name in ("feature-extraction", "partial", "full")]
@@ -401,3 +404,36 @@ def test_strategies_on_several_backbones_have_their_own_floors(call, trainer, mo
     assert [result.to_floor is None for result in comparison.results] == [True, False, True, False]
     assert comparison.several
     assert "on efficientnet-lite0" in comparison.sentences[0]
+
+
+def test_the_floor_beside_each_result_is_read_from_the_store(
+    call, tiny_cnn, plain_torch, monkeypatch, tmp_path
+):
+    passes, real = [], probing.compute_features
+
+    def counting(dataset, backbone, *, rows, **settings):
+        passed = real(dataset, backbone, rows=rows, **settings)
+        if list(rows) == list(dataset.rows("test")):
+            passes.append((backbone.weights_hash, passed.computed))
+        return passed
+
+    def slowly(*given, test_floor=run.test_floor):
+        time.sleep(0.2)
+        return test_floor(*given)
+
+    monkeypatch.setattr(probing, "compute_features", counting)
+    monkeypatch.setattr(run, "test_floor", slowly)
+    base = {"backbone": tiny_cnn, "image_size": 32, "epochs": 1, "device": "cpu"}
+    comparison = call(base=base, strategies="partial,full", seeds=1)
+    count, untouched = len(comparison.cells[0].truth), passes[0][0]
+    # The floor's own numbers come from the raw inputs; what one of the others has computed is there for all.
+    assert [computed for weights, computed in passes if weights == untouched] == [count, count, 0]
+    assert [computed for weights, computed in passes if weights != untouched] == [count, count]
+    floor, *thawed = comparison.cells
+    assert {cell.copy_marks for cell in thawed} == {floor.copy_marks}
+    for cell in thawed:
+        metrics = json.loads((tmp_path / "out" / "cells" / f"{cell.strategy}-seed0/metrics.json").read_text())
+        assert metrics["baselines"][-1]["kind"] == "probe"
+        assert metrics["baselines"][-1]["accuracy"] == floor.accuracy
+        # Shared as the frozen pass is: no strategy's time has it, whichever is trained first.
+        assert cell.shared_seconds >= 0.2

@@ -12,7 +12,7 @@ from unfreeze.choose.settings import Decisions
 from unfreeze.contracts import Backbone, Executor
 from unfreeze.data.dataset import Dataset
 from unfreeze.engine.choice import ExecutorChoice
-from unfreeze.engine.frozen_pass import Features, compute_features
+from unfreeze.engine.frozen_pass import Features, FeatureStore, compute_features, open_store
 from unfreeze.errors import DataError
 from unfreeze.evaluate.calibration import THRESHOLD_ROWS, abstain_threshold, fit_temperature, softmax
 from unfreeze.heads.folds import can_be_held_out, held_together
@@ -20,7 +20,7 @@ from unfreeze.heads.head import Head
 from unfreeze.heads.probe import Probe, ProbeResult, fit_probe
 from unfreeze.heads.weights import needs_class_weights
 from unfreeze.progress import Progress
-from unfreeze.training.prepare import name_left_out
+from unfreeze.training.prepare import boundaries_of, name_left_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,15 +164,18 @@ def score_rows(
     decisions: Decisions,
     progress: Progress,
     what: str,
+    store: FeatureStore | None = None,
 ) -> tuple[NDArray[np.float32], Features]:
-    """Logits of the readable ones of ``rows``, in fp32 from the raw inputs, past the store; and what the pass gave.
+    """Logits of the readable ones of ``rows``, in fp32 from the raw inputs; and what the pass gave.
 
-    ``what``: they are counted as. Raises DataError when none can be read.
+    ``what``: they are counted as. ``store``: where features are looked up and kept; None for numbers that are final.
+    Raises DataError when none can be read.
     """
     passed = compute_features(
         dataset,
         classifier.backbone,
         executor=executor,
+        store=store,
         rows=rows,
         boundaries=tuple(sorted(classifier.head.boundaries)),
         batch_size=decisions.number("batch_size"),
@@ -185,20 +188,39 @@ def score_rows(
 
 
 def test_classifier(
-    classifier: Classifier,
-    dataset: Dataset,
-    exact: Executor,
-    decisions: Decisions,
-    progress: Progress,
-    *,
-    what: str,
+    classifier: Classifier, dataset: Dataset, exact: Executor, decisions: Decisions, progress: Progress
 ) -> tuple[Tested, Features]:
-    """The test rows through the classifier, counted as ``what``, and what the pass gave.
-
-    ``exact``: an fp32 executor of its weights.
-    """
-    test = dataset.rows("test")
+    """What the classifier says of the test rows, and what the pass gave; ``exact``: an fp32 executor of its weights."""
     logits, passed = score_rows(
-        classifier, dataset, test, executor=exact, decisions=decisions, progress=progress, what=what
+        classifier,
+        dataset,
+        dataset.rows("test"),
+        executor=exact,
+        decisions=decisions,
+        progress=progress,
+        what="Test rows",
     )
     return Tested(passed.rows, logits, softmax(logits, classifier.temperature), exact), passed
+
+
+def test_floor(
+    classifier: Classifier, dataset: Dataset, exact: Executor, decisions: Decisions, progress: Progress
+) -> tuple[NDArray[np.float64], Features]:
+    """The probe's probabilities of the test rows, to stand beside those of a trained network, and what the pass gave.
+
+    They come from stored features, as its head does: those that one training computes all others read.
+    """
+    backbone = classifier.backbone
+    # The request's word: what is decided says by now what came of it.
+    store = open_store(backbone, exact, boundaries_of(backbone), use=decisions.request.store or "auto")
+    logits, passed = score_rows(
+        classifier,
+        dataset,
+        dataset.rows("test"),
+        executor=exact,
+        decisions=decisions,
+        progress=progress,
+        what="Test rows through the probe",
+        store=store,
+    )
+    return softmax(logits, classifier.temperature), passed
