@@ -1,9 +1,12 @@
 """What a training does where memory ends: smaller batches of the same rows, and no trace of the pass that failed."""
 
+import weakref
+
 import pytest
 import torch
 
 from unfreeze.contracts import State
+from unfreeze.engine.activations import Activations
 from unfreeze.engine.prefix import PlainMaker
 from unfreeze.engine.stepping import Stepper
 from unfreeze.errors import LoneError, UnfreezeError
@@ -25,6 +28,55 @@ def scarce(backbone, monkeypatch, rows, *, seen=None):
         return run(state, start, stop)
 
     monkeypatch.setattr(backbone, "run", limited)
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """What is still in a device's memory of stores."""
+    refs, hold = [], Activations.held_on
+
+    def noting(self, device):
+        made = hold(self, device)
+        refs.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(Activations, "held_on", noting)
+    return lambda: [ref for ref in refs if ref() is not None]
+
+
+def crowded(backbone, monkeypatch, held, *, rows=8, seen=None):
+    """The backbone's training passes, which find no room beside a store, nor with more rows than these."""
+    run = backbone.run
+
+    def limited(state, start=0, stop=None):
+        if torch.is_grad_enabled():
+            if seen is not None:
+                seen.append(bool(held()))
+            if held() or len(state.h) > rows:
+                raise RuntimeError(REFUSED)
+        return run(state, start, stop)
+
+    monkeypatch.setattr(backbone, "run", limited)
+
+
+@pytest.mark.parametrize("rows", [8, 3])
+def test_a_store_in_the_memory_of_a_device_makes_room_before_a_batch_is_cut(
+    t, kind, held, monkeypatch, tmp_path, rows
+):
+    found, said = [], []
+    for room in (True, False):
+        monkeypatch.setattr("unfreeze.engine.shelf.has_room", lambda *_, room=room: room)
+        backbone, task, telling, seen = t.toy(kind), t.task_of(kind), t.Telling(), []
+        crowded(backbone, monkeypatch, held, rows=rows, seen=seen)
+        prefix = t.maker(backbone, task, tmp_path, use="on")
+        _, head = t.run(t.plan_of(backbone), backbone, task, prefix=prefix, progress=telling)
+        found.append(t.tensors_of(backbone, head))
+        said.append([sentence for sentence in telling.told if "Out of memory" in sentence])
+        # One pass fails beside the store, which does not come back.
+        assert seen.count(True) == room
+    assert said[0] == ["Out of memory: what is stored is read from its files from now on.", *said[1]]
+    assert len(said[1]) == (0 if rows == 8 else 2)
+    assert t.same(*found)
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["by PyTorch", "by an executor"])

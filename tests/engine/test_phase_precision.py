@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.engine import devices
+from unfreeze.engine import devices, shelf
 from unfreeze.engine import phase_precision as module
 from unfreeze.engine.checkpoints import Checkpoints
 from unfreeze.engine.devices import precisions
@@ -194,6 +194,26 @@ def test_measuring_takes_fewer_rows_when_memory_runs_out(t, monkeypatch):
     choice = choose(t, backbone, task)
     assert choice.precision == "bf16"
     assert "no measurement" in choice.reason
+
+
+def test_measuring_takes_no_fewer_rows_where_a_store_can_make_room(t, monkeypatch, tmp_path):
+    monkeypatch.setattr(shelf, "has_room", lambda *_: True)
+    backbone, task, sizes = t.toy("cnn"), t.task_of("cnn", precisions=BOTH), []
+    prefix = t.maker(backbone, task, tmp_path, use="on").make(Phase(name="only", epochs=1), 2, rounds=1)
+    run, make_room = backbone.run, prefix.give_room
+
+    def scarce(state, start=0, stop=None):
+        sizes.append(len(state.h))
+        if "gone" not in sizes:
+            raise torch.OutOfMemoryError
+        return run(state, start, stop)
+
+    monkeypatch.setattr(backbone, "run", scarce)
+    monkeypatch.setattr(prefix, "give_room", lambda: make_room() and not sizes.append("gone"))
+    choice = choose(t, backbone, task, prefix=prefix)
+    assert sizes == [8, "gone", *[8] * 8]
+    assert choice.step_seconds is not None
+    prefix.close()
 
 
 @pytest.mark.usefixtures("brief")

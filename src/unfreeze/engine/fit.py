@@ -384,6 +384,7 @@ class _Loop:
             standing=self.standing,
             start=shards.part(self.standing.start),
             shards=shards,
+            make_room=prefix.give_room,
             say=say,
         )
         active = _Active(index, phase, groups, optimizer, stepper, prefix, steps)

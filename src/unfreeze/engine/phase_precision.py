@@ -82,6 +82,8 @@ def choose_precision(
     with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
         while seconds is None and len(rows):
             seconds, measured = _time_steps(backbone, head, task, prefix, rows, steps), len(rows)
+            if seconds is None and prefix.give_room():
+                continue
             rows = rows[: len(rows) // 2]
     backbone.module.eval()
     head.eval()

@@ -39,6 +39,9 @@ class Prefix(Protocol):
     def val_batches(self, rows: NDArray[np.intp], batch_size: int) -> Iterator[State]:
         """These validation rows at the boundary, in this order, without variation."""
 
+    def give_room(self) -> bool:
+        """Let go of what is held on the device for speed alone, and get by without; whether there was any."""
+
     def close(self) -> None:
         """Give back what was stored."""
 
@@ -80,6 +83,10 @@ class PlainPrefix:
         assert self.task.val is not None
         for start in range(0, len(rows), batch_size):
             yield self._up(self.task.val.inputs.batch(rows[start : start + batch_size], None))
+
+    def give_room(self) -> bool:
+        """Nothing is held."""
+        return False
 
     def close(self) -> None:
         """Nothing is stored."""

@@ -16,7 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from unfreeze.contracts import Executor, State
-from unfreeze.engine.activations import Activations, ActivationWriter, HalfOverflowError, Readable, Written
+from unfreeze.engine.activations import (
+    Activations,
+    ActivationWriter,
+    HalfOverflowError,
+    Held,
+    Readable,
+    Written,
+)
 from unfreeze.engine.devices import Precision, has_room
 from unfreeze.engine.inputs import Inputs
 from unfreeze.engine.ranks import ALONE, Ranks
@@ -71,6 +78,8 @@ class StoredPrefix:
     boundary: int
     reason: str
     precision: Precision = "fp32"
+    # Memory has ended beside what was held, whose room would be found free again.
+    _cramped: bool = field(default=False, init=False)
 
     @property
     def stored(self) -> tuple[int, ...]:
@@ -81,7 +90,8 @@ class StoredPrefix:
     def _read(self) -> tuple[Sequence[Readable], Readable | None]:
         """The views of the training rows, and the validation rows."""
         train, val = self.shelf.train[self.boundary][: self.views], self.shelf.val.get(self.boundary)
-        if not has_room(self.device, sum(part.nbytes for part in (*train, val) if part is not None)):
+        nbytes = sum(part.nbytes for part in (*train, val) if part is not None)
+        if self._cramped or not has_room(self.device, nbytes):
             return train, val
         held = [part.held_on(self.device) for part in train]
         return held, None if val is None else val.held_on(self.device)
@@ -97,6 +107,15 @@ class StoredPrefix:
         assert val is not None
         for start in range(0, len(rows), batch_size):
             yield val.read(rows[start : start + batch_size], self.device)
+
+    def give_room(self) -> bool:
+        """See ``Prefix``; the same bits are read from the files from then on."""
+        views, _ = self.__dict__.get("_read", ((), None))
+        if not any(isinstance(view, Held) for view in views):
+            return False
+        self._cramped = True
+        del self._read
+        return True
 
     def close(self) -> None:
         """See ``Prefix``."""

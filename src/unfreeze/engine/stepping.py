@@ -37,6 +37,7 @@ class Stepper:
     """Takes the steps of one phase (number ``index``), together with the other ranks of the task.
 
     ``groups`` and ``start``, the weights that a pull leads to, are this rank's parts of what ``shards`` has cut.
+    ``make_room`` is asked where memory ends, and says whether it has let go of what no number depends on.
     """
 
     plan: Plan
@@ -49,6 +50,7 @@ class Stepper:
     standing: Standing
     start: Mapping[str, Tensor]
     shards: Shards
+    make_room: Callable[[], bool]
     say: Callable[[str], None]
 
     def take(self, state: State, rows: NDArray[np.intp], *, factor: float) -> Tensor:
@@ -111,7 +113,7 @@ class Stepper:
         return None if weight is None else send(weight, self.task.device)
 
     def _try_gradients(self, state: State, rows: NDArray[np.intp]) -> Tensor | None:
-        """The gradients of this rank's rows, or None when memory ran out and they are now cut into more parts."""
+        """The gradients of this rank's rows, or None when memory ran out and less of it is needed now."""
         mine = len(self.task.ranks.loaded(rows))
         moving = self._moving_statistics
         most = max(1, mine // 2) if moving else mine
@@ -133,6 +135,10 @@ class Stepper:
                 "A batch does not fit into the devices' memory, and what ranks exchange within it must not be cut: "
                 "take a smaller --batch-size."
             )
+        if self.make_room():
+            torch.cuda.empty_cache()
+            self.say("Out of memory: what is stored is read from its files from now on.")
+            return None
         if parts == mine:
             raise LoneError(ONE_ROW)
         if moving and mine < 2 * 2 * parts:

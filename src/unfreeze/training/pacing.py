@@ -191,6 +191,7 @@ class Pacer:
             ),
             start=copied(live) if self.plan.pull else {},
             shards=Shards(self.network.module),
+            make_room=lambda: False,
             say=lambda _: None,
         )
         set_modes(self.network, self.head, phase)
