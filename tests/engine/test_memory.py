@@ -10,7 +10,7 @@ from unfreeze.engine.activations import Activations
 from unfreeze.engine.prefix import PlainMaker
 from unfreeze.engine.stepping import Stepper
 from unfreeze.errors import LoneError, UnfreezeError
-from unfreeze.executors.halving import REFUSALS, in_halves, joined_states
+from unfreeze.executors.halving import REFUSALS, in_halves, is_out_of_memory, joined_states
 from unfreeze.plan import Phase, Plan, Thaw
 
 REFUSED = "DefaultCPUAllocator: can't allocate memory: 8 bytes"
@@ -113,6 +113,13 @@ def test_memory_is_refused_in_several_words(words):
         return state
 
     assert len(in_halves(limited, State(torch.zeros(4, 2)), joined_states).h) == 4
+
+
+@pytest.mark.parametrize("place", ["DEVICE", "HOST"])
+def test_it_is_told_from_a_problem_of_cudnn_9(place):
+    said = "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"
+    assert is_out_of_memory(RuntimeError(f"{said}_{place}_ALLOCATION_FAILED"))
+    assert not is_out_of_memory(RuntimeError(said))
 
 
 def test_another_problem_is_not_taken_for_a_lack_of_memory():

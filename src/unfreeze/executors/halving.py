@@ -17,10 +17,13 @@ ONE_ROW = "One row alone does not fit into the device's memory: take a smaller b
 
 
 # How memory is refused by what has no error type of its own: a processor's allocator, libraries of NVIDIA, drivers.
+# cuDNN says it in other words since version 9.
 REFUSALS = (
     "DefaultCPUAllocator",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
     "CUDA error: out of memory",
     "MPS backend out of memory",
 )
