@@ -2,8 +2,9 @@
 
 import copy
 import gc
+import warnings
 import weakref
-from contextlib import nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -85,15 +86,40 @@ def test_validation_reads_convolutions_in_the_layout_of_the_steps(t):
     assert seen == [True]
 
 
+class PretendedGpu:
+    """What a suffix asks of a GPU; capturing gives what ``captured`` makes of the module."""
+
+    def __init__(self, monkeypatch, captured):
+        self.stream, self.mode, fork = "default", 0, torch.random.fork_rng
+        monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda part, *_, **__: captured(part))
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda _: self.stream)
+        monkeypatch.setattr(torch.cuda, "stream", self.on)
+        monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: self.mode)
+        monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", self.set_mode)
+        monkeypatch.setattr(torch.random, "fork_rng", lambda **_: fork(devices=[]))
+
+    def set_mode(self, mode):
+        # In PyTorch's words.
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=2)
+        self.mode = mode
+
+    @contextmanager
+    def on(self, stream):
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
+
 def on_pretended_gpu(t, monkeypatch, backbone, told, captured):
-    """A suffix that believes in a GPU; capturing gives what ``captured`` makes of the module."""
-    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda part, *_, **__: captured(part))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
-    monkeypatch.setattr(torch.random, "fork_rng", lambda **_: nullcontext())
+    """A suffix that believes in a GPU, and that GPU."""
+    gpu = PretendedGpu(monkeypatch, captured)
     suffix = Suffix(backbone, 0, t.CPU, "fp32", steps=LEAST_STEPS, say=told.append)
     # No tensor can be put on a device that is not there.
     suffix._wanted = True
-    return suffix
+    return suffix, gpu
 
 
 def test_only_whole_batches_of_the_captured_shape_are_replayed(t, monkeypatch):
@@ -103,7 +129,7 @@ def test_only_whole_batches_of_the_captured_shape_are_replayed(t, monkeypatch):
         return lambda h: replayed.append(len(h)) or part.features(State(h))
 
     told = []
-    suffix = on_pretended_gpu(t, monkeypatch, backbone, told, captured)
+    suffix, _ = on_pretended_gpu(t, monkeypatch, backbone, told, captured)
     suffix(State(images(2, 0)), whole=False)
     assert not replayed
     for rows, whole in ((6, True), (6, False), (4, True), (6, True)):
@@ -133,7 +159,7 @@ def test_nothing_of_a_graph_is_left_when_it_is_closed(t, monkeypatch):
         part.forward = lambda h: (Graphed, part.features(State(h)))[1]
         return part.forward
 
-    suffix = on_pretended_gpu(t, monkeypatch, backbone, [], captured)
+    suffix, _ = on_pretended_gpu(t, monkeypatch, backbone, [], captured)
     gc.disable()
     try:
         suffix(State(images(6, 1)))
@@ -149,12 +175,74 @@ def test_a_network_that_cannot_be_captured_is_run_step_by_step_and_said_so(t, mo
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     backbone, told = t.toy("cnn"), []
-    suffix = on_pretended_gpu(t, monkeypatch, backbone, told, refused)
+    suffix, _ = on_pretended_gpu(t, monkeypatch, backbone, told, refused)
     for _ in range(2):
         assert torch.equal(suffix(State(images(5, 0))), backbone.run(State(images(5, 0))).h)
     assert told == [
         "The trained part is run kernel by kernel: it could not be captured "
         "(operation not permitted when stream is capturing)."
+    ]
+
+
+def test_a_capture_that_fails_leaves_the_stream_that_it_found(t, monkeypatch):
+    def refused(part):
+        gpu.stream = "capture"
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    backbone = t.toy("cnn")
+    suffix, gpu = on_pretended_gpu(t, monkeypatch, backbone, [], refused)
+    suffix(State(images(5, 0)))
+    assert gpu.stream == "default"
+
+
+class Waiting(torch.autograd.Function):
+    """Waits for the device in one of the passes."""
+
+    @staticmethod
+    def forward(ctx, h, wait, forward):
+        ctx.wait, ctx.forward = wait, forward
+        if forward:
+            wait()
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if not ctx.forward:
+            ctx.wait()
+        return gradient, None, None
+
+
+@pytest.mark.parametrize("forward", [True, False], ids=["forward", "backward"])
+def test_a_part_that_waits_for_the_device_is_not_captured(t, monkeypatch, forward):
+    backbone, twin, told, waits = t.toy("cnn"), t.toy("cnn"), [], []
+    for one in (backbone, twin):
+        # Dropout and the statistics of norms are at work.
+        one.module.train()
+    run = backbone.run
+    suffix, gpu = on_pretended_gpu(t, monkeypatch, backbone, told, lambda _: pytest.fail("captured"))
+    gpu.mode = 1
+
+    def wait():
+        waits.append(gpu.mode)
+        if gpu.mode == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    def waiting(state, start=0, stop=None):
+        made = run(state, start, stop)
+        return State(Waiting.apply(made.h, wait, forward), made.mask)
+
+    monkeypatch.setattr(backbone, "run", waiting)
+    features, found = gradients(suffix, backbone, images(5, 0))
+    eager = Suffix(twin, 0, t.CPU, "fp32", steps=0)
+    wanted, others = gradients(eager, twin, images(5, 0))
+    assert torch.equal(features, wanted)
+    assert t.same(found, others)
+    # Once, by the pass that counts.
+    assert t.same(t.tensors_of(backbone), t.tensors_of(twin))
+    assert waits == [1, "error", 1]
+    assert gpu.mode == 1
+    assert told == [
+        "The trained part is run kernel by kernel: it could not be captured (called a synchronizing CUDA operation)."
     ]
 
 

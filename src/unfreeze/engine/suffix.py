@@ -7,6 +7,7 @@ batch 32 took 45 ms when each was launched by itself and 13 ms as a graph (H100)
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -98,7 +99,13 @@ class Suffix:
         problem = None
         with torch.random.fork_rng(devices=[self._device]):
             try:
-                replay = torch.cuda.make_graphed_callables(self._eager, (h.clone(),), allow_unused_input=True)
+                # PyTorch does not come back from the stream of a capture whose end raises.
+                with torch.cuda.stream(torch.cuda.current_stream(self._device)):
+                    self._rehearse(h)
+                    # Two of the three runs that it warms up by are done.
+                    replay = torch.cuda.make_graphed_callables(
+                        self._eager, (h.clone(),), num_warmup_iters=1, allow_unused_input=True
+                    )
                 self._replay = cast("Callable[[Tensor], Tensor]", replay)
                 self._captured = h.shape, h.dtype
             except RuntimeError as raised:
@@ -117,6 +124,30 @@ class Suffix:
         # The trial runs have moved the statistics of norms.
         for name, buffer in self._eager.named_buffers():
             buffer.copy_(buffers[name])
+
+    def _rehearse(self, h: Tensor) -> None:
+        """Run both passes twice; RuntimeError where the second time the program would wait for the device.
+
+        That breaks a capture off, after which some versions of PyTorch (2.10 to 2.12) neither allocate nor draw as
+        before. What a first pass brings to the device may be waited for.
+        """
+        trained = [parameter for parameter in self._eager.parameters() if parameter.requires_grad]
+
+        def run() -> None:
+            features = self._eager(h)
+            if features.requires_grad:
+                torch.autograd.grad(features, trained, torch.ones_like(features), allow_unused=True)
+
+        run()
+        before = torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings():
+            # That not all waiting is found is no news for whoever trains.
+            warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+            try:
+                torch.cuda.set_sync_debug_mode("error")
+                run()
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
 
 
 class _Part(nn.Module):
