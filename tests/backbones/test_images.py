@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from unfreeze.backbones import load_backbone, timm_families
 from unfreeze.backbones.staging import assign_tensors, hash_weights
 from unfreeze.backbones.timm_ import TimmBackbone, assemble, image_preprocess, normalise
+from unfreeze.backbones.timm_loading import create_timm, rebuild_timm
 from unfreeze.contracts import State
 from unfreeze.errors import RequestError
 from unfreeze.runtime.preprocess import ImagePreprocess
@@ -101,6 +102,29 @@ def test_dinov2_reads_224_pixels_unless_told(tmp_path: Path) -> None:
     assert arguments == {"img_size": [224, 224]}
     assert "518" in notes[0]
     assert _sizing(name, config, 518) == ({"img_size": [518, 518]}, ())
+
+
+@pytest.mark.parametrize("side", [32, 48])
+def test_dinov3_keeps_its_rotary_positions_and_gives_the_bits_of_the_network_for_any_size(side: int) -> None:
+    name, sizes = "vit_small_patch16_dinov3", {"depth": 2, "embed_dim": 48, "num_heads": 3}
+    arguments = {**sizes, "img_size": [side, side]}
+    torch.manual_seed(0)
+    # At its own size: timm makes the positions of this one anew for each batch.
+    free = timm.create_model(name, num_classes=0, **sizes).eval()
+    assert free.dynamic_img_size
+    module = create_timm(name, arguments)
+    module.load_state_dict(free.state_dict())
+    backbone = assemble(module, name, architecture=name, arguments=arguments)
+    assert backbone.module.rope.get_embed().shape[0] == (side // 16) ** 2
+    x = torch.randint(0, 256, (2, side, side, 3), generator=torch.Generator().manual_seed(1)).byte()
+    with torch.no_grad():
+        assert torch.equal(backbone.run(State(x)).h, free(normalise(x, backbone.preprocess, free)))
+    # What a run folder says of it is as before, and builds the same.
+    assert backbone.recipe["arguments"] == {"num_classes": 0, **arguments}
+    again = rebuild_timm(backbone.recipe, free.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again.run(State(x)).h, backbone.run(State(x)).h)
+    assert again.weights_hash == backbone.weights_hash == hash_weights(free.state_dict())
 
 
 def test_the_preprocess_is_the_pretrained_one_and_keeps_the_whole_image() -> None:

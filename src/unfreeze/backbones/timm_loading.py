@@ -73,7 +73,7 @@ def load_timm_hub(repository: str, *, image_size: int | None = None) -> TimmBack
     arguments = {**config.get("model_args", {}), **arguments, "num_classes": 0}
     if config.get("global_pool") is not None:
         arguments["global_pool"] = config["global_pool"]
-    module = create_timm(f"local-dir:{folder}", arguments, pretrained=True)
+    module = create_timm(f"local-dir:{folder}", arguments, architecture=architecture, pretrained=True)
     return assemble(
         module,
         f"hf-hub:{repository}",
@@ -190,10 +190,14 @@ def create_timm(
     name: str,
     arguments: Mapping[str, Any],
     *,
+    architecture: str | None = None,
     pretrained: bool = False,
     overlay: Mapping[str, object] | None = None,
 ) -> Any:
-    """A timm network without classifier, float32; RequestError when these arguments do not suit it."""
+    """A timm network without classifier, float32; RequestError when these arguments do not suit it.
+
+    ``architecture``: its name in timm, where ``name`` is a place of weights.
+    """
     import timm
 
     # timm's own, such as a file of weights to read in a form that can run code.
@@ -201,6 +205,10 @@ def create_timm(
     if own:
         raise RequestError(f"The network {name} is described with {min(own)!r}, which is refused.")
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    if "img_size" in given and timm.models.is_model_in_modules(architecture or name, ("eva",)):
+        # For any size timm makes the table of rotary positions anew in every pass, on the processor: a GPU would be
+        # waited for each time, and its graph could not hold that. For one size it keeps the table.
+        given["dynamic_img_size"] = False
     try:
         module = timm.create_model(
             name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **{"num_classes": 0, **given}
