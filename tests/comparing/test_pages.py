@@ -351,6 +351,12 @@ def test_copies_of_learnt_rows_are_told_once_with_what_is_reached_without_them(w
     assert told in html.unescape(comparison._repr_html_())
 
 
+def test_rows_that_all_seeds_test_are_counted_once(with_copies):
+    told = "Of 100 test rows 10 look nearly the same to the network as one that was learnt from"
+    same = [replace(cell, rows_hash="the same rows") for cell in with_copies]
+    assert concluded(same).warnings[0].startswith(told)
+
+
 def test_copies_are_told_of_the_largest_size_and_the_best_alone_and_not_where_there_are_none(with_copies):
     (floor, best) = with_copies[:2]
     (told,) = concluded([floor, replace(best, copy_marks="=" * 10 + "." * 90, nearest_copy="")]).warnings

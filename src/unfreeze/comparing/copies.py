@@ -8,6 +8,7 @@ import numpy as np
 
 from unfreeze.comparing.cells import CellResult
 from unfreeze.comparing.results import Result
+from unfreeze.comparing.rows import read_keys
 from unfreeze.comparing.verdict import name_of
 from unfreeze.config import FLOOR
 from unfreeze.report import words
@@ -26,8 +27,15 @@ def copies_told(cells: Iterable[CellResult], best: Result, *, several: bool) -> 
         if cell.finished and (cell.backbone, cell.size) == (best.backbone, best.size) and cell.copy_marks
     ]
     of_best = [cell for cell in alike if cell.strategy == best.strategy]
-    marks = "".join(cell.copy_marks for cell in of_best)
-    near, same = marks.count(NEAR), marks.count(SAME)
+    if not of_best:
+        return ()
+    marks = np.array(list("".join(cell.copy_marks for cell in of_best)))
+    # A row that several seeds test is one: a copy where any of them has learnt what it looks like.
+    keys = np.concatenate(
+        [read_keys(cell.rows, rows_hash=cell.rows_hash, count=len(cell.truth)) for cell in of_best]
+    )
+    near_rows = np.unique(keys[marks == NEAR])
+    near, same = len(near_rows), len(np.setdiff1d(keys[marks == SAME], near_rows))
     found = []
     if near:
         example = next(cell.nearest_copy for cell in of_best if cell.nearest_copy)
@@ -38,15 +46,15 @@ def copies_told(cells: Iterable[CellResult], best: Result, *, several: bool) -> 
         found.append(f"{same:,} are the same to the last byte as one that was learnt from")
     if not found:
         return ()
-    over = f" of {len(of_best)} seeds" if len(of_best) > 1 else ""
+    over = f" of {len(of_best)} seeds" if len(np.unique(keys)) > len(of_best[0].truth) else ""
     floor = [cell for cell in alike if cell.strategy == FLOOR and best.strategy != FLOOR]
     named = ((name_of(best, several=several), of_best), (FLOOR, floor))
     shares = ((name, _without(group)) for name, group in named)
     reached = [f"{name} has {words.percent(share)}" for name, share in shares if share is not None]
     without = f" Of the others {' and '.join(reached)} right." if reached else ""
     return (
-        f"Of {len(marks) - marks.count(UNKNOWN):,} test rows{over} {', and '.join(found)}: results on them say little "
-        f"of new ones.{without} Take them out, or keep what belongs together in one part with --group-column.",
+        f"Of {len(np.unique(keys[marks != UNKNOWN])):,} test rows{over} {', and '.join(found)}: results on them say "
+        f"little of new ones.{without} Take them out, or keep what belongs together in one part with --group-column.",
     )
 
 
