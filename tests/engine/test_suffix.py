@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from unfreeze.contracts import State
+from unfreeze.engine.checkpoints import Checkpoints
 from unfreeze.engine.judging import score
 from unfreeze.engine.suffix import LEAST_STEPS, Suffix
 from unfreeze.engine.trainable import select, set_modes
+from unfreeze.errors import StoppedError
 from unfreeze.plan import Phase, Thaw
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -122,7 +124,7 @@ def on_pretended_gpu(t, monkeypatch, backbone, told, captured):
     return suffix, gpu
 
 
-def test_only_whole_batches_of_the_captured_shape_are_replayed(t, monkeypatch):
+def test_only_replayable_batches_of_the_captured_shape_are_replayed(t, monkeypatch):
     backbone, replayed = t.toy("vit"), []
 
     def captured(part):
@@ -130,11 +132,11 @@ def test_only_whole_batches_of_the_captured_shape_are_replayed(t, monkeypatch):
 
     told = []
     suffix, _ = on_pretended_gpu(t, monkeypatch, backbone, told, captured)
-    suffix(State(images(2, 0)), whole=False)
+    suffix(State(images(2, 0)), replayable=False)
     assert not replayed
-    for rows, whole in ((6, True), (6, False), (4, True), (6, True)):
+    for rows, replayable in ((6, True), (6, False), (4, True), (6, True)):
         assert torch.equal(
-            suffix(State(images(rows, 1)), whole=whole), backbone.run(State(images(rows, 1))).h
+            suffix(State(images(rows, 1)), replayable=replayable), backbone.run(State(images(rows, 1))).h
         )
     assert replayed == [6, 6]
     assert told == ["The trained part is captured as a graph: 50 steps are to come, and it pays from 50 on."]
@@ -193,6 +195,43 @@ def test_a_capture_that_fails_leaves_the_stream_that_it_found(t, monkeypatch):
     suffix, gpu = on_pretended_gpu(t, monkeypatch, backbone, [], refused)
     suffix(State(images(5, 0)))
     assert gpu.stream == "default"
+
+
+def test_a_phase_captures_when_the_optimizer_has_its_moments(t, monkeypatch, tmp_path):
+    """Those of a first step might find no room beside a graph; a phase that is gone on with has them."""
+    events, step = [], torch.optim.AdamW.step
+
+    def captured(part):
+        events.append("captured")
+        return lambda h: part.features(State(h))
+
+    def stepping(self, *arguments):
+        events.append("step")
+        return step(self, *arguments)
+
+    def believing(*given, **settings):
+        suffix = Suffix(*given, **settings)
+        suffix._wanted = settings["steps"] > 0
+        return suffix
+
+    PretendedGpu(monkeypatch, captured)
+    monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
+    monkeypatch.setattr("unfreeze.engine.fit.Suffix", believing)
+
+    def train(*, resume=False, should_stop=lambda: False):
+        events.clear()
+        backbone, places = t.toy("vit"), Checkpoints(tmp_path, {"data": "d"})
+        plan, task = t.plan_of(backbone, epochs=1), t.task_of("vit")
+        t.run(plan, backbone, task, checkpoints=places, resume=resume, should_stop=should_stop)
+
+    train()
+    # Five batches, the last one shorter.
+    assert events == ["step", "captured", *["step"] * 4]
+    stops = iter([False, True])
+    with pytest.raises(StoppedError):
+        train(should_stop=lambda: next(stops))
+    train(resume=True)
+    assert events == ["captured", *["step"] * 3]
 
 
 class Waiting(torch.autograd.Function):

@@ -195,7 +195,11 @@ class Stepper:
                 piece = state.rows(chosen)
                 with self._statistics(len(mine[chosen])):
                     # Only whole batches are replayed; the shorter last one of an epoch must not be what is captured.
-                    features = self.suffix(piece, whole=parts == 1 and len(rows) == self.plan.batch_size)
+                    # Nor is one before the optimizer has its moments, for which a graph might leave no room.
+                    replayable = (
+                        parts == 1 and len(rows) == self.plan.batch_size and bool(self.optimizer.state)
+                    )
+                    features = self.suffix(piece, replayable=replayable)
                     # A row that counts nothing is run where others have one more.
                     features = features[: len(mine[chosen])]
                     logits = None if pairs else self.head(features)

@@ -29,7 +29,7 @@ LEAST_STEPS = 50
 class Suffix:
     """Runs the stages from ``boundary`` on in ``precision``; pooled features (batch, dim) in float32.
 
-    ``steps``: how many batches are to come; with enough of them on a GPU the first whole batch is captured, in the
+    ``steps``: how many batches are to come; with enough of them on a GPU the first replayable batch is captured, in the
     modes that its modules are in, and batches of its shape are replayed. ``say`` is told that, or that it fails.
     """
 
@@ -53,14 +53,14 @@ class Suffix:
         self._replay: Callable[[Tensor], Tensor] | None = None
         self._tried = False
 
-    def __call__(self, state: State, *, whole: bool = True) -> Tensor:
+    def __call__(self, state: State, *, replayable: bool = True) -> Tensor:
         """The features, with their way back for gradients.
 
-        ``whole``: that this is all of a batch. Gradients of a replay lie where the next one writes its own, so what is
-        added up over parts of a batch must not be replayed.
+        ``replayable``: whether a graph may be captured and replayed here. Gradients of a replay lie where the next one
+        writes its own, so what is added up over parts of a batch must not be replayed.
         """
         # Texts come in many lengths: a graph for each of them would not pay.
-        if not whole or state.mask is not None or not torch.is_grad_enabled():
+        if not replayable or state.mask is not None or not torch.is_grad_enabled():
             return self._eager.features(state)
         if self._wanted and any(parameter.requires_grad for parameter in self._eager.parameters()):
             self._capture(state.h)
@@ -74,7 +74,7 @@ class Suffix:
 
     @property
     def captures(self) -> bool:
-        """Whether the first whole batch will be captured, if it is not of texts."""
+        """Whether the first replayable batch will be captured, if it is not of texts."""
         return self._wanted
 
     def close(self) -> None:
