@@ -257,6 +257,35 @@ def test_what_steps_cost_is_measured_without_a_graph_where_they_have_none(monkey
     assert together(2, tmp_path / "ranks", work) == [{("precision", 0), ("store", 0)}, set()]
 
 
+@pytest.mark.parametrize(
+    ("case", "captured"),
+    [(("scratch", "cnn"), False), (("full", "cnn"), True), (("scratch", "vit"), True)],
+    ids=["trained norms", "frozen norms", "norms without statistics"],
+)
+def test_steps_in_which_processes_exchange_statistics_are_not_captured(
+    monkeypatch, t, together, tmp_path, case, captured
+):
+    def work(ranks):
+        seen = []
+
+        def choosing(*_, steps, **__):
+            seen.append(steps > 0)
+            return PrecisionChoice("fp32")
+
+        def noting(*args, steps, say):
+            seen.append(steps > 0)
+            return Suffix(*args, steps=steps, say=say)
+
+        monkeypatch.setattr("unfreeze.engine.fit.choose_precision", choosing)
+        monkeypatch.setattr("unfreeze.engine.fit.Suffix", noting)
+        train(t, ranks, case, tmp_path)
+        return seen
+
+    # The first process measures, and all run the steps.
+    assert together(2, tmp_path / "ranks", work) == [[captured] * 2, [captured]]
+    assert work(ALONE) == [True, True]
+
+
 def tiny_bert():
     from transformers import BertConfig, BertModel
 

@@ -51,14 +51,13 @@ from unfreeze.engine.stepping import Stepper, build_optimizer
 from unfreeze.engine.suffix import Suffix
 from unfreeze.engine.task import Decided, EpochRecord, Fit, Kept, Rows, Task
 from unfreeze.engine.trainable import (
-    STATISTICS,
     Group,
     describe_phase,
     has_statistics,
     judge_mode,
     select,
     set_modes,
-    stage_of_parameters,
+    trains_statistics,
 )
 from unfreeze.errors import DivergedError, StoppedError, UnfreezeError
 from unfreeze.executors.allocator import give_back_freed_memory
@@ -115,11 +114,9 @@ def fit(
 
 def _check_norms(plan: Plan, backbone: Backbone, head: nn.Module, *, rows: int) -> None:
     """Raise UnfreezeError where norms would be trained on the statistics of a single row."""
-    owner = stage_of_parameters(backbone)
-    known = {owner.get(name) for name, _ in backbone.module.named_buffers() if name.endswith(STATISTICS)}
     in_head = any(has_statistics(part) for part in head.modules())
     for phase in plan.phases:
-        trained = phase.norm == "train" and bool(known & {thaw.stage for thaw in phase.thaw})
+        trained = trains_statistics(backbone, phase)
         trained_head = in_head and phase.head_rate is not None
         if rows < 2 and (trained or trained_head):
             way_out = (
@@ -334,9 +331,9 @@ class _Loop:
             steps = sum(len(self._batches(index, epoch)) for epoch in range(phase.epochs))
             # What measuring held lies in pieces that steps of another precision would not fit into.
             give_back_freed_memory()
-            # Measured as the steps will be run, which are not captured between the exchanges of FSDP.
+            # Measured as the steps will be run, which are not captured where ranks exchange something within them.
             cutting = stages_to_shard(self.backbone, phase, self.ranks)
-            choice = self._precision(index, prefix, 0 if cutting else steps)
+            choice = self._precision(index, prefix, 0 if cutting or self._shares_statistics(phase) else steps)
             prefix.precision = choice.precision
             # What a phase that is gone on with has decided is known from before.
             decided = Decided(bool(prefix.stored), prefix.reason, choice.reason)
@@ -369,8 +366,9 @@ class _Loop:
             prefix.boundary,
             self.task.device,
             prefix.precision,
-            # What FSDP does between stages is nothing that a graph could hold.
-            steps=0 if shards.parts else steps,
+            # What FSDP does between stages is nothing that a graph could hold, and where one rank alone has no room to
+            # capture what all exchange for their norms, it would exchange it at another time than they.
+            steps=0 if shards.parts or self._shares_statistics(phase) else steps,
             say=say,
         )
         stepper = Stepper(
@@ -394,6 +392,10 @@ class _Loop:
         finally:
             # A training that collapsed starts again beside nothing of this one.
             suffix.close()
+
+    def _shares_statistics(self, phase: Phase) -> bool:
+        """Whether ranks exchange the statistics of norms within the stages that the phase trains."""
+        return not self.ranks.alone and trains_statistics(self.backbone, phase)
 
     @contextmanager
     def _sharded(

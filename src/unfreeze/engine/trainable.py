@@ -160,6 +160,13 @@ def has_statistics(module: nn.Module) -> bool:
     return any(getattr(module, name, None) is not None for name in STATISTICS)
 
 
+def trains_statistics(backbone: Backbone, phase: Phase) -> bool:
+    """Whether norms of the stages that the phase thaws learn their running statistics."""
+    owner = stage_of_parameters(backbone)
+    known = {owner.get(name) for name, _ in backbone.module.named_buffers() if name.endswith(STATISTICS)}
+    return phase.norm == "train" and bool(known & {thaw.stage for thaw in phase.thaw})
+
+
 def _norm_parameters(module: nn.Module) -> Iterator[str]:
     for path, child in module.named_modules():
         # Norm layers are told by their class name: libraries bring their own (RmsNorm, LayerNorm2d, BatchNormAct2d).
