@@ -128,8 +128,8 @@ class Suffix:
     def _rehearse(self, h: Tensor) -> None:
         """Run both passes twice; RuntimeError where the second time the program would wait for the device.
 
-        That breaks a capture off, after which some versions of PyTorch (2.10 to 2.12) neither allocate nor draw as
-        before. What a first pass brings to the device may be waited for.
+        That breaks a capture off, after which PyTorch's allocator, and in some versions its generator, goes on as
+        within one (``CUDAGraph::capture_end``). What a first pass brings to the device may be waited for.
         """
         trained = [parameter for parameter in self._eager.parameters() if parameter.requires_grad]
 
