@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from unfreeze.contracts import State
+from unfreeze.engine.activations import Activations, ActivationWriter
+from unfreeze.engine.pairing import batches_of
 from unfreeze.training import pacing
 from unfreeze.training.pacing import Batch, Pacer, some_batches, time_line, two_batches
 
@@ -82,6 +84,46 @@ def test_an_overflow_of_half_precision_is_no_reason_to_stop(t, tmp_path):
     pace = measured.measure(measured.plan.phases[0], steps=10)
     assert pace.read == pace.write == pacing.Line()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("slow", ["add", "read"])
+def test_the_store_is_timed_where_one_of_writing_and_reading_is_slow(t, tmp_path, monkeypatch, slow):
+    owner = ActivationWriter if slow == "add" else Activations
+    now, run = [0.0], getattr(owner, slow)
+
+    def slowly(self, *args):
+        now[0] += 10.0
+        return run(self, *args)
+
+    monkeypatch.setattr(owner, slow, slowly)
+    monkeypatch.setattr(pacing.time, "perf_counter", lambda: now[0])
+    measured = pacer(t, "cnn", tmp_path)
+    pace = measured.measure(measured.plan.phases[0], steps=10)
+    lines = {"add": pace.write, "read": pace.read}
+    assert lines.pop(slow).each > 0
+    assert lines.popitem()[1] == pacing.Line()
+
+
+def test_short_texts_are_read_as_short_ones(t, tmp_path, monkeypatch):
+    tokens, read = [], Activations.read
+
+    def noted(self, rows, device):
+        state = read(self, rows, device)
+        tokens.append(state.h.shape[:2])
+        return state
+
+    monkeypatch.setattr(Activations, "read", noted)
+    measured = pacer(t, "text", tmp_path)
+    small, large = two_batches(some_batches(*batches_for(measured)))
+    measured.measure(measured.plan.phases[0], steps=10)
+    assert small.raw.h.shape != large.raw.h.shape
+    assert {small.raw.h.shape, large.raw.h.shape} <= set(tokens)
+
+
+def batches_for(measured):
+    """The inputs of a pacer, and the batches that it looks at."""
+    train, size = measured.task.train, measured.plan.batch_size
+    return train.inputs, batches_of(train.inputs, train.y, pairs=False, seed=0, epoch=0, batch_size=size)
 
 
 def batch_of(rows):
