@@ -15,12 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from unfreeze.choose.cost import Line
+from unfreeze.engine import storing
 from unfreeze.engine.inputs import ImageInputs, TextInputs
 from unfreeze.engine.stepping import Stepper
 from unfreeze.engine.task import Rows, Task
 from unfreeze.grafts import attach
 from unfreeze.grafts.targets import resolve_targets
 from unfreeze.plan import Adapters, Lora, Phase, Plan, Thaw
+from unfreeze.training import pacing
 
 spec = importlib.util.spec_from_file_location(
     "backbone_table", Path(__file__).parent.parent / "contracts" / "test_backbones.py"
@@ -95,12 +98,12 @@ class Pretended(TorchFunctionMode):
 
     @contextmanager
     def watch(self):
-        self.watching, self.watched = True, self.watched + 1
+        before, self.watching, self.watched = self.watching, True, self.watched + 1
         try:
             with Operations(self.found):
                 yield
         finally:
-            self.watching = False
+            self.watching = before
 
 
 @pytest.fixture
@@ -236,6 +239,22 @@ def test_nor_in_other_recipes(t, gpu, monkeypatch, name, recipe):
     given = {"class_weight": np.array([0.5, 2.0], np.float32), "precisions": ("fp16",)}
     varied = {"token_dropout": 0.2} if name == "bert" else {"augment": "strong"}
     assert train(t, gpu, backbone_of(name), task_of(name, **given, **varied), **RECIPES[recipe]) == []
+
+
+def test_what_is_timed_of_a_step_begins_on_the_device(t, gpu, monkeypatch, tmp_path):
+    backbone, task = backbone_of("bert"), task_of("bert")
+    maker = t.maker(backbone, task, tmp_path, use="auto")
+    # A clock of nothing but waiting.
+    for module in (storing, pacing):
+        monkeypatch.setattr(module.time, "perf_counter", lambda: float(len(gpu.found)))
+    measured = pacing.Pacer(t.plan_of(backbone, freeze=2), backbone, t.head_of(backbone), task, maker)
+    with gpu.watch():
+        pace = measured.measure(measured.plan.phases[0], steps=10)
+        estimate = maker.measure(maker.build((2,)), 2, rounds=2, views=1)
+    assert pace.step == pace.judged == Line()
+    assert estimate.trained == pytest.approx(storing.LEAST_STEP_SECONDS / BATCH / 3)
+    # The clock runs: what is written to a file is taken from the device first.
+    assert pace.write.each > 0
 
 
 def test_what_waits_is_seen(gpu):

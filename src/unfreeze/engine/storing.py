@@ -262,27 +262,31 @@ class StoringMaker:
         for precision in self.task.precisions:
             suffix = Suffix(self.backbone, boundary, self.task.device, precision, steps=steps)
             for _ in range(2):
-                started = time.perf_counter()
-                while not self._try_suffix(suffix, state, rows, parameters):
+                while (seconds := self._try_suffix(suffix, state, rows, parameters)) is None:
                     rows = max(1, rows // 2)
-                    started = time.perf_counter()
-                best = min(best, (time.perf_counter() - started) / rows)
+                best = min(best, seconds / rows)
             suffix.close()
         return max(best, LEAST_STEP_SECONDS / self.batch_size) / 3
 
-    def _try_suffix(self, suffix: Suffix, state: State, rows: int, parameters: Sequence[Tensor]) -> bool:
-        """One pass over the first rows; False when the device has no memory for so many."""
+    def _try_suffix(
+        self, suffix: Suffix, state: State, rows: int, parameters: Sequence[Tensor]
+    ) -> float | None:
+        """Seconds of one pass over the first rows; None when the device has no memory for so many."""
         device = self.task.device
         try:
-            out = suffix(state.map(lambda tensor: tensor[:rows].to(device)))
+            # The executor hands over in the processor's memory; a step finds its batch on the device.
+            first = state.map(lambda tensor: tensor[:rows].to(device))
+            wait_for(device)
+            started = time.perf_counter()
+            out = suffix(first)
             if parameters and out.requires_grad:
                 torch.autograd.grad(out.square().sum(), parameters, allow_unused=True)
             wait_for(device)
+            return time.perf_counter() - started
         except RuntimeError as problem:
             if rows == 1 or not is_out_of_memory(problem):
                 raise
-            return False
-        return True
+            return None
 
     def _plain(self, boundary: int, reason: str) -> PlainPrefix:
         # It hands its states over in the processor's memory: beside an accelerator that would be a detour.

@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +61,16 @@ class Batch:
         """Images, or tokens with padding."""
         return float(self.raw.h.shape[0] * (1 if self.raw.mask is None else self.raw.h.shape[1]))
 
+    @property
+    def state(self) -> State:
+        """What a step of the phase begins with."""
+        return self.raw if self.below is None else self.below
+
+    def sent(self, device: torch.device) -> Batch:
+        """The same, with that on the device."""
+        state = self.state.map(lambda tensor: tensor.to(device))
+        return replace(self, raw=state) if self.below is None else replace(self, below=state)
+
     def cut(self, rows: int) -> Batch:
         """The first rows."""
         below = None if self.below is None else self.below.rows(slice(rows))
@@ -102,6 +112,9 @@ class Pacer:
             frozen = time_line(lambda batch: executor(batch.raw), small, large)
             read, write = self._store(small, large)
             unit_bytes = _numbers(large) / large.units * (2 if self.maker.half else 4)
+        # A step finds its batch on the device. What sending it takes is counted where it is read from the store; what
+        # runs the frozen part for every batch has it there.
+        small, large, few = (batch.sent(device) for batch in (small, large, few))
         step, choosing = self._steps(phase, groups, boundary, small, large, steps)
         # Before it stores, a training measures the same in its own way, on one batch.
         measuring = 0.0
@@ -204,7 +217,7 @@ class Pacer:
 
         def step(batch: Batch) -> None:
             # On an accelerator the loss is not looked at: nothing would wait for it.
-            stepper.take(self._state(batch), batch.rows, factor=TINY)
+            stepper.take(batch.state, batch.rows, factor=TINY)
             wait_for(self.task.device)
 
         try:
@@ -221,14 +234,10 @@ class Pacer:
 
         def judge(batch: Batch) -> None:
             with torch.no_grad():
-                self.head(suffix(self._state(batch)))
+                self.head(suffix(batch.state))
             wait_for(self.task.device)
 
         return time_line(judge, small, large)
-
-    def _state(self, batch: Batch) -> State:
-        state, device = batch.raw if batch.below is None else batch.below, self.task.device
-        return state.map(lambda tensor: tensor.to(device))
 
     def _memory(self, phase: Phase, groups: Sequence[Group], boundary: int, few: Batch, units: float) -> int:
         """Bytes of gradients, moments, kept weights, and what the passes of the longest batch hold, by its first rows.
@@ -264,7 +273,7 @@ class Pacer:
         suffix = Suffix(self.network, boundary, self.task.device, precision, steps=1)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             # Held until all are counted: what is freed in between leaves its address to another.
-            loss = self.head(suffix(self._state(batch))).sum()
+            loss = self.head(suffix(batch.state)).sum()
         del loss
         return list(kept.values())
 
