@@ -90,7 +90,7 @@ def _history(fit: Fit) -> Section:
         numeric=frozenset(range(2, 8)),
         caption="Predicted is what the steps of an epoch were to take by those that were measured before the phase, "
         "where precisions were compared, without what the optimizer does. Peak memory is the most up to then: on "
-        "a GPU of what is computed there, on a processor of the whole program. Rates of each epoch are in history.csv.",
+        "a GPU of all that is held there, on a processor of the whole program. Rates of each epoch are in history.csv.",
     )
     rule = (
         "The rule: the last weights, unless those with the lowest log-loss on the validation rows (after the "

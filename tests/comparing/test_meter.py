@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from unfreeze.comparing.cells import _peak_bytes
 from unfreeze.comparing.meter import Meter
 
 
@@ -43,6 +44,33 @@ def test_the_processors_energy_does_not_stand_for_an_accelerators(tmp_path, monk
         (tmp_path / "intel-rapl:0" / "energy_uj").write_text("900000")
     assert meter.joules is None
     assert meter.peak_bytes == 2_000_000
+
+
+def test_of_an_accelerator_all_that_is_held_counts(tmp_path, monkeypatch):
+    import torch
+
+    found = {
+        "is_available": True,
+        "is_initialized": True,
+        "max_memory_allocated": 3,
+        "max_memory_reserved": 8,
+    }
+    found |= {"empty_cache": None, "reset_peak_memory_stats": None}
+    for name, value in found.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    with Meter(powercap=tmp_path) as meter:
+        pass
+    assert (meter.peak_bytes, meter.accelerated) == (8, True)
+
+
+def test_a_training_on_an_accelerator_took_what_its_largest_epoch_took(tmp_path):
+    used = Meter(peak_bytes=50, accelerated=True)
+    assert _peak_bytes(used, tmp_path) == 50
+    (tmp_path / "history.csv").write_text("phase,epoch,peak_bytes\na,0,40\na,1,70\nb,0,60\n")
+    assert _peak_bytes(used, tmp_path) == 70
+    assert _peak_bytes(Meter(peak_bytes=90, accelerated=True), tmp_path) == 90
+    # What a process says of itself there is of all its life.
+    assert _peak_bytes(Meter(peak_bytes=50), tmp_path) == 50
 
 
 def test_memory_that_cannot_be_reset_is_left_out(tmp_path):

@@ -112,7 +112,7 @@ def gpu(monkeypatch):
     pretended, take = Pretended(), Stepper.take
     for name in ("synchronize", "reset_peak_memory_stats", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: None)
-    for name in ("memory_reserved", "memory_allocated", "max_memory_allocated"):
+    for name in ("memory_reserved", "memory_allocated", "max_memory_reserved"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (2**30, 2**30))
     monkeypatch.setattr(torch.random, "fork_rng", lambda **_: nullcontext())
@@ -255,6 +255,28 @@ def test_what_is_timed_of_a_step_begins_on_the_device(t, gpu, monkeypatch, tmp_p
     assert estimate.trained == pytest.approx(storing.LEAST_STEP_SECONDS / BATCH / 3)
     # The clock runs: what is written to a file is taken from the device first.
     assert pace.write.each > 0
+
+
+def test_the_peak_of_an_epoch_is_all_that_is_held_but_for_what_was_held_before(t, gpu, monkeypatch):
+    # A graph is replayed in memory that is held, and of which nothing is allocated any more.
+    held, kept = 5_000, 700
+    peak = held
+
+    def give_back():
+        nonlocal held
+        held = kept
+
+    def begin():
+        nonlocal peak
+        peak = held
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", give_back)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: begin())
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *_: 100)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda *_: peak)
+    backbone = backbone_of("test_convnext")
+    result, _ = t.run(t.plan_of(backbone, freeze=4), backbone, task_of("test_convnext"))
+    assert [record.peak_bytes for record in result.history] == [kept, kept]
 
 
 def test_what_waits_is_seen(gpu):

@@ -272,9 +272,18 @@ def _measured(named: _Named, run: Run, meter: Meter, *, resumed: bool) -> CellRe
         parameters=run.report.backbone.parameters + head,
         seconds=None if resumed else run.seconds - shared,
         shared_seconds=shared,
-        peak_bytes=meter.peak_bytes,
+        peak_bytes=_peak_bytes(meter, run.folder),
         joules=None if resumed else meter.joules,
     )
+
+
+def _peak_bytes(meter: Meter, folder: Path) -> int | None:
+    """The most memory of a run. Trainings on an accelerator begin the peak anew with each epoch, and write it down."""
+    history = folder / "history.csv"
+    if meter.peak_bytes is None or not meter.accelerated or not history.exists():
+        return meter.peak_bytes
+    with history.open(encoding="utf-8", newline="") as file:
+        return max(meter.peak_bytes, *(int(row["peak_bytes"]) for row in csv.DictReader(file)), 0)
 
 
 def _answers(path: Path) -> tuple[list[str], tuple[int, ...], tuple[int, ...], tuple[str, ...]]:

@@ -23,11 +23,13 @@ class Meter:
 
     ``peak_bytes``: the most memory at a time, of the accelerator where one was used, else of this process (its
     libraries included). ``joules``: of all processor packages (RAPL), whoever used them; None where an accelerator was
-    used, whose part they do not count. Both None where the system does not tell.
+    used, whose part they do not count. Both None where the system does not tell. ``accelerated``: whether one was used;
+    its peak is that since whatever inside has last begun it anew.
     """
 
     peak_bytes: int | None = None
     joules: float | None = None
+    accelerated: bool = False
     powercap: Path = POWERCAP
     process: Path = PROCESS
     _fresh: bool = False
@@ -55,7 +57,8 @@ class Meter:
             whole = all(counter.read() for counter in self._energy)
             self.joules = sum(counter.joules for counter in self._energy) if whole else None
         accelerator = _accelerator_peak()
-        if accelerator is not None:
+        self.accelerated = accelerator is not None
+        if self.accelerated:
             self.joules = None
         self.peak_bytes = accelerator or (_peak(self.process) if self._fresh else None)
 
@@ -141,4 +144,5 @@ def _accelerator_peak() -> int | None:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return None
-    return int(torch.cuda.max_memory_allocated()) or None
+    # Held, not allocated: see ``devices.peak_bytes``.
+    return int(torch.cuda.max_memory_reserved()) or None

@@ -73,11 +73,15 @@ def free_on(device: torch.device) -> int:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory taken so far: of the device, or of this process where it is the processor."""
+    """The most memory taken so far: of the device, or of this process where it is the processor.
+
+    Of a GPU all that the allocator held, as of a process: what a captured graph works in is never allocated again when
+    it is replayed, and a process beside this one cannot have it.
+    """
     import torch
 
     if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
+        return int(torch.cuda.max_memory_reserved(device))
     # Kilobytes on Linux, bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

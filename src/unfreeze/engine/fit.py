@@ -339,6 +339,9 @@ class _Loop:
             decided = Decided(bool(prefix.stored), prefix.reason, choice.reason)
             self.standing.fit.decided.setdefault(phase.name, decided)
             give_back_freed_memory()
+            if self.task.device.type == "cuda":
+                # What measuring held is none of the peak of the steps.
+                torch.cuda.empty_cache()
             if self.standing.best is None and self._is_judged(phase):
                 self._judge(prefix, "start")
             with self._sharded(phase, groups, optimizer) as (shards, groups, optimizer):
