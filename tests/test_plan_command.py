@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from unfreeze.choose.settings import Decisions, record_data
 from unfreeze.config import TrainRequest
@@ -113,6 +114,25 @@ def test_costs_are_predicted_without_touching_the_backbone(pictures, predicted):
     assert full.disk_bytes == 0
     assert full.memory_bytes > partial.memory_bytes > 0
     assert {phase.rows for phase in partial.phases} == {len(material.part("train"))}
+
+
+def test_no_copy_stays_on_the_device_when_it_is_measured(pictures, predicted, monkeypatch):
+    material, _ = pictures
+    model, *_ = predicted
+    pace, places = CostModel._pace, {}
+
+    def measured(self, plan, phase, sample):
+        self._copy(plan)[0].module.to(torch.device("cuda"))
+        return pace(self, plan, phase, sample)
+
+    def to(self, device):
+        places[self] = torch.device(device).type
+        return self
+
+    monkeypatch.setattr(CostModel, "_pace", measured)
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    model.predict(plan_of(material, "full"))
+    assert list(places.values()) == ["cpu"]
 
 
 def test_what_an_accelerator_holds_of_a_store_counts_as_memory(pictures, predicted, monkeypatch):

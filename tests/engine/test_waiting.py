@@ -1,8 +1,10 @@
 """In a step the program hands work to a GPU and waits for none of it: the GPU would stand still meanwhile."""
 
 import copy
+import gc
 import importlib.util
 import sys
+import weakref
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -277,6 +279,24 @@ def test_the_peak_of_an_epoch_is_all_that_is_held_but_for_what_was_held_before(t
     backbone = backbone_of("test_convnext")
     result, _ = t.run(t.plan_of(backbone, freeze=4), backbone, task_of("test_convnext"))
     assert [record.peak_bytes for record in result.history] == [kept, kept]
+
+
+def test_what_a_store_was_weighed_with_does_not_stay_on_the_device(t, gpu, tmp_path):
+    backbone, task = backbone_of("bert"), task_of("bert")
+    maker, built = t.maker(backbone, task, tmp_path, use="auto", budget=0), []
+    build = maker.build
+
+    def noted(keep):
+        executor = build(keep)
+        built.append(weakref.ref(executor))
+        return executor
+
+    maker.build = noted
+    prefix = maker.make(t.plan_of(backbone, freeze=2).phases[0], 2, rounds=2)
+    gc.collect()
+    assert "--store-budget" in prefix.reason
+    assert len(built) == 1
+    assert built[0]() is None
 
 
 def test_what_waits_is_seen(gpu):

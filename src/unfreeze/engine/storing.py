@@ -291,6 +291,8 @@ class StoringMaker:
     def _plain(self, boundary: int, reason: str) -> PlainPrefix:
         # It hands its states over in the processor's memory: beside an accelerator that would be a detour.
         if self.task.device.type != "cpu" or boundary == 0:
+            # What the store was weighed with would fill the accelerator's memory all through the phase.
+            self._built = None
             return PlainPrefix(self.backbone, self.task, boundary, reason)
         return PlainPrefix(self.backbone, self.task, boundary, reason, self._executor((boundary,)))
 

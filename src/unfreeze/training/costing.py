@@ -92,8 +92,13 @@ class CostModel:
         """Seconds, memory and disk of a whole thawing by this plan, with the store and without."""
         began = time.perf_counter()
         sample = self._sample(plan)
-        paces = [self._pace(plan, phase, sample) for phase in plan.phases]
-        around = self._around(plan, sample)
+        try:
+            paces = [self._pace(plan, phase, sample) for phase in plan.phases]
+            around = self._around(plan, sample)
+        finally:
+            if self._network is not None:
+                # Trainings follow, and an accelerator's memory is theirs.
+                self._network[1].module.to("cpu")
         self.spent += time.perf_counter() - began
         decisions = self._material.decisions
         cost = cost_of(
