@@ -177,7 +177,9 @@ def _train_into(
     fitted, fit = learned.fitted, learned.fit
     with clock.part("test rows, from the raw inputs"):
         exact = probed.executor.exact if fitted.exact is None else fitted.exact.executor
-        tested, passed = test_classifier(fitted.classifier, dataset, exact, decisions, progress)
+        tested, passed = test_classifier(
+            fitted.classifier, dataset, exact, decisions, progress, what="Test rows", store=None
+        )
     beside, oof = None, (floor.rows, floor.probabilities)
     if fitted.exact is not None:
         decisions.record("measured_by", fitted.exact.name, "data", fitted.exact.reason)
@@ -230,7 +232,7 @@ def _train_into(
         test_rows=tested.rows,
         test_logits=tested.logits,
         copies=copies,
-        floor=beside,
+        floor=None if beside is None else beside.probabilities,
         fit=fit,
         choice=None if learned.choice is None else learned.choice.to_dict(),
         cost=learned.cost,

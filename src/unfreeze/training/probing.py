@@ -188,9 +188,19 @@ def score_rows(
 
 
 def test_classifier(
-    classifier: Classifier, dataset: Dataset, exact: Executor, decisions: Decisions, progress: Progress
+    classifier: Classifier,
+    dataset: Dataset,
+    exact: Executor,
+    decisions: Decisions,
+    progress: Progress,
+    *,
+    what: str,
+    store: FeatureStore | None,
 ) -> tuple[Tested, Features]:
-    """What the classifier says of the test rows, and what the pass gave; ``exact``: an fp32 executor of its weights."""
+    """What the classifier says of the test rows, and what the pass gave; ``exact``: an fp32 executor of its weights.
+
+    ``what`` and ``store``: see ``score_rows``.
+    """
     logits, passed = score_rows(
         classifier,
         dataset,
@@ -198,29 +208,21 @@ def test_classifier(
         executor=exact,
         decisions=decisions,
         progress=progress,
-        what="Test rows",
+        what=what,
+        store=store,
     )
     return Tested(passed.rows, logits, softmax(logits, classifier.temperature), exact), passed
 
 
 def test_floor(
     classifier: Classifier, dataset: Dataset, exact: Executor, decisions: Decisions, progress: Progress
-) -> tuple[NDArray[np.float64], Features]:
-    """The probe's probabilities of the test rows, to stand beside those of a trained network, and what the pass gave.
+) -> tuple[Tested, Features]:
+    """What the probe says of the test rows, to stand beside a trained network, and what the pass gave.
 
-    They come from stored features, as its head does: those that one training computes all others read.
+    It comes from stored features, as its head does: those that one training computes all others read.
     """
     backbone = classifier.backbone
     # The request's word: what is decided says by now what came of it.
     store = open_store(backbone, exact, boundaries_of(backbone), use=decisions.request.store or "auto")
-    logits, passed = score_rows(
-        classifier,
-        dataset,
-        dataset.rows("test"),
-        executor=exact,
-        decisions=decisions,
-        progress=progress,
-        what="Test rows through the probe",
-        store=store,
-    )
-    return softmax(logits, classifier.temperature), passed
+    what = "Test rows through the probe"
+    return test_classifier(classifier, dataset, exact, decisions, progress, what=what, store=store)
