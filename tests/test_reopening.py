@@ -1,6 +1,7 @@
 """What a finished run was trained on is found again by the name that it recorded, whatever kind of name that is."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -8,8 +9,8 @@ import pytest
 
 from unfreeze.bundle.loading import load
 from unfreeze.config import TrainRequest, read_config
-from unfreeze.errors import DataError
-from unfreeze.training import reopening
+from unfreeze.errors import DataError, RequestError
+from unfreeze.training import prepare, reopening
 from unfreeze.training.prepare import read_data
 from unfreeze.training.reopening import open_source
 
@@ -86,3 +87,11 @@ def test_other_parts_are_those_that_are_still_there(text_run, mails, tmp_path, m
     with pytest.raises(DataError, match="enough"):
         open_source(trained_on(text_run.run, folder=str(tmp_path)), str(mails))
     assert (asked[0].val, asked[0].test) == (str(tmp_path / pattern), None)
+
+
+@pytest.mark.parametrize("recorded", ["owner/mails", "hub:owner/mails"])
+def test_another_split_of_hub_data_is_refused_by_either_name(monkeypatch, recorded):
+    before = SimpleNamespace(data=SimpleNamespace(source=recorded, fingerprint="one split"))
+    monkeypatch.setattr(prepare, "read_bundle", lambda _: before)
+    with pytest.raises(RequestError, match="another split of hub:owner/mails"):
+        prepare._refuse_another_split("run", SimpleNamespace(source="hub:owner/mails", fingerprint="another"))

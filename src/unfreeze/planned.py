@@ -205,7 +205,7 @@ class _Weighing:
         for candidate, plan in plans.items():
             reason, whole = candidate.reason, found[candidate].epochs
             if plan.epochs < whole:
-                reason += f"; {plan.epochs} of its {whole} epochs fit into half of --time-limit"
+                reason += f"; {plan.epochs} of its {whole} epochs fit into --time-limit beside its trials"
             weighed[candidate] = self._option(candidate.name, plan, reason, candidate)
         if weighed and (why := hopeless(weighed, self._error)):
             self.untried = RuleChoice(FLOOR, why)

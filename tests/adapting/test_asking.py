@@ -62,7 +62,7 @@ def test_one_class_alone_has_an_entropy_of_zero_and_not_of_minus_zero():
 
 
 LABELS = Labels(("ham", "spam"))
-TEXTS = ["@anna hi", "=1+1 free", "- an item", "+44 call", "-5", "plain", "it's", 'a "quoted", one']
+TEXTS = ["@anna hi", "=1+1 free", "- an item", "'@quoted' she said", "-5", "plain", "it's", 'a "quoted", one']
 
 
 def questions(folder, inputs, modality):

@@ -382,6 +382,18 @@ def test_it_is_known_how_late_full_length_trials_were():
     assert Bench({"full": (0.75, 0.8)}).search(candidate("full"), budget=0.0).late == 1.0
 
 
+def test_what_is_chosen_is_as_late_as_its_own_trials():
+    class Slow(Bench):
+        def __call__(self, one, fold, share):
+            trial = super().__call__(one, fold, share)
+            return dataclasses.replace(trial, seconds=trial.seconds * (3 if one.name == "lora" else 1.5))
+
+    found = Slow({"full": (0.72, 0.85), "lora": (0.71, 0.74)}).search(candidate("full"), candidate("lora"))
+    assert found.chosen is not None
+    assert found.chosen.candidate.name == "full"
+    assert found.late == pytest.approx(1.5)
+
+
 def test_trials_take_at_most_twice_what_the_training_takes():
     bench = Bench(dict.fromkeys("abcd", (0.75, 0.8)))
     bench.search(*(candidate(name) for name in "abcd"))

@@ -79,8 +79,8 @@ def test_what_is_later_than_predicted_has_the_epochs_that_fit(left, late, epochs
     fitting, told = fit_late(Plan(strategy="full", phases=(phase,)), desk.predict, left, late=late)
     assert fitting.epochs == epochs
     assert told == (
-        f"It is trained for {epochs} of its 40 epochs: {max(left, 0):.0f} s of --time-limit are left, and its trials "
-        f"took {late:.1f} times what was predicted."
+        f"It is trained for {epochs} of its 40 epochs: {max(left, 0):.0f} s of --time-limit are left"
+        + (f", and its trials took {late:.1f} times what was predicted." if late > 1 else ".")
         if epochs < 40
         else ""
     )

@@ -5,8 +5,8 @@ import json
 import huggingface_hub
 import pytest
 
-from unfreeze.errors import RequestError
-from unfreeze.exporting.hub import check_hub
+from unfreeze.errors import RequestError, UnfreezeError
+from unfreeze.exporting.hub import check_hub, push
 
 pytestmark = pytest.mark.usefixtures("plain_torch")
 
@@ -56,6 +56,12 @@ def test_a_refused_upload_leaves_the_folder_and_says_where(hub, image_run, tmp_p
     assert "could not be uploaded to me/photos: 403 Forbidden: no right to write." in done.err
     assert f"`hf upload me/photos {tmp_path / 'out'}`" in done.err.replace("\n", " ")
     assert (tmp_path / "out" / "model.pt").is_file()
+
+
+def test_what_was_to_be_private_stays_so_when_it_is_uploaded_by_hand(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(Hub, "failure", OSError("timed out"))
+    with pytest.raises(UnfreezeError, match=r"`hf upload me/photos '.*/my export' --private`\."):
+        push(tmp_path / "my export", "me/photos", private=True)
 
 
 def test_a_wrong_request_is_refused_before_any_work(hub, image_run, tmp_path, command, monkeypatch):

@@ -114,7 +114,7 @@ def as_asked(dataset: Dataset, columns: Collection[str]) -> Dataset:
     samples = dataset.samples
     if not {SUPPOSED, FROM}.issubset(columns) or not isinstance(samples, ColumnSamples):
         return dataset
-    pattern = f"^'([{re.escape(''.join(FORMULAS))}])"
+    pattern = f"^'('*[{re.escape(''.join(FORMULAS))}])"
     texts = pc.replace_substring_regex(samples.column, pattern=pattern, replacement=r"\1")
     return replace(dataset, samples=replace(samples, column=texts))
 

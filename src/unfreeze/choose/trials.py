@@ -150,8 +150,8 @@ class Expectation:
 class Search:
     """All trials, the expectations they lead to, and every decision in words.
 
-    ``late``: how many times longer than predicted the trials took, the full-length ones where there are any; 1 at
-    least.
+    ``late``: how many times longer than predicted the trials of what is chosen took, the full-length ones where there
+    are any; 1 at least.
     """
 
     trials: list[Trial] = field(default_factory=list)
@@ -364,10 +364,10 @@ class _Searcher:
         ]
         return self.price(candidate, share) + max(0.0, sum(late) / max(1, len(late))) <= self.left - keep
 
-    def late(self) -> float:
-        """How many times longer than predicted trials took, 1 at least."""
-        whole = [trial for trial in self.result.trials if not trial.failed]
-        whole = [trial for trial in whole if trial.share == 1.0] or whole
+    def late(self, candidate: Candidate) -> float:
+        """How many times longer than predicted its trials took, 1 at least."""
+        own = [trial for trial in self.result.trials if trial.candidate == candidate]
+        whole = [trial for trial in own if trial.share == 1.0] or own
         predicted = sum(self.price(trial.candidate, trial.share) for trial in whole)
         return max(1.0, sum(trial.seconds for trial in whole) / predicted) if predicted else 1.0
 
@@ -437,7 +437,6 @@ class _Searcher:
             key=lambda expectation: -expectation.worth,
         )
         self.result.expectations = tuple(found)
-        self.result.late = self.late()
         # What was never tried is not preferred to what was: it has only its hope.
         tried = [expectation for expectation in found if expectation.measured] or found
         full = [expectation for expectation in tried if expectation.full_length] or tried
@@ -446,6 +445,7 @@ class _Searcher:
             return
         best = full[0]
         self.result.chosen = best
+        self.result.late = self.late(best.candidate)
         known = "of what was hoped alone, since there was no time to try it"
         if best.measured:
             known = "of what was hoped and what was tried" + (" on fewer rows" if best.behind else "")

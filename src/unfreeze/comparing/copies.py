@@ -8,7 +8,6 @@ import numpy as np
 
 from unfreeze.comparing.cells import CellResult
 from unfreeze.comparing.results import Result
-from unfreeze.comparing.rows import read_keys
 from unfreeze.comparing.verdict import name_of
 from unfreeze.config import FLOOR
 from unfreeze.report import words
@@ -31,9 +30,7 @@ def copies_told(cells: Iterable[CellResult], best: Result, *, several: bool) -> 
         return ()
     marks = np.array(list("".join(cell.copy_marks for cell in of_best)))
     # A row that several seeds test is one: a copy where any of them has learnt what it looks like.
-    keys = np.concatenate(
-        [read_keys(cell.rows, rows_hash=cell.rows_hash, count=len(cell.truth)) for cell in of_best]
-    )
+    keys = np.concatenate([cell.row_keys for cell in of_best])
     near_rows = np.unique(keys[marks == NEAR])
     near, same = len(near_rows), len(np.setdiff1d(keys[marks == SAME], near_rows))
     found = []

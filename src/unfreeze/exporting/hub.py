@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from unfreeze.data.hub import HUB_ID
@@ -44,8 +45,9 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
         Exception
     ) as problem:  # the hub's errors, those of its network library, and ValueError share no base
         first = first_line(problem)
+        again = f"hf upload {repository} {shlex.quote(str(folder))}" + (" --private" if private else "")
         raise UnfreezeError(
             f"The export lies in {folder}, but it could not be uploaded to {repository}: {first.rstrip('.')}. It need "
-            f"not be made again: upload the folder by `hf upload {repository} {folder}`."
+            f"not be made again: upload the folder by `{again}`."
         ) from None
     return str(address)

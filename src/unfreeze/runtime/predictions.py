@@ -186,7 +186,8 @@ def _cell(value: object) -> object:
         return f"{value:.6g}"
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str) and value.startswith(FORMULAS) and not _is_number(value):
+    # Behind apostrophes too, so that whoever takes one off has what was given.
+    if isinstance(value, str) and value.lstrip("'").startswith(FORMULAS) and not _is_number(value):
         return "'" + value
     return value
 

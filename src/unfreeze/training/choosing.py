@@ -152,7 +152,8 @@ def choose(
     seconds, closing = begun.seconds, []
     plan = None
     if searched.chosen is not None:
-        left = begun.time_limit_seconds - elapsed()
+        # As trials were counted, so that a run which was stopped among them comes to the same.
+        left = begun.left - sum(trial.seconds for trial in searched.trials)
         plan, cut = fit_late(plans[searched.chosen.candidate], predict, left, late=searched.late)
         if cut:
             closing.append(cut)

@@ -14,6 +14,7 @@ from unfreeze.choose.settings import Decisions
 from unfreeze.config import TrainRequest
 from unfreeze.contracts import Backbone, Executor, Modality
 from unfreeze.data.dataset import Dataset
+from unfreeze.data.hub import HUB_PREFIX
 from unfreeze.data.load import load_dataset
 from unfreeze.engine.choice import choose_executor, resolve_device
 from unfreeze.engine.first_batch import ROWS as FIRST_ROWS
@@ -104,7 +105,9 @@ def _prepared_as_asked(backbone: Backbone, name: str, decisions: Decisions) -> B
 def _refuse_another_split(run: str, dataset: Dataset) -> None:
     """Raise RequestError when rows that are test here may have trained the run to start from."""
     before = read_bundle(Path(run)).data
-    if before.source == dataset.source and before.fingerprint != dataset.fingerprint:
+    # Data sets of the hub were recorded without their prefix once.
+    same = before.source.removeprefix(HUB_PREFIX) == dataset.source.removeprefix(HUB_PREFIX)
+    if same and before.fingerprint != dataset.fingerprint:
         raise RequestError(
             f"The run {run} was trained on another split of {dataset.source}, so that rows which it has learnt would "
             "be tested here: give the same --seed, --val and --test, or other data."

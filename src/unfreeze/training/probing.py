@@ -171,6 +171,8 @@ def score_rows(
     ``what``: they are counted as. ``store``: where features are looked up and kept; None for numbers that are final.
     Raises DataError when none can be read.
     """
+    if store is None:
+        what += ", from the raw inputs"
     passed = compute_features(
         dataset,
         classifier.backbone,
@@ -179,7 +181,7 @@ def score_rows(
         rows=rows,
         boundaries=tuple(sorted(classifier.head.boundaries)),
         batch_size=decisions.number("batch_size"),
-        progress=lambda done, total: progress.count(f"{what}, from the raw inputs", done, total),
+        progress=lambda done, total: progress.count(what, done, total),
     )
     name_left_out(passed, progress)
     if not len(passed.rows):

@@ -19,6 +19,8 @@ from unfreeze.training.planning import shorten
 
 # A choice: with fewer epochs a fine-tuning has not begun to follow its schedule.
 LEAST_EPOCHS = 3
+# How late trials are told to have been.
+WORTH_TELLING = 1.1
 # What a plan's epochs are cut to where all of them take too long.
 SHARES = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
 
@@ -119,9 +121,10 @@ def fit_late(plan: Plan, predict: Callable[[Plan], Cost], left: float, *, late: 
     fitting = fit_into(plan, predict, left / late) or shortest(plan)
     if fitting.epochs == plan.epochs:
         return plan, ""
+    why = f", and its trials took {late:.1f} times what was predicted" if late >= WORTH_TELLING else ""
     return fitting, (
         f"It is trained for {fitting.epochs} of its {counted(plan.epochs, 'epoch')}: {max(0.0, left):.0f} s of "
-        f"--time-limit are left, and its trials took {late:.1f} times what was predicted."
+        f"--time-limit are left{why}."
     )
 
 
