@@ -217,7 +217,7 @@ class TrainRequest:
         if self.targets is not None and not target_patterns(self.targets):
             yield "--targets names no layers: give attention, linear, or patterns such as qkv,mlp.fc1."
         if self.store_budget is not None and _bytes(self.store_budget) is None:
-            yield f"--store-budget {self.store_budget!r} is no size: write it like 8GB or 500MB."
+            yield _no_size(self.store_budget, flag("store_budget"))
         if self.time_limit is not None and not _seconds(self.time_limit):
             yield f"--time-limit {self.time_limit!r} is no time: write it like 90s, 10m or 2h."
         if self.resume and self.output_dir is None:
@@ -303,8 +303,12 @@ def bytes_of(size: str, what: str = "--store-budget") -> int:
     """The bytes of a size such as 8GB, given as ``what``; raises RequestError when it is none."""
     found = _bytes(size)
     if found is None:
-        raise RequestError(f"{what} {size!r} is no size: write it like 8GB or 500MB.")
+        raise RequestError(_no_size(size, what))
     return found
+
+
+def _no_size(size: str, what: str) -> str:
+    return f"{what} {size!r} is no size: write it like 8GB or 500MB."
 
 
 def _bytes(size: str) -> int | None:

@@ -41,12 +41,8 @@ def _run_card(loaded: Loaded) -> tuple[str, object]:
         text = (loaded.folder / NAME).read_text(encoding="utf-8")
         found = FRONT.match(text)
         return text, yaml.safe_load(found[1]) if found else {}
-    except (
-        OSError,
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ):  # ValueError: no UTF-8, or a date that is none
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+        # ValueError: it is no UTF-8, or has a date that is none.
         return f"# {plain(loaded.classifier.backbone.name)}\n", {}
 
 

@@ -246,11 +246,8 @@ def _budget() -> tuple[int, int, bool]:
     folder = _folder()
     held = sum(part.size for part in _held(folder))
     asked = os.environ.get(BUDGET)
-    return (
-        bytes_of(asked, BUDGET) if asked else int(SHARE_OF_FREE * (_free(folder) + held)),
-        held,
-        bool(asked),
-    )
+    most = bytes_of(asked, BUDGET) if asked else int(SHARE_OF_FREE * (_free(folder) + held))
+    return most, held, bool(asked)
 
 
 def _folder() -> Path:
